@@ -1,0 +1,573 @@
+"""The experiment config: frozen dataclasses, and the errors a user sees.
+
+An experiment file has `get_config() -> ml_collections.ConfigDict`. `parse` turns it,
+with the overrides of the command line, into one `Config` before any device is
+touched; from then on nobody calls `.get`. Whatever is wrong is reported here, with
+its dotted path, its value, and what is allowed. A number 0 that a comment explains
+("0: ...") stands for a choice that follows from the rest; `parse` fills it in.
+"""
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+
+class ConfigError(ValueError):
+    """A mistake in a config that its author can mend; the text is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The closed interval that a number must lie in."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f">= {self.low:g}"
+        return f"in [{self.low:g}, {self.high:g}]"
+
+
+Count = Annotated[int, Range(1)]
+CountOrZero = Annotated[int, Range(0)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+
+T = TypeVar("T")
+
+
+def runtime(default: T) -> T:
+    """Declare a leaf that may differ when a run resumes (speed, logs, schedule)."""
+    return dataclasses.field(default=default, metadata={"runtime": True})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A decoder-only Transformer, from GPT-2 to Llama by its fields."""
+
+    kind: Literal["decoder"] = "decoder"
+    vocab_size: CountOrZero = 0  # 0: as many as the tokenizer has
+    dim: Count = 768
+    num_layers: Count = 12
+    num_heads: Count = 12
+    num_kv_heads: CountOrZero = 0  # 0: as many as num_heads
+    head_dim: CountOrZero = 0  # 0: dim / num_heads
+    mlp_dim: CountOrZero = 0  # 0: 4 * dim
+    max_length: Count = 1024
+    position: Literal["learned", "rope"] = "rope"
+    rope_theta: NonNegative = 10_000.0
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"
+    rope_factor: NonNegative = 1.0
+    rope_low_frequency_factor: NonNegative = 1.0
+    rope_high_frequency_factor: NonNegative = 4.0
+    rope_original_length: Count = 8192
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+    norm_epsilon: NonNegative = 1e-5
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "silu"
+    gated: bool = True  # SwiGLU and its kin
+    use_bias: bool = False
+    qk_norm: bool = False
+    window: CountOrZero = 0  # tokens that a query sees, itself included; 0: all
+    attention_softcap: NonNegative = 0.0  # 0: none
+    logit_softcap: NonNegative = 0.0  # 0: none
+    tie_embeddings: bool = True
+    dropout: Fraction = 0.0
+    dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
+    scan_layers: Literal["auto", True, False] = runtime("auto")
+    remat: Literal["none", "dots", "full"] = runtime("none")
+    attention: Literal["auto", "xla", "cudnn"] = runtime("auto")
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields, once derived ones are filled in."""
+        if self.head_dim * self.num_heads != self.dim and self.dim % self.num_heads:
+            yield (
+                f"{path}.num_heads = {self.num_heads}: must divide "
+                f"{path}.dim = {self.dim}, unless {path}.head_dim is given"
+            )
+        if self.num_heads % self.num_kv_heads:
+            yield (
+                f"{path}.num_kv_heads = {self.num_kv_heads}: must divide "
+                f"{path}.num_heads = {self.num_heads}"
+            )
+        if self.position == "rope" and self.head_dim % 2:
+            yield f"{path}.head_dim = {self.head_dim}: must be even for rope"
+        if self.position == "rope" and min(self.rope_theta, self.rope_factor) <= 0:
+            yield f"{path}.rope_theta and {path}.rope_factor: must be > 0"
+        if self.rope_low_frequency_factor >= self.rope_high_frequency_factor:
+            yield (
+                f"{path}.rope_low_frequency_factor = {self.rope_low_frequency_factor}:"
+                f" must be below {path}.rope_high_frequency_factor"
+            )
+
+
+ModelConfig = DecoderConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How text becomes token ids; a trained tokenizer is saved in the workdir."""
+
+    kind: Literal["sentencepiece", "bytes"] = "sentencepiece"
+    path: str = ""  # a SentencePiece .model to use; "": train one on data's train split
+    algorithm: Literal["unigram", "bpe", "char", "word"] = "bpe"
+    vocab_size: CountOrZero = 0  # 0: what `path` or the bytes have
+    bos: bool = True  # begin each document with a token that is never predicted
+    lossless: bool = True  # byte fallback, white space kept, no normalization
+    num_training_bytes: Count = 4_000_000  # of text sampled to train on
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        trained = self.kind == "sentencepiece" and not self.path
+        if trained and not self.vocab_size:
+            yield f"{path}.vocab_size = 0: must be given for a tokenizer to be trained"
+        if self.kind == "bytes" and self.path:
+            yield f"{path}.path = {self.path!r}: the bytes tokenizer takes no file"
+        if trained and self.lossless and self.algorithm == "word":
+            yield f"{path}.lossless = True: words cannot be; set it to False"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where documents come from."""
+
+    source: Literal["python_stdlib", "text", "jsonl", "tfds", "mixture"] = "text"
+    path: str = ""  # text, jsonl: a glob; tfds: a catalog name or a built directory
+    valid_path: str = ""  # "": hold documents of `path` out
+    test_path: str = ""  # "": no test split
+    train_split: str = "train"  # tfds
+    valid_split: str = "validation"  # tfds
+    test_split: str = ""  # tfds
+    field: str = "text"  # jsonl, tfds: the field that holds the text
+    document: Literal["file", "line"] = "file"  # text: what one document is
+    holdout_every: Annotated[int, Range(2)] = 20  # every n-th is held out for valid
+    on_bad_text: Literal["error", "replace"] = "error"  # bytes that are not UTF-8
+    weight: Annotated[float, Range(1e-6)] = 1.0  # share of samples in a mixture
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        if self.source in ("text", "jsonl", "tfds") and not self.path:
+            yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
+        if self.source in ("python_stdlib", "mixture") and self.path:
+            yield f"{path}.path = {self.path!r}: {self.source!r} takes none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(SourceConfig):
+    """The documents, and how windows of tokens are cut from them."""
+
+    length: Count = 1024  # tokens in a window
+    isolate_documents: bool = True  # no attention from one document to another
+    mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
+    store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
+    num_store_workers: CountOrZero = runtime(0)  # 0: one for each core
+    num_workers: CountOrZero = runtime(0)  # loader processes; 0: one thread
+    prefetch_batches: Count = runtime(8)
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields, and in each part of a mixture."""
+        yield from super().mistakes(path)
+        if (self.source == "mixture") != bool(self.mixture):
+            yield (
+                f"{path}.mixture: give its parts exactly when {path}.source = 'mixture'"
+            )
+        for i, part in enumerate(self.mixture):
+            if part.source == "mixture":
+                yield f"{path}.mixture[{i}].source = 'mixture': must not be nested"
+            yield from part.mistakes(f"{path}.mixture[{i}]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What is learned."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+    label_smoothing: Fraction = 0.0
+    z_loss: NonNegative = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer, its schedule, and what is done to gradients."""
+
+    name: Literal["adamw", "adafactor", "lion", "muon", "sgd"] = "adamw"
+    learning_rate: NonNegative = runtime(3e-4)
+    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt", "wsd"] = runtime(
+        "cosine"
+    )
+    warmup_steps: CountOrZero = runtime(0)
+    final_fraction: Fraction = runtime(0.1)  # of learning_rate, where a decay ends
+    decay_fraction: Fraction = runtime(0.2)  # wsd: the last part of the run
+    b1: Fraction = runtime(0.9)  # sgd, muon: momentum
+    b2: Fraction = runtime(0.95)
+    epsilon: NonNegative = runtime(1e-8)
+    weight_decay: NonNegative = runtime(0.1)
+    decay_kinds: tuple[Literal["kernel", "embedding", "scale", "bias"], ...] = runtime(
+        ("kernel", "embedding")
+    )
+    clip_norm: NonNegative = runtime(1.0)  # 0: no clipping
+    ema_decay: Fraction = 0.0  # 0: no average of the parameters is kept
+    on_nonfinite: Literal["stop", "skip"] = runtime("stop")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each axis; at most one -1 takes what is left."""
+
+    data: Annotated[int, Range(-1)] = -1
+    fsdp: Annotated[int, Range(-1)] = 1
+    tensor: Annotated[int, Range(-1)] = 1
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        sizes = dataclasses.asdict(self)
+        if list(sizes.values()).count(-1) > 1:
+            yield f"{path} = {sizes}: at most one axis may be -1"
+        yield from (
+            f"{path}.{axis} = 0: must be >= 1, or -1" for axis in sizes if not sizes[axis]
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save, and what to keep."""
+
+    every_steps: CountOrZero = 1000  # 0: only at the end
+    keep: Count = 3  # the newest ones
+    best_metric: str = ""  # a validation metric: also keep its best; "": none
+    best_mode: Literal["min", "max"] = "min"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """When to evaluate, on how much, and when to give up."""
+
+    every_steps: CountOrZero = 1000  # 0: only at the end
+    batch_size: CountOrZero = 0  # 0: the training batch size
+    num_batches: CountOrZero = 0  # 0: every held-out token exactly once
+    patience: CountOrZero = 0  # evaluations without a better best_metric; 0: no limit
+    compressors: bool = False  # print gzip -9 and xz -9 on the held-out text beside
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What to generate while training, to look at."""
+
+    every_steps: CountOrZero = 0  # 0: only at the end
+    prompts: tuple[str, ...] = ()  # none: no samples
+    max_tokens: Count = 64
+    temperature: NonNegative = 0.8
+    top_k: CountOrZero = 0  # 0: no limit
+    top_p: Fraction = 0.95
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written while training."""
+
+    every_steps: Count = 10
+    tensorboard: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment."""
+
+    seed: CountOrZero = 0
+    num_steps: Count = runtime(1000)
+    batch_size: Count = 8  # sequences, over all devices
+    num_microbatches: Count = runtime(1)  # the batch is worked off in so many parts
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    task: TaskConfig = TaskConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = runtime(MeshConfig())
+    checkpoint: CheckpointConfig = runtime(CheckpointConfig())
+    eval: EvalConfig = runtime(EvalConfig())
+    sample: SampleConfig = runtime(SampleConfig())
+    log: LogConfig = runtime(LogConfig())
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between sections."""
+        if self.data.length > self.model.max_length:
+            yield (
+                f"{path}.data.length = {self.data.length}: must be at most "
+                f"{path}.model.max_length = {self.model.max_length}"
+            )
+        if self.batch_size % self.num_microbatches:
+            yield (
+                f"{path}.num_microbatches = {self.num_microbatches}: must divide "
+                f"{path}.batch_size = {self.batch_size}"
+            )
+        rows = max(self.mesh.data, 1) * max(self.mesh.fsdp, 1)
+        for name, size in (
+            ("batch_size / num_microbatches", self.batch_size // self.num_microbatches),
+            ("eval.batch_size", self.eval.batch_size),
+        ):
+            if rows and size % rows:
+                yield (
+                    f"{path}.{name} = {size}: must be a multiple of "
+                    f"mesh.data * mesh.fsdp = {rows}"
+                )
+        if self.optim.warmup_steps > self.num_steps:
+            yield (
+                f"{path}.optim.warmup_steps = {self.optim.warmup_steps}: must be at "
+                f"most {path}.num_steps = {self.num_steps}"
+            )
+        for axis in ("num_heads", "num_kv_heads", "mlp_dim"):
+            if self.mesh.tensor > 0 and getattr(self.model, axis) % self.mesh.tensor:
+                yield (
+                    f"{path}.model.{axis} = {getattr(self.model, axis)}: must be a "
+                    f"multiple of {path}.mesh.tensor = {self.mesh.tensor}"
+                )
+        if self.eval.patience and not self.checkpoint.best_metric:
+            yield f"{path}.eval.patience: needs {path}.checkpoint.best_metric"
+
+
+def parse(source: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Build the `Config` that a nested mapping and `a.b=value` overrides describe.
+
+    Raises:
+      ConfigError: all mistakes, in one line: each with its dotted path, the value,
+        what is allowed, and for a misspelt name the nearest one.
+    """
+    mistakes: list[str] = []
+    nested = _plain(source)
+    for override in overrides:
+        _apply_override(nested, override, mistakes)
+    config = _build(Config, nested, "config", mistakes)
+    if not mistakes:
+        config = _derive(config)
+        mistakes += _cross_field_mistakes(config, "config")
+    if mistakes:
+        raise ConfigError("; ".join(dict.fromkeys(mistakes)))
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the config as a nested dict of JSON values; `parse` reads it back."""
+    return _plain(dataclasses.asdict(config))
+
+
+def changed_identity(old: Config, new: Config) -> list[str]:
+    """Name the leaves, runtime ones aside, in which two configs differ."""
+    return list(_differences(old, new, "config"))
+
+
+def nearest(name: str, allowed: Sequence[str]) -> str:
+    """Return ` (did you mean X?)` for the closest allowed name, or nothing."""
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    for field in dataclasses.fields(old):
+        a, b, where = getattr(old, field.name), getattr(new, field.name), field.name
+        if field.metadata.get("runtime") or a == b:
+            continue
+        if dataclasses.is_dataclass(a):
+            yield from _differences(a, b, f"{path}.{where}")
+        else:
+            yield f"{path}.{where} was {a!r}, is {b!r}"
+
+
+def _derive(config: Config) -> Config:
+    """Fill in the zeros that stand for "follows from the rest"."""
+    m = config.model
+    model = dataclasses.replace(
+        m,
+        num_kv_heads=m.num_kv_heads or m.num_heads,
+        head_dim=m.head_dim or m.dim // m.num_heads,
+        mlp_dim=m.mlp_dim or 4 * m.dim,
+    )
+    batch_size = config.eval.batch_size or config.batch_size
+    return dataclasses.replace(
+        config,
+        model=model,
+        eval=dataclasses.replace(config.eval, batch_size=batch_size),
+    )
+
+
+def _cross_field_mistakes(config: Any, path: str) -> Iterator[str]:
+    if hasattr(config, "mistakes"):
+        yield from config.mistakes(path)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _cross_field_mistakes(value, f"{path}.{field.name}")
+
+
+def _plain(value: Any) -> Any:
+    """Return ConfigDicts, mappings and sequences as dicts and tuples."""
+    if hasattr(value, "items"):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return value
+
+
+def _apply_override(nested: dict[str, Any], text: str, mistakes: list[str]) -> None:
+    path, equals, value = text.partition("=")
+    if not equals:
+        mistakes.append(f"config.{path}: an override is written config.{path}=VALUE")
+        return
+    *sections, leaf = path.split(".")
+    kind: Any = Config
+    for name in (*sections, leaf):
+        fields = _fields(kind) if dataclasses.is_dataclass(kind) else {}
+        if name not in fields:
+            mistakes.append(_unknown(f"config.{path}", name, list(fields)))
+            return
+        kind = fields[name]
+    if dataclasses.is_dataclass(kind):
+        mistakes.append(f"config.{path} = {value!r}: is a section; set one of its leaves")
+        return
+    for name in sections:
+        nested = nested.setdefault(name, {})
+    nested[leaf] = value if kind is str else _literal(value)
+
+
+def _literal(text: str) -> Any:
+    """Read a Python literal as the command line spells it, or return the text."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return _plain(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _build(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
+    """Return `value` as the dataclass `kind`, or None after noting mistakes."""
+    if not isinstance(value, dict):
+        mistakes.append(f"{path} = {value!r}: must be a section")
+        return None
+    fields = _fields(kind)
+    mistakes += [_unknown(f"{path}.{k}", k, list(fields)) for k in value.keys() - fields]
+    before = len(mistakes)
+    leaves = {
+        name: _convert(fields[name], item, f"{path}.{name}", mistakes)
+        for name, item in value.items()
+        if name in fields
+    }
+    return kind(**leaves) if len(mistakes) == before else None
+
+
+def _convert(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, path, mistakes)
+    if typing.get_origin(kind) is tuple and isinstance(value, tuple):
+        item = typing.get_args(kind)[0]
+        return tuple(
+            _convert(item, v, f"{path}[{i}]", mistakes) for i, v in enumerate(value)
+        )
+    allowed = kind
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e6 steps
+    if not _fits(allowed, kind, value):
+        mistakes.append(f"{path} = {value!r}: {_expected(allowed, value)}")
+    return value
+
+
+def _fits(allowed: Any, kind: Any, value: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        return any(value == c and type(value) is type(c) for c in choices)
+    if not isinstance(kind, type) or type(value) is not kind:
+        return False
+    if typing.get_origin(allowed) is Annotated:
+        limits = typing.get_args(allowed)[1]
+        return limits.low <= value <= limits.high
+    return True
+
+
+def _expected(kind: Any, value: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        choices = [str(c) for c in typing.get_args(kind)]
+        return f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
+    if typing.get_origin(kind) is Annotated:
+        base, limits = typing.get_args(kind)
+        return f"must be {_NAMES[base]} {limits}"
+    if typing.get_origin(kind) is tuple:
+        return "must be a tuple, such as ('a',)"
+    return f"must be {_NAMES[kind]}"
+
+
+_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Return the type of each field by name."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _unknown(path: str, name: str, allowed: Sequence[str]) -> str:
+    names = f"; allowed here: {', '.join(allowed)}" if allowed else ""
+    return f"{path}: no such field{nearest(name, allowed)}{names}"
+
+
+def load_module(path: str) -> types.ModuleType:
+    """Import an experiment file, with its package's root on `sys.path`.
+
+    Raises:
+      ConfigError: it cannot be read, or is not Python (with file and line).
+    """
+    import importlib.util
+    import sys
+    import traceback
+    from pathlib import Path
+
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise ConfigError(f"{path}: not a Python file that can be read")
+    root = file.resolve().parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    spec = importlib.util.spec_from_file_location("lmjax_experiment", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(root))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        where = f"{error.filename}:{error.lineno}"
+        raise ConfigError(f"{where}: not Python: {error.msg}") from error
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{line.filename}:{line.lineno}"
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(root))
+    return module
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of `FILE.py[:ARG]`; ARG goes to its `get_config`.
+
+    Raises:
+      ConfigError: the file or what it returns cannot be used, in one line.
+    """
+    path, _, argument = spec.partition(".py:")
+    path = path if path.endswith(".py") else path + ".py"
+    module = load_module(path if argument else spec)
+    if not callable(getattr(module, "get_config", None)):
+        raise ConfigError(f"{path}: has no function get_config()")
+    try:
+        config = module.get_config(argument) if argument else module.get_config()
+    except Exception as error:
+        raise ConfigError(f"{path}: get_config: {error}") from error
+    if not hasattr(config, "items"):
+        raise ConfigError(
+            f"{path}: get_config() returned {type(config).__name__}, not a ConfigDict"
+        )
+    return parse(config, overrides)

@@ -1,0 +1,1 @@
+"""From documents to batches, with numpy and grain; never imports jax or flax."""
