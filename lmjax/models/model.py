@@ -1,0 +1,159 @@
+"""What the rest of lmjax sees of a network: pure functions over plain dicts.
+
+B batch, T length, S cache slots, D dim, V vocabulary, L layers.
+"""
+
+import dataclasses
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.config import DecoderConfig, ModelConfig
+from lmjax.models.decoder import Decoder
+from lmjax.nn.attention import KVCache, cudnn_obstacle
+from lmjax.types import Array, Axes, Batch, Params
+
+MODELS = {"decoder": Decoder}
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A network without its arrays."""
+
+    config: ModelConfig
+    graphdef: Any
+    shapes: Params  # ShapeDtypeStruct
+    axes: Axes
+
+    def init(self, key: Array) -> Params:
+        """Return fresh parameters."""
+        return _pure(MODELS[self.config.kind](key, self.config))
+
+    def hidden(
+        self, params: Params, batch: Batch, *, key: Array | None = None
+    ) -> Array:
+        """Return the last hidden states (B, T, D); dropout only with a key."""
+        return self._module(params)(
+            batch["tokens"],
+            positions_BT=batch["positions"],
+            segments_BT=batch["segments"],
+            key=key,
+        )[0]
+
+    def apply(self, params: Params, batch: Batch, *, key: Array | None = None) -> Array:
+        """Return float32 logits (B, T, V); dropout only with a key."""
+        return self._module(params).logits(self.hidden(params, batch, key=key))
+
+    def prefill(
+        self, params: Params, tokens_BT: Array, lengths_B: Array, *, cache_length: int
+    ) -> tuple[Array, KVCache]:
+        """Read prompts, and return the logits (B, V) that follow each, and a cache.
+
+        Prompts start at the left; `lengths_B` (each >= 1) tells where they end.
+        """
+        batch_size, length = tokens_BT.shape
+        assert length <= cache_length, (length, cache_length)
+        positions = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
+        segments = (positions < lengths_B[:, None]).astype(jnp.int32)
+        cache = self._empty_cache(batch_size, cache_length)
+        hidden, cache = self._extend(params, tokens_BT, positions, segments, cache)
+        last = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)
+        return self._module(params).logits(last[:, 0]), cache
+
+    def decode_step(
+        self, params: Params, tokens_B: Array, positions_B: Array, cache: KVCache
+    ) -> tuple[Array, KVCache]:
+        """Read one more token of each row, and return the logits (B, V) after it."""
+        tokens, positions = tokens_B[:, None], positions_B[:, None]
+        segments = jnp.ones_like(tokens)
+        hidden, cache = self._extend(params, tokens, positions, segments, cache)
+        return self._module(params).logits(hidden[:, 0]), cache
+
+    def _module(self, params: Params) -> Any:
+        return nnx.merge(self.graphdef, params)
+
+    def _extend(
+        self,
+        params: Params,
+        tokens_BT: Array,
+        positions_BT: Array,
+        segments_BT: Array,
+        cache: KVCache,
+    ) -> tuple[Array, KVCache]:
+        hidden, cache = self._module(params)(
+            tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache
+        )
+        slot = cache.slot + tokens_BT.shape[1]
+        return hidden, dataclasses.replace(cache, slot=slot)
+
+    def _empty_cache(self, batch_size: int, length: int) -> KVCache:
+        c = self.config
+        shape = (c.num_layers, batch_size, length, c.num_kv_heads, c.head_dim)
+        return KVCache(
+            k_LBSKH=jnp.zeros(shape, c.dtype),
+            v_LBSKH=jnp.zeros(shape, c.dtype),
+            positions_BS=jnp.zeros((batch_size, length), jnp.int32),
+            segments_BS=jnp.zeros((batch_size, length), jnp.int32),
+            slot=jnp.zeros((), jnp.int32),
+        )
+
+
+def build(config: ModelConfig, *, platform: str) -> Model:
+    """Return the model of a config, for "cpu", "gpu" or "tpu"; allocates nothing.
+
+    Raises:
+      ValueError: the attention asked for cannot do what the config asks of it.
+    """
+    assert config.vocab_size > 0, "the vocabulary must be known"
+    config = resolve(config, platform=platform)
+    make = functools.partial(MODELS[config.kind], config=config)
+    module = jax.eval_shape(make, jax.random.key(0))
+    graphdef, state = nnx.split(module)
+    axes = jax.tree.map(_axes, state, is_leaf=_is_variable)
+    return Model(config, graphdef, nnx.to_pure_dict(state), nnx.to_pure_dict(axes))
+
+
+def resolve(config: DecoderConfig, *, platform: str) -> DecoderConfig:
+    """Return the config with each "auto" decided for this platform."""
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    scan = platform != "cpu" if config.scan_layers == "auto" else config.scan_layers
+    obstacle = cudnn_obstacle(
+        dtype=jnp.dtype(dtype),
+        softcap=config.attention_softcap,
+        head_dim=config.head_dim,
+    )
+    if platform != "gpu":
+        obstacle = f"runs on GPUs only, not on {platform}"
+    attention = config.attention
+    if attention == "auto":
+        attention = "xla" if obstacle else "cudnn"
+        log.info("attention: %s (cudnn %s)", attention, obstacle or "can serve it")
+    elif attention == "cudnn" and obstacle:
+        raise ValueError(f"config.model.attention = 'cudnn': {obstacle}")
+    return dataclasses.replace(
+        config, dtype=dtype, scan_layers=scan, attention=attention
+    )
+
+
+def _pure(module: nnx.Module) -> Params:
+    return nnx.to_pure_dict(nnx.split(module)[1])
+
+
+def _is_variable(x: Any) -> bool:
+    return isinstance(x, nnx.Variable)
+
+
+def _axes(variable: Any) -> Any:
+    """Return a variable whose value is its axes, "layers" added where stacked."""
+    axes = variable.get_metadata().get("axes")
+    if axes is not None and len(variable.shape) == len(axes) + 1:
+        axes = ("layers", *axes)
+    return variable.replace(axes)

@@ -1,0 +1,1 @@
+"""Layers: they know shapes and axes, not tasks."""

@@ -1,0 +1,39 @@
+"""The feed-forward layer, gated or not. D dim, F mlp."""
+
+import functools
+import math
+
+import jax
+from flax import nnx
+
+from lmjax.config import DecoderConfig
+from lmjax.nn.linear import Linear
+from lmjax.sharding import constrain
+from lmjax.types import Array
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+class FeedForward(nnx.Module):
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) if gated (Shazeer 2020)."""
+
+    def __init__(self, key: Array, config: DecoderConfig) -> None:
+        c, keys = config, jax.random.split(key, 3)
+        embed, mlp = {"embed": c.dim}, {"mlp": c.mlp_dim}
+        scale = 1.0 / math.sqrt(2 * c.num_layers)
+        self.activation = c.activation
+        self.up = Linear(keys[0], embed, mlp, bias=c.use_bias)
+        self.down = Linear(keys[1], mlp, embed, bias=c.use_bias, scale=scale)
+        self.gate = Linear(keys[2], embed, mlp, bias=c.use_bias) if c.gated else None
+
+    def __call__(self, x_BTD: Array) -> Array:
+        """Transform each position on its own."""
+        act = ACTIVATIONS[self.activation]
+        h = self.up(x_BTD)
+        h = act(h) if self.gate is None else act(self.gate(x_BTD)) * h
+        return self.down(constrain(h, "batch", "length", "mlp"))

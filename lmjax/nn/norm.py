@@ -1,0 +1,52 @@
+"""Normalisation over the last dimension, its statistics in float32."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.nn.param import ones, param, zeros
+from lmjax.types import Array
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation (Ba et al. 2016)."""
+
+    def __init__(
+        self, key: Array, size: int, *, epsilon: float, bias: bool, axis: str = "norm"
+    ) -> None:
+        self.epsilon = epsilon
+        self.scale = param(key, [size], axes=[axis], init=ones)
+        self.bias = param(key, [size], axes=[axis], init=zeros) if bias else None
+
+    def __call__(self, x: Array) -> Array:
+        """Return `x` with zero mean and unit variance, scaled and shifted."""
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        y = y * self.scale[...]
+        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root mean square normalisation (Zhang and Sennrich 2019)."""
+
+    def __init__(
+        self, key: Array, size: int, *, epsilon: float, axis: str = "norm"
+    ) -> None:
+        self.epsilon = epsilon
+        self.scale = param(key, [size], axes=[axis], init=ones)
+
+    def __call__(self, x: Array) -> Array:
+        """Return `x` with unit mean square, scaled."""
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...]).astype(x.dtype)
+
+
+def make_norm(
+    key: Array, kind: str, size: int, *, epsilon: float, bias: bool, axis: str = "norm"
+) -> LayerNorm | RMSNorm:
+    """Return the norm that a config names; only LayerNorm has a bias."""
+    if kind == "layernorm":
+        return LayerNorm(key, size, epsilon=epsilon, bias=bias, axis=axis)
+    return RMSNorm(key, size, epsilon=epsilon, axis=axis)
