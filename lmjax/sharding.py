@@ -154,6 +154,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def check_rows(name: str, rows: int, mesh: Mesh) -> None:
+    """Raise if a global batch of `rows` cannot be split over data and fsdp.
+
+    Raises:
+      ConfigError: naming the leaf.
+    """
+    parts = _num_parts(mesh)
+    if rows % parts:
+        raise ConfigError(
+            f"{name} = {rows}: must be a multiple of the {parts} parts that "
+            f"config.mesh splits a batch into"
+        )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -162,10 +176,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def constrain(x: Array, *axes: str) -> Array:
     """Pin an activation to the mesh of the surrounding `jax.set_mesh`.
 
-    Outside of any mesh only the names are checked.
+    Outside of any mesh only the names are checked. A batch whose rows do not divide,
+    such as one prompt, is held whole by every device (`check_rows` sees to it that no
+    training batch is).
     """
     assert len(axes) == x.ndim, (axes, x.shape)
-    spec = PartitionSpec(*(RULES[axis][1] for axis in axes))
-    if jax.sharding.get_abstract_mesh().empty:
+    spec = [RULES[axis][1] for axis in axes]
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, spec)
+    if axes[0] == "batch" and x.shape[0] % _num_parts(mesh):
+        spec[0] = None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def _num_parts(mesh: Mesh | AbstractMesh) -> int:
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

@@ -1,0 +1,66 @@
+"""Small builders that experiments share."""
+
+from ml_collections import ConfigDict
+
+
+def gpt2(*, dim: int, num_layers: int, num_heads: int, max_length: int) -> ConfigDict:
+    """Return the model of Radford et al. 2019, at any size."""
+    return ConfigDict(
+        {
+            "kind": "decoder",
+            "dim": dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "max_length": max_length,
+            "position": "learned",
+            "norm": "layernorm",
+            "activation": "gelu_tanh",
+            "gated": False,
+            "use_bias": True,
+            "tie_embeddings": True,
+        }
+    )
+
+
+def llama(
+    *,
+    dim: int,
+    num_layers: int,
+    num_heads: int,
+    num_kv_heads: int,
+    mlp_dim: int,
+    max_length: int,
+) -> ConfigDict:
+    """Return the model of Touvron et al. 2023, at any size."""
+    return ConfigDict(
+        {
+            "kind": "decoder",
+            "dim": dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "num_kv_heads": num_kv_heads,
+            "mlp_dim": mlp_dim,
+            "max_length": max_length,
+            "position": "rope",
+            "norm": "rmsnorm",
+            "activation": "silu",
+            "gated": True,
+            "use_bias": False,
+            "tie_embeddings": False,
+        }
+    )
+
+
+def adamw(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDict:
+    """Return AdamW with warmup and a cosine, as language models are trained."""
+    return ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": learning_rate,
+            "schedule": "cosine",
+            "warmup_steps": warmup_steps,
+            "weight_decay": 0.1,
+            "clip_norm": 1.0,
+            **more,
+        }
+    )

@@ -1,0 +1,184 @@
+"""The command line, `lmjax VERB`: one thin function for each verb.
+
+Exit codes: 0 done; 2 the user's mistake, in one line on stderr; 75 stopped early on
+purpose after saving, run again to go on; anything else is a fault of lmjax.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmjax.config import ConfigError, load, nearest
+
+# jax and the rooms that need it are imported by the verbs: a mistake in a config is
+# reported before any device is touched.
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train an experiment in a workdir; the same command again resumes."""
+    config = load(args.config, args.overrides)
+    profile = _profile(args.profile)
+    from lmjax import loop, report
+
+    if not loop.train(config, Path(args.workdir), profile=profile):
+        _say(f"stopped and saved; run the same command again to go on: {args.workdir}")
+        return loop.EXIT_STOPPED
+    report.after_training(config, Path(args.workdir))
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Print one JSON line of metrics for each held-out split."""
+    from lmjax import report
+
+    for metrics in report.evaluate_workdir(
+        Path(args.workdir), step=args.step, overrides=args.overrides
+    ):
+        print(json.dumps(metrics), flush=True)
+    return 0
+
+
+def generate(args: argparse.Namespace) -> int:
+    """Print the continuation of a prompt as it comes."""
+    from lmjax.generate.sampling import Sampling
+    from lmjax.language_model import load as load_model
+
+    sampling = Sampling(
+        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p
+    )
+    lm = load_model(args.workdir, step=args.step)
+    for piece in lm.stream(
+        args.prompt, max_tokens=args.max_tokens, sampling=sampling, seed=args.seed
+    ):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def score(args: argparse.Namespace) -> int:
+    """Print one JSON line for each line of a file: its log-probability."""
+    from lmjax import report
+
+    for line in report.score_file(
+        Path(args.workdir), Path(args.input), step=args.step, eos=args.eos
+    ):
+        print(json.dumps(line), flush=True)
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> int:
+    """Build the tokenizer and the token stores ahead of training."""
+    config = load(args.config, args.overrides)
+    from lmjax.data import pipeline
+
+    prepared = pipeline.prepare(config, workdir=Path(args.workdir))
+    for split, stores in prepared.stores.items():
+        for store in stores:
+            print(
+                f"{split}: {store.num_documents:,} documents, {store.num_tokens:,} "
+                f"tokens, {store.num_bytes:,} bytes"
+            )
+    return 0
+
+
+def describe(args: argparse.Namespace) -> int:
+    """Print parameters, axes, shardings and FLOPs; allocates nothing."""
+    config = load(args.config, args.overrides)
+    from lmjax import report
+
+    report.describe(config, num_devices=args.devices)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lmjax", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="store_true", help="print the version")
+    verbs = parser.add_subparsers(metavar="VERB", dest="verb")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], *flags: str) -> Any:
+        summary = (run.__doc__ or "").splitlines()[0]
+        sub = verbs.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        for flag in flags:
+            sub.add_argument(flag, required=True)
+        return sub
+
+    sub = verb("train", train, "--config", "--workdir")
+    sub.add_argument("--profile", metavar="STEP:STEPS", help="write a profiler trace")
+    sub = verb("eval", evaluate, "--workdir")
+    sub.add_argument("--step", type=int, help="of a checkpoint; default: the newest")
+    sub = verb("generate", generate, "--workdir", "--prompt")
+    sub.add_argument("--max_tokens", type=int, default=64)
+    sub.add_argument("--temperature", type=float, default=0.8)
+    sub.add_argument("--top_k", type=int, default=0)
+    sub.add_argument("--top_p", type=float, default=1.0)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--step", type=int)
+    sub = verb("score", score, "--workdir", "--input")
+    sub.add_argument("--eos", action="store_true", help="score the end of text too")
+    sub.add_argument("--step", type=int)
+    verb("prepare", prepare, "--config", "--workdir")
+    sub = verb("describe", describe, "--config")
+    sub.add_argument("--devices", type=int, default=0, help="default: what mesh says")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    overrides = [_after(arg, "--config.") for arg in argv if arg.startswith("--config.")]
+    rest = [arg for arg in argv if not arg.startswith("--config.")]
+    args, unknown = _parser().parse_known_args(rest)
+    args.overrides = overrides
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lmjax").setLevel(logging.INFO)
+    try:
+        if args.version:
+            from lmjax import __version__
+
+            print(__version__)
+            return 0
+        if args.verb is None:
+            raise ConfigError("which verb? see lmjax --help")
+        if unknown:
+            flags = ["--" + name for name in vars(args)]
+            hint = nearest(unknown[0].partition("=")[0], flags)
+            raise ConfigError(f"{unknown[0]}: no such flag of lmjax {args.verb}{hint}")
+        return args.run(args)
+    except (ConfigError, FloatingPointError) as error:
+        if getattr(args, "debug", False):
+            raise
+        _say(f"error: {' '.join(str(error).split())}")
+        return 2
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing more to say to anyone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _profile(text: str | None) -> range:
+    if text is None:
+        return range(0)
+    try:
+        first, count = (int(part) for part in text.split(":"))
+        return range(first, first + count)
+    except ValueError as error:
+        raise ConfigError(f"--profile={text}: must be STEP:STEPS, as in 20:5") from error
+
+
+def _after(text: str, prefix: str) -> str:
+    return text[len(prefix) :]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

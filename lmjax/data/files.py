@@ -1,0 +1,172 @@
+"""Documents in files: one for each file, line, or line of JSON."""
+
+import json
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmjax.config import ConfigError, nearest
+from lmjax.data.documents import decode, digest
+
+
+class Files:
+    """One document for each file."""
+
+    def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
+        self._paths = list(paths)
+        self._on_bad_text = on_bad_text
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int, /) -> str:
+        file = self._paths[index]
+        try:
+            raw = file.read_bytes()
+        except OSError as error:
+            raise _unreadable(file, error, path=self._path) from error
+        return decode(
+            raw,
+            where=lambda: str(file),
+            on_bad_text=self._on_bad_text,
+            path=self._path,
+        )
+
+    def fingerprint(self) -> str:
+        """Hash the paths, sizes and times of the files."""
+        return digest("files", self._on_bad_text, _stats(self._paths))
+
+
+class Lines:
+    """One document for each line that is not blank; white space around it is cut.
+
+    The files are scanned once for where their lines begin, then read at random.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
+        self._paths = list(paths)
+        self._on_bad_text = on_bad_text
+        self._path = path
+        starts = [_line_starts(file, path=path) for file in self._paths]
+        self._first = np.cumsum([0, *map(len, starts)])  # first document of each file
+        self._starts = np.concatenate(starts)
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int, /) -> str:
+        file, start, stop = self._find(index)
+        return decode(
+            self._map(file)[start:stop].strip(),
+            where=lambda: self._where(index),
+            on_bad_text=self._on_bad_text,
+            path=self._path,
+        )
+
+    def fingerprint(self) -> str:
+        """Hash the paths, sizes and times of the files."""
+        return digest("lines", self._on_bad_text, _stats(self._paths))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": {}}  # memory maps do not travel
+
+    def _find(self, index: int) -> tuple[int, int, int]:
+        """Return a line's file, and the bytes at which it begins and ends."""
+        start = int(self._starts[index])
+        file = int(np.searchsorted(self._first, index, side="right")) - 1
+        stop = self._map(file).find(b"\n", start)
+        return file, start, stop if stop >= 0 else len(self._map(file))
+
+    def _map(self, file: int) -> mmap.mmap:
+        if file not in self._maps:
+            with self._paths[file].open("rb") as opened:
+                self._maps[file] = mmap.mmap(
+                    opened.fileno(), 0, access=mmap.ACCESS_READ
+                )
+        return self._maps[file]
+
+    def _where(self, index: int) -> str:
+        """Return FILE:LINE for an error message."""
+        file, start, _ = self._find(index)
+        line = self._map(file)[:start].count(b"\n") + 1
+        return f"{self._paths[file]}:{line}"
+
+
+class JsonLines(Lines):
+    """One document for each line of JSON; a field of it holds the text."""
+
+    def __init__(
+        self, paths: Sequence[Path], *, field: str, on_bad_text: str, path: str
+    ) -> None:
+        super().__init__(paths, on_bad_text=on_bad_text, path=path)
+        self._field = field
+
+    def __getitem__(self, index: int, /) -> str:
+        try:
+            record = json.loads(super().__getitem__(index))
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{self._where(index)}: not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ConfigError(f"{self._where(index)}: not a JSON object")
+        if not isinstance(record.get(self._field), str):
+            raise ConfigError(self._no_text(index, record))
+        text = record[self._field]
+        return text if _is_unicode(text) else self._mend(index, text)
+
+    def fingerprint(self) -> str:
+        """Hash the files and the name of the field."""
+        return digest("jsonl", self._field, super().fingerprint())
+
+    def _no_text(self, index: int, record: dict[str, Any]) -> str:
+        place = f"{self._where(index)}: {self._path}.field = {self._field!r}"
+        if self._field in record:
+            kind = type(record[self._field]).__name__
+            return f"{place}: holds {kind}, not a string"
+        hint = nearest(self._field, list(record))
+        return f"{place}: no such field{hint}; the line has {', '.join(record)}"
+
+    def _mend(self, index: int, text: str) -> str:
+        """Refuse or replace halves of surrogate pairs, which JSON can spell."""
+        raw = text.encode("utf-16-le", "surrogatepass")
+        if self._on_bad_text == "replace":
+            return raw.decode("utf-16-le", "replace")
+        raise ConfigError(
+            f"{self._where(index)}: half of a surrogate pair is not text; to read it "
+            f"as U+FFFD set {self._path}.on_bad_text='replace'"
+        )
+
+
+def _line_starts(file: Path, *, path: str) -> np.ndarray:
+    """Return the byte offset of each line that is not blank."""
+    starts, position = [], 0
+    try:
+        with file.open("rb") as lines:
+            for line in lines:
+                if not line.isspace():
+                    starts.append(position)
+                position += len(line)
+    except OSError as error:
+        raise _unreadable(file, error, path=path) from error
+    return np.array(starts, np.int64)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unreadable(file: Path, error: OSError, *, path: str) -> ConfigError:
+    return ConfigError(f"{path}: cannot read {file}: {error.strerror}")
+
+
+def _stats(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    stats = ((file, file.stat()) for file in files)
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]

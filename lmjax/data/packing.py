@@ -1,0 +1,124 @@
+"""Windows of equal length, cut from the stream of a token store.
+
+A window covers targets: stream[a : a + length]. Its inputs are the stream one token
+earlier, except that a document's first token is predicted from BOS where there is
+one. So every token is a target once, BOS is never one, and no length is spent on it.
+
+Shapes: B windows, T = length.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lmjax.data import order
+from lmjax.data.token_store import TokenStore
+
+if TYPE_CHECKING:
+    from lmjax.types import HostBatch
+
+
+def num_windows(num_tokens: int, *, length: int) -> int:
+    """Count the windows that cover a stream."""
+    return -(-num_tokens // length)
+
+
+def train_starts(
+    index: np.ndarray, *, num_tokens: int, length: int, seed: int
+) -> np.ndarray:
+    """Return where the windows of training samples begin in a store's stream.
+
+    The stream is a circle. Each epoch cuts it at other places, and goes through its
+    windows in another order.
+
+    Args:
+      index: numbers of samples, counted through all epochs.
+      num_tokens: length of the stream.
+      length: tokens in a window.
+      seed: decides the cuts and the order.
+    """
+    size = num_windows(num_tokens, length=length)
+    epoch, position = np.divmod(index, size)
+    window = order.permutation(position, size=size, seed=seed, epoch=epoch)
+    shift = order.offset(epoch, size=length, seed=seed)
+    return (shift + window * length) % num_tokens
+
+
+def cut_windows(
+    store: TokenStore,
+    starts: np.ndarray,
+    *,
+    length: int,
+    bos_id: int | None,
+    eos_id: int,
+    isolate: bool,
+    circular: bool,
+) -> "HostBatch":
+    """Cut the windows that begin at `starts`.
+
+    Args:
+      store: the stream.
+      starts: (B,) positions in it; one past the end gives a row of padding.
+      length: T, tokens in a window.
+      bos_id: the input of a document's first token; None: the token before it.
+      eos_id: what padding is filled with.
+      isolate: number each window's documents 1, 2, ... in `segments`, and restart
+        `positions` with each. Without BOS a document's first token then has nothing
+        to be predicted from, and its weight is 0. Otherwise a window is one segment.
+      circular: after the stream's last token comes its first, though no window holds
+        a token twice. Otherwise what lies past the end is padding.
+
+    Returns:
+      int32 tokens, targets, segments, positions and float32 weights, all (B, T).
+      Padding has segment, position and weight 0.
+    """
+    shape = (len(starts), length)
+    previous_B = np.full(len(starts), eos_id, np.int32)
+    targets_BT = np.full(shape, eos_id, np.int32)
+    begins_BT = np.zeros(shape, bool)  # a document's first token
+    real_BT = np.zeros(shape, bool)
+    for row, start in enumerate(map(int, starts)):
+        if 0 < start <= store.num_tokens:
+            previous_B[row] = store.read(start - 1, start)[0]
+        for at, low, high in _runs(start, length, store.num_tokens, circular=circular):
+            targets_BT[row, at : at + high - low] = store.read(low, high)
+            begins_BT[row, store.document_starts(low, high) - low + at] = True
+            real_BT[row, at : at + high - low] = True
+    tokens_BT = np.concatenate([previous_B[:, None], targets_BT[:, :-1]], axis=1)
+    tokens_BT = np.where(real_BT, tokens_BT, eos_id)
+    weights_BT = real_BT
+    if bos_id is not None:
+        tokens_BT = np.where(begins_BT, bos_id, tokens_BT)
+    elif isolate:
+        weights_BT = real_BT & ~begins_BT
+    cuts_BT = begins_BT if isolate else np.zeros(shape, bool)
+    segments_BT, positions_BT = _segments(cuts_BT)
+    return {
+        "tokens": tokens_BT.astype(np.int32),
+        "targets": targets_BT,
+        "weights": weights_BT.astype(np.float32),
+        "segments": np.where(real_BT, segments_BT, 0).astype(np.int32),
+        "positions": np.where(real_BT, positions_BT, 0).astype(np.int32),
+    }
+
+
+def _runs(
+    start: int, length: int, num_tokens: int, *, circular: bool
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (place in the window, start, stop) of what a window takes of a stream."""
+    stop = min(start + length, num_tokens)
+    if start < stop:
+        yield 0, start, stop
+    taken = max(0, stop - start)
+    rest = min(length - taken, start) if circular else 0
+    if rest > 0:
+        yield taken, 0, rest
+
+
+def _segments(cuts_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the stretches between cuts from 1, and the tokens of each from 0."""
+    place_T = np.arange(cuts_BT.shape[1])
+    first_BT = np.maximum.accumulate(np.where(cuts_BT, place_T, 0), axis=1)
+    inner_BT = cuts_BT & (place_T > 0)  # a cut at the window's start divides nothing
+    return inner_BT.cumsum(axis=1) + 1, place_T - first_BT

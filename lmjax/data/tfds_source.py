@@ -1,0 +1,126 @@
+"""TensorFlow Datasets as documents, read without TensorFlow."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmjax.config import ConfigError, SourceConfig, nearest
+from lmjax.data.documents import Documents, decode, digest
+
+
+class Tfds:
+    """The examples of one split; a feature of each is the text."""
+
+    def __init__(
+        self, builder: Any, *, split: str, field: str, on_bad_text: str, path: str
+    ) -> None:
+        self._examples = builder.as_data_source(split)
+        info = builder.info
+        self._identity = [
+            info.full_name,
+            split,
+            len(self._examples),
+            info.splits[_base(split)].num_bytes,
+        ]
+        self._field = field
+        self._on_bad_text = on_bad_text
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int, /) -> str:
+        text = self._examples[index][self._field]
+        name, split = self._identity[:2]
+        return decode(
+            text.encode() if isinstance(text, str) else bytes(text),
+            where=lambda: f"{name} {split}[{index}]",
+            on_bad_text=self._on_bad_text,
+            path=self._path,
+        )
+
+    def fingerprint(self) -> str:
+        """Hash the name, version, split and size."""
+        return digest("tfds", self._identity, self._field, self._on_bad_text)
+
+
+def open_tfds(config: SourceConfig, *, split: str, path: str) -> Documents | None:
+    """Open a catalog name or a built directory.
+
+    Raises:
+      ConfigError: there is no such dataset, split or text feature, or the dataset
+        cannot be downloaded.
+    """
+    name = getattr(config, f"{split}_split")
+    if not name:
+        return None
+    builder = _builder(config.path, path=f"{path}.path")
+    _check_split(builder, name, path=f"{path}.{split}_split")
+    _check_field(builder, config.field, path=f"{path}.field")
+    return Tfds(
+        builder,
+        split=name,
+        field=config.field,
+        on_bad_text=config.on_bad_text,
+        path=path,
+    )
+
+
+def _builder(name: str, *, path: str) -> Any:
+    """Return a builder whose files are there."""
+    import tensorflow_datasets as tfds
+
+    directory = Path(name).expanduser()
+    if (directory / "dataset_info.json").exists():
+        return _checked_format(tfds.builder_from_directory(directory), name, path=path)
+    try:
+        # The one format that can be read in full without TensorFlow.
+        builder = tfds.builder(name, file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        base = name.partition("/")[0].partition(":")[0]
+        raise ConfigError(
+            f"{path} = {name!r}: neither in the TFDS catalog nor a directory that TFDS "
+            f"built{nearest(base, tfds.list_builders())}"
+        ) from error
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # a download fails in as many ways as there are servers
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"{path} = {name!r}: cannot be prepared: {reason}") from error
+    return builder
+
+
+def _checked_format(builder: Any, name: str, *, path: str) -> Any:
+    found = builder.info.file_format.value
+    if found != "array_record":
+        raise ConfigError(
+            f"{path} = {name!r}: its files are {found}; build it with "
+            "file_format='array_record'"
+        )
+    return builder
+
+
+def _check_split(builder: Any, split: str, *, path: str) -> None:
+    splits = list(builder.info.splits)
+    if _base(split) not in splits:
+        raise ConfigError(
+            f"{path} = {split!r}: no such split{nearest(split, splits)}; "
+            f"{builder.info.name} has {', '.join(splits)}"
+        )
+
+
+def _check_field(builder: Any, field: str, *, path: str) -> None:
+    features = builder.info.features
+    if field not in features:
+        raise ConfigError(
+            f"{path} = {field!r}: no such feature{nearest(field, list(features))}; "
+            f"{builder.info.name} has {', '.join(features)}"
+        )
+    if features[field].shape != () or features[field].np_dtype is not np.object_:
+        raise ConfigError(f"{path} = {field!r}: is no text but {features[field]}")
+
+
+def _base(split: str) -> str:
+    """Return the split that a slice such as `train[:90%]` is taken from."""
+    return split.partition("[")[0]

@@ -1,0 +1,173 @@
+"""A corpus as token ids on disk: flat, memory-mapped, built once.
+
+A store is a directory of shards, each a run of documents in order:
+
+  00000-of-00004.tokens   t1 .. tn EOS of each document; uint16, or uint32 where the
+                          vocabulary needs it
+  00000-of-00004.offsets  int64, where each document begins in the shard
+  00000-of-00004.json     its counts, and a hash of what it was made from
+  manifest.json           written last; without it there is no store
+
+BOS is not stored: `packing` puts it in. Readers see one stream over all shards.
+`store_builder` writes what this file reads.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How much text a shard, or a store, holds."""
+
+    num_documents: int = 0
+    num_tokens: int = 0  # an EOS for each document included
+    num_bytes: int = 0  # of the text in UTF-8
+    num_words: int = 0  # runs of text between white space
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            num_documents=self.num_documents + other.num_documents,
+            num_tokens=self.num_tokens + other.num_tokens,
+            num_bytes=self.num_bytes + other.num_bytes,
+            num_words=self.num_words + other.num_words,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardFiles:
+    """The files of one shard."""
+
+    directory: Path
+    shard: int
+    num_shards: int
+
+    @property
+    def stem(self) -> str:
+        """Return how their names begin."""
+        return f"{self.shard:05d}-of-{self.num_shards:05d}"
+
+    @property
+    def tokens(self) -> Path:
+        """Return the file of token ids."""
+        return self.directory / f"{self.stem}.tokens"
+
+    @property
+    def offsets(self) -> Path:
+        """Return the file of where documents begin."""
+        return self.directory / f"{self.stem}.offsets"
+
+    @property
+    def counts(self) -> Path:
+        """Return the file that vouches for the other two."""
+        return self.directory / f"{self.stem}.json"
+
+    def hold(self, counts: Counts, *, dtype: np.dtype) -> bool:
+        """Say whether the files are as long as the counts want them."""
+        try:
+            sizes = self.tokens.stat().st_size, self.offsets.stat().st_size
+        except OSError:
+            return False
+        return sizes == (counts.num_tokens * dtype.itemsize, counts.num_documents * 8)
+
+
+class TokenStore:
+    """A finished store, open for reading.
+
+    Raises:
+      FileNotFoundError: there is no manifest.
+      ValueError: the files are not those that the manifest was written for.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        manifest = json.loads((self.directory / MANIFEST).read_text())
+        if manifest.get("version") != VERSION:
+            raise ValueError(f"version {manifest.get('version')}, not {VERSION}")
+        self.made_from: str = manifest["made_from"]
+        self._dtype = np.dtype(manifest["dtype"])
+        self._shards = [Counts(**shard) for shard in manifest["shards"]]
+        self.counts = sum(self._shards, Counts())
+        self._first = np.cumsum([0, *(shard.num_tokens for shard in self._shards)])
+        self._maps: dict[str, np.ndarray] = {}
+        for shard in range(len(self._shards)):
+            self._check_sizes(shard)
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "TokenStore":
+        """Open the store of a directory."""
+        return cls(directory)
+
+    @property
+    def num_tokens(self) -> int:
+        """Count the tokens, an EOS for each document included."""
+        return self.counts.num_tokens
+
+    @property
+    def num_documents(self) -> int:
+        """Count the documents."""
+        return self.counts.num_documents
+
+    @property
+    def num_bytes(self) -> int:
+        """Count the bytes of the text in UTF-8."""
+        return self.counts.num_bytes
+
+    @property
+    def num_words(self) -> int:
+        """Count the words of the text, as white space divides it."""
+        return self.counts.num_words
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return tokens [start, stop) of the stream, int32."""
+        runs = [self._tokens(shard)[a:b] for shard, a, b in self._runs(start, stop)]
+        return np.concatenate([np.zeros(0, np.int32), *runs], dtype=np.int32)
+
+    def document_starts(self, start: int, stop: int) -> np.ndarray:
+        """Return where in [start, stop) of the stream documents begin, int64."""
+        found = [np.zeros(0, np.int64)]
+        for shard, a, b in self._runs(start, stop):
+            offsets = self._offsets(shard)
+            low, high = np.searchsorted(offsets, [a, b])
+            found.append(offsets[low:high] + self._first[shard])
+        return np.concatenate(found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenStore, (self.directory,)  # memory maps would travel as copies
+
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the shards that [start, stop) crosses, and what of each."""
+        shard = int(np.searchsorted(self._first, start, side="right")) - 1
+        while start < stop and shard < len(self._shards):
+            first, last = int(self._first[shard]), int(self._first[shard + 1])
+            yield shard, start - first, min(stop, last) - first
+            start, shard = last, shard + 1
+
+    def _tokens(self, shard: int) -> np.ndarray:
+        return self._map(self._files(shard).tokens, self._dtype)
+
+    def _offsets(self, shard: int) -> np.ndarray:
+        return self._map(self._files(shard).offsets, np.dtype(np.int64))
+
+    def _map(self, file: Path, dtype: np.dtype) -> np.ndarray:
+        if file.name not in self._maps:
+            self._maps[file.name] = np.memmap(file, dtype, mode="r")
+        return self._maps[file.name]
+
+    def _files(self, shard: int) -> ShardFiles:
+        return ShardFiles(
+            directory=self.directory, shard=shard, num_shards=len(self._shards)
+        )
+
+    def _check_sizes(self, shard: int) -> None:
+        files = self._files(shard)
+        if not files.hold(self._shards[shard], dtype=self._dtype):
+            raise ValueError(f"{files.tokens.name} or its offsets are not as written")

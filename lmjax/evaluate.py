@@ -1,0 +1,82 @@
+"""Evaluation on held-out data: sums and weights until the very end."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from lmjax import device
+from lmjax.config import Config
+from lmjax.data import pipeline
+from lmjax.program import Program
+from lmjax.types import Batch, HostBatch, Metrics, Params
+
+
+def evaluate_split(
+    split: str,
+    params: Params,
+    *,
+    config: Config,
+    program: Program,
+    prepared: pipeline.Prepared,
+) -> dict[str, float]:
+    """Return the metrics on a held-out split, each the exact weighted mean.
+
+    Beside the task's own: `perplexity` (a token), `word_perplexity` (a white-space
+    separated word, or an end of a document) and `bits_per_byte`. The last two spread
+    the nats of all tokens over the words and the UTF-8 bytes of the text, whatever
+    the tokenizer.
+    """
+    stores = prepared.stores[split]
+    batches = pipeline.eval_batches(stores, config, tokenizer=prepared.tokenizer)
+    put = lambda batch: device.put_batch(batch, program.mesh)
+    means = mean_metrics(program.eval_step, params, batches, put=put)
+    nats = means["loss"] * sum(store.num_tokens for store in stores)
+    return means | {
+        "perplexity": _exp(means["loss"]),
+        "word_perplexity": _exp(nats / pipeline.held_out_words(stores)),
+        "bits_per_byte": nats / math.log(2) / pipeline.held_out_bytes(stores),
+    }
+
+
+def mean_metrics(
+    eval_step: Callable[[Params, Batch], Metrics],
+    params: Params,
+    batches: Iterable[HostBatch],
+    *,
+    put: Callable[[HostBatch], Batch],
+) -> dict[str, float]:
+    """Return each metric's sum over its weight, over all batches."""
+    sums: dict[str, tuple[float, float]] = {}
+    waiting: list[Metrics] = []
+    for batch in batches:
+        waiting.append(eval_step(params, put(batch)))
+        if len(waiting) > 2:  # the device stays busy while older results are read
+            _add(sums, waiting.pop(0))
+    for metrics in waiting:
+        _add(sums, metrics)
+    return {name: total / max(weight, 1.0) for name, (total, weight) in sums.items()}
+
+
+def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
+    """Count the values after the best one; 0 if the last is the best (or only) one."""
+    if not values:
+        return 0
+    best = min(values) if mode == "min" else max(values)
+    return len(values) - 1 - values.index(best)
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """Return the metrics on one line, for the console."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def _add(sums: dict[str, tuple[float, float]], metrics: Any) -> None:
+    for name, (total, weight) in jax.device_get(metrics).items():
+        old = sums.get(name, (0.0, 0.0))
+        sums[name] = (old[0] + float(total), old[1] + float(weight))
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else float("inf")

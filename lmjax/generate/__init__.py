@@ -1,0 +1,1 @@
+"""From parameters to text: sampling, decoding with a cache, scoring."""

@@ -1,0 +1,140 @@
+"""Decoding with a cache. B batch, T prompt length."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.config import ConfigError
+from lmjax.data.tokenizer import Tokenizer
+from lmjax.generate.sampling import Sampling, sample
+from lmjax.models import Model
+from lmjax.types import Array, Params
+
+# Prompts and caches are padded to multiples of this, which bounds compilations.
+LENGTH_MULTIPLE = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generator:
+    """A model's decoding functions, compiled once for each shape and sampling."""
+
+    model: Model
+
+    def tokens(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        sampling: Sampling,
+        eos_id: int | None,
+        seed: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """Yield the next token of every prompt, int32 (B,), step by step.
+
+        A row that has ended (with `eos_id`, which is not yielded) yields -1; when all
+        have, or after `max_tokens`, the iterator ends. What a row yields depends on
+        its prompt, its index and the seed alone, not on the rows beside it.
+
+        Raises:
+          ConfigError: an empty prompt, or more tokens than the model has positions.
+        """
+        length = self._check(prompts, max_tokens)
+        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+        tokens = np.zeros((len(prompts), _padded(max(lengths))), np.int32)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        keys = jax.random.split(jax.random.key(seed), len(prompts))
+        cache_length = max(_padded(length), tokens.shape[1] + max_tokens)
+        logits, cache = self._prefill(
+            params, tokens, lengths, cache_length=_padded(cache_length)
+        )
+        step = _Step(logits, jnp.asarray(lengths), cache)
+        waiting = None
+        ended = np.zeros(len(prompts), bool)
+        for _ in range(max_tokens):
+            # The next step is under way before the host looks at this one's token.
+            token, step = self._step(params, step, keys, sampling=sampling)
+            if waiting is not None:
+                yield _hide_ended(waiting, ended, eos_id)
+                if ended.all():
+                    return
+            waiting = token
+        if waiting is not None:
+            last = _hide_ended(waiting, ended, eos_id)
+            if not ended.all():
+                yield last
+
+    def continuations(
+        self, params: Params, prompts: Sequence[Sequence[int]], **options: Any
+    ) -> list[list[int]]:
+        """Return the tokens that follow each prompt; options as for `tokens`."""
+        columns = list(self.tokens(params, prompts, **options))
+        rows = np.stack(columns, axis=1) if columns else np.zeros((len(prompts), 0))
+        return [[int(t) for t in row if t >= 0] for row in rows]
+
+    def _check(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
+        if not prompts or not all(len(prompt) for prompt in prompts):
+            raise ConfigError("prompt: empty, and the tokenizer has no token to begin")
+        if max_tokens < 1:
+            raise ConfigError(f"max_tokens = {max_tokens}: must be >= 1")
+        longest = max(len(prompt) for prompt in prompts)
+        limit = self.model.config.max_length
+        if longest + max_tokens > limit:
+            raise ConfigError(
+                f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
+                f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
+            )
+        return longest + max_tokens
+
+    @functools.cached_property
+    def _prefill(self) -> Any:
+        return jax.jit(self.model.prefill, static_argnames="cache_length")
+
+    @functools.cached_property
+    def _step(self) -> Any:
+        def step(
+            params: Params, before: "_Step", keys: Array, *, sampling: Sampling
+        ) -> tuple[Array, "_Step"]:
+            step_keys = jax.vmap(jax.random.fold_in)(keys, before.positions)
+            token = sample(before.logits, step_keys, sampling=sampling)
+            logits, cache = self.model.decode_step(
+                params, token, before.positions, before.cache
+            )
+            return token, _Step(logits, before.positions + 1, cache)
+
+        return jax.jit(step, static_argnames="sampling", donate_argnums=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """Where decoding stands: logits (B, V) for the tokens at `positions` (B,)."""
+
+    logits: Array
+    positions: Array
+    cache: Any
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a prompt, after the tokenizer's BOS if it has one."""
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return bos + [int(token) for token in tokenizer.encode(text)]
+
+
+def _padded(length: int) -> int:
+    return -(-int(length) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+
+
+def _hide_ended(token: Array, ended: np.ndarray, eos_id: int | None) -> np.ndarray:
+    """Return the tokens on the host, -1 for ended rows, and update `ended`."""
+    row = np.array(token)
+    if eos_id is not None:
+        ended |= row == eos_id
+    row[ended] = -1
+    return row

@@ -1,0 +1,105 @@
+"""Log-probabilities of given texts, by the chain rule. B batch, T length."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.models import Model
+from lmjax.tasks.losses import cross_entropy
+from lmjax.types import Array, Batch, HostBatch, Params
+
+BATCH_SIZE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Tokens to read, and how many of the last are scored, for one text."""
+
+    text: int
+    tokens: Sequence[int]
+    num_scored: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+    """A model's scoring function, compiled once for each padded length."""
+
+    model: Model
+
+    def log_probs(
+        self, params: Params, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[tuple[float, int]]:
+        """Return log P(text | context) in nats, and how many tokens it is over.
+
+        Without a context the first token of a text has nothing to be given, and is
+        not scored. A text longer than the model's positions is read in windows that
+        overlap by half: each token is scored once, given at least that much.
+
+        Args:
+          params: the model's.
+          texts: pairs of token ids, (context, text); either may be empty.
+        """
+        limit = self.model.config.max_length
+        windows = [
+            window
+            for i, (context, text) in enumerate(texts)
+            for window in cut_windows(i, context, text, length=limit)
+        ]
+        windows.sort(key=lambda window: len(window.tokens))
+        totals = [0.0] * len(texts)
+        counts = [0] * len(texts)
+        for first in range(0, len(windows), BATCH_SIZE):
+            group = windows[first : first + BATCH_SIZE]
+            sums = np.asarray(self._score(params, _batch(group, limit)))
+            for window, total in zip(group, sums, strict=False):
+                totals[window.text] += float(total)
+                counts[window.text] += window.num_scored
+        return list(zip(totals, counts, strict=True))
+
+    @functools.cached_property
+    def _score(self) -> Any:
+        def score(params: Params, batch: Batch) -> Array:
+            logits = self.model.apply(params, batch)
+            nll_BT, _ = cross_entropy(logits, batch["targets"])
+            return -jnp.sum(nll_BT * batch["weights"], axis=-1)
+
+        return jax.jit(score)
+
+
+def cut_windows(
+    text: int, context: Sequence[int], tokens: Sequence[int], *, length: int
+) -> Iterator[Window]:
+    """Yield windows of at most `length + 1` tokens that score each token once."""
+    every = [*context, *tokens]
+    scored_from = max(len(context), 1)
+    stride = max(length // 2, 1)
+    start = max(0, scored_from - 1 - stride) if scored_from > length else 0
+    while scored_from < len(every):
+        stop = min(start + length + 1, len(every))
+        yield Window(text, every[start:stop], stop - scored_from)
+        scored_from = stop
+        start = stop - 1 - stride
+
+
+def _batch(windows: Sequence[Window], limit: int) -> HostBatch:
+    """Lay windows out as a batch, padded to a power of two and BATCH_SIZE rows."""
+    longest = max(len(window.tokens) for window in windows) - 1
+    length = min(max(32, 1 << (longest - 1).bit_length()), limit)
+    shape = (BATCH_SIZE, length)
+    batch = {
+        name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segments")
+    }
+    batch["positions"] = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
+    batch["weights"] = np.zeros(shape, np.float32)
+    for row, window in enumerate(windows):
+        n = len(window.tokens) - 1
+        batch["tokens"][row, :n] = window.tokens[:-1]
+        batch["targets"][row, :n] = window.tokens[1:]
+        batch["segments"][row, :n] = 1
+        batch["weights"][row, n - window.num_scored : n] = 1.0
+    return batch

@@ -1,0 +1,201 @@
+"""A trained model to use from Python: `lm = lmjax.load(workdir)`."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lmjax import models, sharding, workdir
+from lmjax.checkpoint import Checkpoints
+from lmjax.config import Config
+from lmjax.data.tokenizer import Tokenizer, load_tokenizer
+from lmjax.generate.decode import Generator, encode_prompt
+from lmjax.generate.sampling import Sampling
+from lmjax.generate.score import Scorer
+from lmjax.models import Model
+from lmjax.types import Array, Batch, Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """Parameters with all that is needed to use them."""
+
+    config: Config
+    tokenizer: Tokenizer
+    model: Model
+    params: Params
+    mesh: Mesh
+    step: int
+
+    def logits(self, tokens: Any, *, segments: Any = None) -> Array:
+        """Return float32 logits (B, T, V) of token ids (B, T).
+
+        Args:
+          tokens: ids; token t's logits are for token t + 1.
+          segments: which text each token belongs to, 0 for padding; by default all of
+            a row is one text. Positions restart where the segment changes.
+        """
+        with jax.set_mesh(self.mesh):
+            return self._apply(self.params, _batch(tokens, segments))
+
+    def hidden(self, tokens: Any, *, segments: Any = None) -> Array:
+        """Return the last hidden states (B, T, D); arguments as for `logits`."""
+        with jax.set_mesh(self.mesh):
+            return self._hidden(self.params, _batch(tokens, segments))
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Return a continuation of each prompt, without the prompt.
+
+        Raises:
+          ConfigError: an option out of range, or too many tokens for the model.
+        """
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        with jax.set_mesh(self.mesh):
+            rows = self._generator.continuations(
+                self.params,
+                [encode_prompt(self.tokenizer, prompt) for prompt in prompts],
+                max_tokens=max_tokens,
+                sampling=sampling,
+                eos_id=self.tokenizer.eos_id,
+                seed=seed,
+            )
+        return [self._decode_after(p, r) for p, r in zip(prompts, rows, strict=True)]
+
+    def stream(
+        self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int = 0
+    ) -> Iterator[str]:
+        """Yield the continuation of one prompt in pieces, as they come."""
+        row: list[int] = []
+        shown = ""
+        with jax.set_mesh(self.mesh):
+            for token in self._generator.tokens(
+                self.params,
+                [encode_prompt(self.tokenizer, prompt)],
+                max_tokens=max_tokens,
+                sampling=sampling,
+                eos_id=self.tokenizer.eos_id,
+                seed=seed,
+            ):
+                row += [int(t) for t in token if t >= 0]
+                text = self._decode_after(prompt, row)
+                # The bytes of a character may come in several tokens.
+                if not text.endswith("\ufffd"):
+                    yield text[len(shown) :]
+                    shown = text
+        yield self._decode_after(prompt, row)[len(shown) :]
+
+    def score(
+        self, texts: Sequence[str | tuple[str, str]], *, eos: bool = False
+    ) -> list[dict[str, float | int | None]]:
+        """Return the log-probability of each text, or of (context, text) pairs.
+
+        Args:
+          texts: the first token of one is scored given the tokenizer's BOS, and not at
+            all if there is neither BOS nor context.
+          eos: also score that the text ends.
+
+        Returns:
+          `log_prob` in nats, `num_tokens` scored, `perplexity` (None of no tokens).
+        """
+        pairs = [text if isinstance(text, tuple) else ("", text) for text in texts]
+        tail = [self.tokenizer.eos_id] if eos else []
+        ids = [
+            (encode_prompt(self.tokenizer, context), [*self._encode(text), *tail])
+            for context, text in pairs
+        ]
+        with jax.set_mesh(self.mesh):
+            scores = self._scorer.log_probs(self.params, ids)
+        return [
+            {
+                "log_prob": log_prob,
+                "num_tokens": num_tokens,
+                "perplexity": float(np.exp(-log_prob / num_tokens))
+                if num_tokens
+                else None,
+            }
+            for log_prob, num_tokens in scores
+        ]
+
+    def _encode(self, text: str) -> list[int]:
+        return [int(t) for t in self.tokenizer.encode(text)]
+
+    def _decode_after(self, prompt: str, ids: Sequence[int]) -> str:
+        """Decode `ids` as what follows the prompt: spaces at the seam are kept."""
+        before = self._encode(prompt)
+        return self.tokenizer.decode([*before, *ids])[
+            len(self.tokenizer.decode(before)) :
+        ]
+
+    @functools.cached_property
+    def _apply(self) -> Any:
+        return jax.jit(self.model.apply)
+
+    @functools.cached_property
+    def _hidden(self) -> Any:
+        return jax.jit(self.model.hidden)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        return Generator(self.model)
+
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.model)
+
+
+def load(
+    directory: str | Path, step: int | None = None, mesh: Mesh | None = None
+) -> LanguageModel:
+    """Return the model of a workdir.
+
+    Args:
+      directory: the workdir of a training run.
+      step: of a checkpoint; by default the newest.
+      mesh: where to put the parameters; by default all local devices, as the run's
+        config says if they fit it, else each a copy.
+
+    Raises:
+      ConfigError: there is no run, or no such checkpoint.
+    """
+    directory = Path(directory).expanduser()
+    config = workdir.read_config(directory)
+    mesh = sharding.make_mesh(config.mesh) if mesh is None else mesh
+    model = models.build(config.model, platform=mesh.devices.flat[0].platform)
+    shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
+    like = jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+        model.shapes,
+        shardings,
+    )
+    checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
+    step = checkpoints.find(step)
+    ema = config.optim.ema_decay > 0
+    params = checkpoints.restore_params(like, step=step, ema=ema)
+    tokenizer = load_tokenizer(directory / "tokenizer")
+    return LanguageModel(config, tokenizer, model, params, mesh, step)
+
+
+def _batch(tokens: Any, segments: Any) -> Batch:
+    tokens_BT = np.asarray(tokens, np.int32)
+    assert tokens_BT.ndim == 2, tokens_BT.shape
+    segments_BT = np.ones_like(tokens_BT) if segments is None else np.asarray(segments)
+    index = np.arange(tokens_BT.shape[1])
+    changes = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
+    starts = np.maximum.accumulate(np.where(changes, index, 0), axis=1)
+    batch = {"tokens": tokens_BT, "segments": segments_BT, "positions": index - starts}
+    return {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}

@@ -1,0 +1,240 @@
+"""What a run says: metrics.jsonl, TensorBoard, and the console."""
+
+import collections
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from tensorboardX import SummaryWriter
+
+from lmjax import device
+from lmjax.config import LogConfig
+from lmjax.program import Program
+from lmjax.types import Metrics
+
+# Steps that the device may be ahead of what the host has read: enough that it never
+# waits for the host, few enough that batches do not pile up.
+STEPS_IN_FLIGHT = 2
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient of a step is not a finite number."""
+
+    def __init__(self, step: int, values: Mapping[str, float]) -> None:
+        super().__init__(
+            f"step {step}: loss = {values['loss']}, grad_norm = {values['grad_norm']}"
+        )
+        self.step = step
+
+
+class MetricLog:
+    """Writes one JSON object for each (step, split), and the same to TensorBoard.
+
+    A run that resumes at `start_step` first drops what was logged after it, so that
+    the log reads as if the run had never stopped.
+    """
+
+    def __init__(self, workdir: Path, config: LogConfig, *, start_step: int) -> None:
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            _keep_until(path, start_step)
+        lines = path.read_text().splitlines() if path.exists() else []
+        objects = (json.loads(line) for line in lines)
+        self.held_out = [line for line in objects if line["split"] != "train"]
+        self.file = path.open("a")
+        self.writer = (
+            SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+            if config.tensorboard
+            else None
+        )
+
+    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Append one object; `values` are plain numbers."""
+        line = {"step": step, "split": split, **values}
+        if split != "train":
+            self.held_out.append(line)
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.writer is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self.writer.add_scalar(f"{split}/{name}", value, step)
+
+    def history(self, split: str, name: str) -> list[float]:
+        """Return one metric's values so far, those before a restart included."""
+        return [
+            line[name]
+            for line in self.held_out
+            if line["split"] == split and name in line
+        ]
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and a last line that a kill cut short."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue
+    part = path.with_suffix(".part")
+    part.write_text("".join(kept))
+    part.replace(path)
+
+
+class ProgressLine:
+    """A live line on a terminal, and a plain one every few seconds elsewhere."""
+
+    def __init__(self, *, start_step: int, num_steps: int, visible: bool = True) -> None:
+        self.console = Console(stderr=True)
+        self.num_steps = num_steps
+        self.visible = visible
+        self.last_print = 0.0
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+            disable=not (visible and self.console.is_terminal),
+            transient=True,
+        )
+        self.task = self.bar.add_task(
+            "", total=num_steps, completed=start_step, text="compiling"
+        )
+        self.start_step, self.start_time = start_step, time.perf_counter()
+        self.bar.start()
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Show where training stands."""
+        text = (
+            f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tokens/s"
+        )
+        self.bar.update(self.task, completed=step, text=text)
+        now = time.perf_counter()
+        if self.bar.disable and self.visible and now - self.last_print > 5.0:
+            self.last_print = now
+            rate = (now - self.start_time) / max(step - self.start_step, 1)
+            left = rate * (self.num_steps - step)
+            self.print(f"step {step}/{self.num_steps}  {text}  {left:,.0f} s left")
+
+    def print(self, text: str) -> None:
+        """Print a line above the live one."""
+        if self.visible:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the live line away."""
+        self.bar.stop()
+
+
+class Meter:
+    """Reads the metrics of each step a little late, so that the device never waits.
+
+    Written every `log.every_steps`: the metrics of that very step (so that a resumed
+    run logs the same), and, over the steps since the last writing, `step_seconds`,
+    `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (model FLOPs utilisation,
+    where the device's peak is known), `data_wait_seconds` and `peak_bytes`.
+    """
+
+    def __init__(
+        self,
+        metric_log: MetricLog,
+        progress: ProgressLine,
+        *,
+        program: Program,
+        first: Mapping[str, float],
+    ) -> None:
+        self.metric_log, self.progress = metric_log, progress
+        self.config = program.config
+        self.flops_per_token = program.flops_per_token
+        self.first = dict(first)
+        self.unread: collections.deque[tuple[int, Metrics]] = collections.deque()
+        self.seconds_waited = 0.0
+        self.steps_timed = 0
+        self.mark = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        begin = time.perf_counter()
+        yield
+        self.seconds_waited += time.perf_counter() - begin
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Read all that is outstanding, and do not count the time inside."""
+        while self.unread:
+            self._read()
+        begin = time.perf_counter()
+        yield
+        self.mark += time.perf_counter() - begin
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Take the metrics of a step that has been dispatched.
+
+        Raises:
+          NonFiniteError: an earlier step went wrong, and the config says to stop.
+        """
+        self.unread.append((step, metrics))
+        if len(self.unread) > STEPS_IN_FLIGHT:
+            self._read()
+
+    def _read(self) -> None:
+        step, metrics = self.unread.popleft()
+        values = {
+            name: float(total) / max(float(weight), 1.0)
+            for name, (total, weight) in jax.device_get(metrics).items()
+        }
+        self.steps_timed += 1
+        finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
+        if not finite and self.config.optim.on_nonfinite == "stop":
+            raise NonFiniteError(step, values)
+        if step % self.config.log.every_steps == 0 or step == self.config.num_steps:
+            values |= self._speed()
+            self.metric_log.write(step, "train", values | self.first)
+            self.progress.update(step, values)
+            self.first = {}
+
+    def _speed(self) -> dict[str, float]:
+        now = time.perf_counter()
+        seconds = (now - self.mark) / self.steps_timed
+        tokens = self.config.batch_size * self.config.data.length / seconds
+        num_devices = jax.device_count()
+        values = {
+            "step_seconds": seconds,
+            "tokens_per_second": tokens,
+            "tokens_per_second_per_device": tokens / num_devices,
+            "data_wait_seconds": self.seconds_waited,
+        }
+        peak, memory = device.peak_flops(), device.peak_bytes()
+        if peak is not None:
+            values["mfu"] = tokens * self.flops_per_token / (peak * num_devices)
+        if memory is not None:
+            values["peak_bytes"] = memory
+        self.mark, self.steps_timed, self.seconds_waited = now, 0, 0.0
+        return values

@@ -1,0 +1,198 @@
+"""The training loop: restore, train, evaluate, log, save, stop."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from lmjax import device, sharding, workdir
+from lmjax.checkpoint import Checkpoints
+from lmjax.config import Config, ConfigError
+from lmjax.data import pipeline
+from lmjax.held_out import HeldOut
+from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine
+from lmjax.program import Program, make_program
+
+EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: run the same command again to go on
+
+
+def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool:
+    """Train in the workdir `directory`, from where it stands, to `config.num_steps`.
+
+    Args:
+      config: the experiment.
+      directory: the workdir; made if it is not there.
+      profile: the steps to write a profiler trace of.
+
+    Returns:
+      Whether the run is finished; if not, it was told to stop, has saved, and goes on
+      when called again.
+
+    Raises:
+      ConfigError: the user's mistake, in one line.
+      FloatingPointError: the loss is not finite and `optim.on_nonfinite` is "stop";
+        the text names the step, its samples and the last good checkpoint.
+    """
+    with workdir.locked(directory), StopSignal() as stop:
+        prepared = pipeline.prepare(config, workdir=directory)
+        config = with_vocabulary(config, prepared.tokenizer.vocab_size)
+        workdir.refuse_other_run(directory, config)
+        workdir.write_config(directory, config)
+        mesh = sharding.make_mesh(config.mesh)
+        with jax.set_mesh(mesh):
+            program = make_program(config, mesh)
+            return _train(program, directory, prepared, stop, profile)
+
+
+def _train(
+    program: Program,
+    directory: Path,
+    prepared: pipeline.Prepared,
+    stop: "StopSignal",
+    profile: range,
+) -> bool:
+    config, mesh = program.config, program.mesh
+    checkpoints = Checkpoints(directory, config.checkpoint)
+    state = checkpoints.restore(program.state_shapes)
+    state = program.init(jax.random.key(config.seed)) if state is None else state
+    start = int(state.step)
+    metric_log = MetricLog(directory, config.log, start_step=start)
+    progress = ProgressLine(start_step=start, num_steps=config.num_steps)
+    held_out = HeldOut(program, prepared, metric_log, progress, directory)
+    if start >= config.num_steps or held_out.exhausted():
+        progress.print(f"finished at step {start}; nothing is left to train")
+        return True
+    progress.print(f"training from step {start} to {config.num_steps}")
+    train_step, seconds = program.compile_train_step()
+    first = {"compile_seconds": seconds}
+    meter = Meter(metric_log, progress, program=program, first=first)
+    batches = pipeline.train_batches(prepared, config, start_step=start)
+    finished = False
+    stop.deferred = True
+    try:
+        for step in range(start + 1, config.num_steps + 1):
+            with meter.waiting():
+                batch = next(batches)
+            with tracing(step, profile, directory):
+                state, metrics = train_step(state, device.put_batch(batch, mesh))
+            meter.add(step, metrics)
+            results = None
+            if step == config.num_steps or due(step, config.eval):
+                with meter.paused():
+                    results = held_out.evaluate(step, state)
+            finished = step == config.num_steps or held_out.exhausted()
+            if finished or due(step, config.sample):
+                with meter.paused():
+                    held_out.sample(step, state)
+            if finished:
+                held_out.finish(step, state)
+            improved = results is not None and held_out.improved()
+            leave = finished or stop.requested
+            if leave or improved or due(step, config.checkpoint):
+                with meter.paused():
+                    checkpoints.save(state, metrics=results)
+            if leave:
+                break
+    except NonFiniteError as error:
+        raise explained(error, config, prepared, checkpoints) from None
+    finally:
+        progress.close()
+        metric_log.close()
+        checkpoints.close()
+    return finished
+
+
+class Every(Protocol):
+    """A section of the config that says how often."""
+
+    @property
+    def every_steps(self) -> int:
+        """Return the steps between, 0 for only at the end."""
+
+
+def due(step: int, section: Every) -> bool:
+    """Return whether the section wants its turn after this step."""
+    return section.every_steps > 0 and step % section.every_steps == 0
+
+
+def with_vocabulary(config: Config, size: int) -> Config:
+    """Return the config with the tokenizer's vocabulary where the model names none.
+
+    Raises:
+      ConfigError: the model's own is too small for the tokenizer.
+    """
+    own = config.model.vocab_size
+    if own and own < size:
+        raise ConfigError(
+            f"config.model.vocab_size = {own}: must be at least the tokenizer's {size}"
+        )
+    model = dataclasses.replace(config.model, vocab_size=own or size)
+    return dataclasses.replace(config, model=model)
+
+
+class StopSignal:
+    """SIGTERM and SIGINT while training: finish the step, save, and leave.
+
+    Before `deferred` is set there is nothing to save, and they leave at once; a second
+    SIGINT does so too.
+    """
+
+    def __init__(self) -> None:
+        self.requested = self.deferred = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.deferred:
+            raise SystemExit(EXIT_STOPPED)
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextlib.contextmanager
+def tracing(step: int, steps: range, directory: Path) -> Iterator[None]:
+    """Write a profiler trace of `steps` to the workdir's `profile/`."""
+    if steps and step == steps.start:
+        jax.profiler.start_trace(str(directory / "profile"))
+    yield
+    if steps and step == steps.stop - 1:
+        jax.effects_barrier()
+        jax.profiler.stop_trace()
+
+
+def explained(
+    error: NonFiniteError,
+    config: Config,
+    prepared: pipeline.Prepared,
+    checkpoints: Checkpoints,
+) -> FloatingPointError:
+    """Return the error with the samples of its step and the last good checkpoint."""
+    samples = pipeline.sample_indices(config, step=error.step - 1)
+    stores, starts = pipeline.locate(
+        prepared.stores["train"], config, samples=samples
+    )
+    checkpoints.wait()
+    saved = checkpoints.steps()
+    good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
+    return FloatingPointError(
+        f"{error}; its batch is samples {samples[0]} to {samples[-1]}, windows at tokens "
+        f"{starts.tolist()} of train stores {stores.tolist()}; {good} "
+        "(config.optim.on_nonfinite='skip' leaves such updates out)"
+    )

@@ -1,0 +1,171 @@
+"""Optimizers, schedules, and which parameters decay."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmjax.config import OptimConfig
+from lmjax.types import Array, Axes, Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Optimizer:
+    """A direction for each gradient, and a learning rate for each step."""
+
+    transform: optax.GradientTransformation
+    learning_rate: Callable[[Array], Array]
+    ema_decay: float
+    skip_nonfinite: bool
+
+    def init(self, params: Params) -> Any:
+        """Return the state before the first step."""
+        return self.transform.init(params)
+
+    def update(
+        self, grads: Params, opt_state: Any, params: Params, step: Array
+    ) -> tuple[Params, Any]:
+        """Return what to add to the parameters, and the next state."""
+        directions, opt_state = self.transform.update(grads, opt_state, params)
+        rate = self.learning_rate(step)
+        return jax.tree.map(lambda d: -rate * d, directions), opt_state
+
+
+def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
+    """Return the optimizer of a config; `axes` tell matrices from stacks of them."""
+    clip, decay = config.clip_norm, config.weight_decay
+    chain = [
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        OPTIMIZERS[config.name](config, axes),
+        optax.add_decayed_weights(decay, _decayed(config, axes))
+        if decay
+        else optax.identity(),
+    ]
+    return Optimizer(
+        transform=optax.chain(*chain),
+        learning_rate=make_schedule(config, num_steps=num_steps),
+        ema_decay=config.ema_decay,
+        skip_nonfinite=config.on_nonfinite == "skip",
+    )
+
+
+def make_schedule(config: OptimConfig, *, num_steps: int) -> Callable[[Array], Array]:
+    """Return the learning rate as a function of the updates done so far.
+
+    It rises linearly over `warmup_steps`, then follows the named shape until
+    `num_steps`; "wsd" (warmup, stable, decay) falls linearly in the last part only.
+    """
+    warmup, final = config.warmup_steps, config.final_fraction
+    shapes = {
+        "constant": lambda p, step: 1.0,
+        "linear": lambda p, step: 1.0 - (1.0 - final) * p,
+        "cosine": lambda p, step: (
+            final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(math.pi * p))
+        ),
+        "inverse_sqrt": lambda p, step: jnp.sqrt(
+            max(warmup, 1) / jnp.maximum(step, max(warmup, 1))
+        ),
+        "wsd": lambda p, step: (
+            1.0
+            - (1.0 - final)
+            * jnp.clip(1.0 - (1.0 - p) / max(config.decay_fraction, 1e-9), 0.0, 1.0)
+        ),
+    }
+
+    def learning_rate(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = jnp.minimum((step + 1.0) / max(warmup, 1), 1.0)
+        progress = jnp.clip((step - warmup) / max(num_steps - warmup, 1), 0.0, 1.0)
+        shape = shapes[config.schedule](progress, step)
+        return config.learning_rate * warm * shape
+
+    return learning_rate
+
+
+def _adamw(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
+    return optax.scale_by_adam(c.b1, c.b2, c.epsilon)
+
+
+def _adafactor(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
+    """Shazeer and Stern 2018: updates relative to each parameter's size."""
+    return optax.chain(
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(),
+    )
+
+
+def _lion(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
+    return optax.scale_by_lion(c.b1, c.b2)
+
+
+def _sgd(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
+    return optax.trace(c.b1)
+
+
+def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
+    """Jordan et al. 2024 for the blocks' matrices, AdamW for all else.
+
+    Orthogonal updates are scaled to the size of AdamW's (Liu et al. 2025), so that
+    both share a learning rate.
+    """
+    numbers = _map_axes(_muon_numbers, axes)
+    labels = _map_axes(
+        lambda path, a: "adamw" if _muon_numbers(path, a) is None else "muon", axes
+    )
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(beta=c.b1, weight_dimension_numbers=numbers),
+        optax.stateless(lambda updates, _: _muon_scale(updates, numbers)),
+    )
+    return optax.partition({"muon": muon, "adamw": _adamw(c, axes)}, labels)
+
+
+def _muon_numbers(path: Any, axes: tuple[str, ...]) -> Any:
+    """Return which dimensions of a kernel are inputs and outputs, or None."""
+    if _kind(path) != "kernel":
+        return None
+    dims = [i for i, axis in enumerate(axes) if axis != "layers"]
+    if axes[dims[0]] == "embed":
+        inputs, outputs = dims[:1], dims[1:]
+    else:
+        inputs, outputs = dims[:-1], dims[-1:]
+    return optax.contrib.MuonDimensionNumbers(tuple(inputs), tuple(outputs))
+
+
+def _muon_scale(updates: Params, numbers: Any) -> Params:
+    def scale(update: Any, dims: Any) -> Any:
+        if isinstance(update, optax.MaskedNode):
+            return update
+        sides = (dims.reduction_axis, dims.output_axis)
+        longer = max(math.prod(update.shape[i] for i in side) for side in sides)
+        return 0.2 * math.sqrt(longer) * update
+
+    masked = lambda x: isinstance(x, optax.MaskedNode)
+    return jax.tree.map(scale, updates, numbers, is_leaf=masked)
+
+
+OPTIMIZERS = {
+    "adamw": _adamw,
+    "adafactor": _adafactor,
+    "lion": _lion,
+    "muon": _muon,
+    "sgd": _sgd,
+}
+
+
+def _decayed(config: OptimConfig, axes: Axes) -> Params:
+    return _map_axes(lambda path, _: _kind(path) in config.decay_kinds, axes)
+
+
+def _kind(path: Any) -> str:
+    """Return what a parameter is: its last name (kernel, embedding, scale, bias)."""
+    return str(path[-1].key)
+
+
+def _map_axes(function: Callable[[Any, Any], Any], axes: Axes) -> Any:
+    is_axes = lambda x: isinstance(x, tuple)
+    return jax.tree_util.tree_map_with_path(function, axes, is_leaf=is_axes)

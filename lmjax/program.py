@@ -1,0 +1,121 @@
+"""The functions of one experiment, jitted for one mesh."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from lmjax import device, models, optim, sharding, tasks
+from lmjax.config import Config
+from lmjax.models import Model
+from lmjax.optim import Optimizer
+from lmjax.step import eval_step, init_state, train_step
+from lmjax.tasks import Task
+from lmjax.types import Array, Batch, Metrics, Params, TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """What a config and a mesh make: nothing here holds an array."""
+
+    config: Config
+    mesh: Mesh
+    model: Model
+    task: Task
+    optimizer: Optimizer
+    state_shapes: TrainState  # jax.ShapeDtypeStruct with shardings
+
+    @functools.cached_property
+    def init(self) -> Callable[[Array], TrainState]:
+        """Return the jitted start: each device makes its own part of the state."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
+        start = functools.partial(
+            init_state, model=self.model, optimizer=self.optimizer
+        )
+        return jax.jit(start, out_shardings=shardings)
+
+    def compile_train_step(
+        self,
+    ) -> tuple[Callable[[TrainState, Batch], tuple[TrainState, Metrics]], float]:
+        """Compile the training step, once; return it and the seconds that took.
+
+        The state is donated: its buffers become those of the next state.
+        """
+        step = functools.partial(
+            train_step,
+            model=self.model,
+            task=self.task,
+            optimizer=self.optimizer,
+            num_microbatches=self.config.num_microbatches,
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
+        jitted = jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(shardings, sharding.replicated(self.mesh)),
+        )
+        begin = time.perf_counter()
+        compiled = jitted.lower(self.state_shapes, self.batch_shapes()).compile()
+        return compiled, time.perf_counter() - begin
+
+    @functools.cached_property
+    def eval_step(self) -> Callable[[Params, Batch], Metrics]:
+        """Return the jitted evaluation of one batch."""
+        step = functools.partial(eval_step, model=self.model, task=self.task)
+        return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
+
+    @property
+    def flops_per_token(self) -> float:
+        """Return the FLOPs of training on one token."""
+        return device.flops_per_token(
+            self.model.config, self.model.shapes, length=self.config.data.length
+        )
+
+    def batch_shapes(self) -> Batch:
+        """Return the shapes and shardings of a global training batch."""
+        shapes = self.task.batch_shapes(self.config.batch_size, self.config.data.length)
+        return _with_sharding(shapes, sharding.batch_sharding(self.mesh))
+
+
+def make_program(config: Config, mesh: Mesh) -> Program:
+    """Build model, task and optimizer, and lay the state over the mesh.
+
+    Raises:
+      ConfigError: a size that the mesh does not divide.
+    """
+    model = models.build(config.model, platform=mesh.devices.flat[0].platform)
+    optimizer = optim.build(
+        config.optim, axes=model.axes, num_steps=config.num_steps
+    )
+    sharding.check_rows("config.batch_size", config.batch_size, mesh)
+    sharding.check_rows("config.eval.batch_size", config.eval.batch_size, mesh)
+    state = jax.eval_shape(
+        functools.partial(init_state, model=model, optimizer=optimizer),
+        jax.random.key(0),
+    )
+    params = sharding.param_shardings(model.axes, model.shapes, mesh)
+    shardings = sharding.state_shardings(state, model.shapes, params, mesh)
+    return Program(
+        config=config,
+        mesh=mesh,
+        model=model,
+        task=tasks.build(config.task),
+        optimizer=optimizer,
+        state_shapes=_with_sharding(state, shardings),
+    )
+
+
+def _with_sharding(shapes: Any, shardings: Any) -> Any:
+    """Return the shapes with a sharding each, or with one for all."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        one = shardings
+        shardings = jax.tree.map(lambda _: one, shapes)
+    return jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+        shapes,
+        shardings,
+    )

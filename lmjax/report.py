@@ -1,0 +1,148 @@
+"""What verbs print about a workdir or a config, beside training it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from lmjax import device, models, sharding, workdir
+from lmjax.config import Config, ConfigError, parse, to_dict
+from lmjax.data import pipeline, tokenizer
+from lmjax.evaluate import evaluate_split
+from lmjax.language_model import load
+from lmjax.program import make_program
+
+
+def after_training(config: Config, directory: Path) -> None:
+    """Print where the results lie, beside compressors if the config asks, a sample."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    last = {line["split"]: line for line in map(json.loads, lines)}
+    samples = sorted((directory / "samples").glob("*.txt"), key=lambda p: int(p.stem))
+    if samples:
+        console.print(f"\n{samples[-1].read_text()}", markup=False)
+    table = Table("split", "loss", "perplexity", "bits per byte")
+    for split in ("valid", "test"):
+        if split in last:
+            names = ("loss", "perplexity", "bits_per_byte")
+            table.add_row(split, *(f"{last[split][name]:.4g}" for name in names))
+    if config.eval.compressors:
+        documents = pipeline.open_documents(config)["valid"]
+        for name, bits in pipeline.compressors(documents).items():
+            table.add_row(f"valid, {name} -9", "", "", f"{bits:.4g}")
+    console.print(table)
+    console.print(f"results: {directory}/ (metrics.jsonl, tensorboard/, checkpoints/)")
+    console.print(
+        f"next:    lmjax generate --workdir={directory} --prompt='...'", markup=False
+    )
+
+
+def evaluate_workdir(
+    directory: Path, *, step: int | None, overrides: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the metrics of a checkpoint on the valid split, then on the test split.
+
+    Overrides may point `data` elsewhere; model and tokenizer stay the run's own.
+    """
+    saved = workdir.read_config(directory)
+    config = parse(to_dict(saved), overrides)
+    if overrides:  # the run's own stores are not to be replaced
+        data = dataclasses.replace(config.data, store=str(directory / "store" / "eval"))
+        config = dataclasses.replace(config, data=data)
+    config = dataclasses.replace(config, model=saved.model, tokenizer=saved.tokenizer)
+    lm = load(directory, step=step)
+    prepared = pipeline.prepare_held_out(config, lm.tokenizer, workdir=directory)
+    with jax.set_mesh(lm.mesh):
+        program = make_program(config, lm.mesh)
+        for split in prepared.stores:
+            metrics = evaluate_split(
+                split, lm.params, config=config, program=program, prepared=prepared
+            )
+            yield {"step": lm.step, "split": split, **metrics}
+
+
+LINES_AT_A_TIME = 1024
+
+
+def score_file(
+    directory: Path, file: Path, *, step: int | None, eos: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield the score of each line of a file, `context<TAB>text` or `text`.
+
+    Raises:
+      ConfigError: the file cannot be read, or is not UTF-8 (with the line).
+    """
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"--input={file}: {error.strerror}") from error
+    if lines[-1] == b"":
+        lines.pop()
+    texts = [_line(file, i, line) for i, line in enumerate(lines, start=1)]
+    lm = load(directory, step=step)
+    for first in range(0, len(texts), LINES_AT_A_TIME):
+        yield from lm.score(texts[first : first + LINES_AT_A_TIME], eos=eos)
+
+
+def _line(file: Path, number: int, line: bytes) -> str | tuple[str, str]:
+    try:
+        text = line.decode().removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}:{number}: not UTF-8: {error.reason}") from error
+    context, tab, rest = text.partition("\t")
+    return (context, rest) if tab else text
+
+
+def describe(config: Config, *, num_devices: int) -> None:
+    """Print each parameter's shape, axes and part on one device, then the totals.
+
+    Args:
+      config: the experiment.
+      num_devices: devices of a mesh that need not exist; 0 for as many as the mesh
+        says (1 for an axis of -1).
+    """
+    size = config.model.vocab_size or tokenizer.vocab_size(config.tokenizer)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, vocab_size=size)
+    )
+    axes = dataclasses.asdict(config.mesh).values()
+    mesh = sharding.abstract_mesh(
+        config.mesh, num_devices or math.prod(max(axis, 1) for axis in axes)
+    )
+    model = models.build(config.model, platform="cpu")
+    shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
+    table = Table("parameter", "shape", "axes", "sharding", "on a device")
+    total = local = 0
+    for (path, leaf), names, s in zip(
+        jax.tree_util.tree_leaves_with_path(model.shapes),
+        jax.tree.leaves(model.axes, is_leaf=lambda x: isinstance(x, tuple)),
+        jax.tree.leaves(shardings),
+        strict=True,
+    ):
+        part = s.shard_shape(leaf.shape)
+        total, local = total + leaf.size, local + math.prod(part)
+        table.add_row(
+            jax.tree_util.keystr(path, simple=True, separator="."),
+            _shape(leaf.shape),
+            ", ".join(names),
+            ", ".join(axis or "-" for axis in s.spec),
+            _shape(part),
+        )
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    flops = device.flops_per_token(
+        model.config, model.shapes, length=config.data.length
+    )
+    console.print(f"parameters: {total:,} ({total * 4 / 2**30:.3g} GiB in float32)")
+    console.print(f"mesh: {dict(mesh.shape)}: {local:,} parameters on each device")
+    console.print(f"training FLOPs a token: {flops:.4g} (length {config.data.length})")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,121 @@
+"""The training step, as pure functions. B batch rows, M microbatches."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmjax.models import Model
+from lmjax.optim import Optimizer
+from lmjax.tasks import Task
+from lmjax.types import Array, Batch, Metrics, Params, TrainState
+
+
+def init_state(key: Array, *, model: Model, optimizer: Optimizer) -> TrainState:
+    """Return the state before the first step."""
+    params_key, step_key = jax.random.split(key)
+    params = model.init(params_key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        key=step_key,
+        num_skipped=jnp.zeros((), jnp.int32),
+        # Copied: two leaves of a donated state must not share a buffer.
+        ema_params=jax.tree.map(jnp.copy, params) if optimizer.ema_decay else None,
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: Model,
+    task: Task,
+    optimizer: Optimizer,
+    num_microbatches: int,
+) -> tuple[TrainState, Metrics]:
+    """Update the parameters once by the mean gradient over the batch's weights.
+
+    The metrics are the task's, and `grad_norm` (before clipping), `update_norm`,
+    `learning_rate` and `num_skipped` (updates left out so far).
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    grads, weight, metrics = accumulate(
+        state.params, batch, key, model=model, task=task, num=num_microbatches
+    )
+    grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1.0), grads)
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params, state.step
+    )
+    grad_norm = optax.tree.norm(grads)
+    params = optax.apply_updates(state.params, updates)
+    ema_params = _average(state.ema_params, params, optimizer.ema_decay)
+    num_skipped = state.num_skipped
+    if optimizer.skip_nonfinite:
+        good = jnp.isfinite(grad_norm)
+        old = (state.params, state.opt_state, state.ema_params)
+        params, opt_state, ema_params = jax.tree.map(
+            lambda a, b: jnp.where(good, a, b), (params, opt_state, ema_params), old
+        )
+        num_skipped = num_skipped + ~good
+    state = TrainState(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        key=state.key,
+        num_skipped=num_skipped,
+        ema_params=ema_params,
+    )
+    scalars = {
+        "grad_norm": grad_norm,
+        "update_norm": optax.tree.norm(updates),
+        "learning_rate": optimizer.learning_rate(state.step - 1),
+        "num_skipped": num_skipped,
+    }
+    return state, metrics | {name: (value, 1.0) for name, value in scalars.items()}
+
+
+def eval_step(params: Params, batch: Batch, *, model: Model, task: Task) -> Metrics:
+    """Return the task's metrics on one held-out batch."""
+    return task.evaluate(model, params, batch)
+
+
+def accumulate(
+    params: Params, batch: Batch, key: Array, *, model: Model, task: Task, num: int
+) -> tuple[Params, Array, Metrics]:
+    """Return the gradient of the summed loss, its weight, and metrics.
+
+    Summed over `num` microbatches, one after another: they are equal to one batch to
+    rounding, however the weights fall.
+    """
+
+    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Any]:
+        loss_sum, weight, metrics = task.loss(model, params, batch, key)
+        return loss_sum, (weight, metrics)
+
+    def grad(batch: Batch, key: Array) -> tuple[Params, Array, Metrics]:
+        grads, (weight, metrics) = jax.grad(loss, has_aux=True)(params, batch, key)
+        return grads, weight, metrics
+
+    if num == 1:
+        return grad(batch, key)
+
+    def body(sums: Any, inputs: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, grad(*inputs)), None
+
+    # Row r goes to microbatch r % M: every device keeps the rows it holds.
+    parts = jax.tree.map(
+        lambda x: x.reshape(-1, num, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    keys = jax.random.split(key, num)
+    shapes = jax.eval_shape(grad, jax.tree.map(lambda x: x[0], parts), keys[0])
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(body, zeros, (parts, keys))[0]
+
+
+def _average(average: Params | None, params: Params, decay: float) -> Params | None:
+    if average is None:
+        return None
+    return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)

@@ -1,0 +1,77 @@
+"""The directory of one run: who works in it, and which experiment it holds."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmjax.config import Config, ConfigError, changed_identity, parse, to_dict
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Hold the workdir for this process alone.
+
+    Raises:
+      ConfigError: it cannot be made, or another process holds it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir}: cannot be written: {error.strerror}"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise ConfigError(
+                f"--workdir={workdir}: in use by process {holder}"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def read_config(workdir: Path) -> Config:
+    """Return the config of the run in `workdir`.
+
+    Raises:
+      ConfigError: there is none, or it cannot be read.
+    """
+    path = workdir / "config.json"
+    try:
+        return parse(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise ConfigError(f"--workdir={workdir}: holds no run (no config.json)") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+
+
+def write_config(workdir: Path, config: Config) -> None:
+    """Save the config, replacing the earlier one whole."""
+    part = workdir / "config.json.part"
+    part.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    part.replace(workdir / "config.json")
+
+
+def refuse_other_run(workdir: Path, config: Config) -> None:
+    """Raise if the workdir holds a run of another model or other data.
+
+    Raises:
+      ConfigError: naming each leaf that changed and must not.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    changed = changed_identity(read_config(workdir), config)
+    if changed:
+        raise ConfigError(
+            f"--workdir={workdir}: holds another run: {'; '.join(changed)} "
+            "(take these back, or choose another --workdir)"
+        )
