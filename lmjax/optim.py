@@ -114,9 +114,7 @@ def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
     both share a learning rate.
     """
     numbers = _map_axes(_muon_numbers, axes)
-    labels = _map_axes(
-        lambda path, a: "adamw" if _muon_numbers(path, a) is None else "muon", axes
-    )
+    labels = _map_axes(lambda path, _: _muon_label(path), axes)
     muon = optax.chain(
         optax.contrib.scale_by_muon(beta=c.b1, weight_dimension_numbers=numbers),
         optax.stateless(lambda updates, _: _muon_scale(updates, numbers)),
@@ -124,28 +122,27 @@ def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
     return optax.partition({"muon": muon, "adamw": _adamw(c, axes)}, labels)
 
 
+def _muon_label(path: Any) -> str:
+    return "muon" if _kind(path) == "kernel" else "adamw"
+
+
 def _muon_numbers(path: Any, axes: tuple[str, ...]) -> Any:
-    """Return which dimensions of a kernel are inputs and outputs, or None."""
-    if _kind(path) != "kernel":
-        return None
+    """Return which dimensions of a kernel are its inputs and which its outputs."""
+    if _muon_label(path) != "muon":
+        return optax.MaskedNode()
     dims = [i for i, axis in enumerate(axes) if axis != "layers"]
-    if axes[dims[0]] == "embed":
-        inputs, outputs = dims[:1], dims[1:]
-    else:
-        inputs, outputs = dims[:-1], dims[-1:]
-    return optax.contrib.MuonDimensionNumbers(tuple(inputs), tuple(outputs))
+    cut = 1 if axes[dims[0]] == "embed" else len(dims) - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(dims[:cut]), tuple(dims[cut:]))
 
 
 def _muon_scale(updates: Params, numbers: Any) -> Params:
-    def scale(update: Any, dims: Any) -> Any:
-        if isinstance(update, optax.MaskedNode):
-            return update
+    def scale(dims: Any, update: Array) -> Array:
         sides = (dims.reduction_axis, dims.output_axis)
         longer = max(math.prod(update.shape[i] for i in side) for side in sides)
         return 0.2 * math.sqrt(longer) * update
 
-    masked = lambda x: isinstance(x, optax.MaskedNode)
-    return jax.tree.map(scale, updates, numbers, is_leaf=masked)
+    is_numbers = lambda x: isinstance(x, optax.contrib.MuonDimensionNumbers)
+    return jax.tree.map(scale, numbers, updates, is_leaf=is_numbers)
 
 
 OPTIMIZERS = {

@@ -3,25 +3,30 @@
 Shapes: B rows of a batch, or this host's share of them; T tokens in a window.
 """
 
+import atexit
 import dataclasses
+import logging
 import lzma
+import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmjax.config import Config, ConfigError, SourceConfig
 from lmjax.data import order, packing, store_builder, tokenizer
+from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import Documents
-from lmjax.data.locking import locked
 from lmjax.data.sources import Split, open_source
 from lmjax.data.token_store import TokenStore
 from lmjax.data.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
+
+_log = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
@@ -83,13 +88,14 @@ def prepare_tokenizer(
     """Return the tokenizer kept in WORKDIR/tokenizer, made anew if it is another's."""
     directory = Path(workdir) / "tokenizer"
     trained = config.tokenizer.kind == "sentencepiece" and not config.tokenizer.path
-    with locked(directory):
+    with one_line_errors(directory), locked(directory):
         if trained and (kept := tokenizer.read_manifest(directory)):
             recipe = tokenizer.recipe_fingerprint(
                 config.tokenizer, documents=documents, seed=config.seed
             )
             if kept.get("made_from") == recipe:
                 return tokenizer.load_tokenizer(directory)
+            _log.warning("%s: made for other text or settings; made again", directory)
         made = tokenizer.make_tokenizer(
             config.tokenizer, documents=documents, seed=config.seed
         )
@@ -104,11 +110,11 @@ def train_batches(
     start_step: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator["HostBatch"]:
+) -> Generator["HostBatch", None, None]:
     """Return this host's rows of the batches from `start_step` to the last step.
 
     Batches are cut ahead of time in a thread, or in `config.data.num_workers`
-    processes. The iterator has a method `close`.
+    processes; `close` stops them, and so does the end of the program.
 
     Raises:
       ConfigError: the batch does not divide among the hosts.
@@ -136,7 +142,7 @@ def train_batches(
                 num_workers=num_workers, per_worker_buffer_size=-(-ahead // num_workers)
             )
         )
-    return iter(batches)
+    return _closed_at_exit(_copied(iter(batches)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -340,6 +346,32 @@ def _cut(
         name: np.concatenate([batch[name] for batch in cut.values()])[back]
         for name in names
     }
+
+
+def _copied(batches: Any) -> Generator["HostBatch", None, None]:
+    """Copy batches out of the memory that loader processes share; stop them after."""
+
+    def copy(batch: "HostBatch") -> "HostBatch":
+        return {name: np.array(value) for name, value in batch.items()}
+
+    try:
+        yield from map(copy, batches)
+    finally:
+        batches.close()
+
+
+def _closed_at_exit(
+    batches: Generator["HostBatch", None, None],
+) -> Generator["HostBatch", None, None]:
+    """Have loader processes end before the interpreter does, if nobody ended them."""
+    reference = weakref.ref(batches)
+
+    def close() -> None:
+        if (alive := reference()) is not None:
+            alive.close()
+
+    atexit.register(close)
+    return batches
 
 
 def _let_grain_read_its_flags() -> None:

@@ -7,7 +7,6 @@ and several jobs can share one: `build_shards` in each, then `finish`.
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
@@ -22,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from lmjax.config import ConfigError
+from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import Documents, estimate_bytes
-from lmjax.data.locking import locked
 from lmjax.data.token_store import (
     MANIFEST,
     VERSION,
@@ -137,7 +136,7 @@ def build_store(
     Raises:
       ConfigError: a document cannot be read, or the directory cannot be written.
     """
-    with _one_line_errors(directory), locked(Path(directory)):
+    with one_line_errors(directory), locked(Path(directory)):
         store = _open_if_current(Path(directory), identity(documents, tokenizer))
         if store is not None:
             return store
@@ -156,7 +155,7 @@ def build_shards(
 
     Shards that are complete and up to date are left as they are.
     """
-    with _one_line_errors(plan.directory):
+    with one_line_errors(plan.directory):
         plan.directory.mkdir(parents=True, exist_ok=True)
         _build(plan, shards, num_workers=num_workers, label=label)
 
@@ -170,7 +169,7 @@ def finish(plan: Plan) -> TokenStore:
     missing = [s for s in range(plan.num_shards) if plan.finished(s) is None]
     if missing:
         raise ConfigError(f"{plan.directory}: shards {missing} are still to be built")
-    with _one_line_errors(plan.directory), locked(plan.directory):
+    with one_line_errors(plan.directory), locked(plan.directory):
         return _finish(plan)
 
 
@@ -313,18 +312,6 @@ def _written_whole(file: Path) -> Iterator[Any]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def _one_line_errors(directory: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "; free space, or set config.data.store elsewhere" if full else ""
-        raise ConfigError(
-            f"{directory}: cannot write the token store: {error.strerror}{hint}"
-        ) from error
 
 
 def _show_progress(done: Iterable[int], *, total: int, label: str) -> None:

@@ -77,18 +77,25 @@ def _builder(name: str, *, path: str) -> Any:
     try:
         # The one format that can be read in full without TensorFlow.
         builder = tfds.builder(name, file_format="array_record")
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except Exception as error:  # of many types, for the name, config and version
         base = name.partition("/")[0].partition(":")[0]
+        catalog = tfds.list_builders(with_community_datasets=False)
+        hint = "" if base in catalog else nearest(base, catalog)
         raise ConfigError(
-            f"{path} = {name!r}: neither in the TFDS catalog nor a directory that TFDS "
-            f"built{nearest(base, tfds.list_builders())}"
+            f"{path} = {name!r}: neither a directory that TFDS built nor in its catalog"
+            f"{hint}: {_first_line(error)}"
         ) from error
     try:
         builder.download_and_prepare()
     except Exception as error:  # a download fails in as many ways as there are servers
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ConfigError(f"{path} = {name!r}: cannot be prepared: {reason}") from error
+        raise ConfigError(
+            f"{path} = {name!r}: cannot be prepared: {_first_line(error)}"
+        ) from error
     return builder
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _checked_format(builder: Any, name: str, *, path: str) -> Any:
@@ -117,8 +124,8 @@ def _check_field(builder: Any, field: str, *, path: str) -> None:
             f"{path} = {field!r}: no such feature{nearest(field, list(features))}; "
             f"{builder.info.name} has {', '.join(features)}"
         )
-    if features[field].shape != () or features[field].np_dtype is not np.object_:
-        raise ConfigError(f"{path} = {field!r}: is no text but {features[field]}")
+    if features[field].shape != () or features[field].np_dtype != np.object_:
+        raise ConfigError(f"{path} = {field!r}: is not text but {features[field]}")
 
 
 def _base(split: str) -> str:

@@ -1,0 +1,32 @@
+"""Writing in a directory: one process at a time, and errors a user can act on."""
+
+import contextlib
+import errno
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmjax.config import ConfigError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; the system lets go of it when its process dies."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def one_line_errors(directory: str | Path) -> Iterator[None]:
+    """Turn what the system says against writing into a `ConfigError`."""
+    try:
+        yield
+    except OSError as error:
+        hint = "; free some space, or write elsewhere" if error.errno in _FULL else ""
+        raise ConfigError(
+            f"{directory}: cannot be written: {error.strerror}{hint}"
+        ) from error

@@ -1,0 +1,234 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from lmjax import config as config_lib
+from lmjax.config import ConfigError
+from lmjax.data import order, pipeline
+
+
+def parse(path, **sections):
+    base = {
+        "num_steps": 12,
+        "batch_size": 6,
+        "tokenizer": {"kind": "bytes"},
+        "data": {"source": "text", "path": path, "length": 16, "holdout_every": 5},
+        "model": {"dim": 8, "num_heads": 1},
+    }
+    for name, section in sections.items():
+        both = {**base.get(name, {}), **section} if type(section) is dict else section
+        base[name] = both
+    return config_lib.parse(base)
+
+
+def assert_equal(batches, expected):
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected, strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+def concatenate(*hosts):
+    return [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*hosts, strict=True)
+    ]
+
+
+def train(prepared, config, **options):
+    return list(pipeline.train_batches(prepared, config, **options))
+
+
+@pytest.fixture
+def mixture(corpus):
+    parts = tuple(
+        {"source": "text", "path": corpus, "holdout_every": n, "weight": weight}
+        for n, weight in [(5, 3.0), (7, 1.0)]
+    )
+    return parse(corpus, data={"source": "mixture", "path": "", "mixture": parts})
+
+
+@pytest.fixture(params=["one source", "mixture"])
+def config(request, corpus):
+    if request.param == "mixture":
+        return request.getfixturevalue("mixture")
+    return parse(corpus)
+
+
+@pytest.fixture
+def prepared(config, tmp_path):
+    return pipeline.prepare(config, workdir=tmp_path / "work")
+
+
+def test_any_start_gives_the_same_steps(prepared, config):
+    whole = train(prepared, config, start_step=0)
+    assert len(whole) == config.num_steps
+    assert whole[0]["tokens"].shape == (6, 16)
+    for start in (1, 7, 12, 13):
+        assert_equal(train(prepared, config, start_step=start), whole[start:])
+
+
+@pytest.mark.parametrize("process_count", [2, 3])
+def test_hosts_divide_the_same_batches(prepared, config, process_count):
+    hosts = [
+        train(
+            prepared,
+            config,
+            start_step=0,
+            process_index=index,
+            process_count=process_count,
+        )
+        for index in range(process_count)
+    ]
+    assert_equal(concatenate(*hosts), train(prepared, config, start_step=0))
+
+
+def test_loader_processes_give_the_same_batches(corpus, tmp_path):
+    config = parse(corpus)
+    prepared = pipeline.prepare(config, workdir=tmp_path / "work")
+    data = dataclasses.replace(config.data, num_workers=2)
+    in_processes = dataclasses.replace(config, data=data)
+    batches = pipeline.train_batches(prepared, in_processes, start_step=3)
+    first = list(itertools.islice(batches, 5))
+    batches.close()
+    assert_equal(first, train(prepared, config, start_step=3)[:5])
+
+
+def test_locate_tells_what_a_step_sees(prepared, config):
+    batch = train(prepared, config, start_step=4)[0]
+    samples = pipeline.sample_indices(config, step=4)
+    stores = prepared.stores["train"]
+    parts, starts = pipeline.locate(stores, config, samples=samples)
+    for row, (part, start) in enumerate(zip(parts, starts, strict=True)):
+        stop = min(int(start) + 16, stores[part].num_tokens)
+        expected = stores[part].read(int(start), stop)
+        np.testing.assert_array_equal(batch["targets"][row, : len(expected)], expected)
+
+
+def test_a_mixture_follows_its_weights(mixture, tmp_path):
+    prepared = pipeline.prepare(mixture, workdir=tmp_path / "work")
+    samples = np.arange(order.PATTERN)
+    parts, _ = pipeline.locate(prepared.stores["train"], mixture, samples=samples)
+    assert np.bincount(parts).tolist() == [3072, 1024]
+
+
+def test_seeds_change_the_order(corpus, tmp_path):
+    batches = []
+    for seed in (0, 1):
+        config = parse(corpus, seed=seed)
+        prepared = pipeline.prepare(config, workdir=tmp_path / "work")
+        batches.append(train(prepared, config, start_step=0)[0]["targets"])
+    assert (batches[0] != batches[1]).any()
+
+
+@pytest.mark.parametrize("length", [1, 13, 16])
+@pytest.mark.parametrize("batch_size", [6, 12])
+@pytest.mark.parametrize("process_count", [1, 2, 3])
+def test_every_held_out_token_is_seen_once(
+    prepared, config, length, batch_size, process_count
+):
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, length=length),
+        eval=dataclasses.replace(config.eval, batch_size=batch_size),
+    )
+    stores = prepared.stores["valid"]
+    hosts = [
+        list(
+            pipeline.eval_batches(
+                stores,
+                config,
+                tokenizer=prepared.tokenizer,
+                process_index=index,
+                process_count=process_count,
+            )
+        )
+        for index in range(process_count)
+    ]
+    batches = concatenate(*hosts)
+    assert len(batches) == pipeline.num_eval_batches(stores, config)
+    assert {batch["tokens"].shape for batch in batches} == {(batch_size, length)}
+    seen = np.concatenate([b["targets"][b["weights"] > 0] for b in batches])
+    stream = np.concatenate([store.read(0, store.num_tokens) for store in stores])
+    np.testing.assert_array_equal(seen, stream)
+    for batch in batches:
+        np.testing.assert_array_equal(batch["segments"] == 0, batch["weights"] == 0)
+
+
+def test_evaluation_can_stop_early(prepared, config):
+    stores = prepared.stores["valid"]
+    config = dataclasses.replace(
+        config, eval=dataclasses.replace(config.eval, num_batches=2)
+    )
+    batches = pipeline.eval_batches(stores, config, tokenizer=prepared.tokenizer)
+    assert len(list(batches)) == pipeline.num_eval_batches(stores, config) == 2
+
+
+def test_batches_must_divide_among_hosts(prepared, config):
+    with pytest.raises(ConfigError, match=r"config\.batch_size = 6: .* 4 processes"):
+        train(prepared, config, start_step=0, process_count=4)
+
+
+def test_a_corpus_shorter_than_a_window(tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.txt").write_text("abc")
+    config = parse(str(tmp_path / "*.txt"))
+    prepared = pipeline.prepare(config, workdir=tmp_path / "work")
+    for batch in train(prepared, config, start_step=0):
+        assert (batch["weights"].sum(axis=1) == 4).all()
+        assert set(np.sort(batch["targets"][:, :4]).ravel()) == {97, 98, 99, 256}
+
+
+def test_a_workdir_that_cannot_be_made(corpus, tmp_path):
+    (tmp_path / "work").write_text("a file is in the way")
+    with pytest.raises(ConfigError, match="tokenizer: cannot be written: Not a dir"):
+        pipeline.prepare(parse(corpus), workdir=tmp_path / "work")
+
+
+def trained(corpus, **tokenizer):
+    return parse(corpus, tokenizer={"kind": "sentencepiece", **tokenizer})
+
+
+def test_a_trained_tokenizer_is_kept(corpus, tmp_path):
+    config = trained(corpus, vocab_size=290)
+    first = pipeline.prepare(config, workdir=tmp_path / "work")
+    model = tmp_path / "work" / "tokenizer" / "sentencepiece.model"
+    before = model.stat().st_mtime_ns
+    again = pipeline.prepare(config, workdir=tmp_path / "work")
+    assert model.stat().st_mtime_ns == before
+    assert again.tokenizer.fingerprint() == first.tokenizer.fingerprint()
+    other = pipeline.prepare(trained(corpus, vocab_size=285), workdir=tmp_path / "work")
+    assert other.tokenizer.vocab_size == 285
+    store = other.stores["valid"][0]
+    assert store.num_tokens > first.stores["valid"][0].num_documents
+
+
+def test_experiments_share_a_place_for_stores(corpus, tmp_path):
+    shared = {"store": str(tmp_path / "shared")}
+    for length in (16, 8):
+        config = parse(corpus, data={**shared, "length": length})
+        pipeline.prepare(config, workdir=tmp_path / str(length))
+    assert len(list((tmp_path / "shared").iterdir())) == 2  # train and valid
+    config = parse(corpus, data={**shared, "holdout_every": 4})
+    pipeline.prepare(config, workdir=tmp_path / "third")
+    assert len(list((tmp_path / "shared").iterdir())) == 4
+
+
+def test_held_out_counts(prepared, config):
+    documents = pipeline.open_documents(config)["valid"]
+    texts = [part[i] for part in documents for i in range(len(part))]
+    stores = prepared.stores["valid"]
+    assert pipeline.held_out_bytes(stores) == sum(len(t.encode()) for t in texts)
+    words = sum(len(text.split()) + 1 for text in texts)
+    assert pipeline.held_out_words(stores) == words
+
+
+def test_compressors(texts):
+    random = np.random.default_rng(0).integers(0, 128, 50_000).astype(np.uint8)
+    bits = pipeline.compressors([texts([random.tobytes().decode()])])
+    assert all(7.0 < value < 7.3 for value in bits.values())
+    bits = pipeline.compressors([texts(["a" * 50_000]), texts(["a" * 50_000])])
+    assert all(value < 0.02 for value in bits.values())
