@@ -148,7 +148,7 @@ class Checkpoints:
 
 def _items(state: TrainState) -> dict[str, Any]:
     """Return the state in parts that can be read alone, its key as plain numbers."""
-    key = state.key
+    key: Any = state.key
     if isinstance(key, jax.ShapeDtypeStruct):
         data = jax.eval_shape(jax.random.key_data, key)
         key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)

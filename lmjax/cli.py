@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    overrides = [_after(arg, "--config.") for arg in argv if arg.startswith("--config.")]
+    overrides = [
+        _after(arg, "--config.") for arg in argv if arg.startswith("--config.")
+    ]
     rest = [arg for arg in argv if not arg.startswith("--config.")]
     args, unknown = _parser().parse_known_args(rest)
     args.overrides = overrides
@@ -169,7 +171,9 @@ def _profile(text: str | None) -> range:
         first, count = (int(part) for part in text.split(":"))
         return range(first, first + count)
     except ValueError as error:
-        raise ConfigError(f"--profile={text}: must be STEP:STEPS, as in 20:5") from error
+        raise ConfigError(
+            f"--profile={text}: must be STEP:STEPS, as in 20:5"
+        ) from error
 
 
 def _after(text: str, prefix: str) -> str:

@@ -228,7 +228,9 @@ class MeshConfig:
         if list(sizes.values()).count(-1) > 1:
             yield f"{path} = {sizes}: at most one axis may be -1"
         yield from (
-            f"{path}.{axis} = 0: must be >= 1, or -1" for axis in sizes if not sizes[axis]
+            f"{path}.{axis} = 0: must be >= 1, or -1"
+            for axis in sizes
+            if not sizes[axis]
         )
 
 
@@ -425,7 +427,9 @@ def _apply_override(nested: dict[str, Any], text: str, mistakes: list[str]) -> N
             return
         kind = fields[name]
     if dataclasses.is_dataclass(kind):
-        mistakes.append(f"config.{path} = {value!r}: is a section; set one of its leaves")
+        mistakes.append(
+            f"config.{path} = {value!r}: is a section; set one of its leaves"
+        )
         return
     for name in sections:
         nested = nested.setdefault(name, {})
@@ -449,7 +453,9 @@ def _build(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
         mistakes.append(f"{path} = {value!r}: must be a section")
         return None
     fields = _fields(kind)
-    mistakes += [_unknown(f"{path}.{k}", k, list(fields)) for k in value.keys() - fields]
+    mistakes += [
+        _unknown(f"{path}.{k}", k, list(fields)) for k in value.keys() - fields
+    ]
     before = len(mistakes)
     leaves = {
         name: _convert(fields[name], item, f"{path}.{name}", mistakes)

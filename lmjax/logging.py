@@ -106,7 +106,9 @@ def _keep_until(path: Path, step: int) -> None:
 class ProgressLine:
     """A live line on a terminal, and a plain one every few seconds elsewhere."""
 
-    def __init__(self, *, start_step: int, num_steps: int, visible: bool = True) -> None:
+    def __init__(
+        self, *, start_step: int, num_steps: int, visible: bool = True
+    ) -> None:
         self.console = Console(stderr=True)
         self.num_steps = num_steps
         self.visible = visible
@@ -131,9 +133,7 @@ class ProgressLine:
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show where training stands."""
-        text = (
-            f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tokens/s"
-        )
+        text = f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tokens/s"
         self.bar.update(self.task, completed=step, text=text)
         now = time.perf_counter()
         if self.bar.disable and self.visible and now - self.last_print > 5.0:

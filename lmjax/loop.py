@@ -10,7 +10,6 @@ from types import FrameType
 from typing import Any, Protocol
 
 import jax
-from jax.sharding import Mesh
 
 from lmjax import device, sharding, workdir
 from lmjax.checkpoint import Checkpoints
@@ -185,9 +184,7 @@ def explained(
 ) -> FloatingPointError:
     """Return the error with the samples of its step and the last good checkpoint."""
     samples = pipeline.sample_indices(config, step=error.step - 1)
-    stores, starts = pipeline.locate(
-        prepared.stores["train"], config, samples=samples
-    )
+    stores, starts = pipeline.locate(prepared.stores["train"], config, samples=samples)
     checkpoints.wait()
     saved = checkpoints.steps()
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"

@@ -88,9 +88,7 @@ def make_program(config: Config, mesh: Mesh) -> Program:
       ConfigError: a size that the mesh does not divide.
     """
     model = models.build(config.model, platform=mesh.devices.flat[0].platform)
-    optimizer = optim.build(
-        config.optim, axes=model.axes, num_steps=config.num_steps
-    )
+    optimizer = optim.build(config.optim, axes=model.axes, num_steps=config.num_steps)
     sharding.check_rows("config.batch_size", config.batch_size, mesh)
     sharding.check_rows("config.eval.batch_size", config.eval.batch_size, mesh)
     state = jax.eval_shape(

@@ -49,7 +49,9 @@ def read_config(workdir: Path) -> Config:
     try:
         return parse(json.loads(path.read_text()))
     except FileNotFoundError as error:
-        raise ConfigError(f"--workdir={workdir}: holds no run (no config.json)") from error
+        raise ConfigError(
+            f"--workdir={workdir}: holds no run (no config.json)"
+        ) from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
 

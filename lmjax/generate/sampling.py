@@ -48,5 +48,7 @@ def _keep_top_p(logits_BV: Array, top_p: float) -> Array:
     probabilities = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     # A token stays while those before it do not yet make up top_p: at least one does.
-    lowest = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+    lowest = jnp.min(
+        jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True
+    )
     return jnp.where(logits_BV < lowest, -jnp.inf, logits_BV)

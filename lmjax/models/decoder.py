@@ -17,7 +17,7 @@ from lmjax.types import Array
 
 
 class Decoder(nnx.Module):
-    """GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023), and what lies between."""
+    """GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023), and all between."""
 
     def __init__(self, key: Array, config: DecoderConfig) -> None:
         c, keys = config, jax.random.split(key, 5)
@@ -82,15 +82,9 @@ class Decoder(nnx.Module):
         """Return who sees whom, and the cache knowing of the new tokens."""
         keys = (positions_BT, segments_BT)
         if cache is not None:
-            old = (cache.positions_BS, cache.segments_BS)
-            keys = tuple(
-                jax.lax.dynamic_update_slice(into, new, (0, cache.slot))
-                for into, new in zip(old, keys, strict=True)
-            )
-            cache = KVCache(cache.k_LBSKH, cache.v_LBSKH, *keys, slot=cache.slot)
+            cache = cache.extend(positions_BT, segments_BT)
+            keys = (cache.positions_BS, cache.segments_BS)
         mask = attention_mask(
             positions_BT, segments_BT, *keys, causal=True, window=self.config.window
         )
         return mask, cache
-
-

@@ -32,6 +32,16 @@ class KVCache:
     segments_BS: Array
     slot: Array  # int32 scalar: the next to be filled
 
+    def extend(self, positions_BT: Array, segments_BT: Array) -> "KVCache":
+        """Say what T tokens at the slots from `slot` on are."""
+        start = (0, self.slot)
+        update = jax.lax.dynamic_update_slice
+        return dataclasses.replace(
+            self,
+            positions_BS=update(self.positions_BS, positions_BT, start),
+            segments_BS=update(self.segments_BS, segments_BT, start),
+        )
+
     def write(self, layer: Array | int, k_BTKH: Array, v_BTKH: Array) -> "KVCache":
         """Put the keys and values of T tokens at the slots from `slot` on."""
         start = (layer, 0, self.slot, 0, 0)

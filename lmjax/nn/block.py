@@ -1,5 +1,6 @@
 """A Transformer block, and a stack of them. B batch, T length, D dim, L layers."""
 
+import functools
 from typing import Any
 
 import jax
@@ -20,11 +21,13 @@ class Block(nnx.Module):
 
     def __init__(self, key: Array, config: DecoderConfig) -> None:
         c, keys = config, jax.random.split(key, 4)
-        norm = {"epsilon": c.norm_epsilon, "bias": c.use_bias}
+        norm = functools.partial(
+            make_norm, kind=c.norm, size=c.dim, epsilon=c.norm_epsilon, bias=c.use_bias
+        )
         self.rate = c.dropout
-        self.attention_norm = make_norm(keys[0], c.norm, c.dim, **norm)
+        self.attention_norm = norm(keys[0])
         self.attention = Attention(keys[1], c)
-        self.mlp_norm = make_norm(keys[2], c.norm, c.dim, **norm)
+        self.mlp_norm = norm(keys[2])
         self.mlp = FeedForward(keys[3], c)
 
     def __call__(
@@ -120,4 +123,4 @@ def _unstack(tree: Any, num: int) -> list[Any]:
         else [leaf[i] for i in range(num)]  # typed keys
         for leaf in leaves
     ]
-    return [structure.unflatten(slices) for slices in zip(*parts, strict=True)]
+    return [jax.tree.unflatten(structure, s) for s in zip(*parts, strict=True)]

@@ -13,7 +13,7 @@ Dims = dict[str, int]  # logical axis: size
 
 
 class Linear(nnx.Module):
-    """A product over the last dimensions of its input: (..., *inputs) -> (..., *outputs).
+    """A product over the last dimensions: (..., *inputs) -> (..., *outputs).
 
     Inputs and outputs may be several dimensions, such as heads and head_dim; the
     kernel has the shape (*inputs, *outputs).
@@ -41,9 +41,7 @@ class Embed(nnx.Module):
     """A table of vectors, looked up by id; `attend` multiplies by it."""
 
     def __init__(self, key: Array, table: Dims, *, std: float = 0.02) -> None:
-        self.embedding = param(
-            key, [*table.values()], axes=[*table], init=normal(std)
-        )
+        self.embedding = param(key, [*table.values()], axes=[*table], init=normal(std))
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
         """Return the vectors of int32 `ids`: (...) -> (..., D)."""

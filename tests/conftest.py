@@ -1,0 +1,166 @@
+"""Eight CPU devices, a compilation cache that lasts, and tiny models.
+
+Nothing here imports jax until a test asks for it: tests of the data room run without.
+"""
+
+import functools
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+).strip()
+CACHE = Path(tempfile.gettempdir()) / f"lmjax-test-cache-{os.getuid()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "num_heads": 4, "max_length": 64}
+ARCHITECTURES = {
+    "gpt2": {
+        **SIZE,
+        "position": "learned",
+        "norm": "layernorm",
+        "activation": "gelu_tanh",
+        "gated": False,
+        "use_bias": True,
+    },
+    "llama": {**SIZE, "num_kv_heads": 2, "mlp_dim": 48, "tie_embeddings": False},
+    "gemma": {
+        **SIZE,
+        "num_layers": 3,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+        "activation": "gelu",
+        "qk_norm": True,
+        "window": 5,
+        "attention_softcap": 4.0,
+        "logit_softcap": 6.0,
+    },
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--regenerate", action="store_true", help="write tests/golden/ anew"
+    )
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def architecture(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """Return the whole config around a tiny model: make_config("gpt2", dropout=0.1)."""
+    from lmjax.config import parse
+
+    def make(architecture="llama", *, overrides=(), **model):
+        sections = {
+            "batch_size": 8,
+            "model": {**ARCHITECTURES[architecture], **model},
+            "tokenizer": {"kind": "bytes"},
+            "data": {"source": "python_stdlib", "length": 12},
+        }
+        return parse(sections, overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_config):
+    """Return a model built for the CPU: tiny("gpt2", scan_layers=True)."""
+    from lmjax import models
+
+    @functools.cache
+    def make(architecture="llama", **changes):
+        config = make_config(architecture, **changes)
+        return models.build(config.model, platform="cpu")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """Return parameters none of which is 0 or 1, large enough to tell logits apart."""
+    import jax
+
+    @functools.cache
+    def make(model, seed=0):
+        params = model.init(jax.random.key(seed))
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(
+            lambda p: (p + 0.2 * rng.standard_normal(p.shape)).astype(np.float32),
+            params,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def apply():
+    """Return `model.apply`, jitted once for each model."""
+    import jax
+
+    return functools.cache(lambda model: jax.jit(model.apply))
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    """Return packed rows of documents of random lengths, padding and weights."""
+
+    def make(*, rows=8, length=12, vocab_size=64, seed=0):
+        rng = np.random.default_rng(seed)
+        integers = np.zeros((rows, length), np.int32)
+        batch = {"segments": integers.copy(), "positions": integers.copy()}
+        for name in ("tokens", "targets"):
+            batch[name] = rng.integers(0, vocab_size, integers.shape, dtype=np.int32)
+        for row in range(rows):
+            start, segment = 0, 1
+            while start < length - rng.integers(0, 4):
+                stop = min(start + rng.integers(2, 9), length)
+                batch["segments"][row, start:stop] = segment
+                batch["positions"][row, start:stop] = np.arange(stop - start)
+                start, segment = stop, segment + 1
+        scored = rng.random(integers.shape) < rng.random((rows, 1))
+        batch["weights"] = (scored & (batch["segments"] > 0)).astype(np.float32)
+        return batch
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def one_text():
+    """Return a batch in which each row of ids is one text."""
+
+    def make(tokens):
+        tokens = np.asarray(tokens, np.int32)
+        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+        return {
+            "tokens": tokens,
+            "segments": np.ones_like(tokens),
+            "positions": positions.astype(np.int32),
+        }
+
+    return make
+
+
+@pytest.fixture
+def golden(request):
+    """Compare JSON with tests/golden/NAME.json; `pytest --regenerate` writes it."""
+    import json
+
+    def check(name, value):
+        path = Path(__file__).parent / "golden" / f"{name}.json"
+        if request.config.getoption("--regenerate"):
+            path.write_text(json.dumps(value, indent=1) + "\n")
+        assert path.exists(), f"{path}: make it with pytest --regenerate"
+        assert json.loads(path.read_text()) == json.loads(json.dumps(value))
+
+    return check
