@@ -103,7 +103,7 @@ class Checkpoints:
         if not steps or step not in (None, *steps):
             have = ", ".join(map(str, steps)) or "none"
             raise ConfigError(
-                f"--step={step}: no such checkpoint in {self.directory}; there are: {have}"
+                f"--step={step}: not in {self.directory}; there are: {have}"
             )
         return steps[-1] if step is None else step
 

@@ -76,7 +76,13 @@ def prepare(args: argparse.Namespace) -> int:
     config = load(args.config, args.overrides)
     from lmjax.data import pipeline
 
-    prepared = pipeline.prepare(config, workdir=Path(args.workdir))
+    job, num_jobs = _job(args.job)
+    prepared = pipeline.prepare_job(
+        config, workdir=Path(args.workdir), job=job, num_jobs=num_jobs
+    )
+    if prepared is None:
+        _say(f"job {job}/{num_jobs} is done; other jobs are still to finish theirs")
+        return 0
     for split, stores in prepared.stores.items():
         for store in stores:
             print(
@@ -123,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("score", score, "--workdir", "--input")
     sub.add_argument("--eos", action="store_true", help="score the end of text too")
     sub.add_argument("--step", type=int)
-    verb("prepare", prepare, "--config", "--workdir")
+    sub = verb("prepare", prepare, "--config", "--workdir")
+    sub.add_argument("--job", metavar="I/N", default="0/1", help="a share, I from 0")
     sub = verb("describe", describe, "--config")
     sub.add_argument("--devices", type=int, default=0, help="default: what mesh says")
     return parser
@@ -174,6 +181,16 @@ def _profile(text: str | None) -> range:
         raise ConfigError(
             f"--profile={text}: must be STEP:STEPS, as in 20:5"
         ) from error
+
+
+def _job(text: str) -> tuple[int, int]:
+    try:
+        job, num_jobs = (int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise ConfigError(f"--job={text}: must be I/N, as in 0/4") from error
+    if not 0 <= job < num_jobs:
+        raise ConfigError(f"--job={text}: I must be from 0 to N - 1")
+    return job, num_jobs
 
 
 def _after(text: str, prefix: str) -> str:

@@ -1,7 +1,6 @@
 """The training loop: restore, train, evaluate, log, save, stop."""
 
 import contextlib
-import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ import jax
 
 from lmjax import device, sharding, workdir
 from lmjax.checkpoint import Checkpoints
-from lmjax.config import Config, ConfigError
+from lmjax.config import Config
 from lmjax.data import pipeline
+from lmjax.data.tokenizer import with_vocabulary
 from lmjax.held_out import HeldOut
 from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine
 from lmjax.program import Program, make_program
@@ -40,9 +40,11 @@ def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool
         the text names the step, its samples and the last good checkpoint.
     """
     with workdir.locked(directory), StopSignal() as stop:
-        prepared = pipeline.prepare(config, workdir=directory)
-        config = with_vocabulary(config, prepared.tokenizer.vocab_size)
+        config = with_vocabulary(config)
         workdir.refuse_other_run(directory, config)
+        begun = workdir.has_checkpoints(directory)
+        prepared = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)
+        workdir.refuse_other_text(directory, pipeline.identity(prepared))
         workdir.write_config(directory, config)
         mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(mesh):
@@ -119,21 +121,6 @@ class Every(Protocol):
 def due(step: int, section: Every) -> bool:
     """Return whether the section wants its turn after this step."""
     return section.every_steps > 0 and step % section.every_steps == 0
-
-
-def with_vocabulary(config: Config, size: int) -> Config:
-    """Return the config with the tokenizer's vocabulary where the model names none.
-
-    Raises:
-      ConfigError: the model's own is too small for the tokenizer.
-    """
-    own = config.model.vocab_size
-    if own and own < size:
-        raise ConfigError(
-            f"config.model.vocab_size = {own}: must be at least the tokenizer's {size}"
-        )
-    model = dataclasses.replace(config.model, vocab_size=own or size)
-    return dataclasses.replace(config, model=model)
 
 
 class StopSignal:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from lmjax import device, models, sharding, workdir
 from lmjax.config import Config, ConfigError, parse, to_dict
-from lmjax.data import pipeline, tokenizer
+from lmjax.data import pipeline
+from lmjax.data.tokenizer import with_vocabulary
 from lmjax.evaluate import evaluate_split
 from lmjax.language_model import load
 from lmjax.program import make_program
@@ -107,10 +108,7 @@ def describe(config: Config, *, num_devices: int) -> None:
       num_devices: devices of a mesh that need not exist; 0 for as many as the mesh
         says (1 for an axis of -1).
     """
-    size = config.model.vocab_size or tokenizer.vocab_size(config.tokenizer)
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, vocab_size=size)
-    )
+    config = with_vocabulary(config)
     axes = dataclasses.asdict(config.mesh).values()
     mesh = sharding.abstract_mesh(
         config.mesh, num_devices or math.prod(max(axis, 1) for axis in axes)

@@ -63,13 +63,18 @@ def write_config(workdir: Path, config: Config) -> None:
     part.replace(workdir / "config.json")
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    """Return whether there is a run here whose work could be lost."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 def refuse_other_run(workdir: Path, config: Config) -> None:
     """Raise if the workdir holds a run of another model or other data.
 
     Raises:
       ConfigError: naming each leaf that changed and must not.
     """
-    if not (workdir / "config.json").exists():
+    if not has_checkpoints(workdir):
         return
     changed = changed_identity(read_config(workdir), config)
     if changed:
@@ -77,3 +82,25 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
             f"--workdir={workdir}: holds another run: {'; '.join(changed)} "
             "(take these back, or choose another --workdir)"
         )
+
+
+def refuse_other_text(workdir: Path, identity: dict[str, str]) -> None:
+    """Raise if a run goes on with other text or another tokenizer; else note them.
+
+    Args:
+      workdir: of the run.
+      identity: what each is now, as hashes: {"config.data": ..., ...}.
+
+    Raises:
+      ConfigError: naming what changed.
+    """
+    path = workdir / "data.json"
+    if has_checkpoints(workdir) and path.exists():
+        before = json.loads(path.read_text())
+        changed = [name for name, value in identity.items() if before[name] != value]
+        if changed:
+            raise ConfigError(
+                f"--workdir={workdir}: the text or vocabulary behind "
+                f"{' and '.join(changed)} is not what this run was trained on"
+            )
+    path.write_text(json.dumps(identity, indent=2) + "\n")

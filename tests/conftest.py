@@ -151,6 +151,26 @@ def one_text():
     return make
 
 
+@pytest.fixture(scope="session")
+def assert_close():
+    """Compare trees leaf by leaf, relative to each leaf's largest element.
+
+    A leaf that is 0 but for rounding, such as the gradient of a key's bias, is
+    compared to the rounding of the largest element of the tree.
+    """
+    import jax
+
+    def check(a, b, *, rtol=1e-5):
+        largest = [float(np.abs(y).max()) for y in jax.tree.leaves(b)]
+        floor = np.finfo(np.float32).eps * max(largest)
+        leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        for (x, y), scale in zip(leaves, largest, strict=True):
+            atol = max(rtol * scale, floor)
+            np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+    return check
+
+
 @pytest.fixture
 def golden(request):
     """Compare JSON with tests/golden/NAME.json; `pytest --regenerate` writes it."""

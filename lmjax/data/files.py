@@ -1,5 +1,7 @@
 """Documents in files: one for each file, line, or line of JSON."""
 
+import functools
+import hashlib
 import json
 import mmap
 from collections.abc import Sequence
@@ -10,6 +12,9 @@ import numpy as np
 
 from lmjax.config import ConfigError, nearest
 from lmjax.data.documents import decode, digest
+
+_WHOLE_BYTES = 256 << 20
+_END_BYTES = 64 << 10
 
 
 class Files:
@@ -36,9 +41,13 @@ class Files:
             path=self._path,
         )
 
+    @functools.cached_property
+    def _contents(self) -> list[str]:
+        return _contents(self._paths)
+
     def fingerprint(self) -> str:
-        """Hash the paths, sizes and times of the files."""
-        return digest("files", self._on_bad_text, _stats(self._paths))
+        """Hash the contents of the files."""
+        return digest("files", self._on_bad_text, self._contents)
 
 
 class Lines:
@@ -68,9 +77,13 @@ class Lines:
             path=self._path,
         )
 
+    @functools.cached_property
+    def _contents(self) -> list[str]:
+        return _contents(self._paths)
+
     def fingerprint(self) -> str:
-        """Hash the paths, sizes and times of the files."""
-        return digest("lines", self._on_bad_text, _stats(self._paths))
+        """Hash the contents of the files."""
+        return digest("lines", self._on_bad_text, self._contents)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}  # memory maps do not travel
@@ -167,6 +180,20 @@ def _unreadable(file: Path, error: OSError, *, path: str) -> ConfigError:
     return ConfigError(f"{path}: cannot read {file}: {error.strerror}")
 
 
-def _stats(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    stats = ((file, file.stat()) for file in files)
-    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+def _contents(files: Sequence[Path]) -> list[str]:
+    """Hash each file: whole if all are small together, else its size and its ends.
+
+    Neither times nor places count, so a corpus may be copied or moved.
+    """
+    whole = sum(file.stat().st_size for file in files) <= _WHOLE_BYTES
+    return [_hash(file, whole=whole) for file in files]
+
+
+def _hash(file: Path, *, whole: bool) -> str:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        read = hashlib.sha256(str(size).encode())
+        read.update(opened.read(size if whole else _END_BYTES))
+        opened.seek(max(opened.tell(), size - _END_BYTES))
+        read.update(opened.read())
+    return read.hexdigest()

@@ -39,40 +39,74 @@ class Prepared:
     stores: Mapping[str, Sequence[TokenStore]]
 
 
-def prepare(config: Config, *, workdir: str | Path) -> Prepared:
+def prepare(
+    config: Config, *, workdir: str | Path, keep_tokenizer: bool = False
+) -> Prepared:
     """Make or reuse the tokenizer and the token stores of an experiment.
 
     Several processes may call this at once on one workdir: the first does the work.
+
+    Args:
+      config: the experiment.
+      workdir: where tokenizer and stores are kept.
+      keep_tokenizer: refuse to make the tokenizer anew over one that differs.
 
     Raises:
       ConfigError: the text, the tokenizer or the disk cannot be used.
     """
     documents = open_documents(config)
+    made = prepare_tokenizer(
+        config, workdir=workdir, documents=documents["train"], keep=keep_tokenizer
+    )
+    return _with_stores(config, workdir, documents, made)
+
+
+def prepare_held_out(
+    config: Config, made: Tokenizer, *, workdir: str | Path
+) -> Prepared:
+    """Make or reuse the stores of the held-out splits alone, for a given tokenizer.
+
+    Raises:
+      ConfigError: there is no held-out split, or its text cannot be used.
+    """
+    documents = open_documents(config, splits=("valid", "test"))
+    if not documents:
+        raise ConfigError("config.data: has neither a valid nor a test split")
+    return _with_stores(config, workdir, documents, made)
+
+
+def prepare_job(
+    config: Config, *, workdir: str | Path, job: int, num_jobs: int
+) -> Prepared | None:
+    """Do one of several jobs' share of `prepare`; None while others are to finish.
+
+    The jobs may run at once or one after another, on one file system; the tokenizer
+    is made by the first of them.
+    """
+    documents = open_documents(config)
     made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
-    stores = {
-        split: [
-            store_builder.build_store(
-                _store_directory(config, workdir, name, part=part, tokenizer=made),
-                documents=part,
-                tokenizer=made,
-                num_workers=config.data.num_store_workers,
-                label=name,
-            )
-            for name, part in _named(split, parts)
-        ]
-        for split, parts in documents.items()
-    }
-    return Prepared(tokenizer=made, stores=stores)
+    plans = []
+    for name, directory, part in _places(config, workdir, documents, made):
+        plan = store_builder.plan_store(directory, documents=part, tokenizer=made)
+        share = range(plan.num_shards)[job::num_jobs]
+        workers = config.data.num_store_workers
+        store_builder.build_shards(plan, share, num_workers=workers, label=name)
+        plans.append(plan)
+    if not all(plan.complete for plan in plans):
+        return None
+    return _with_stores(config, workdir, documents, made)
 
 
-def open_documents(config: Config) -> dict[str, list[Documents]]:
+def open_documents(
+    config: Config, *, splits: Sequence[Split] = SPLITS
+) -> dict[str, list[Documents]]:
     """Open the documents of each split there is: one item for each part.
 
     Raises:
       ConfigError: a part cannot be read, or has no train split.
     """
     opened: dict[str, list[Documents]] = {}
-    for split in SPLITS:
+    for split in splits:
         for path, part in _parts(config).items():
             documents = open_source(part, split=split, path=path)
             if documents is not None:
@@ -83,9 +117,17 @@ def open_documents(config: Config) -> dict[str, list[Documents]]:
 
 
 def prepare_tokenizer(
-    config: Config, *, workdir: str | Path, documents: Sequence[Documents]
+    config: Config,
+    *,
+    workdir: str | Path,
+    documents: Sequence[Documents],
+    keep: bool = False,
 ) -> Tokenizer:
-    """Return the tokenizer kept in WORKDIR/tokenizer, made anew if it is another's."""
+    """Return the tokenizer kept in WORKDIR/tokenizer, made anew if it is another's.
+
+    Raises:
+      ConfigError: it would have to be made anew, and `keep` forbids that.
+    """
     directory = Path(workdir) / "tokenizer"
     trained = config.tokenizer.kind == "sentencepiece" and not config.tokenizer.path
     with one_line_errors(directory), locked(directory):
@@ -95,12 +137,61 @@ def prepare_tokenizer(
             )
             if kept.get("made_from") == recipe:
                 return tokenizer.load_tokenizer(directory)
+            if keep:
+                raise ConfigError(
+                    f"{directory}: was trained on other text than config.data is now"
+                )
             _log.warning("%s: made for other text or settings; made again", directory)
         made = tokenizer.make_tokenizer(
             config.tokenizer, documents=documents, seed=config.seed
         )
         made.save(directory)
     return made
+
+
+def _with_stores(
+    config: Config,
+    workdir: str | Path,
+    documents: Mapping[str, Sequence[Documents]],
+    made: Tokenizer,
+) -> Prepared:
+    built = {
+        name: store_builder.build_store(
+            directory,
+            documents=part,
+            tokenizer=made,
+            num_workers=config.data.num_store_workers,
+            label=name,
+        )
+        for name, directory, part in _places(config, workdir, documents, made)
+    }
+    stores = {
+        split: [built[name] for name, _ in _named(split, parts)]
+        for split, parts in documents.items()
+    }
+    return Prepared(tokenizer=made, stores=stores)
+
+
+def _places(
+    config: Config,
+    workdir: str | Path,
+    documents: Mapping[str, Sequence[Documents]],
+    made: Tokenizer,
+) -> Iterator[tuple[str, Path, Documents]]:
+    """Yield the name, directory and documents of each store."""
+    for split, parts in documents.items():
+        for name, part in _named(split, parts):
+            place = _store_directory(config, workdir, name, part=part, tokenizer=made)
+            yield name, place, part
+
+
+def identity(prepared: Prepared) -> dict[str, str]:
+    """Return hashes of what a run learns from, by the config's sections."""
+    train = " ".join(store.made_from for store in prepared.stores["train"])
+    return {
+        "config.data": train,
+        "config.tokenizer": prepared.tokenizer.fingerprint(),
+    }
 
 
 def train_batches(

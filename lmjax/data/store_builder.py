@@ -61,6 +61,11 @@ class Plan:
         first, stop = (count * s // self.num_shards for s in (shard, shard + 1))
         return range(first, stop)
 
+    @property
+    def complete(self) -> bool:
+        """Return whether every shard is built."""
+        return all(self.finished(shard) is not None for shard in range(self.num_shards))
+
     def files(self, shard: int) -> ShardFiles:
         """Return the files of one shard."""
         return ShardFiles(

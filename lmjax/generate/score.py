@@ -77,7 +77,7 @@ def cut_windows(
     """Yield windows of at most `length + 1` tokens that score each token once."""
     every = [*context, *tokens]
     scored_from = max(len(context), 1)
-    stride = max(length // 2, 1)
+    stride = length // 2
     start = max(0, scored_from - 1 - stride) if scored_from > length else 0
     while scored_from < len(every):
         stop = min(start + length + 1, len(every))

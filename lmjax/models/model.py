@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config import DecoderConfig, ModelConfig
+from lmjax.config import ConfigError, DecoderConfig, ModelConfig
 from lmjax.models.decoder import Decoder
 from lmjax.nn.attention import KVCache, cudnn_obstacle
 from lmjax.types import Array, Axes, Batch, Params
@@ -108,7 +108,7 @@ def build(config: ModelConfig, *, platform: str) -> Model:
     """Return the model of a config, for "cpu", "gpu" or "tpu"; allocates nothing.
 
     Raises:
-      ValueError: the attention asked for cannot do what the config asks of it.
+      ConfigError: the attention asked for cannot do what the config asks of it.
     """
     assert config.vocab_size > 0, "the vocabulary must be known"
     config = resolve(config, platform=platform)
@@ -137,7 +137,7 @@ def resolve(config: DecoderConfig, *, platform: str) -> DecoderConfig:
         attention = "xla" if obstacle else "cudnn"
         log.info("attention: %s (cudnn %s)", attention, obstacle or "can serve it")
     elif attention == "cudnn" and obstacle:
-        raise ValueError(f"config.model.attention = 'cudnn': {obstacle}")
+        raise ConfigError(f"config.model.attention = 'cudnn': {obstacle}")
     return dataclasses.replace(
         config, dtype=dtype, scan_layers=scan, attention=attention
     )

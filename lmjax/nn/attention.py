@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config import DecoderConfig
+from lmjax.config import ConfigError, DecoderConfig
 from lmjax.nn.linear import Linear
 from lmjax.nn.norm import make_norm
 from lmjax.nn.position import rotate
@@ -109,10 +109,11 @@ def xla_attention(
     """Attend in plain XLA, the scores and their softmax in float32."""
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * (1.0 / math.sqrt(H))
+    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
     scores = jnp.einsum(
         "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
     )
+    scores = scores / math.sqrt(H)
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
@@ -126,18 +127,20 @@ def cudnn_attention(
     """Attend with cuDNN's fused kernel; the mask goes in whole, segments included.
 
     Raises:
-      ValueError: a soft-cap or a dtype that the kernel cannot honour.
+      ConfigError: a soft-cap, dtype or head size that the kernel cannot honour.
     """
-    reason = cudnn_obstacle(dtype=q_BTNH.dtype, softcap=softcap)
+    reason = cudnn_obstacle(
+        dtype=q_BTNH.dtype, softcap=softcap, head_dim=q_BTNH.shape[-1]
+    )
     if reason:
-        raise ValueError(f"config.model.attention = 'cudnn': {reason}")
+        raise ConfigError(f"config.model.attention = 'cudnn': {reason}")
     mask = jnp.broadcast_to(mask, (*mask.shape[:1], 1, *mask.shape[2:]))
     return jax.nn.dot_product_attention(
         q_BTNH, k_BSKH, v_BSKH, mask=mask, implementation="cudnn"
     )
 
 
-def cudnn_obstacle(*, dtype: jnp.dtype, softcap: float, head_dim: int = 8) -> str:
+def cudnn_obstacle(*, dtype: jnp.dtype, softcap: float, head_dim: int) -> str:
     """Return why cuDNN's kernel cannot serve this attention, or nothing."""
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"needs bfloat16, not {jnp.dtype(dtype).name}"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax import models
+from lmjax.config import ConfigError
 from lmjax.nn import attention
 from lmjax.nn.mask import attention_mask
 
@@ -136,9 +137,16 @@ def test_a_backend_that_cannot_serve_is_an_error(
     make_config, changes, platform, reason
 ):
     config = make_config("llama", attention="cudnn", **changes).model
-    with pytest.raises(ValueError, match=r"config\.model\.attention") as error:
+    with pytest.raises(ConfigError, match=r"config\.model\.attention") as error:
         models.build(config, platform=platform)
     assert reason in str(error.value)
+
+
+def test_the_kernel_itself_refuses_what_it_cannot_do():
+    q, k, v = inputs(2, 2)
+    mask = jnp.ones((B, 1, T, T), bool)
+    with pytest.raises(ConfigError, match=r"config\.model\.attention.*float32"):
+        attention.cudnn_attention(q, k, v, mask=mask, softcap=0.0)
 
 
 def test_auto_is_decided_by_the_platform(make_config):

@@ -64,7 +64,7 @@ def published_llama3(frequencies, *, factor, low, high, original_length):
         (500_000.0, 8.0, 1.0, 4.0, 8192, 128),  # Llama 3.1
         (500_000.0, 32.0, 1.0, 4.0, 8192, 64),  # Llama 3.2
         (10_000.0, 3.0, 0.5, 7.0, 512, 96),
-        (100.0, 2.0, 2.0, 2.5, 100, 16),
+        (100.0, 2.0, 1.0, 3.5, 100, 32),
     ],
 )
 def test_llama3_scaling_is_the_published_one(

@@ -1,0 +1,68 @@
+"""Decoding with a cache gives the logits of the whole text read at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+LENGTHS = np.array([6, 1, 3, 8])
+NUM_STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """Return `prefill` and `decode_step`, jitted once for each model."""
+
+    @functools.cache
+    def make(model):
+        prefill = jax.jit(model.prefill, static_argnames="cache_length")
+        return prefill, jax.jit(model.decode_step)
+
+    return make
+
+
+def cached_logits(model, steps, params, tokens):
+    """Return logits (B, NUM_STEPS, V) after prompts of LENGTHS, one token at a time."""
+    prefill, decode_step = steps(model)
+    rows = np.arange(len(LENGTHS))
+    prompts = np.where(np.arange(8) < LENGTHS[:, None], tokens[:, :8], 0)
+    logits, cache = prefill(params, prompts, LENGTHS, cache_length=16)
+    seen = [logits]
+    for i in range(NUM_STEPS - 1):
+        at = LENGTHS + i
+        logits, cache = decode_step(params, tokens[rows, at], at, cache)
+        seen.append(logits)
+    return jnp.stack(seen, axis=1)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(0).integers(0, 64, (len(LENGTHS), 13))
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_cached_is_whole(
+    tiny, random_params, apply, one_text, steps, tokens, architecture, scan_layers
+):
+    model = tiny(architecture, scan_layers=scan_layers)
+    params = random_params(tiny(architecture))
+    whole = np.asarray(apply(tiny(architecture))(params, one_text(tokens)))
+    cached = cached_logits(model, steps, params, tokens)
+    for row, length in enumerate(LENGTHS):
+        expected = whole[row, length - 1 : length - 1 + NUM_STEPS]
+        np.testing.assert_allclose(cached[row], expected, rtol=1e-5, atol=2e-5)
+
+
+def test_cached_bfloat16(tiny, random_params, steps, tokens):
+    exact, rounded = tiny("gemma"), tiny("gemma", dtype="bfloat16")
+    params = random_params(exact)
+    _, cache = jax.eval_shape(
+        functools.partial(rounded.prefill, cache_length=16), params, tokens, LENGTHS
+    )
+    assert cache.k_LBSKH.dtype == cache.v_LBSKH.dtype == jnp.bfloat16
+    logits = cached_logits(rounded, steps, params, tokens)
+    expected = cached_logits(exact, steps, params, tokens)
+    error = np.abs(np.asarray(logits - expected))
+    assert error.mean() < 0.03 * np.abs(expected).mean()

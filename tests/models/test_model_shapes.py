@@ -1,0 +1,91 @@
+"""Shapes, axes and sizes, by `eval_shape` alone: nothing is allocated.
+
+After a change that is meant: pytest tests/models/test_model_shapes.py --regenerate
+"""
+
+import math
+
+import jax
+import pytest
+
+from lmjax import models
+from lmjax.config import parse
+
+
+def count(model):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.shapes))
+
+
+def build(**model):
+    sections = {
+        "model": model,
+        "tokenizer": {"kind": "bytes"},
+        "data": {"source": "python_stdlib"},
+    }
+    return models.build(parse(sections).model, platform="cpu")
+
+
+GPT2_SMALL = {
+    "vocab_size": 50257,
+    "dim": 768,
+    "num_layers": 12,
+    "num_heads": 12,
+    "max_length": 1024,
+    "position": "learned",
+    "norm": "layernorm",
+    "activation": "gelu_tanh",
+    "gated": False,
+    "use_bias": True,
+}
+LLAMA_3_8B = {
+    "vocab_size": 128256,
+    "dim": 4096,
+    "num_layers": 32,
+    "num_heads": 32,
+    "num_kv_heads": 8,
+    "mlp_dim": 14336,
+    "max_length": 8192,
+    "rope_theta": 500_000.0,
+    "tie_embeddings": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [(GPT2_SMALL, 124_439_808), (LLAMA_3_8B, 8_030_261_248)],
+    ids=["gpt2_small", "llama_3_8b"],
+)
+def test_full_size_models_have_the_published_size(config, published):
+    assert count(build(**config)) == published
+
+
+def test_shapes_and_axes(tiny, architecture, golden):
+    model = tiny(architecture)
+    axes = jax.tree.leaves(model.axes, is_leaf=lambda x: isinstance(x, tuple))
+    leaves = jax.tree_util.tree_leaves_with_path(model.shapes)
+    golden(
+        f"shapes_{architecture}",
+        {
+            jax.tree_util.keystr(path, simple=True, separator="."): " ".join(
+                f"{name}={size}" for name, size in zip(names, leaf.shape, strict=True)
+            )
+            for (path, leaf), names in zip(leaves, axes, strict=True)
+        },
+    )
+
+
+def test_parameters_are_float32(tiny, architecture):
+    model = tiny(architecture, dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(model.shapes)} == {"float32"}
+
+
+def test_init_makes_what_was_promised(tiny, architecture):
+    model = tiny(architecture)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert shapes == model.shapes
+
+
+def test_layers_are_not_copies_of_one(tiny):
+    params = tiny("llama").init(jax.random.key(0))
+    kernel = params["stack"]["blocks"]["attention"]["query"]["kernel"]
+    assert abs(kernel[0] - kernel[1]).max() > 0.01
