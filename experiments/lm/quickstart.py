@@ -7,7 +7,7 @@ from experiments import base
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.num_steps = 1100
+    config.num_steps = 1200
     config.batch_size = 8
     config.model = base.llama(
         dim=128, num_layers=3, num_heads=4, num_kv_heads=4, mlp_dim=384, max_length=256
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.model.tie_embeddings = True
     config.tokenizer = {"kind": "sentencepiece", "algorithm": "bpe", "vocab_size": 4096}
     config.data = {"source": "python_stdlib", "length": 128}
-    config.optim = base.adamw(learning_rate=5e-3, warmup_steps=100)
+    config.optim = base.muon(learning_rate=0.01, warmup_steps=100)
     config.checkpoint = {"every_steps": 500, "keep": 2}
     config.eval = {"every_steps": 500, "batch_size": 32, "compressors": True}
     config.sample = {"prompts": ("def ",), "max_tokens": 96}

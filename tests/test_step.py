@@ -1,0 +1,180 @@
+"""The training step: exact sums, and what happens when there is nothing to sum."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax import optim, step, tasks
+from lmjax.config import OptimConfig, TaskConfig
+
+TASK = tasks.build(TaskConfig())
+
+
+def make_step(model, *, num_microbatches=1, **options):
+    """Return the first state and the jitted step of an optimizer."""
+    config = OptimConfig(**{"warmup_steps": 2, **options})
+    optimizer = optim.build(config, axes=model.axes, num_steps=40)
+    parts = {"model": model, "optimizer": optimizer}
+    train = functools.partial(
+        step.train_step, task=TASK, num_microbatches=num_microbatches, **parts
+    )
+    return step.init_state(jax.random.key(0), **parts), jax.jit(train)
+
+
+@pytest.fixture(scope="module")
+def accumulate():
+    """Return gradients, weight and metrics over `num` microbatches, jitted."""
+
+    @functools.cache
+    def make(model, num):
+        run = functools.partial(step.accumulate, model=model, task=TASK, num=num)
+        return jax.jit(run)
+
+    return make
+
+
+@pytest.mark.parametrize("num", [2, 4, 8])
+def test_microbatches_equal_one_batch(
+    tiny, random_params, make_batch, accumulate, assert_close, num
+):
+    model = tiny("llama")
+    params, batch, key = random_params(model), make_batch(), jax.random.key(0)
+    batch["weights"][[1, 5]] = 0.0  # of four microbatches, one weighs nothing
+    rows = batch["weights"].sum(axis=1)
+    assert len(set(rows)) > 3, "ragged"
+    one = accumulate(model, 1)(params, batch, key)
+    assert_close(accumulate(model, num)(params, batch, key), one)
+
+
+def test_microbatches_drop_other_elements(tiny, random_params, make_batch, accumulate):
+    """Equal halves of a batch have unequal gradients: each has a dropout key."""
+    model = tiny("llama", dropout=0.5)
+    params, key = random_params(model), jax.random.key(0)
+    half = make_batch(rows=4)
+    batch = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), half)
+    both, _, _ = accumulate(model, 2)(params, batch, key)
+    keys = jax.random.split(key, 2)
+    parts = [accumulate(model, 1)(params, half, k)[0]["norm"]["scale"] for k in keys]
+    assert np.abs(parts[0] - parts[1]).max() > 0.1
+    np.testing.assert_allclose(both["norm"]["scale"], sum(parts), rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_without_weights_moves_nothing(tiny, make_batch):
+    state, train = make_step(tiny("llama"), weight_decay=0.0)
+    batch = make_batch()
+    batch["weights"][:] = 0.0
+    after, metrics = train(state, batch)
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    assert metrics["loss"] == (0.0, 0.0)
+    assert metrics["grad_norm"] == (0.0, 1.0) and after.step == 1
+
+
+@pytest.mark.parametrize("name", list(optim.OPTIMIZERS))
+def test_a_skipped_update_leaves_everything(tiny, make_batch, name):
+    state, train = make_step(
+        tiny("llama"), name=name, ema_decay=0.9, on_nonfinite="skip"
+    )
+    batch = make_batch()
+    state, _ = train(state, batch)
+    bad = {**batch, "weights": np.where(batch["weights"] > 0, np.inf, 0)}
+    bad["weights"] = bad["weights"].astype(np.float32)
+    after, metrics = train(state, bad)
+    kept = lambda s: (s.params, s.opt_state, s.ema_params)
+    jax.tree.map(np.testing.assert_array_equal, kept(after), kept(state))
+    assert (int(after.step), int(after.num_skipped)) == (2, 1)
+    assert not np.isfinite(metrics["grad_norm"][0])
+    assert metrics["num_skipped"] == (1, 1.0)
+    again, _ = train(after, batch)
+    assert int(again.num_skipped) == 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(again.params))
+
+
+def test_without_skip_a_bad_update_shows(tiny, make_batch):
+    state, train = make_step(tiny("llama"))
+    batch = make_batch()
+    batch["weights"][0, 0] = np.nan
+    after, metrics = train(state, batch)
+    assert np.isnan(metrics["grad_norm"][0]) and after.num_skipped == 0
+
+
+def test_the_average_of_the_parameters(tiny, make_batch, assert_close):
+    state, train = make_step(tiny("llama"), ema_decay=0.75)
+    jax.tree.map(np.testing.assert_array_equal, state.ema_params, state.params)
+    average = state.ema_params
+    for seed in range(3):
+        state, _ = train(state, make_batch(seed=seed))
+        average = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, average, state.params)
+    assert_close(state.ema_params, average, rtol=1e-6)
+
+
+def test_dropout_keys_follow_the_step(tiny, make_batch):
+    """A step's randomness is a function of the run's key and the step alone."""
+    state, train = make_step(tiny("llama", dropout=0.5))
+    batch = make_batch()
+    norm = lambda s: float(train(s, batch)[1]["grad_norm"][0])
+    at = lambda n: dataclasses.replace(state, step=jnp.int32(n))
+    after, _ = train(state, batch)
+    np.testing.assert_array_equal(
+        jax.random.key_data(after.key), jax.random.key_data(state.key)
+    )
+    assert norm(at(3)) == norm(at(3)) != norm(at(4))
+
+
+def test_metrics_say_what_was_done(tiny, make_batch):
+    model = tiny("llama")
+    state, train = make_step(model, learning_rate=0.5, name="sgd", weight_decay=0.0)
+    batch = make_batch()
+    after, metrics = train(state, batch)
+    moved = jax.tree.map(lambda a, b: a - b, after.params, state.params)
+    norm = lambda tree: np.sqrt(sum(np.sum(x**2) for x in jax.tree.leaves(tree)))
+    assert metrics["learning_rate"][0] == pytest.approx(0.25)  # half warmed up
+    assert metrics["update_norm"][0] == pytest.approx(norm(moved), rel=1e-4)
+    loss = TASK.evaluate(model, state.params, batch)["loss"]
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+
+
+OVERFIT = {"adamw": 0.01, "adafactor": 0.1, "lion": 0.003, "muon": 0.01, "sgd": 0.3}
+
+
+@pytest.mark.parametrize("name", list(optim.OPTIMIZERS))
+def test_every_optimizer_overfits_eight_sequences(tiny, one_text, name):
+    state, train = make_step(
+        tiny("llama"),
+        name=name,
+        learning_rate=OVERFIT[name],
+        schedule="constant",
+        weight_decay=0.0,
+    )
+    tokens = np.random.default_rng(0).integers(0, 64, (8, 9))
+    tokens[:, 0] = np.arange(8)  # the first token tells which sequence it is
+    batch = one_text(tokens[:, :-1])
+    batch["targets"] = tokens[:, 1:].astype(np.int32)
+    batch["weights"] = np.ones((8, 8), np.float32)
+    for _ in range(150):
+        state, metrics = train(state, batch)
+    total, weight = metrics["loss"]
+    assert total / weight < 0.1
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma"])
+def test_every_architecture_learns(tiny, one_text, architecture):
+    state, train = make_step(tiny(architecture), learning_rate=0.01, weight_decay=0.0)
+    tokens = np.arange(8)[:, None] + 3 * np.arange(9)
+    batch = one_text(tokens[:, :-1])
+    batch["targets"] = tokens[:, 1:].astype(np.int32)
+    batch["weights"] = np.ones((8, 8), np.float32)
+    for _ in range(60):
+        state, metrics = train(state, batch)
+    total, weight = metrics["loss"]
+    assert total / weight < 0.1
+
+
+def test_steps_do_not_recompile(tiny, make_batch):
+    state, train = make_step(tiny("llama"), ema_decay=0.9)
+    for seed in range(3):
+        state, _ = train(state, make_batch(seed=seed))
+    assert train._cache_size() == 1
