@@ -64,6 +64,7 @@ def _train(
     state = checkpoints.restore(program.state_shapes)
     state = program.init(jax.random.key(config.seed)) if state is None else state
     start = int(state.step)
+    checkpoints.forget_after(start)
     metric_log = MetricLog(directory, config.log, start_step=start)
     progress = ProgressLine(start_step=start, num_steps=config.num_steps)
     held_out = HeldOut(program, prepared, metric_log, progress, directory)
