@@ -56,7 +56,7 @@ def mean_metrics(
             _add(sums, waiting.pop(0))
     for metrics in waiting:
         _add(sums, metrics)
-    return {name: total / max(weight, 1.0) for name, (total, weight) in sums.items()}
+    return {name: total / (weight or 1.0) for name, (total, weight) in sums.items()}
 
 
 def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lmjax import models, sharding, workdir
 from lmjax.checkpoint import Checkpoints
-from lmjax.config import Config
+from lmjax.config import Config, ConfigError, MeshConfig
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
 from lmjax.generate.decode import Generator, encode_prompt
 from lmjax.generate.sampling import Sampling
@@ -80,23 +80,28 @@ class LanguageModel:
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int = 0
     ) -> Iterator[str]:
         """Yield the continuation of one prompt in pieces, as they come."""
+        tokens = self._generator.tokens(
+            self.params,
+            [encode_prompt(self.tokenizer, prompt)],
+            max_tokens=max_tokens,
+            sampling=sampling,
+            eos_id=self.tokenizer.eos_id,
+            seed=seed,
+        )
         row: list[int] = []
         shown = ""
-        with jax.set_mesh(self.mesh):
-            for token in self._generator.tokens(
-                self.params,
-                [encode_prompt(self.tokenizer, prompt)],
-                max_tokens=max_tokens,
-                sampling=sampling,
-                eos_id=self.tokenizer.eos_id,
-                seed=seed,
-            ):
-                row += [int(t) for t in token if t >= 0]
-                text = self._decode_after(prompt, row)
-                # The bytes of a character may come in several tokens.
-                if not text.endswith("\ufffd"):
-                    yield text[len(shown) :]
-                    shown = text
+        while True:
+            # The mesh is set while the model computes, not while our caller does.
+            with jax.set_mesh(self.mesh):
+                token = next(tokens, None)
+            if token is None:
+                break
+            row += [int(t) for t in token if t >= 0]
+            text = self._decode_after(prompt, row)
+            # The bytes of a character may come in several tokens.
+            if not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
         yield self._decode_after(prompt, row)[len(shown) :]
 
     def score(
@@ -174,7 +179,7 @@ def load(
     """
     directory = Path(directory).expanduser()
     config = workdir.read_config(directory)
-    mesh = sharding.make_mesh(config.mesh) if mesh is None else mesh
+    mesh = _default_mesh(config.mesh) if mesh is None else mesh
     model = models.build(config.model, platform=mesh.devices.flat[0].platform)
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
     like = jax.tree.map(
@@ -188,6 +193,14 @@ def load(
     params = checkpoints.restore_params(like, step=step, ema=ema)
     tokenizer = load_tokenizer(directory / "tokenizer")
     return LanguageModel(config, tokenizer, model, params, mesh, step)
+
+
+def _default_mesh(config: MeshConfig) -> Mesh:
+    """Return the run's mesh, or copies on all devices if there are not as many."""
+    try:
+        return sharding.make_mesh(config)
+    except ConfigError:
+        return sharding.make_mesh(MeshConfig())
 
 
 def _batch(tokens: Any, segments: Any) -> Batch:

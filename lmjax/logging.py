@@ -207,7 +207,7 @@ class Meter:
     def _read(self) -> None:
         step, metrics = self.unread.popleft()
         values = {
-            name: float(total) / max(float(weight), 1.0)
+            name: float(total) / (float(weight) or 1.0)
             for name, (total, weight) in jax.device_get(metrics).items()
         }
         self.steps_timed += 1

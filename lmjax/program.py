@@ -89,7 +89,8 @@ def make_program(config: Config, mesh: Mesh) -> Program:
     """
     model = models.build(config.model, platform=mesh.devices.flat[0].platform)
     optimizer = optim.build(config.optim, axes=model.axes, num_steps=config.num_steps)
-    sharding.check_rows("config.batch_size", config.batch_size, mesh)
+    rows = config.batch_size // config.num_microbatches
+    sharding.check_rows("config.batch_size / config.num_microbatches", rows, mesh)
     sharding.check_rows("config.eval.batch_size", config.eval.batch_size, mesh)
     state = jax.eval_shape(
         functools.partial(init_state, model=model, optimizer=optimizer),

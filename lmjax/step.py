@@ -45,7 +45,7 @@ def train_step(
     grads, weight, metrics = accumulate(
         state.params, batch, key, model=model, task=task, num=num_microbatches
     )
-    grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1.0), grads)
+    grads = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1.0), grads)
     updates, opt_state = optimizer.update(
         grads, state.opt_state, state.params, state.step
     )

@@ -1,5 +1,6 @@
 """Schedules, decay and clipping against their formulae."""
 
+import itertools
 import math
 
 import jax
@@ -33,7 +34,7 @@ def test_schedules_at_their_corners(schedule, corners):
         assert float(rate(step)) == pytest.approx(PEAK * expected, rel=1e-5), step
     assert float(rate(10_000)) <= float(rate(110)) + 1e-7
     after_warmup = [float(rate(step)) for step in range(10, 111)]
-    assert all(a >= b for a, b in zip(after_warmup, after_warmup[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(after_warmup))
 
 
 def test_without_warmup_the_first_step_has_the_whole_rate():

@@ -14,15 +14,41 @@ from lmjax.config import OptimConfig, TaskConfig
 TASK = tasks.build(TaskConfig())
 
 
-def make_step(model, *, num_microbatches=1, **options):
-    """Return the first state and the jitted step of an optimizer."""
-    config = OptimConfig(**{"warmup_steps": 2, **options})
-    optimizer = optim.build(config, axes=model.axes, num_steps=40)
-    parts = {"model": model, "optimizer": optimizer}
-    train = functools.partial(
-        step.train_step, task=TASK, num_microbatches=num_microbatches, **parts
+LEARNING_RATES = {
+    "adamw": 0.01,
+    "adafactor": 0.05,
+    "lion": 0.003,
+    "muon": 0.01,
+    "sgd": 0.3,
+}
+
+
+@functools.cache
+def make_step(model, name="adamw"):
+    """Return the first state and the jitted step of an optimizer with all its parts."""
+    config = OptimConfig(
+        name=name,
+        learning_rate=LEARNING_RATES[name],
+        schedule="constant",
+        warmup_steps=2,
+        weight_decay=0.0,
+        ema_decay=0.75,
+        on_nonfinite="skip",
     )
+    optimizer = optim.build(config, axes=model.axes, num_steps=200)
+    parts = {"model": model, "optimizer": optimizer}
+    train = functools.partial(step.train_step, task=TASK, num_microbatches=1, **parts)
     return step.init_state(jax.random.key(0), **parts), jax.jit(train)
+
+
+@pytest.fixture
+def learner(tiny):
+    """Return `make_step` of a small scanned model, which compiles fastest."""
+
+    def make(name="adamw", *, architecture="llama", **changes):
+        return make_step(tiny(architecture, scan_layers=True, **changes), name)
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +63,21 @@ def accumulate():
     return make
 
 
-@pytest.mark.parametrize("num", [2, 4, 8])
 def test_microbatches_equal_one_batch(
-    tiny, random_params, make_batch, accumulate, assert_close, num
+    tiny, random_params, make_batch, accumulate, assert_close
 ):
-    model = tiny("llama")
+    model = tiny("llama", scan_layers=True)
     params, batch, key = random_params(model), make_batch(), jax.random.key(0)
     batch["weights"][[1, 5]] = 0.0  # of four microbatches, one weighs nothing
     rows = batch["weights"].sum(axis=1)
     assert len(set(rows)) > 3, "ragged"
     one = accumulate(model, 1)(params, batch, key)
-    assert_close(accumulate(model, num)(params, batch, key), one)
+    assert_close(accumulate(model, 4)(params, batch, key), one)
 
 
 def test_microbatches_drop_other_elements(tiny, random_params, make_batch, accumulate):
     """Equal halves of a batch have unequal gradients: each has a dropout key."""
-    model = tiny("llama", dropout=0.5)
+    model = tiny("llama", scan_layers=True, dropout=0.5)
     params, key = random_params(model), jax.random.key(0)
     half = make_batch(rows=4)
     batch = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), half)
@@ -63,8 +88,8 @@ def test_microbatches_drop_other_elements(tiny, random_params, make_batch, accum
     np.testing.assert_allclose(both["norm"]["scale"], sum(parts), rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_without_weights_moves_nothing(tiny, make_batch):
-    state, train = make_step(tiny("llama"), weight_decay=0.0)
+def test_a_batch_without_weights_moves_nothing(learner, make_batch):
+    state, train = learner()
     batch = make_batch()
     batch["weights"][:] = 0.0
     after, metrics = train(state, batch)
@@ -74,14 +99,11 @@ def test_a_batch_without_weights_moves_nothing(tiny, make_batch):
 
 
 @pytest.mark.parametrize("name", list(optim.OPTIMIZERS))
-def test_a_skipped_update_leaves_everything(tiny, make_batch, name):
-    state, train = make_step(
-        tiny("llama"), name=name, ema_decay=0.9, on_nonfinite="skip"
-    )
+def test_a_skipped_update_leaves_everything(learner, make_batch, name):
+    state, train = learner(name)
     batch = make_batch()
     state, _ = train(state, batch)
-    bad = {**batch, "weights": np.where(batch["weights"] > 0, np.inf, 0)}
-    bad["weights"] = bad["weights"].astype(np.float32)
+    bad = {**batch, "weights": np.full_like(batch["weights"], np.inf)}
     after, metrics = train(state, bad)
     kept = lambda s: (s.params, s.opt_state, s.ema_params)
     jax.tree.map(np.testing.assert_array_equal, kept(after), kept(state))
@@ -93,16 +115,8 @@ def test_a_skipped_update_leaves_everything(tiny, make_batch, name):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(again.params))
 
 
-def test_without_skip_a_bad_update_shows(tiny, make_batch):
-    state, train = make_step(tiny("llama"))
-    batch = make_batch()
-    batch["weights"][0, 0] = np.nan
-    after, metrics = train(state, batch)
-    assert np.isnan(metrics["grad_norm"][0]) and after.num_skipped == 0
-
-
-def test_the_average_of_the_parameters(tiny, make_batch, assert_close):
-    state, train = make_step(tiny("llama"), ema_decay=0.75)
+def test_the_average_of_the_parameters(learner, make_batch, assert_close):
+    state, train = learner()
     jax.tree.map(np.testing.assert_array_equal, state.ema_params, state.params)
     average = state.ema_params
     for seed in range(3):
@@ -111,9 +125,9 @@ def test_the_average_of_the_parameters(tiny, make_batch, assert_close):
     assert_close(state.ema_params, average, rtol=1e-6)
 
 
-def test_dropout_keys_follow_the_step(tiny, make_batch):
+def test_dropout_keys_follow_the_step(learner, make_batch):
     """A step's randomness is a function of the run's key and the step alone."""
-    state, train = make_step(tiny("llama", dropout=0.5))
+    state, train = learner(dropout=0.5)
     batch = make_batch()
     norm = lambda s: float(train(s, batch)[1]["grad_norm"][0])
     at = lambda n: dataclasses.replace(state, step=jnp.int32(n))
@@ -124,57 +138,46 @@ def test_dropout_keys_follow_the_step(tiny, make_batch):
     assert norm(at(3)) == norm(at(3)) != norm(at(4))
 
 
-def test_metrics_say_what_was_done(tiny, make_batch):
-    model = tiny("llama")
-    state, train = make_step(model, learning_rate=0.5, name="sgd", weight_decay=0.0)
+def test_metrics_say_what_was_done(tiny, learner, make_batch):
+    state, train = learner("sgd")
     batch = make_batch()
     after, metrics = train(state, batch)
     moved = jax.tree.map(lambda a, b: a - b, after.params, state.params)
     norm = lambda tree: np.sqrt(sum(np.sum(x**2) for x in jax.tree.leaves(tree)))
-    assert metrics["learning_rate"][0] == pytest.approx(0.25)  # half warmed up
+    assert metrics["learning_rate"][0] == pytest.approx(0.15)  # half warmed up
     assert metrics["update_norm"][0] == pytest.approx(norm(moved), rel=1e-4)
-    loss = TASK.evaluate(model, state.params, batch)["loss"]
+    loss = TASK.evaluate(tiny("llama"), state.params, batch)["loss"]
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
 
-OVERFIT = {"adamw": 0.01, "adafactor": 0.1, "lion": 0.003, "muon": 0.01, "sgd": 0.3}
+def eight_sequences(one_text):
+    """Return eight texts, each of which its first token tells apart."""
+    tokens = np.random.default_rng(0).integers(0, 64, (8, 13)).astype(np.int32)
+    tokens[:, 0] = np.arange(8)
+    weights = np.ones((8, 12), np.float32)
+    targets = {"targets": tokens[:, 1:], "weights": weights}
+    return {**one_text(tokens[:, :-1]), **targets}
 
 
-@pytest.mark.parametrize("name", list(optim.OPTIMIZERS))
-def test_every_optimizer_overfits_eight_sequences(tiny, one_text, name):
-    state, train = make_step(
-        tiny("llama"),
-        name=name,
-        learning_rate=OVERFIT[name],
-        schedule="constant",
-        weight_decay=0.0,
-    )
-    tokens = np.random.default_rng(0).integers(0, 64, (8, 9))
-    tokens[:, 0] = np.arange(8)  # the first token tells which sequence it is
-    batch = one_text(tokens[:, :-1])
-    batch["targets"] = tokens[:, 1:].astype(np.int32)
-    batch["weights"] = np.ones((8, 8), np.float32)
-    for _ in range(150):
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        *((name, "llama") for name in LEARNING_RATES),
+        *(("adamw", a) for a in ("gpt2", "gemma")),
+    ],
+)
+def test_eight_sequences_are_learnt_by_heart(learner, one_text, name, architecture):
+    state, train = learner(name, architecture=architecture)
+    batch = eight_sequences(one_text)
+    for _ in range(200):
         state, metrics = train(state, batch)
     total, weight = metrics["loss"]
     assert total / weight < 0.1
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gemma"])
-def test_every_architecture_learns(tiny, one_text, architecture):
-    state, train = make_step(tiny(architecture), learning_rate=0.01, weight_decay=0.0)
-    tokens = np.arange(8)[:, None] + 3 * np.arange(9)
-    batch = one_text(tokens[:, :-1])
-    batch["targets"] = tokens[:, 1:].astype(np.int32)
-    batch["weights"] = np.ones((8, 8), np.float32)
-    for _ in range(60):
-        state, metrics = train(state, batch)
-    total, weight = metrics["loss"]
-    assert total / weight < 0.1
-
-
-def test_steps_do_not_recompile(tiny, make_batch):
-    state, train = make_step(tiny("llama"), ema_decay=0.9)
+def test_steps_do_not_recompile(learner, make_batch):
+    state, train = learner()
     for seed in range(3):
         state, _ = train(state, make_batch(seed=seed))
+    # Once from NumPy batches and a fresh state; its own output changes nothing.
     assert train._cache_size() == 1

@@ -44,15 +44,15 @@ class Generator:
         Raises:
           ConfigError: an empty prompt, or more tokens than the model has positions.
         """
-        length = self._check(prompts, max_tokens)
+        self._check(prompts, max_tokens)
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
         tokens = np.zeros((len(prompts), _padded(max(lengths))), np.int32)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = prompt
         keys = jax.random.split(jax.random.key(seed), len(prompts))
-        cache_length = max(_padded(length), tokens.shape[1] + max_tokens)
+        cache_length = _padded(tokens.shape[1] + max_tokens)
         logits, cache = self._prefill(
-            params, tokens, lengths, cache_length=_padded(cache_length)
+            params, tokens, lengths, cache_length=cache_length
         )
         step = _Step(logits, jnp.asarray(lengths), cache)
         waiting = None
@@ -78,7 +78,7 @@ class Generator:
         rows = np.stack(columns, axis=1) if columns else np.zeros((len(prompts), 0))
         return [[int(t) for t in row if t >= 0] for row in rows]
 
-    def _check(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
+    def _check(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ConfigError("prompt: empty, and the tokenizer has no token to begin")
         if max_tokens < 1:
@@ -90,7 +90,6 @@ class Generator:
                 f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
                 f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
             )
-        return longest + max_tokens
 
     @functools.cached_property
     def _prefill(self) -> Any:

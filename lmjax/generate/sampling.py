@@ -35,20 +35,20 @@ def sample(logits_BV: Array, keys_B: Array, *, sampling: Sampling) -> Array:
     if sampling.temperature == 0:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     logits = logits_BV / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        lowest = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
-        logits = jnp.where(logits < lowest, -jnp.inf, logits)
+    draw = jax.vmap(jax.random.categorical)
+    if not sampling.top_k and sampling.top_p == 1:
+        return draw(keys_B, logits).astype(jnp.int32)
+    size = logits.shape[-1]
+    # The most likely first; of equally likely ones, the lowest id, as arg max does.
+    ordered, ids = jax.lax.top_k(logits, min(sampling.top_k or size, size))
     if sampling.top_p < 1:
-        logits = _keep_top_p(logits, sampling.top_p)
-    return jax.vmap(jax.random.categorical)(keys_B, logits).astype(jnp.int32)
+        ordered = _keep_top_p(ordered, sampling.top_p)
+    place = draw(keys_B, ordered)[:, None]
+    return jnp.take_along_axis(ids, place, axis=-1)[:, 0].astype(jnp.int32)
 
 
-def _keep_top_p(logits_BV: Array, top_p: float) -> Array:
-    ordered = jnp.sort(logits_BV, axis=-1, descending=True)
+def _keep_top_p(ordered: Array, top_p: float) -> Array:
     probabilities = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     # A token stays while those before it do not yet make up top_p: at least one does.
-    lowest = jnp.min(
-        jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True
-    )
-    return jnp.where(logits_BV < lowest, -jnp.inf, logits_BV)
+    return jnp.where(before < top_p, ordered, -jnp.inf)

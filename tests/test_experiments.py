@@ -1,0 +1,31 @@
+"""Every experiment parses, and its full-size model fits its axes and its mesh."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from lmjax import config, models, sharding
+
+ROOT = Path(__file__).parent.parent / "experiments"
+FILES = sorted(ROOT.glob("*/[!_]*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_full_size_model_fits_its_mesh(file, golden):
+    experiment = config.load(str(file))
+    golden(f"config_{file.parent.name}_{file.stem}", config.to_dict(experiment))
+    vocab_size = experiment.model.vocab_size or experiment.tokenizer.vocab_size or 258
+    model = models.build(
+        dataclasses.replace(experiment.model, vocab_size=vocab_size), platform="cpu"
+    )
+    axes = dataclasses.asdict(experiment.mesh)
+    # An axis of -1 takes what is left: here, of eight devices at least.
+    num_devices = math.prod(size if size > 0 else 8 for size in axes.values())
+    mesh = sharding.abstract_mesh(experiment.mesh, num_devices)
+    sharding.param_shardings(model.axes, model.shapes, mesh)
+
+
+def test_there_are_experiments():
+    assert FILES

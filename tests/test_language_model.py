@@ -1,0 +1,149 @@
+"""The object that people use: text in, text and numbers out."""
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import sharding
+from lmjax.config import ConfigError, MeshConfig
+from lmjax.data.tokenizer import Bytes
+from lmjax.generate.sampling import Sampling
+from lmjax.language_model import LanguageModel, _default_mesh
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def make_lm(make_config, tiny, random_params):
+    def make(*, bos=True, **sizes):
+        vocab = {"vocab_size": 257 + bos}
+        model = tiny("llama", scan_layers=True, **vocab)
+        config = MeshConfig(**sizes) if sizes else MeshConfig(data=1)
+        devices = jax.devices() if sizes else jax.devices()[:1]
+        mesh = sharding.make_mesh(config, devices)
+        shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
+        return LanguageModel(
+            config=make_config("llama", **vocab),
+            tokenizer=Bytes(bos=bos),
+            model=model,
+            params=jax.device_put(random_params(model), shardings),
+            mesh=mesh,
+            step=1,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def lm(make_lm):
+    return make_lm()
+
+
+def log_probs(lm, tokens):
+    logits = np.float64(lm.logits([tokens]))[0]
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_scores_are_sums_of_log_probabilities(lm):
+    tokens = [lm.tokenizer.bos_id, *"héllo".encode()]
+    each = [row[t] for row, t in zip(log_probs(lm, tokens), tokens[1:], strict=False)]
+    (score,) = lm.score(["héllo"])
+    assert score["num_tokens"] == 6
+    assert score["log_prob"] == pytest.approx(sum(each), rel=1e-5)
+    assert score["perplexity"] == pytest.approx(np.exp(-sum(each) / 6), rel=1e-5)
+    (given,) = lm.score([("hé", "llo")])
+    assert given["num_tokens"] == 3
+    assert given["log_prob"] == pytest.approx(sum(each[3:]), rel=1e-5)
+    (ended,) = lm.score([("hé", "llo")], eos=True)
+    end = log_probs(lm, tokens)[-1, lm.tokenizer.eos_id]
+    assert ended["num_tokens"] == 4
+    assert ended["log_prob"] == pytest.approx(sum(each[3:]) + end, rel=1e-5)
+
+
+def test_a_text_of_no_tokens_has_no_perplexity(lm):
+    nothing = {"log_prob": 0.0, "num_tokens": 0, "perplexity": None}
+    assert lm.score([""]) == [nothing]
+    assert lm.score([]) == []
+
+
+def test_without_bos_the_first_token_is_not_scored(make_lm):
+    lm = make_lm(bos=False)
+    (score,) = lm.score(["abc"])
+    assert score["num_tokens"] == 2
+    each = log_probs(lm, [*b"abc"])
+    expected = each[0, ord("b")] + each[1, ord("c")]
+    assert score["log_prob"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ConfigError, match="prompt: empty"):
+        lm.generate([""])
+
+
+def test_segments_keep_texts_apart(lm):
+    a, b = [5, 6, 7], [8, 9]
+    packed = lm.logits([a + b + [0]], segments=[[1, 1, 1, 2, 2, 0]])
+    np.testing.assert_allclose(packed[0, :3], lm.logits([a])[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(packed[0, 3:5], lm.logits([b])[0], rtol=1e-5, atol=1e-5)
+    assert lm.hidden([a]).shape == (1, 3, 32)
+
+
+def test_the_stream_is_what_generate_returns(lm):
+    options = {"max_tokens": 20, "seed": 0}
+    pieces = list(lm.stream("def ", sampling=GREEDY, **options))
+    assert "".join(pieces) == lm.generate(["def "], temperature=0.0, **options)[0]
+    warm = Sampling(temperature=1.0, top_k=50, top_p=0.9)
+    streamed = "".join(lm.stream("def ", sampling=warm, **options))
+    (whole,) = lm.generate(["def "], temperature=1.0, top_k=50, top_p=0.9, **options)
+    assert streamed == whole
+
+
+class Scripted:
+    """A generator that says given bytes, one at a time."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def tokens(self, params, prompts, **options):
+        for byte in self.text:
+            yield np.array([byte], np.int32)
+        yield np.array([-1], np.int32)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        (b"a\xc3\xa9b", ["a", "é", "b"]),
+        ("x€😀y".encode(), ["x", "€", "😀", "y"]),
+        (b"a\xffb", ["a", "�b"]),  # not UTF-8: shown when what follows is known
+        (b"a\xe2\x82", ["a", "�"]),  # cut off within a character
+        (b"", []),
+    ],
+)
+def test_the_stream_splits_no_character(lm, monkeypatch, text, pieces):
+    monkeypatch.setitem(vars(lm), "_generator", Scripted(text))
+    found = list(lm.stream("é", max_tokens=9, sampling=GREEDY))
+    assert [piece for piece in found if piece] == pieces
+
+
+def test_a_paused_stream_leaves_the_mesh_of_its_caller_alone(lm):
+    stream = lm.stream("ab", max_tokens=3, sampling=GREEDY)
+    next(stream)
+    assert jax.sharding.get_abstract_mesh().empty
+
+
+def test_on_a_mesh_it_says_the_same(lm, make_lm):
+    split = make_lm(data=2, fsdp=2, tensor=2)
+    prompts = ["ab", "def f", "c"]
+    options = {"max_tokens": 5, "temperature": 0.0}
+    assert split.generate(prompts, **options) == lm.generate(prompts, **options)
+    for a, b in zip(split.score(prompts), lm.score(prompts), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ({"data": 1, "fsdp": 4, "tensor": 2}, (1, 4, 2)),
+        ({"data": 1, "fsdp": 256}, (8, 1, 1)),  # trained elsewhere: copies
+    ],
+)
+def test_the_mesh_of_a_run_is_taken_where_it_fits(sizes, shape):
+    assert tuple(_default_mesh(MeshConfig(**sizes)).shape.values()) == shape
