@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lmjax.config import ConfigError, load, nearest
 
@@ -101,8 +101,15 @@ def describe(args: argparse.Namespace) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake with an exception, not with a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lmjax", description=__doc__.splitlines()[0])
+    parser = _Parser(prog="lmjax", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="store_true", help="print the version")
     verbs = parser.add_subparsers(metavar="VERB", dest="verb")
 
@@ -139,29 +146,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    overrides = [
-        _after(arg, "--config.") for arg in argv if arg.startswith("--config.")
-    ]
-    rest = [arg for arg in argv if not arg.startswith("--config.")]
-    args, unknown = _parser().parse_known_args(rest)
-    args.overrides = overrides
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lmjax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of its inner life
     try:
-        if args.version:
-            from lmjax import __version__
-
-            print(__version__)
-            return 0
-        if args.verb is None:
-            raise ConfigError("which verb? see lmjax --help")
-        if unknown:
-            flags = ["--" + name for name in vars(args)]
-            hint = nearest(unknown[0].partition("=")[0], flags)
-            raise ConfigError(f"{unknown[0]}: no such flag of lmjax {args.verb}{hint}")
-        return args.run(args)
+        return _run(argv)
     except (ConfigError, FloatingPointError) as error:
-        if getattr(args, "debug", False):
+        if "--debug" in argv:
             raise
         _say(f"error: {' '.join(str(error).split())}")
         return 2
@@ -169,6 +160,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone: nothing more to say to anyone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _run(argv: Sequence[str]) -> int:
+    prefix = "--config."
+    overrides = [arg[len(prefix) :] for arg in argv if arg.startswith(prefix)]
+    rest = [arg for arg in argv if not arg.startswith(prefix)]
+    args, unknown = _parser().parse_known_args(rest)
+    if unknown:
+        flags = ["--" + name for name in vars(args)]
+        hint = nearest(unknown[0].partition("=")[0], flags)
+        raise ConfigError(f"{unknown[0]}: no such flag of lmjax {args.verb}{hint}")
+    if args.version:
+        from lmjax import __version__
+
+        print(__version__)
+        return 0
+    if args.verb is None:
+        raise ConfigError("which verb? see lmjax --help")
+    if overrides and args.verb in ("generate", "score"):
+        raise ConfigError(f"--config.{overrides[0]}: lmjax {args.verb} takes none")
+    args.overrides = overrides
+    return args.run(args)
 
 
 def _profile(text: str | None) -> range:
@@ -191,10 +204,6 @@ def _job(text: str) -> tuple[int, int]:
     if not 0 <= job < num_jobs:
         raise ConfigError(f"--job={text}: I must be from 0 to N - 1")
     return job, num_jobs
-
-
-def _after(text: str, prefix: str) -> str:
-    return text[len(prefix) :]
 
 
 def _say(text: str) -> None:

@@ -156,7 +156,7 @@ class LanguageModel:
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self.model)
+        return Generator(self.model, self.tokenizer.vocab_size)
 
     @functools.cached_property
     def _scorer(self) -> Scorer:

@@ -15,8 +15,8 @@ GREEDY = Sampling(temperature=0.0)
 
 @pytest.fixture(scope="module")
 def make_lm(make_config, tiny, random_params):
-    def make(*, bos=True, **sizes):
-        vocab = {"vocab_size": 257 + bos}
+    def make(*, bos=True, num_unused=0, **sizes):
+        vocab = {"vocab_size": 257 + bos + num_unused}
         model = tiny("llama", scan_layers=True, **vocab)
         config = MeshConfig(**sizes) if sizes else MeshConfig(data=1)
         devices = jax.devices() if sizes else jax.devices()[:1]
@@ -127,6 +127,17 @@ def test_a_paused_stream_leaves_the_mesh_of_its_caller_alone(lm):
     stream = lm.stream("ab", max_tokens=3, sampling=GREEDY)
     next(stream)
     assert jax.sharding.get_abstract_mesh().empty
+
+
+def test_ids_that_the_tokenizer_lacks_are_never_drawn(make_lm, monkeypatch):
+    """A table may be filled up; SentencePiece cannot decode what it lacks."""
+    lm = make_lm(num_unused=254)
+    seen = []
+    monkeypatch.setattr(
+        lm.tokenizer, "decode", lambda ids: seen.extend(ids) or "", raising=True
+    )
+    lm.generate(["a"] * 8, max_tokens=20, temperature=5.0)
+    assert len(seen) > 50 and max(seen) < lm.tokenizer.vocab_size
 
 
 def test_on_a_mesh_it_says_the_same(lm, make_lm):

@@ -21,9 +21,13 @@ LENGTH_MULTIPLE = 64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
-    """A model's decoding functions, compiled once for each shape and sampling."""
+    """A model's decoding functions, compiled once for each shape and sampling.
+
+    Ids from `vocab_size` on, which only fill the model's table up, are never drawn.
+    """
 
     model: Model
+    vocab_size: int | None = None
 
     def tokens(
         self,
@@ -101,7 +105,8 @@ class Generator:
             params: Params, before: "_Step", keys: Array, *, sampling: Sampling
         ) -> tuple[Array, "_Step"]:
             step_keys = jax.vmap(jax.random.fold_in)(keys, before.positions)
-            token = sample(before.logits, step_keys, sampling=sampling)
+            logits = before.logits[:, : self.vocab_size]
+            token = sample(logits, step_keys, sampling=sampling)
             logits, cache = self.model.decode_step(
                 params, token, before.positions, before.cache
             )
