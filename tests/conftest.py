@@ -93,12 +93,14 @@ def random_params():
 
     @functools.cache
     def make(model, seed=0):
-        params = model.init(jax.random.key(seed))
         rng = np.random.default_rng(seed)
-        return jax.tree.map(
-            lambda p: (p + 0.2 * rng.standard_normal(p.shape)).astype(np.float32),
-            params,
-        )
+
+        def draw(path, leaf):
+            mean = float(path[-1].key == "scale")
+            noise = rng.standard_normal(leaf.shape, np.float32)
+            return jax.numpy.asarray(mean + np.float32(0.25) * noise)
+
+        return jax.tree_util.tree_map_with_path(draw, model.shapes)
 
     return make
 

@@ -38,7 +38,8 @@ def make_step(model, name="adamw"):
     optimizer = optim.build(config, axes=model.axes, num_steps=200)
     parts = {"model": model, "optimizer": optimizer}
     train = functools.partial(step.train_step, task=TASK, num_microbatches=1, **parts)
-    return step.init_state(jax.random.key(0), **parts), jax.jit(train)
+    start = jax.jit(functools.partial(step.init_state, **parts))
+    return start(jax.random.key(0)), jax.jit(train)
 
 
 @pytest.fixture
