@@ -1,4 +1,10 @@
-"""A small decoder on the source code of Python's standard library."""
+"""A small decoder on the source code of Python's standard library.
+
+    lmjax train --config=experiments/lm/quickstart.py --workdir=runs/quickstart
+
+About three minutes on two CPU cores, to 1.444 bits per byte of the held-out files
+(gzip -9: 1.973, xz -9: 1.683).
+"""
 
 from ml_collections import ConfigDict
 
