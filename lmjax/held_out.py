@@ -66,7 +66,7 @@ class HeldOut:
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self.program.model)
+        return Generator(self.program.model, self.prepared.tokenizer.vocab_size)
 
     def _evaluate(self, split: str, step: int, state: TrainState) -> dict[str, float]:
         if split not in self.prepared.stores:
