@@ -8,7 +8,7 @@ import jax
 
 from lmjax import device
 from lmjax.config import Config
-from lmjax.data import pipeline
+from lmjax.data import loader, pipeline
 from lmjax.program import Program
 from lmjax.types import Batch, HostBatch, Metrics, Params
 
@@ -29,7 +29,7 @@ def evaluate_split(
     the tokenizer.
     """
     stores = prepared.stores[split]
-    batches = pipeline.eval_batches(stores, config, tokenizer=prepared.tokenizer)
+    batches = loader.eval_batches(stores, config, tokenizer=prepared.tokenizer)
     put = lambda batch: device.put_batch(batch, program.mesh)
     means = mean_metrics(program.eval_step, params, batches, put=put)
     nats = means["loss"] * sum(store.num_tokens for store in stores)

@@ -13,7 +13,7 @@ import jax
 from lmjax import device, sharding, workdir
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config
-from lmjax.data import pipeline
+from lmjax.data import loader, pipeline
 from lmjax.data.tokenizer import with_vocabulary
 from lmjax.held_out import HeldOut
 from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine
@@ -75,7 +75,7 @@ def _train(
     train_step, seconds = program.compile_train_step()
     first = {"compile_seconds": seconds}
     meter = Meter(metric_log, progress, program=program, first=first)
-    batches = pipeline.train_batches(prepared, config, start_step=start)
+    batches = loader.train_batches(prepared, config, start_step=start)
     finished = False
     stop.deferred = True
     try:
@@ -171,8 +171,8 @@ def explained(
     checkpoints: Checkpoints,
 ) -> FloatingPointError:
     """Return the error with the samples of its step and the last good checkpoint."""
-    samples = pipeline.sample_indices(config, step=error.step - 1)
-    stores, starts = pipeline.locate(prepared.stores["train"], config, samples=samples)
+    samples = loader.sample_indices(config, step=error.step - 1)
+    stores, starts = loader.locate(prepared.stores["train"], config, samples=samples)
     checkpoints.wait()
     saved = checkpoints.steps()
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"

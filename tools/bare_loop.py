@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from lmjax import device, sharding
 from lmjax.config import Config, load
-from lmjax.data import pipeline
+from lmjax.data import loader, pipeline
 from lmjax.data.tokenizer import with_vocabulary
 from lmjax.logging import STEPS_IN_FLIGHT
 from lmjax.program import make_program
@@ -144,7 +144,7 @@ def compare(config: Config, directory: Path, blocks: int, steps: int) -> None:
         ours, _ = program.compile_train_step()
         state = program.init(jax.random.key(0))
         lmjax_step = lambda state, batch: ours(state, device.put_batch(batch, mesh))
-        loaded = pipeline.train_batches(prepared, config, start_step=0)
+        loaded = loader.train_batches(prepared, config, start_step=0)
         ready = [jax.device_put(next(loaded)) for _ in range(8)]
         params = bare_init(jax.random.key(0), config.model)
         # Two trees: what is donated must not be shared.

@@ -6,7 +6,7 @@ import pytest
 
 from lmjax import config as config_lib
 from lmjax.config import ConfigError
-from lmjax.data import order, pipeline
+from lmjax.data import loader, order, pipeline
 
 
 def parse(path, **sections):
@@ -39,7 +39,7 @@ def concatenate(*hosts):
 
 
 def train(prepared, config, **options):
-    return list(pipeline.train_batches(prepared, config, **options))
+    return list(loader.train_batches(prepared, config, **options))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_loader_processes_give_the_same_batches(corpus, tmp_path):
     prepared = pipeline.prepare(config, workdir=tmp_path / "work")
     data = dataclasses.replace(config.data, num_workers=2)
     in_processes = dataclasses.replace(config, data=data)
-    batches = pipeline.train_batches(prepared, in_processes, start_step=3)
+    batches = loader.train_batches(prepared, in_processes, start_step=3)
     first = list(itertools.islice(batches, 5))
     batches.close()
     assert_equal(first, train(prepared, config, start_step=3)[:5])
@@ -99,9 +99,9 @@ def test_loader_processes_give_the_same_batches(corpus, tmp_path):
 
 def test_locate_tells_what_a_step_sees(prepared, config):
     batch = train(prepared, config, start_step=4)[0]
-    samples = pipeline.sample_indices(config, step=4)
+    samples = loader.sample_indices(config, step=4)
     stores = prepared.stores["train"]
-    parts, starts = pipeline.locate(stores, config, samples=samples)
+    parts, starts = loader.locate(stores, config, samples=samples)
     for row, (part, start) in enumerate(zip(parts, starts, strict=True)):
         stop = min(int(start) + 16, stores[part].num_tokens)
         expected = stores[part].read(int(start), stop)
@@ -111,7 +111,7 @@ def test_locate_tells_what_a_step_sees(prepared, config):
 def test_a_mixture_follows_its_weights(mixture, tmp_path):
     prepared = pipeline.prepare(mixture, workdir=tmp_path / "work")
     samples = np.arange(order.PATTERN)
-    parts, _ = pipeline.locate(prepared.stores["train"], mixture, samples=samples)
+    parts, _ = loader.locate(prepared.stores["train"], mixture, samples=samples)
     assert np.bincount(parts).tolist() == [3072, 1024]
 
 
@@ -138,7 +138,7 @@ def test_every_held_out_token_is_seen_once(
     stores = prepared.stores["valid"]
     hosts = [
         list(
-            pipeline.eval_batches(
+            loader.eval_batches(
                 stores,
                 config,
                 tokenizer=prepared.tokenizer,
@@ -149,7 +149,7 @@ def test_every_held_out_token_is_seen_once(
         for index in range(process_count)
     ]
     batches = concatenate(*hosts)
-    assert len(batches) == pipeline.num_eval_batches(stores, config)
+    assert len(batches) == loader.num_eval_batches(stores, config)
     assert {batch["tokens"].shape for batch in batches} == {(batch_size, length)}
     seen = np.concatenate([b["targets"][b["weights"] > 0] for b in batches])
     stream = np.concatenate([store.read(0, store.num_tokens) for store in stores])
@@ -163,8 +163,8 @@ def test_evaluation_can_stop_early(prepared, config):
     config = dataclasses.replace(
         config, eval=dataclasses.replace(config.eval, num_batches=2)
     )
-    batches = pipeline.eval_batches(stores, config, tokenizer=prepared.tokenizer)
-    assert len(list(batches)) == pipeline.num_eval_batches(stores, config) == 2
+    batches = loader.eval_batches(stores, config, tokenizer=prepared.tokenizer)
+    assert len(list(batches)) == loader.num_eval_batches(stores, config) == 2
 
 
 def test_batches_must_divide_among_hosts(prepared, config):

@@ -1,0 +1,255 @@
+"""Batches: the windows of each training step, and of a held-out split.
+
+Shapes: B rows of a batch, or this host's share of them; T tokens in a window.
+"""
+
+import atexit
+import dataclasses
+import logging
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lmjax.config import Config, ConfigError
+from lmjax.data import order, packing, pipeline
+from lmjax.data.token_store import TokenStore
+from lmjax.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from lmjax.types import HostBatch
+
+_log = logging.getLogger(__name__)
+
+
+def train_batches(
+    prepared: pipeline.Prepared,
+    config: Config,
+    *,
+    start_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Generator["HostBatch", None, None]:
+    """Return this host's rows of the batches from `start_step` to the last step.
+
+    Batches are cut ahead of time in a thread, or in `config.data.num_workers`
+    processes; `close` stops them, and so does the end of the program.
+
+    Raises:
+      ConfigError: the batch does not divide among the hosts.
+    """
+    import grain  # brings jax along: not for those who only build stores
+
+    source = TrainBatches(
+        stores=tuple(prepared.stores["train"]),
+        config=config,
+        bos_id=prepared.tokenizer.bos_id,
+        eos_id=prepared.tokenizer.eos_id,
+        start_step=start_step,
+        rows=_host_rows(
+            config.batch_size, process_index, process_count, path="config.batch_size"
+        ),
+    )
+    num_workers, ahead = config.data.num_workers, config.data.prefetch_batches
+    batches = grain.MapDataset.source(source).to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
+    )
+    if num_workers:
+        _let_grain_read_its_flags()
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=num_workers, per_worker_buffer_size=-(-ahead // num_workers)
+            )
+        )
+    return _closed_at_exit(_copied(iter(batches)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainBatches:
+    """A host's rows of the batch of each step from `start_step` on, to read at random.
+
+    It pickles small: a process that receives it opens the stores itself.
+    """
+
+    stores: tuple[TokenStore, ...]
+    config: Config
+    bos_id: int | None
+    eos_id: int
+    start_step: int
+    rows: slice
+
+    def __len__(self) -> int:
+        return max(0, self.config.num_steps - self.start_step)
+
+    def __getitem__(self, index: int) -> "HostBatch":
+        samples = sample_indices(self.config, step=self.start_step + int(index))
+        part_B, start_B = locate(self.stores, self.config, samples=samples[self.rows])
+        return _cut(
+            self.stores,
+            part_B,
+            start_B,
+            config=self.config,
+            ids=(self.bos_id, self.eos_id),
+            circular=True,
+        )
+
+
+def sample_indices(config: Config, *, step: int) -> np.ndarray:
+    """Return the numbers of the samples in the global batch of a step, int64 (B,)."""
+    return np.arange(config.batch_size, dtype=np.int64) + step * config.batch_size
+
+
+def locate(
+    stores: Sequence[TokenStore], config: Config, *, samples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find training samples: each one's store, and where its window begins there.
+
+    With `sample_indices` this tells what a step has seen.
+    """
+    weights = tuple(part.weight for part in pipeline.source_parts(config).values())
+    part_B, index_B = order.deal(samples, weights=weights, seed=config.seed)
+    start_B = np.zeros(len(samples), np.int64)
+    for part in np.unique(part_B):
+        here = part_B == part
+        start_B[here] = packing.train_starts(
+            index_B[here],
+            num_tokens=stores[part].num_tokens,
+            length=config.data.length,
+            seed=order.part_seed(config.seed, int(part)),
+        )
+    return part_B, start_B
+
+
+def eval_batches(
+    stores: Sequence[TokenStore],
+    config: Config,
+    *,
+    tokenizer: Tokenizer,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator["HostBatch"]:
+    """Yield this host's rows of batches that hold each token of the stores once.
+
+    The last batch is filled up with rows of padding, so all have one shape, and each
+    host has as many. `config.eval.num_batches` stops early.
+    """
+    rows = _host_rows(
+        config.eval.batch_size,
+        process_index,
+        process_count,
+        path="config.eval.batch_size",
+    )
+    part_N, start_N = _eval_windows(stores, config)
+    for batch in range(num_eval_batches(stores, config)):
+        first = batch * config.eval.batch_size
+        here = slice(first + rows.start, first + rows.stop)
+        yield _cut(
+            stores,
+            part_N[here],
+            start_N[here],
+            config=config,
+            ids=(tokenizer.bos_id, tokenizer.eos_id),
+            circular=False,
+        )
+
+
+def num_eval_batches(stores: Sequence[TokenStore], config: Config) -> int:
+    """Count the batches of `eval_batches`."""
+    windows = sum(
+        packing.num_windows(store.num_tokens, length=config.data.length)
+        for store in stores
+    )
+    return min(
+        -(-windows // config.eval.batch_size), config.eval.num_batches or windows
+    )
+
+
+def _host_rows(
+    batch_size: int, process_index: int, process_count: int, *, path: str
+) -> slice:
+    if batch_size % process_count:
+        raise ConfigError(
+            f"{path} = {batch_size}: must be a multiple of {process_count} processes"
+        )
+    rows = batch_size // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)
+
+
+def _eval_windows(
+    stores: Sequence[TokenStore], config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the store and the start of each window; padding starts past the end."""
+    length, batch_size = config.data.length, config.eval.batch_size
+    starts = [np.arange(0, store.num_tokens, length) for store in stores]
+    part_N = np.repeat(np.arange(len(stores)), [len(start) for start in starts])
+    padding = -len(part_N) % batch_size
+    past_end = np.full(padding, stores[0].num_tokens)
+    return np.pad(part_N, (0, padding)), np.concatenate([*starts, past_end])
+
+
+def _cut(
+    stores: Sequence[TokenStore],
+    part_B: np.ndarray,
+    start_B: np.ndarray,
+    *,
+    config: Config,
+    ids: tuple[int | None, int],
+    circular: bool,
+) -> "HostBatch":
+    """Cut rows out of several stores, in the order of the rows."""
+    rows = np.arange(len(part_B))
+    cut = {
+        int(part): packing.cut_windows(
+            stores[part],
+            start_B[part_B == part],
+            length=config.data.length,
+            bos_id=ids[0],
+            eos_id=ids[1],
+            isolate=config.data.isolate_documents,
+            circular=circular,
+        )
+        for part in np.unique(part_B)
+    }
+    if len(cut) == 1:
+        return next(iter(cut.values()))
+    back = np.argsort(np.concatenate([rows[part_B == part] for part in cut]))
+    names = next(iter(cut.values()))
+    return {
+        name: np.concatenate([batch[name] for batch in cut.values()])[back]
+        for name in names
+    }
+
+
+def _copied(batches: Any) -> Generator["HostBatch", None, None]:
+    """Copy batches out of the memory that loader processes share; stop them after."""
+
+    def copy(batch: "HostBatch") -> "HostBatch":
+        return {name: np.array(value) for name, value in batch.items()}
+
+    try:
+        yield from map(copy, batches)
+    finally:
+        batches.close()
+
+
+def _closed_at_exit(
+    batches: Generator["HostBatch", None, None],
+) -> Generator["HostBatch", None, None]:
+    """Have loader processes end before the interpreter does, if nobody ended them."""
+    reference = weakref.ref(batches)
+
+    def close() -> None:
+        if (alive := reference()) is not None:
+            alive.close()
+
+    atexit.register(close)
+    return batches
+
+
+def _let_grain_read_its_flags() -> None:
+    """Let grain's workers start where nobody parsed absl's flags, as in a notebook."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

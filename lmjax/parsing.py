@@ -1,0 +1,220 @@
+"""From nested mappings and `a.b=value` texts to frozen dataclasses, or to errors.
+
+Nothing here knows what an experiment is: the types of the fields say what is allowed.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+
+class ConfigError(ValueError):
+    """A mistake in a config that its author can mend; the text is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The closed interval that a number must lie in."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f">= {self.low:g}"
+        return f"in [{self.low:g}, {self.high:g}]"
+
+
+T = TypeVar("T")
+
+
+def runtime(default: T) -> T:
+    """Declare a leaf that may differ when a run resumes (speed, logs, schedule)."""
+    return dataclasses.field(default=default, metadata={"runtime": True})
+
+
+def nearest(name: str, allowed: Sequence[str]) -> str:
+    """Return ` (did you mean X?)` for the closest allowed name, or nothing."""
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    """Yield the leaves, runtime ones aside, in which two trees differ."""
+    for field in dataclasses.fields(old):
+        a, b, where = getattr(old, field.name), getattr(new, field.name), field.name
+        if field.metadata.get("runtime") or a == b:
+            continue
+        if dataclasses.is_dataclass(a):
+            yield from differences(a, b, f"{path}.{where}")
+        else:
+            yield f"{path}.{where} was {a!r}, is {b!r}"
+
+
+def cross_field_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what each section's `mistakes` finds wrong between its fields."""
+    if hasattr(config, "mistakes"):
+        yield from config.mistakes(path)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from cross_field_mistakes(value, f"{path}.{field.name}")
+
+
+def plain(value: Any) -> Any:
+    """Return ConfigDicts, mappings and sequences as dicts and tuples."""
+    if hasattr(value, "items"):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(plain(item) for item in value)
+    return value
+
+
+def apply_override(
+    root: Any, nested: dict[str, Any], text: str, mistakes: list[str]
+) -> None:
+    """Put `a.b=value` into `nested`, as the fields of the dataclass `root` read it."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        mistakes.append(f"config.{path}: an override is written config.{path}=VALUE")
+        return
+    *sections, leaf = path.split(".")
+    kind = root
+    for name in (*sections, leaf):
+        fields = _fields(kind) if dataclasses.is_dataclass(kind) else {}
+        if name not in fields:
+            mistakes.append(_unknown(f"config.{path}", name, list(fields)))
+            return
+        kind = fields[name]
+    if dataclasses.is_dataclass(kind):
+        mistakes.append(
+            f"config.{path} = {value!r}: is a section; set one of its leaves"
+        )
+        return
+    for name in sections:
+        nested = nested.setdefault(name, {})
+    nested[leaf] = value if kind is str else _literal(value)
+
+
+def _literal(text: str) -> Any:
+    """Read a Python literal as the command line spells it, or return the text."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return plain(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def build(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
+    """Return `value` as the dataclass `kind`, or None after noting mistakes."""
+    if not isinstance(value, dict):
+        mistakes.append(f"{path} = {value!r}: must be a section")
+        return None
+    fields = _fields(kind)
+    mistakes += [
+        _unknown(f"{path}.{k}", k, list(fields)) for k in value.keys() - fields
+    ]
+    before = len(mistakes)
+    leaves = {
+        name: _convert(fields[name], item, f"{path}.{name}", mistakes)
+        for name, item in value.items()
+        if name in fields
+    }
+    return kind(**leaves) if len(mistakes) == before else None
+
+
+def _convert(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return build(kind, value, path, mistakes)
+    if typing.get_origin(kind) is tuple and isinstance(value, tuple):
+        item = typing.get_args(kind)[0]
+        return tuple(
+            _convert(item, v, f"{path}[{i}]", mistakes) for i, v in enumerate(value)
+        )
+    allowed = kind
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e6 steps
+    if not _fits(allowed, kind, value):
+        mistakes.append(f"{path} = {value!r}: {_expected(allowed, value)}")
+    return value
+
+
+def _fits(allowed: Any, kind: Any, value: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        return any(value == c and type(value) is type(c) for c in choices)
+    if not isinstance(kind, type) or type(value) is not kind:
+        return False
+    if typing.get_origin(allowed) is Annotated:
+        limits = typing.get_args(allowed)[1]
+        return limits.low <= value <= limits.high
+    return True
+
+
+def _expected(kind: Any, value: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        choices = [str(c) for c in typing.get_args(kind)]
+        return f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
+    if typing.get_origin(kind) is Annotated:
+        base, limits = typing.get_args(kind)
+        return f"must be {_NAMES[base]} {limits}"
+    if typing.get_origin(kind) is tuple:
+        return "must be a tuple, such as ('a',)"
+    return f"must be {_NAMES[kind]}"
+
+
+_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Return the type of each field by name."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _unknown(path: str, name: str, allowed: Sequence[str]) -> str:
+    names = f"; allowed here: {', '.join(allowed)}" if allowed else ""
+    return f"{path}: no such field{nearest(name, allowed)}{names}"
+
+
+def load_module(path: str) -> types.ModuleType:
+    """Import an experiment file, with its package's root on `sys.path`.
+
+    Raises:
+      ConfigError: it cannot be read, or is not Python (with file and line).
+    """
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise ConfigError(f"{path}: not a Python file that can be read")
+    root = file.resolve().parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    spec = importlib.util.spec_from_file_location("lmjax_experiment", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(root))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        where = f"{error.filename}:{error.lineno}"
+        raise ConfigError(f"{where}: not Python: {error.msg}") from error
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{line.filename}:{line.lineno}"
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(root))
+    return module
