@@ -43,6 +43,8 @@ class Checkpoints:
                 preservation_policy=preserve.AnyPreservationPolicy(policies),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
+                save_interval_steps=0 if read_only else 1,
+                create=not read_only,
             ),
             item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
         )

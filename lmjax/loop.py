@@ -14,7 +14,6 @@ from lmjax import device, sharding, workdir
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config
 from lmjax.data import loader, pipeline
-from lmjax.data.tokenizer import with_vocabulary
 from lmjax.held_out import HeldOut
 from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine
 from lmjax.program import Program, make_program
@@ -40,7 +39,7 @@ def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool
         the text names the step, its samples and the last good checkpoint.
     """
     with workdir.locked(directory), StopSignal() as stop:
-        config = with_vocabulary(config)
+        config = pipeline.with_vocabulary(config)
         workdir.refuse_other_run(directory, config)
         begun = workdir.has_checkpoints(directory)
         prepared = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)

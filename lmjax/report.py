@@ -14,7 +14,6 @@ from rich.table import Table
 from lmjax import device, models, sharding, workdir
 from lmjax.config import Config, ConfigError, parse, to_dict
 from lmjax.data import pipeline
-from lmjax.data.tokenizer import with_vocabulary
 from lmjax.evaluate import evaluate_split
 from lmjax.language_model import load
 from lmjax.program import make_program
@@ -108,14 +107,16 @@ def describe(config: Config, *, num_devices: int) -> None:
       num_devices: devices of a mesh that need not exist; 0 for as many as the mesh
         says (1 for an axis of -1).
     """
-    config = with_vocabulary(config)
+    config = pipeline.with_vocabulary(config)
     axes = dataclasses.asdict(config.mesh).values()
     mesh = sharding.abstract_mesh(
         config.mesh, num_devices or math.prod(max(axis, 1) for axis in axes)
     )
     model = models.build(config.model, platform="cpu")
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
-    table = Table("parameter", "shape", "axes", "sharding", "on a device")
+    table = Table(box=None)
+    for column in ("parameter", "shape", "axes", "sharding", "on a device"):
+        table.add_column(column, no_wrap=True)
     total = local = 0
     for (path, leaf), names, s in zip(
         jax.tree_util.tree_leaves_with_path(model.shapes),
@@ -132,7 +133,8 @@ def describe(config: Config, *, num_devices: int) -> None:
             ", ".join(axis or "-" for axis in s.spec),
             _shape(part),
         )
-    console = Console(highlight=False, soft_wrap=True)
+    # Wide enough for whole names; a terminal wraps what does not fit it.
+    console = Console(highlight=False, soft_wrap=True, width=200)
     console.print(table)
     flops = device.flops_per_token(
         model.config, model.shapes, length=config.data.length

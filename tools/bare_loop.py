@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from lmjax import device, sharding
 from lmjax.config import Config, load
 from lmjax.data import loader, pipeline
-from lmjax.data.tokenizer import with_vocabulary
 from lmjax.logging import STEPS_IN_FLIGHT
 from lmjax.program import make_program
 
@@ -130,7 +129,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="in a block")
     args = parser.parse_args()
     fixed = ["optim.name=adamw", "optim.schedule=constant", "num_steps=1000000"]
-    config = with_vocabulary(load(args.config, [*fixed, "mesh.data=1"]))
+    config = pipeline.with_vocabulary(load(args.config, [*fixed, "mesh.data=1"]))
     with tempfile.TemporaryDirectory() as directory:
         compare(config, Path(directory), args.blocks, args.steps)
 

@@ -17,13 +17,21 @@ _WHOLE_BYTES = 256 << 20
 _END_BYTES = 64 << 10
 
 
-class Files:
-    """One document for each file."""
+class _OnDisk:
+    """The files behind documents, and the hash of what is in them."""
 
     def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
         self._paths = list(paths)
         self._on_bad_text = on_bad_text
         self._path = path
+
+    @functools.cached_property
+    def _contents(self) -> list[str]:
+        return _contents(self._paths)
+
+
+class Files(_OnDisk):
+    """One document for each file."""
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -41,25 +49,19 @@ class Files:
             path=self._path,
         )
 
-    @functools.cached_property
-    def _contents(self) -> list[str]:
-        return _contents(self._paths)
-
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
         return digest("files", self._on_bad_text, self._contents)
 
 
-class Lines:
+class Lines(_OnDisk):
     """One document for each line that is not blank; white space around it is cut.
 
     The files are scanned once for where their lines begin, then read at random.
     """
 
     def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
-        self._paths = list(paths)
-        self._on_bad_text = on_bad_text
-        self._path = path
+        super().__init__(paths, on_bad_text=on_bad_text, path=path)
         starts = [_line_starts(file, path=path) for file in self._paths]
         self._first = np.cumsum([0, *map(len, starts)])  # first document of each file
         self._starts = np.concatenate(starts)
@@ -76,10 +78,6 @@ class Lines:
             on_bad_text=self._on_bad_text,
             path=self._path,
         )
-
-    @functools.cached_property
-    def _contents(self) -> list[str]:
-        return _contents(self._paths)
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""

@@ -32,6 +32,21 @@ class Prepared:
     stores: Mapping[str, Sequence[TokenStore]]
 
 
+def with_vocabulary(config: Config) -> Config:
+    """Return the config with the tokenizer's vocabulary where the model names none.
+
+    Raises:
+      ConfigError: the model's own is too small for the tokenizer.
+    """
+    own, size = config.model.vocab_size, tokenizer.vocab_size(config.tokenizer)
+    if own and own < size:
+        raise ConfigError(
+            f"config.model.vocab_size = {own}: must be at least the tokenizer's {size}"
+        )
+    model = dataclasses.replace(config.model, vocab_size=own or size)
+    return dataclasses.replace(config, model=model)
+
+
 def prepare(
     config: Config, *, workdir: str | Path, keep_tokenizer: bool = False
 ) -> Prepared:

@@ -1,6 +1,5 @@
 """Text to token ids and back: SentencePiece, trained here or given, or plain bytes."""
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import sentencepiece
 
-from lmjax.config import Config, ConfigError, TokenizerConfig
+from lmjax.config import ConfigError, TokenizerConfig
 from lmjax.data.documents import Documents, estimate_bytes
 
 MANIFEST = "lmjax_tokenizer.json"
@@ -220,21 +219,6 @@ def vocab_size(config: TokenizerConfig) -> int:
     if config.kind == "bytes":
         return _agreed_size(config, Bytes(bos=config.bos), name="the bytes tokenizer")
     return _given(config).vocab_size if config.path else config.vocab_size
-
-
-def with_vocabulary(config: Config) -> Config:
-    """Return the config with the tokenizer's vocabulary where the model names none.
-
-    Raises:
-      ConfigError: the model's own is too small for the tokenizer.
-    """
-    own, size = config.model.vocab_size, vocab_size(config.tokenizer)
-    if own and own < size:
-        raise ConfigError(
-            f"config.model.vocab_size = {own}: must be at least the tokenizer's {size}"
-        )
-    model = dataclasses.replace(config.model, vocab_size=own or size)
-    return dataclasses.replace(config, model=model)
 
 
 def recipe_fingerprint(

@@ -13,7 +13,9 @@ from lmjax.models import Model
 from lmjax.tasks.losses import cross_entropy
 from lmjax.types import Array, Batch, HostBatch, Params
 
-BATCH_SIZE = 16
+# Rows of a batch, and its tokens: logits are the largest array, tokens x vocabulary.
+MAX_ROWS = 16
+MAX_TOKENS = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +52,15 @@ class Scorer:
             for i, (context, text) in enumerate(texts)
             for window in cut_windows(i, context, text, length=limit)
         ]
-        windows.sort(key=lambda window: len(window.tokens))
+        windows.sort(key=lambda window: len(window.tokens), reverse=True)
         totals = [0.0] * len(texts)
         counts = [0] * len(texts)
-        for first in range(0, len(windows), BATCH_SIZE):
-            group = windows[first : first + BATCH_SIZE]
-            sums = np.asarray(self._score(params, _batch(group, limit)))
+        while windows:
+            length = padded_length(len(windows[0].tokens) - 1, limit=limit)
+            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // length))
+            group, windows = windows[:num_rows], windows[num_rows:]
+            batch = _batch(group, shape=(num_rows, length))
+            sums = np.asarray(self._score(params, batch))
             for window, total in zip(group, sums, strict=False):
                 totals[window.text] += float(total)
                 counts[window.text] += window.num_scored
@@ -86,11 +91,14 @@ def cut_windows(
         start = stop - 1 - stride
 
 
-def _batch(windows: Sequence[Window], limit: int) -> HostBatch:
-    """Lay windows out as a batch, padded to a power of two and BATCH_SIZE rows."""
-    longest = max(len(window.tokens) for window in windows) - 1
-    length = min(max(32, 1 << (longest - 1).bit_length()), limit)
-    shape = (BATCH_SIZE, length)
+def padded_length(length: int, *, limit: int) -> int:
+    """Return the next power of two, which bounds how many shapes are compiled."""
+    return min(max(32, 1 << (length - 1).bit_length()), limit)
+
+
+def _batch(windows: Sequence[Window], *, shape: tuple[int, int]) -> HostBatch:
+    """Lay windows out as a batch, with padding on the right and below."""
+    length = shape[1]
     batch = {
         name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segments")
     }
