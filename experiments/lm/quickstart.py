@@ -2,8 +2,8 @@
 
     lmjax train --config=experiments/lm/quickstart.py --workdir=runs/quickstart
 
-About three minutes on two CPU cores, to 1.444 bits per byte of the held-out files
-(gzip -9: 1.973, xz -9: 1.683).
+About three minutes on two CPU cores, to 1.362 bits per byte of the files that
+Python 3.11 holds out (gzip -9: 1.973, xz -9: 1.683), 1.612 of 3.12's (1.846, 1.550).
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from experiments import base
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.num_steps = 1200
+    config.num_steps = 1600
     config.batch_size = 8
     config.model = base.llama(
         dim=128, num_layers=3, num_heads=4, num_kv_heads=4, mlp_dim=384, max_length=256
