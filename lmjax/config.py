@@ -11,6 +11,17 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from lmjax.model_config import (
+    Count,
+    CountOrZero,
+    DecoderConfig,
+    EncoderConfig,
+    EncoderDecoderConfig,
+    Fraction,
+    ModelConfig,
+    NonNegative,
+    derived,
+)
 from lmjax.parsing import (
     ConfigError,
     Range,
@@ -24,75 +35,18 @@ from lmjax.parsing import (
     runtime,
 )
 
-__all__ = ["Config", "ConfigError", "load", "nearest", "parse", "to_dict"]
-
-Count = Annotated[int, Range(1)]
-CountOrZero = Annotated[int, Range(0)]
-NonNegative = Annotated[float, Range(0)]
-Fraction = Annotated[float, Range(0, 1)]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """A decoder-only Transformer, from GPT-2 to Llama by its fields."""
-
-    kind: Literal["decoder"] = "decoder"
-    vocab_size: CountOrZero = 0  # 0: as many as the tokenizer has
-    dim: Count = 768
-    num_layers: Count = 12
-    num_heads: Count = 12
-    num_kv_heads: CountOrZero = 0  # 0: as many as num_heads
-    head_dim: CountOrZero = 0  # 0: dim / num_heads
-    mlp_dim: CountOrZero = 0  # 0: 4 * dim
-    max_length: Count = 1024
-    position: Literal["learned", "rope"] = "rope"
-    rope_theta: NonNegative = 10_000.0
-    rope_scaling: Literal["none", "linear", "llama3"] = "none"
-    rope_factor: NonNegative = 1.0
-    rope_low_frequency_factor: NonNegative = 1.0
-    rope_high_frequency_factor: NonNegative = 4.0
-    rope_original_length: Count = 8192
-    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
-    norm_epsilon: NonNegative = 1e-5
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "silu"
-    gated: bool = True  # SwiGLU and its kin
-    use_bias: bool = False
-    qk_norm: bool = False
-    window: CountOrZero = 0  # tokens that a query sees, itself included; 0: all
-    attention_softcap: NonNegative = 0.0  # 0: none
-    logit_softcap: NonNegative = 0.0  # 0: none
-    tie_embeddings: bool = True
-    dropout: Fraction = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
-    scan_layers: Literal["auto", True, False] = runtime("auto")
-    remat: Literal["none", "dots", "full"] = runtime("none")
-    attention: Literal["auto", "xla", "cudnn"] = runtime("auto")
-
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields, once derived ones are filled in."""
-        if self.head_dim * self.num_heads != self.dim and self.dim % self.num_heads:
-            yield (
-                f"{path}.num_heads = {self.num_heads}: must divide "
-                f"{path}.dim = {self.dim}, unless {path}.head_dim is given"
-            )
-        if self.num_heads % self.num_kv_heads:
-            yield (
-                f"{path}.num_kv_heads = {self.num_kv_heads}: must divide "
-                f"{path}.num_heads = {self.num_heads}"
-            )
-        if self.position == "rope" and self.head_dim % 2:
-            yield f"{path}.head_dim = {self.head_dim}: must be even for rope"
-        if self.position == "rope" and min(self.rope_theta, self.rope_factor) <= 0:
-            yield f"{path}.rope_theta and {path}.rope_factor: must be > 0"
-        if self.rope_low_frequency_factor >= self.rope_high_frequency_factor:
-            yield (
-                f"{path}.rope_low_frequency_factor = {self.rope_low_frequency_factor}:"
-                f" must be below {path}.rope_high_frequency_factor"
-            )
-
-
-ModelConfig = DecoderConfig
-
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DecoderConfig",
+    "EncoderConfig",
+    "EncoderDecoderConfig",
+    "ModelConfig",
+    "load",
+    "nearest",
+    "parse",
+    "to_dict",
+]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
@@ -269,7 +223,7 @@ class Config:
     num_steps: Count = runtime(1000)
     batch_size: Count = 8  # sequences, over all devices
     num_microbatches: Count = runtime(1)  # the batch is worked off in so many parts
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = DecoderConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     task: TaskConfig = TaskConfig()
@@ -349,17 +303,10 @@ def changed_identity(old: Config, new: Config) -> list[str]:
 
 def _derive(config: Config) -> Config:
     """Fill in the zeros that stand for "follows from the rest"."""
-    m = config.model
-    model = dataclasses.replace(
-        m,
-        num_kv_heads=m.num_kv_heads or m.num_heads,
-        head_dim=m.head_dim or m.dim // m.num_heads,
-        mlp_dim=m.mlp_dim or 4 * m.dim,
-    )
     batch_size = config.eval.batch_size or config.batch_size
     return dataclasses.replace(
         config,
-        model=model,
+        model=derived(config.model),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
 

@@ -49,6 +49,9 @@ def nearest(name: str, allowed: Sequence[str]) -> str:
 
 def differences(old: Any, new: Any, path: str) -> Iterator[str]:
     """Yield the leaves, runtime ones aside, in which two trees differ."""
+    if type(old) is not type(new):
+        yield f"{path}.kind was {old.kind!r}, is {new.kind!r}"
+        return
     for field in dataclasses.fields(old):
         a, b, where = getattr(old, field.name), getattr(new, field.name), field.name
         if field.metadata.get("runtime") or a == b:
@@ -88,13 +91,16 @@ def apply_override(
         return
     *sections, leaf = path.split(".")
     kind = root
+    section: Any = nested
     for name in (*sections, leaf):
+        kind = _member(kind, section)
         fields = _fields(kind) if dataclasses.is_dataclass(kind) else {}
         if name not in fields:
             mistakes.append(_unknown(f"config.{path}", name, list(fields)))
             return
         kind = fields[name]
-    if dataclasses.is_dataclass(kind):
+        section = section.get(name) if isinstance(section, dict) else None
+    if _is_section(kind):
         mistakes.append(
             f"config.{path} = {value!r}: is a section; set one of its leaves"
         )
@@ -116,10 +122,18 @@ def _literal(text: str) -> Any:
 
 
 def build(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
-    """Return `value` as the dataclass `kind`, or None after noting mistakes."""
+    """Return `value` as the dataclass `kind`, or None after noting mistakes.
+
+    Of a union of dataclasses, the leaf `kind` picks one.
+    """
     if not isinstance(value, dict):
         mistakes.append(f"{path} = {value!r}: must be a section")
         return None
+    kinds = _kinds(kind)
+    if kinds and value.get("kind", kinds[0]) not in kinds:
+        _convert(Literal[tuple(kinds)], value["kind"], f"{path}.kind", mistakes)
+        return None
+    kind = _member(kind, value)
     fields = _fields(kind)
     mistakes += [
         _unknown(f"{path}.{k}", k, list(fields)) for k in value.keys() - fields
@@ -133,8 +147,30 @@ def build(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
     return kind(**leaves) if len(mistakes) == before else None
 
 
+def _is_section(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) or isinstance(kind, types.UnionType)
+
+
+def _kinds(section: Any) -> list[str]:
+    """Return the values that pick each member of a union of dataclasses."""
+    if not isinstance(section, types.UnionType):
+        return []
+    members = typing.get_args(section)
+    return [k for m in members for k in typing.get_args(_fields(m)["kind"])]
+
+
+def _member(section: Any, value: Any) -> Any:
+    """Return the member of a union that `value["kind"]` picks, or its first."""
+    if not isinstance(section, types.UnionType):
+        return section
+    members = typing.get_args(section)
+    named = value.get("kind") if isinstance(value, dict) else None
+    of_kind = (m for m in members if named in typing.get_args(_fields(m)["kind"]))
+    return next(of_kind, members[0])
+
+
 def _convert(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if _is_section(kind):
         return build(kind, value, path, mistakes)
     if typing.get_origin(kind) is tuple and isinstance(value, tuple):
         item = typing.get_args(kind)[0]

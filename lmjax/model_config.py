@@ -1,0 +1,144 @@
+"""The shapes of networks, as config sections: one class for each architecture."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from lmjax.parsing import Range, runtime
+
+Count = Annotated[int, Range(1)]
+CountOrZero = Annotated[int, Range(0)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What all Transformers are described by."""
+
+    vocab_size: CountOrZero = 0  # 0: as many as the tokenizer has
+    dim: Count = 768
+    num_layers: Count = 12
+    num_heads: Count = 12
+    num_kv_heads: CountOrZero = 0  # 0: as many as num_heads
+    head_dim: CountOrZero = 0  # 0: dim / num_heads
+    mlp_dim: CountOrZero = 0  # 0: 4 * dim
+    max_length: Count = 1024
+    position: Literal["learned", "sinusoidal", "rope", "relative"] = "rope"
+    position_offset: CountOrZero = 0  # rows of the learned table before position 0
+    rope_theta: NonNegative = 10_000.0
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"
+    rope_factor: NonNegative = 1.0
+    rope_low_frequency_factor: NonNegative = 1.0
+    rope_high_frequency_factor: NonNegative = 4.0
+    rope_original_length: Count = 8192
+    relative_buckets: Annotated[int, Range(4)] = 32
+    relative_max_distance: Count = 128  # from where on all distances are one bucket
+    norm: Literal["layernorm", "rmsnorm", "rmsnorm1p"] = "rmsnorm"  # 1p: 1 + scale
+    norm_epsilon: NonNegative = 1e-5
+    norm_place: Literal["pre", "post", "both"] = "pre"  # both: around each sublayer
+    embedding_norm: bool = False
+    scale_embeddings: bool = False  # by sqrt(dim)
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "silu"
+    gated: bool = True  # SwiGLU and its kin
+    use_bias: bool = False
+    qkv_bias: bool = False  # on queries, keys and values even if not elsewhere
+    qk_norm: bool = False
+    window: CountOrZero = 0  # tokens that a query sees, itself included; 0: all
+    global_every: CountOrZero = 0  # every n-th layer has no window; 0: none
+    attention_scale: NonNegative = 0.0  # of scores; 0: 1 / sqrt(head_dim)
+    attention_softcap: NonNegative = 0.0  # 0: none
+    logit_softcap: NonNegative = 0.0  # 0: none
+    tie_embeddings: bool = True
+    head_bias: bool = False  # one number added to the logit of each id
+    dropout: Fraction = 0.0
+    attention_dropout: Fraction = 0.0
+    dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
+    scan_layers: Literal["auto", True, False] = runtime("auto")
+    remat: Literal["none", "dots", "full"] = runtime("none")
+    attention: Literal["auto", "xla", "cudnn"] = runtime("auto")
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields, once derived ones are filled in."""
+        if self.head_dim * self.num_heads != self.dim and self.dim % self.num_heads:
+            yield (
+                f"{path}.num_heads = {self.num_heads}: must divide "
+                f"{path}.dim = {self.dim}, unless {path}.head_dim is given"
+            )
+        if self.num_heads % self.num_kv_heads:
+            yield (
+                f"{path}.num_kv_heads = {self.num_kv_heads}: must divide "
+                f"{path}.num_heads = {self.num_heads}"
+            )
+        if self.global_every and not self.window:
+            yield f"{path}.global_every = {self.global_every}: needs {path}.window"
+        yield from self._position_mistakes(path)
+
+    def _position_mistakes(self, path: str) -> Iterator[str]:
+        if self.position == "sinusoidal" and self.dim % 2:
+            yield f"{path}.dim = {self.dim}: must be even for sinusoidal positions"
+        if self.position_offset and self.position != "learned":
+            yield f"{path}.position_offset: only learned positions have one"
+        if self.position == "rope" and self.head_dim % 2:
+            yield f"{path}.head_dim = {self.head_dim}: must be even for rope"
+        if self.position == "rope" and min(self.rope_theta, self.rope_factor) <= 0:
+            yield f"{path}.rope_theta and {path}.rope_factor: must be > 0"
+        if self.rope_low_frequency_factor >= self.rope_high_frequency_factor:
+            yield (
+                f"{path}.rope_low_frequency_factor = {self.rope_low_frequency_factor}:"
+                f" must be below {path}.rope_high_frequency_factor"
+            )
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            yield (
+                f"{path}.relative_max_distance = {self.relative_max_distance}: must be "
+                f"above half of {path}.relative_buckets = {self.relative_buckets}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig(TransformerConfig):
+    """A decoder-only Transformer, from GPT-2 to Gemma by its fields."""
+
+    kind: Literal["decoder"] = "decoder"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig(TransformerConfig):
+    """A Transformer in which every token sees every other, such as BERT."""
+
+    kind: Literal["encoder"] = "encoder"
+    num_token_types: CountOrZero = 0  # 0: tokens have no types
+    mlm_head: bool = True  # what predicts masked tokens
+    pooler: bool = False  # a tanh layer on the first token
+    pair_head: bool = False  # tells from the pooler which of two texts came first
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields, once derived ones are filled in."""
+        yield from super().mistakes(path)
+        if self.pair_head and not self.pooler:
+            yield f"{path}.pair_head = True: needs {path}.pooler"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig(TransformerConfig):
+    """A Transformer that reads a source and writes a target, such as T5 and BART."""
+
+    kind: Literal["encoder_decoder"] = "encoder_decoder"
+    num_encoder_layers: CountOrZero = 0  # 0: as many as num_layers
+    start_id: CountOrZero = 0  # what the decoder reads before the first token
+    scale_logits: bool = False  # hidden states by 1 / sqrt(dim) before the head
+
+
+ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig
+
+
+def derived(config: ModelConfig) -> ModelConfig:
+    """Fill in the zeros that stand for "follows from the rest"."""
+    changes = {
+        "num_kv_heads": config.num_kv_heads or config.num_heads,
+        "head_dim": config.head_dim or config.dim // config.num_heads,
+        "mlp_dim": config.mlp_dim or 4 * config.dim,
+    }
+    if isinstance(config, EncoderDecoderConfig):
+        changes["num_encoder_layers"] = config.num_encoder_layers or config.num_layers
+    return dataclasses.replace(config, **changes)
