@@ -48,6 +48,7 @@ __all__ = [
     "to_dict",
 ]
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """How text becomes token ids; a trained tokenizer is saved in the workdir."""

@@ -32,6 +32,9 @@ RULES: dict[str, tuple[str | None, str | tuple[str, ...] | None]] = {
     "kv_heads": ("tensor", "tensor"),
     "head_dim": (None, None),
     "norm": (None, None),
+    "features": (None, None),
+    "token_types": (None, None),
+    "buckets": (None, None),
 }
 
 

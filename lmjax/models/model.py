@@ -12,12 +12,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config import ConfigError, DecoderConfig, ModelConfig
+from lmjax.config import ConfigError, ModelConfig
 from lmjax.models.decoder import Decoder
+from lmjax.models.encdec import EncoderDecoder
+from lmjax.models.encoder import Encoder
 from lmjax.nn.attention import KVCache, cudnn_obstacle
+from lmjax.nn.block import Cache
 from lmjax.types import Array, Axes, Batch, Params
 
-MODELS = {"decoder": Decoder}
+MODELS: dict[str, Any] = {
+    "decoder": Decoder,
+    "encoder": Encoder,
+    "encoder_decoder": EncoderDecoder,
+}
 
 log = logging.getLogger(__name__)
 
@@ -39,58 +46,82 @@ class Model:
         self, params: Params, batch: Batch, *, key: Array | None = None
     ) -> Array:
         """Return the last hidden states (B, T, D); dropout only with a key."""
-        return self._module(params)(
-            batch["tokens"],
-            positions_BT=batch["positions"],
-            segments_BT=batch["segments"],
-            key=key,
-        )[0]
+        return self._module(params)(batch, key=key)
 
     def apply(self, params: Params, batch: Batch, *, key: Array | None = None) -> Array:
         """Return float32 logits (B, T, V); dropout only with a key."""
-        return self._module(params).logits(self.hidden(params, batch, key=key))
+        module = self._module(params)
+        return module.logits(module(batch, key=key))
 
     def prefill(
-        self, params: Params, tokens_BT: Array, lengths_B: Array, *, cache_length: int
-    ) -> tuple[Array, KVCache]:
-        """Read prompts, and return the logits (B, V) that follow each, and a cache.
-
-        Prompts start at the left; `lengths_B` (each >= 1) tells where they end.
-        """
-        batch_size, length = tokens_BT.shape
-        assert length <= cache_length, (length, cache_length)
-        positions = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
-        segments = (positions < lengths_B[:, None]).astype(jnp.int32)
-        cache = self._empty_cache(batch_size, cache_length)
-        hidden, cache = self._extend(params, tokens_BT, positions, segments, cache)
-        last = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)
-        return self._module(params).logits(last[:, 0]), cache
-
-    def decode_step(
-        self, params: Params, tokens_B: Array, positions_B: Array, cache: KVCache
-    ) -> tuple[Array, KVCache]:
-        """Read one more token of each row, and return the logits (B, V) after it."""
-        tokens, positions = tokens_B[:, None], positions_B[:, None]
-        segments = jnp.ones_like(tokens)
-        hidden, cache = self._extend(params, tokens, positions, segments, cache)
-        return self._module(params).logits(hidden[:, 0]), cache
-
-    def _module(self, params: Params) -> Any:
-        return nnx.merge(self.graphdef, params)
-
-    def _extend(
         self,
         params: Params,
         tokens_BT: Array,
-        positions_BT: Array,
-        segments_BT: Array,
-        cache: KVCache,
-    ) -> tuple[Array, KVCache]:
-        hidden, cache = self._module(params)(
-            tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache
+        lengths_B: Array,
+        *,
+        cache_length: int,
+        source: Batch | None = None,
+    ) -> tuple[Array, Cache]:
+        """Read prompts, and return the logits (B, V) that follow each, and a cache.
+
+        Args:
+          params: the model's.
+          tokens_BT: prompts, which start at the left.
+          lengths_B: where they end, each >= 1.
+          cache_length: tokens of prompt and continuation to make room for.
+          source: for an encoder-decoder: source, source_segments, source_positions.
+
+        Raises:
+          ConfigError: an encoder, which continues nothing.
+        """
+        batch_size, length = tokens_BT.shape
+        assert length <= cache_length, (length, cache_length)
+        if self.config.kind == "encoder":
+            raise ConfigError("config.model.kind = 'encoder': it generates no text")
+        positions = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
+        segments = (positions < lengths_B[:, None]).astype(jnp.int32)
+        cache = Cache(own=self._empty_cache(batch_size, cache_length))
+        module, memory = self._module(params), {}
+        if source is not None:
+            segments_BS = source["source_segments"]
+            read = self._empty_cache(*segments_BS.shape)
+            read = dataclasses.replace(read, segments_BS=segments_BS)
+            cache = dataclasses.replace(cache, source=read)
+            memory = {"memory_BSD": module.encode(source)}
+        hidden, cache = module.extend(
+            tokens_BT, positions, segments, cache=cache, **memory
         )
-        slot = cache.slot + tokens_BT.shape[1]
-        return hidden, dataclasses.replace(cache, slot=slot)
+        last = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)
+        if cache.source is not None:
+            filled = dataclasses.replace(cache.source, filled=True)
+            cache = dataclasses.replace(cache, source=filled)
+        return module.logits(last[:, 0]), _advance(cache, length)
+
+    def decode_step(
+        self, params: Params, tokens_B: Array, positions_B: Array, cache: Cache
+    ) -> tuple[Array, Cache]:
+        """Read one more token of each row, and return the logits (B, V) after it."""
+        tokens, positions = tokens_B[:, None], positions_B[:, None]
+        module = self._module(params)
+        hidden, cache = module.extend(
+            tokens, positions, jnp.ones_like(tokens), cache=cache
+        )
+        return module.logits(hidden[:, 0]), _advance(cache, 1)
+
+    def pooled(self, params: Params, hidden_BTD: Array) -> Array:
+        """Return an encoder's vector (B, D) for each row of hidden states."""
+        return self._module(params).pooled(hidden_BTD)
+
+    def pair_logits(self, params: Params, hidden_BTD: Array) -> Array:
+        """Return an encoder's logits (B, 2): are the two texts in order, or swapped?"""
+        return self._module(params).pair_logits(hidden_BTD)
+
+    def token_logits(self, params: Params, hidden: Array) -> Array:
+        """Return float32 logits (..., V) of hidden states (..., D)."""
+        return self._module(params).logits(hidden)
+
+    def _module(self, params: Params) -> Any:
+        return nnx.merge(self.graphdef, params)
 
     def _empty_cache(self, batch_size: int, length: int) -> KVCache:
         c = self.config
@@ -102,6 +133,11 @@ class Model:
             segments_BS=jnp.zeros((batch_size, length), jnp.int32),
             slot=jnp.zeros((), jnp.int32),
         )
+
+
+def _advance(cache: Cache, num_tokens: int) -> Cache:
+    own = dataclasses.replace(cache.own, slot=cache.own.slot + num_tokens)
+    return dataclasses.replace(cache, own=own)
 
 
 def build(config: ModelConfig, *, platform: str) -> Model:
@@ -119,7 +155,7 @@ def build(config: ModelConfig, *, platform: str) -> Model:
     return Model(config, graphdef, nnx.to_pure_dict(state), nnx.to_pure_dict(axes))
 
 
-def resolve(config: DecoderConfig, *, platform: str) -> DecoderConfig:
+def resolve(config: ModelConfig, *, platform: str) -> ModelConfig:
     """Return the config with each "auto" decided for this platform."""
     dtype = config.dtype
     if dtype == "auto":
@@ -129,6 +165,8 @@ def resolve(config: DecoderConfig, *, platform: str) -> DecoderConfig:
         dtype=jnp.dtype(dtype),
         softcap=config.attention_softcap,
         head_dim=config.head_dim,
+        bias=config.position == "relative",
+        dropout_rate=config.attention_dropout,
     )
     if platform != "gpu":
         obstacle = f"runs on GPUs only, not on {platform}"

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config import ConfigError, DecoderConfig
+from lmjax.model_config import TransformerConfig
 from lmjax.nn.linear import Linear
 from lmjax.nn.norm import make_norm
+from lmjax.nn.param import dropout
 from lmjax.nn.position import rotate
+from lmjax.parsing import ConfigError
 from lmjax.sharding import constrain
 from lmjax.types import Array
 
@@ -31,6 +33,8 @@ class KVCache:
     positions_BS: Array
     segments_BS: Array
     slot: Array  # int32 scalar: the next to be filled
+    # Whether every slot was: keys of a source, made once and read at each step.
+    filled: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def extend(self, positions_BT: Array, segments_BT: Array) -> "KVCache":
         """Say what T tokens at the slots from `slot` on are."""
@@ -55,15 +59,16 @@ class KVCache:
 class Attention(nnx.Module):
     """Multi-head attention with grouped queries (Ainslie et al. 2023)."""
 
-    def __init__(self, key: Array, config: DecoderConfig) -> None:
+    def __init__(self, key: Array, config: TransformerConfig) -> None:
         c, keys = config, jax.random.split(key, 6)
         self.config = c
         embed, head = {"embed": c.dim}, {"head_dim": c.head_dim}
         heads = {"heads": c.num_heads, **head}
         kv_heads = {"kv_heads": c.num_kv_heads, **head}
-        self.query = Linear(keys[0], embed, heads, bias=c.use_bias)
-        self.key = Linear(keys[1], embed, kv_heads, bias=c.use_bias)
-        self.value = Linear(keys[2], embed, kv_heads, bias=c.use_bias)
+        qkv_bias = c.use_bias or c.qkv_bias
+        self.query = Linear(keys[0], embed, heads, bias=qkv_bias)
+        self.key = Linear(keys[1], embed, kv_heads, bias=qkv_bias)
+        self.value = Linear(keys[2], embed, kv_heads, bias=qkv_bias)
         # Residual branches add up over 2 * num_layers sublayers (GPT-2).
         scale = 1.0 / math.sqrt(2 * c.num_layers)
         self.out = Linear(keys[3], heads, embed, bias=c.use_bias, scale=scale)
@@ -78,33 +83,76 @@ class Attention(nnx.Module):
         x_BTD: Array,
         *,
         mask: Array,
+        bias: Array | None = None,
         angles: tuple[Array, Array] | None = None,
+        memory_BSD: Array | None = None,
+        key: Array | None = None,
         cache: KVCache | None = None,
         layer: Array | int = 0,
     ) -> tuple[Array, KVCache | None]:
         """Mix values over the keys that `mask` (B, 1, T, S) lets each query see.
 
-        With a cache, its slots are the keys, and these T tokens are written first.
+        Args:
+          x_BTD: what queries are made of.
+          mask: boolean.
+          bias: added to the scores, (B or 1, N, T, S).
+          angles: of rotary positions.
+          memory_BSD: what keys and values are made of; by default `x_BTD`.
+          key: for dropout of the weights.
+          cache: its slots are the keys; those made here are written first. With
+            `filled` nothing is made, and the slots are read as they are.
+          layer: which of the cache's layers this is.
         """
-        q, k, v = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
-        if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
+        q = self.query(x_BTD)
+        if self.query_norm is not None:
+            q = self.query_norm(q)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            q = rotate(q, angles)
         q = constrain(q, "batch", "length", "heads", "head_dim")
-        k = constrain(k, "batch", "length", "kv_heads", "head_dim")
-        v = constrain(v, "batch", "length", "kv_heads", "head_dim")
+        if cache is None or not cache.filled:
+            memory_BSD = x_BTD if memory_BSD is None else memory_BSD
+            k, v = self._keys_and_values(memory_BSD, angles)
+            cache = cache and cache.write(layer, k, v)
         if cache is not None:
-            cache = cache.write(layer, k, v)
             k, v = cache.k_LBSKH[layer], cache.v_LBSKH[layer]
-        attend = ATTENTION[self.config.attention]
-        out_BTNH = attend(q, k, v, mask=mask, softcap=self.config.attention_softcap)
+        c = self.config
+        out_BTNH = ATTENTION[c.attention](
+            q,
+            k,
+            v,
+            mask=mask,
+            bias=bias,
+            scale=c.attention_scale or 1.0 / math.sqrt(c.head_dim),
+            softcap=c.attention_softcap,
+            dropout_rate=c.attention_dropout,
+            key=key,
+        )
         out_BTNH = constrain(out_BTNH, "batch", "length", "heads", "head_dim")
         return self.out(out_BTNH), cache
 
+    def _keys_and_values(
+        self, x_BSD: Array, angles: tuple[Array, Array] | None
+    ) -> tuple[Array, Array]:
+        k, v = self.key(x_BSD), self.value(x_BSD)
+        if self.key_norm is not None:
+            k = self.key_norm(k)
+        if angles is not None:
+            k = rotate(k, angles)
+        k = constrain(k, "batch", "length", "kv_heads", "head_dim")
+        return k, constrain(v, "batch", "length", "kv_heads", "head_dim")
+
 
 def xla_attention(
-    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, *, mask: Array, softcap: float
+    q_BTNH: Array,
+    k_BSKH: Array,
+    v_BSKH: Array,
+    *,
+    mask: Array,
+    bias: Array | None = None,
+    scale: float,
+    softcap: float = 0.0,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
 ) -> Array:
     """Attend in plain XLA, the scores and their softmax in float32."""
     B, T, N, H = q_BTNH.shape
@@ -113,39 +161,67 @@ def xla_attention(
     scores = jnp.einsum(
         "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
     )
-    scores = scores / math.sqrt(H)
+    scores = scores * scale
+    if bias is not None:
+        scores = scores + bias.reshape(-1, K, N // K, *bias.shape[2:])
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
+    weights = dropout(weights, rate=dropout_rate, key=key)
     return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH).reshape(B, T, N, H)
 
 
 def cudnn_attention(
-    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, *, mask: Array, softcap: float
+    q_BTNH: Array,
+    k_BSKH: Array,
+    v_BSKH: Array,
+    *,
+    mask: Array,
+    bias: Array | None = None,
+    scale: float,
+    softcap: float = 0.0,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
 ) -> Array:
     """Attend with cuDNN's fused kernel; the mask goes in whole, segments included.
 
     Raises:
-      ConfigError: a soft-cap, dtype or head size that the kernel cannot honour.
+      ConfigError: a soft-cap, bias, dropout, dtype or head size that the kernel
+        cannot honour.
     """
     reason = cudnn_obstacle(
-        dtype=q_BTNH.dtype, softcap=softcap, head_dim=q_BTNH.shape[-1]
+        dtype=q_BTNH.dtype,
+        softcap=softcap,
+        head_dim=q_BTNH.shape[-1],
+        bias=bias is not None,
+        dropout_rate=0.0 if key is None else dropout_rate,
     )
     if reason:
         raise ConfigError(f"config.model.attention = 'cudnn': {reason}")
     mask = jnp.broadcast_to(mask, (*mask.shape[:1], 1, *mask.shape[2:]))
     return jax.nn.dot_product_attention(
-        q_BTNH, k_BSKH, v_BSKH, mask=mask, implementation="cudnn"
+        q_BTNH, k_BSKH, v_BSKH, mask=mask, scale=scale, implementation="cudnn"
     )
 
 
-def cudnn_obstacle(*, dtype: jnp.dtype, softcap: float, head_dim: int) -> str:
+def cudnn_obstacle(
+    *,
+    dtype: jnp.dtype,
+    softcap: float,
+    head_dim: int,
+    bias: bool = False,
+    dropout_rate: float = 0.0,
+) -> str:
     """Return why cuDNN's kernel cannot serve this attention, or nothing."""
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"needs bfloat16, not {jnp.dtype(dtype).name}"
     if softcap:
         return f"cannot soft-cap (attention_softcap = {softcap})"
+    if bias:
+        return "cannot learn relative positions"
+    if dropout_rate:
+        return f"cannot drop out weights (attention_dropout = {dropout_rate})"
     if head_dim % 8 or head_dim > 128:
         return f"needs head_dim to be a multiple of 8 up to 128, not {head_dim}"
     return ""

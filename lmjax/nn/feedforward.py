@@ -5,9 +5,10 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config import DecoderConfig
+from lmjax.model_config import TransformerConfig
 from lmjax.nn.linear import Linear
 from lmjax.sharding import constrain
 from lmjax.types import Array
@@ -17,13 +18,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 
 
 class FeedForward(nnx.Module):
     """down(act(up(x))), or down(act(gate(x)) * up(x)) if gated (Shazeer 2020)."""
 
-    def __init__(self, key: Array, config: DecoderConfig) -> None:
+    def __init__(self, key: Array, config: TransformerConfig) -> None:
         c, keys = config, jax.random.split(key, 3)
         embed, mlp = {"embed": c.dim}, {"mlp": c.mlp_dim}
         scale = 1.0 / math.sqrt(2 * c.num_layers)

@@ -49,10 +49,14 @@ class Embed(nnx.Module):
 
     def attend(self, x: Array) -> Array:
         """Return the float32 products with each vector: (..., D) -> (..., V)."""
-        table = self.embedding[...].astype(x.dtype)
-        return jax.lax.dot_general(
-            x,
-            table,
-            (((x.ndim - 1,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
+        return attend(x, self.embedding[...])
+
+
+def attend(x: Array, table_VD: Array) -> Array:
+    """Return the float32 products with each row: (..., D) -> (..., V)."""
+    return jax.lax.dot_general(
+        x,
+        table_VD.astype(x.dtype),
+        (((x.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )

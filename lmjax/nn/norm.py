@@ -28,19 +28,25 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root mean square normalisation (Zhang and Sennrich 2019)."""
+    """Root mean square normalisation (Zhang and Sennrich 2019).
+
+    With `offset` 1 the scale is stored less 1, as in Gemma: it decays towards 1.
+    """
 
     def __init__(
-        self, key: Array, size: int, *, epsilon: float, axis: str = "norm"
+        self, key: Array, size: int, *, epsilon: float, offset: float, axis: str
     ) -> None:
         self.epsilon = epsilon
-        self.scale = param(key, [size], axes=[axis], init=ones)
+        self.offset = offset
+        init = zeros if offset else ones
+        self.scale = param(key, [size], axes=[axis], init=init)
 
     def __call__(self, x: Array) -> Array:
         """Return `x` with unit mean square, scaled."""
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
-        return (y * self.scale[...]).astype(x.dtype)
+        scale = self.scale[...] + self.offset if self.offset else self.scale[...]
+        return (y * scale).astype(x.dtype)
 
 
 def make_norm(
@@ -49,4 +55,5 @@ def make_norm(
     """Return the norm that a config names; only LayerNorm has a bias."""
     if kind == "layernorm":
         return LayerNorm(key, size, epsilon=epsilon, bias=bias, axis=axis)
-    return RMSNorm(key, size, epsilon=epsilon, axis=axis)
+    offset = 1.0 if kind == "rmsnorm1p" else 0.0
+    return RMSNorm(key, size, epsilon=epsilon, offset=offset, axis=axis)

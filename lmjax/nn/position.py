@@ -1,15 +1,20 @@
-"""Rotary positions. B batch, T length, N heads, H head_dim."""
+"""Rotary, sinusoidal and relative positions.
+
+B batch, T length, S keys, N heads, H head_dim, D dim.
+"""
 
 import math
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from lmjax.config import DecoderConfig
+from lmjax.model_config import TransformerConfig
+from lmjax.nn.param import normal, param
 from lmjax.types import Array
 
 
-def rope_frequencies(config: DecoderConfig) -> np.ndarray:
+def rope_frequencies(config: TransformerConfig) -> np.ndarray:
     """Return the radians a position of each pair of dimensions, float32 (H/2,).
 
     Su et al. 2021; "linear" is position interpolation (Chen et al. 2023), "llama3"
@@ -24,7 +29,7 @@ def rope_frequencies(config: DecoderConfig) -> np.ndarray:
     return frequencies.astype(np.float32)
 
 
-def _llama3(frequencies: np.ndarray, config: DecoderConfig) -> np.ndarray:
+def _llama3(frequencies: np.ndarray, config: TransformerConfig) -> np.ndarray:
     low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
     turns = config.rope_original_length * frequencies / (2 * math.pi)
     # Short wavelengths stay, long ones are stretched, those between are blended.
@@ -44,3 +49,62 @@ def rotate(x_BTNH: Array, angles: tuple[Array, Array]) -> Array:
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return y.astype(x_BTNH.dtype)
+
+
+def sinusoids(num_positions: int, dim: int) -> np.ndarray:
+    """Return the table of Vaswani et al. 2017, float32: sines, then cosines.
+
+    The halves follow one another as in tensor2tensor and fairseq; the paper's text
+    has them take turns, which is the same up to the order of dimensions.
+    """
+    frequencies = 10_000.0 ** -(np.arange(0, dim, 2) / dim)
+    angles = np.arange(num_positions)[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+class RelativeBias(nnx.Module):
+    """A number for each head and distance, added to scores (T5, Raffel et al. 2020)."""
+
+    def __init__(self, key: Array, config: TransformerConfig, *, causal: bool) -> None:
+        self.config, self.causal = config, causal
+        shape = [config.relative_buckets, config.num_heads]
+        self.embedding = param(key, shape, axes=["buckets", "heads"], init=normal(0.02))
+
+    def __call__(self, positions_BT: Array, key_positions_BS: Array) -> Array:
+        """Return what is added to the scores, float32 (B, N, T, S)."""
+        distance_BTS = key_positions_BS[:, None, :] - positions_BT[:, :, None]
+        furthest = self.config.relative_max_distance
+        buckets = relative_buckets(
+            np.arange(-furthest, furthest + 1),
+            num_buckets=self.config.relative_buckets,
+            max_distance=furthest,
+            causal=self.causal,
+        )
+        place_BTS = jnp.clip(distance_BTS, -furthest, furthest) + furthest
+        bias_BTSN = self.embedding[...][jnp.asarray(buckets)[place_BTS]]
+        return jnp.transpose(bias_BTSN, (0, 3, 1, 2))
+
+
+def relative_buckets(
+    distance: np.ndarray, *, num_buckets: int, max_distance: int, causal: bool
+) -> np.ndarray:
+    """Return the bucket of each distance (key less query), int32.
+
+    The near half of the buckets hold one distance each, the others ever more, up to
+    `max_distance`. Without `causal` keys before and after have half of them each.
+    """
+    first = np.zeros_like(distance)
+    if causal:
+        distance = np.maximum(-distance, 0)
+    else:
+        num_buckets //= 2
+        first = np.where(distance > 0, num_buckets, 0)
+        distance = np.abs(distance)
+    near = num_buckets // 2
+    # In float32 and in this order, as the reference has it: buckets begin at whole
+    # numbers, which another rounding would move.
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(near))
+    ratio = ratio / np.float32(math.log(max_distance / near))
+    far = near + (ratio * np.float32(num_buckets - near)).astype(np.int32)
+    far = np.minimum(far, num_buckets - 1)
+    return (first + np.where(distance < near, distance, far)).astype(np.int32)

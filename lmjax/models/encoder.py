@@ -1,0 +1,74 @@
+"""Encoder-only Transformers. B batch, T length, D dim, V vocabulary."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.model_config import EncoderConfig
+from lmjax.models.heads import Head, Pooler
+from lmjax.nn.block import Trunk
+from lmjax.nn.linear import Embed, Linear
+from lmjax.parsing import ConfigError
+from lmjax.types import Array, Batch
+
+
+class Encoder(nnx.Module):
+    """BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
+
+    def __init__(self, key: Array, config: EncoderConfig) -> None:
+        c, keys = config, jax.random.split(key, 6)
+        self.config = c
+        types = {"token_types": c.num_token_types, "embed": c.dim}
+        self.embed = Embed(keys[0], {"vocab": c.vocab_size, "embed": c.dim})
+        self.token_types = Embed(keys[1], types) if c.num_token_types else None
+        self.encoder = Trunk(keys[2], c, num_layers=c.num_layers, causal=False)
+        self.head = Head(keys[3], c, transform=True) if c.mlm_head else None
+        self.pooler = Pooler(keys[4], c.dim) if c.pooler else None
+        pair = {"embed": c.dim}, {"features": 2}
+        self.pair = Linear(keys[5], *pair, bias=True) if c.pair_head else None
+
+    def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
+        """Return the last hidden states (B, T, D); dropout only with a key.
+
+        `token_types` (B, T) may be left out of the batch: all are then of type 0.
+        """
+        x_BTD = self.embed(batch["tokens"], jnp.dtype(self.config.dtype))
+        if self.token_types is not None:
+            types_BT = batch.get("token_types", jnp.zeros_like(batch["tokens"]))
+            x_BTD = x_BTD + self.token_types(types_BT, x_BTD.dtype)
+        return self.encoder(
+            x_BTD,
+            positions_BT=batch["positions"],
+            segments_BT=batch["segments"],
+            key=key,
+        )[0]
+
+    def logits(self, x: Array) -> Array:
+        """Return float32 logits (..., V) of hidden states (..., D).
+
+        Raises:
+          ConfigError: the model has no head that predicts tokens.
+        """
+        if self.head is None:
+            raise ConfigError("config.model.mlm_head = False: there are no logits")
+        return self.head(x, self.embed)
+
+    def pooled(self, x_BTD: Array) -> Array:
+        """Return one vector for each row (B, D), from its first token.
+
+        Raises:
+          ConfigError: the model has no pooler.
+        """
+        if self.pooler is None:
+            raise ConfigError("config.model.pooler = False: nothing pools the tokens")
+        return self.pooler(x_BTD)
+
+    def pair_logits(self, x_BTD: Array) -> Array:
+        """Return float32 logits (B, 2): are the two texts in order, or swapped?
+
+        Raises:
+          ConfigError: the model has no such head.
+        """
+        if self.pair is None:
+            raise ConfigError("config.model.pair_head = False: there is no such head")
+        return self.pair(self.pooled(x_BTD)).astype(jnp.float32)

@@ -1,0 +1,70 @@
+"""What turns hidden states into answers. B batch, T length, D dim, V vocabulary."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.model_config import EncoderDecoderConfig, TransformerConfig
+from lmjax.nn.feedforward import ACTIVATIONS
+from lmjax.nn.linear import Embed, Linear, attend
+from lmjax.nn.norm import make_norm
+from lmjax.nn.param import normal, param, zeros
+from lmjax.sharding import constrain
+from lmjax.types import Array
+
+
+class Head(nnx.Module):
+    """Logits over the vocabulary, by the embedding's table or one of its own."""
+
+    def __init__(
+        self, key: Array, config: TransformerConfig, *, transform: bool = False
+    ) -> None:
+        c, keys = config, jax.random.split(key, 3)
+        self.config = c
+        # BERT predicts masked tokens from hidden states that go through a layer more.
+        dims = {"embed": c.dim}, {"features": c.dim}
+        self.dense = Linear(keys[0], *dims, bias=True) if transform else None
+        self.norm = (
+            make_norm(keys[1], c.norm, c.dim, epsilon=c.norm_epsilon, bias=True)
+            if transform
+            else None
+        )
+        shape, axes = [c.vocab_size, c.dim], ["vocab", "embed"]
+        self.embedding = (
+            None
+            if c.tie_embeddings
+            else param(keys[2], shape, axes=axes, init=normal(0.02))
+        )
+        self.bias = (
+            param(keys[2], shape[:1], axes=axes[:1], init=zeros)
+            if c.head_bias
+            else None
+        )
+
+    def __call__(self, x: Array, embed: Embed) -> Array:
+        """Return float32 logits (..., V) of hidden states (..., D)."""
+        c = self.config
+        if self.dense is not None and self.norm is not None:
+            x = self.norm(ACTIVATIONS[c.activation](self.dense(x)))
+        if isinstance(c, EncoderDecoderConfig) and c.scale_logits:
+            x = x * c.dim**-0.5
+        table = embed.embedding if self.embedding is None else self.embedding
+        logits = attend(x, table[...])
+        if self.bias is not None:
+            logits = logits + self.bias[...]
+        if c.logit_softcap:
+            logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
+        if logits.ndim == 3:
+            logits = constrain(logits, "batch", "length", "vocab")
+        return logits
+
+
+class Pooler(Linear):
+    """A tanh layer on the first token's hidden state (BERT, Devlin et al. 2019)."""
+
+    def __init__(self, key: Array, dim: int) -> None:
+        super().__init__(key, {"embed": dim}, {"features": dim}, bias=True)
+
+    def __call__(self, x_BTD: Array) -> Array:
+        """Return one vector for each row (B, D)."""
+        return jnp.tanh(super().__call__(x_BTD[:, 0]))
