@@ -134,11 +134,12 @@ ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig
 
 def derived(config: ModelConfig) -> ModelConfig:
     """Fill in the zeros that stand for "follows from the rest"."""
-    changes = {
-        "num_kv_heads": config.num_kv_heads or config.num_heads,
-        "head_dim": config.head_dim or config.dim // config.num_heads,
-        "mlp_dim": config.mlp_dim or 4 * config.dim,
-    }
     if isinstance(config, EncoderDecoderConfig):
-        changes["num_encoder_layers"] = config.num_encoder_layers or config.num_layers
-    return dataclasses.replace(config, **changes)
+        num_encoder_layers = config.num_encoder_layers or config.num_layers
+        config = dataclasses.replace(config, num_encoder_layers=num_encoder_layers)
+    return dataclasses.replace(
+        config,
+        num_kv_heads=config.num_kv_heads or config.num_heads,
+        head_dim=config.head_dim or config.dim // config.num_heads,
+        mlp_dim=config.mlp_dim or 4 * config.dim,
+    )

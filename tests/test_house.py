@@ -90,13 +90,14 @@ def test_importing_lmjax_is_instant():
 
 
 def test_importing_every_module_touches_no_device():
+    """Where TensorFlow and PyTorch cannot be imported, too."""
     names = [".".join(file.relative_to(ROOT.parent).parts)[:-3] for file in FILES]
     code = f"""
 import importlib, sys
+sys.modules["tensorflow"] = sys.modules["torch"] = None
 for name in {[name.removesuffix(".__init__") for name in names]}:
     importlib.import_module(name)
 from jax._src import xla_bridge
-print(xla_bridge.backends_are_initialized(), *sys.modules)
+print(xla_bridge.backends_are_initialized())
 """
-    touched, *modules = run(code).split()
-    assert touched == "False" and not {"tensorflow", "torch"} & set(modules)
+    assert run(code).strip() == "False"

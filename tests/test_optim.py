@@ -105,9 +105,10 @@ def test_muon_orthogonalises_the_matrices_of_blocks_alone(tiny, random_params):
     updates, expected = (
         o.update(params, o.init(params), params, jnp.int32(0))[0] for o in (muon, adamw)
     )
-    for name in ("embed", "head", "norm"):
+    for name in ("embed", "head"):
         jax.tree.map(np.testing.assert_array_equal, updates[name], expected[name])
-    blocks = updates["stack"]["blocks"]
+    norm, blocks = updates["decoder"]["norm"], updates["decoder"]["blocks"]
+    np.testing.assert_array_equal(norm["scale"], expected["decoder"]["norm"]["scale"])
     matrices = {
         "query": blocks["attention"]["query"]["kernel"].reshape(2, 32, 32),
         "value": blocks["attention"]["value"]["kernel"].reshape(2, 32, 16),
@@ -123,7 +124,7 @@ def test_muon_orthogonalises_the_matrices_of_blocks_alone(tiny, random_params):
 
 
 def test_muon_knows_inputs_from_outputs(tiny):
-    axes = tiny("gpt2").axes["stack"]["blocks"]
+    axes = tiny("gpt2").axes["decoder"]["blocks"]
     numbers = optim._map_axes(optim._muon_numbers, axes)
     sides = lambda n: (n.reduction_axis, n.output_axis)
     assert sides(numbers["attention"]["query"]["kernel"]) == ((1,), (2, 3))

@@ -99,11 +99,11 @@ def test_the_state_stays_split_as_its_axes_say(states, program, shape):
     ):
         assert x.sharding.is_equivalent_to(like.sharding, x.ndim)
     _, fsdp, tensor = shape
-    blocks = state.params["stack"]["blocks"]
+    blocks = state.params["decoder"]["blocks"]
     query, norm = blocks["attention"]["query"]["kernel"], blocks["mlp_norm"]["scale"]
     assert query.addressable_shards[0].data.size == query.size // (fsdp * tensor)
     assert norm.addressable_shards[0].data.size == norm.size
-    momentum = state.opt_state[1].trace["stack"]["blocks"]["attention"]["query"]
+    momentum = state.opt_state[1].trace["decoder"]["blocks"]["attention"]["query"]
     assert momentum["kernel"].sharding == query.sharding
 
 
@@ -161,8 +161,8 @@ def test_a_missing_axis_is_found_in_the_tree(tiny):
     model = tiny("llama")
     mesh = sharding.abstract_mesh(MeshConfig(data=1), 1)
     axes = jax.tree.map(lambda a: a, model.axes, is_leaf=lambda x: isinstance(x, tuple))
-    axes["stack"]["blocks"]["mlp"]["up"]["kernel"] = ("embed", "mlp")
-    with pytest.raises(ValueError, match=r"parameter stack\.blocks\.mlp\.up\.kernel"):
+    axes["decoder"]["blocks"]["mlp"]["up"]["kernel"] = ("embed", "mlp")
+    with pytest.raises(ValueError, match=r"parameter decoder\.blocks\.mlp\.up\.kernel"):
         sharding.param_shardings(axes, model.shapes, mesh)
 
 

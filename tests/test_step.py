@@ -84,9 +84,14 @@ def test_microbatches_drop_other_elements(tiny, random_params, make_batch, accum
     batch = jax.tree.map(lambda x: np.repeat(x, 2, axis=0), half)
     both, _, _ = accumulate(model, 2)(params, batch, key)
     keys = jax.random.split(key, 2)
-    parts = [accumulate(model, 1)(params, half, k)[0]["norm"]["scale"] for k in keys]
+    parts = [
+        accumulate(model, 1)(params, half, k)[0]["decoder"]["norm"]["scale"]
+        for k in keys
+    ]
     assert np.abs(parts[0] - parts[1]).max() > 0.1
-    np.testing.assert_allclose(both["norm"]["scale"], sum(parts), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        both["decoder"]["norm"]["scale"], sum(parts), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_batch_without_weights_moves_nothing(learner, make_batch):

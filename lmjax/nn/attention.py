@@ -122,7 +122,7 @@ class Attention(nnx.Module):
             v,
             mask=mask,
             bias=bias,
-            scale=c.attention_scale or 1.0 / math.sqrt(c.head_dim),
+            scale=c.attention_scale or None,
             softcap=c.attention_softcap,
             dropout_rate=c.attention_dropout,
             key=key,
@@ -149,19 +149,22 @@ def xla_attention(
     *,
     mask: Array,
     bias: Array | None = None,
-    scale: float,
+    scale: float | None = None,
     softcap: float = 0.0,
     dropout_rate: float = 0.0,
     key: Array | None = None,
 ) -> Array:
-    """Attend in plain XLA, the scores and their softmax in float32."""
+    """Attend in plain XLA, the scores and their softmax in float32.
+
+    Without a `scale` scores are divided by sqrt(H).
+    """
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
     scores = jnp.einsum(
         "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
     )
-    scores = scores * scale
+    scores = scores * (1.0 / math.sqrt(H) if scale is None else scale)
     if bias is not None:
         scores = scores + bias.reshape(-1, K, N // K, *bias.shape[2:])
     if softcap:
@@ -179,7 +182,7 @@ def cudnn_attention(
     *,
     mask: Array,
     bias: Array | None = None,
-    scale: float,
+    scale: float | None = None,
     softcap: float = 0.0,
     dropout_rate: float = 0.0,
     key: Array | None = None,

@@ -85,14 +85,15 @@ class Block(nnx.Module):
             bias=around.bias,
             angles=around.angles,
             key=keys[0],
-            cache=cache and cache.own,
+            cache=None if cache is None else cache.own,
             layer=layer,
         )
         x_BTD = self._add(
             x_BTD, h_BTD, self.attention_norm, self.attention_post_norm, keys[1]
         )
-        source = cache and cache.source
+        source = None if cache is None else cache.source
         if self.cross_attention is not None and self.cross_attention_norm is not None:
+            assert around.memory_mask is not None
             h_BTD, source = self.cross_attention(
                 self.cross_attention_norm(x_BTD) if pre else x_BTD,
                 mask=around.memory_mask,

@@ -61,7 +61,7 @@ def test_cached_bfloat16(tiny, random_params, steps, tokens):
     _, cache = jax.eval_shape(
         functools.partial(rounded.prefill, cache_length=16), params, tokens, LENGTHS
     )
-    assert cache.k_LBSKH.dtype == cache.v_LBSKH.dtype == jnp.bfloat16
+    assert cache.own.k_LBSKH.dtype == cache.own.v_LBSKH.dtype == jnp.bfloat16
     logits = cached_logits(rounded, steps, params, tokens)
     expected = cached_logits(exact, steps, params, tokens)
     error = np.abs(np.asarray(logits - expected))

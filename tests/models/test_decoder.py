@@ -136,16 +136,14 @@ def test_dropout_follows_its_key(tiny, random_params, one_text):
     np.testing.assert_array_equal(apply(params, batch), without(params, batch))
 
 
-def test_each_layer_drops_other_elements(tiny):
+def test_each_layer_drops_other_elements(tiny, one_text):
     """Scanned layers must not share one key, nor the two branches of a block."""
     from lmjax.nn import block
 
     seen = []
     real = block.dropout
-    config = tiny("gpt2", dropout=0.5, scan_layers=False).config
-    stack = block.Stack(jax.random.key(0), config)
-    x = jnp.ones((1, 4, config.dim))
-    mask = jnp.ones((1, 1, 4, 4), bool)
+    model = tiny("gpt2", dropout=0.5, scan_layers=False)
+    config = model.config
 
     def spy(x, *, rate, key):
         seen.append(jax.random.key_data(key).tolist())
@@ -153,8 +151,9 @@ def test_each_layer_drops_other_elements(tiny):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block, "dropout", spy)
-        stack(x, mask=mask, angles=None, key=jax.random.key(1))
-    assert len(seen) == 2 * config.num_layers
+        params = model.init(jax.random.key(0))
+        model.hidden(params, one_text([[1, 2, 3]]), key=jax.random.key(1))
+    assert len(seen) == 1 + 2 * config.num_layers
     assert len(set(map(tuple, seen))) == len(seen)
 
 

@@ -87,5 +87,5 @@ def test_init_makes_what_was_promised(tiny, architecture):
 
 def test_layers_are_not_copies_of_one(tiny):
     params = tiny("llama").init(jax.random.key(0))
-    kernel = params["stack"]["blocks"]["attention"]["query"]["kernel"]
+    kernel = params["decoder"]["blocks"]["attention"]["query"]["kernel"]
     assert abs(kernel[0] - kernel[1]).max() > 0.01
