@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lmjax import models, sharding, workdir
 from lmjax.checkpoint import Checkpoints
-from lmjax.config import Config, ConfigError, MeshConfig
+from lmjax.config import Config, ConfigError, MeshConfig, ModelConfig
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
 from lmjax.generate.decode import Generator, encode_prompt
 from lmjax.generate.sampling import Sampling
@@ -33,21 +33,41 @@ class LanguageModel:
     mesh: Mesh
     step: int
 
-    def logits(self, tokens: Any, *, segments: Any = None) -> Array:
+    def logits(
+        self,
+        tokens: Any,
+        *,
+        source: Any = None,
+        token_types: Any = None,
+        segments: Any = None,
+        source_segments: Any = None,
+    ) -> Array:
         """Return float32 logits (B, T, V) of token ids (B, T).
 
         Args:
-          tokens: ids; token t's logits are for token t + 1.
+          tokens: ids; of a model that generates, token t's logits are for token t + 1.
+            A decoder that reads a source begins with the model's `start_id`.
+          source: ids (B, S), for an encoder-decoder.
+          token_types: (B, T), for an encoder that knows some; by default 0.
           segments: which text each token belongs to, 0 for padding; by default all of
             a row is one text. Positions restart where the segment changes.
-        """
-        with jax.set_mesh(self.mesh):
-            return self._apply(self.params, _batch(tokens, segments))
+          source_segments: the same of `source`; a token reads the segment of its own
+            number.
 
-    def hidden(self, tokens: Any, *, segments: Any = None) -> Array:
-        """Return the last hidden states (B, T, D); arguments as for `logits`."""
+        Raises:
+          ConfigError: arrays that do not belong together, or ids out of range.
+        """
+        batch = self._batch(tokens, source, token_types, segments, source_segments)
         with jax.set_mesh(self.mesh):
-            return self._hidden(self.params, _batch(tokens, segments))
+            return self._apply(self.params, batch)
+
+    def hidden(self, tokens: Any, **arrays: Any) -> Array:
+        """Return the last hidden states (B, T, D); arguments as for `logits`."""
+        names = ("source", "token_types", "segments", "source_segments")
+        assert not arrays.keys() - set(names), [*arrays]
+        batch = self._batch(tokens, *(arrays.get(name) for name in names))
+        with jax.set_mesh(self.mesh):
+            return self._hidden(self.params, batch)
 
     def generate(
         self,
@@ -136,6 +156,27 @@ class LanguageModel:
             for log_prob, num_tokens in scores
         ]
 
+    def _batch(
+        self,
+        tokens: Any,
+        source: Any,
+        token_types: Any,
+        segments: Any,
+        source_segments: Any,
+    ) -> Batch:
+        config = self.model.config
+        if (source is None) == (config.kind == "encoder_decoder"):
+            word = "needs" if source is None else "takes none"
+            raise ConfigError(f"source: config.model.kind = {config.kind!r} {word}")
+        batch = _stretch("tokens", tokens, segments, config)
+        if source is not None:
+            read = _stretch("source", source, source_segments, config)
+            batch["source"] = read.pop("tokens")
+            batch |= {f"source_{name}": array for name, array in read.items()}
+        if token_types is not None:
+            batch["token_types"] = np.asarray(token_types)
+        return {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
+
     def _encode(self, text: str) -> list[int]:
         return [int(t) for t in self.tokenizer.encode(text)]
 
@@ -203,12 +244,35 @@ def _default_mesh(config: MeshConfig) -> Mesh:
         return sharding.make_mesh(MeshConfig())
 
 
-def _batch(tokens: Any, segments: Any) -> Batch:
-    tokens_BT = np.asarray(tokens, np.int32)
-    assert tokens_BT.ndim == 2, tokens_BT.shape
-    segments_BT = np.ones_like(tokens_BT) if segments is None else np.asarray(segments)
-    index = np.arange(tokens_BT.shape[1])
+def _stretch(name: str, ids: Any, segments: Any, config: ModelConfig) -> Batch:
+    """Return ids, segments, and positions that restart where the segment changes.
+
+    Raises:
+      ConfigError: the shapes disagree, or the model has no such id or position.
+    """
+    ids_BT = np.asarray(ids)
+    if ids_BT.ndim != 2 or not np.issubdtype(ids_BT.dtype, np.integer):
+        raise ConfigError(
+            f"{name}: must be integers of shape (B, T), not {ids_BT.dtype} "
+            f"{ids_BT.shape}"
+        )
+    if ids_BT.size and not 0 <= ids_BT.min() <= ids_BT.max() < config.vocab_size:
+        raise ConfigError(
+            f"{name}: ids from {ids_BT.min()} to {ids_BT.max()}; "
+            f"config.model.vocab_size = {config.vocab_size}"
+        )
+    segments_BT = np.ones_like(ids_BT) if segments is None else np.asarray(segments)
+    if segments_BT.shape != ids_BT.shape:
+        raise ConfigError(
+            f"{name}: shape {ids_BT.shape}, but its segments {segments_BT.shape}"
+        )
+    index = np.arange(ids_BT.shape[1])
     changes = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
-    starts = np.maximum.accumulate(np.where(changes, index, 0), axis=1)
-    batch = {"tokens": tokens_BT, "segments": segments_BT, "positions": index - starts}
-    return {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
+    positions_BT = index - np.maximum.accumulate(np.where(changes, index, 0), axis=1)
+    longest = int(positions_BT.max(initial=-1)) + 1
+    if config.position in ("learned", "sinusoidal") and longest > config.max_length:
+        raise ConfigError(
+            f"{name}: a text of {longest} tokens; config.model.max_length = "
+            f"{config.max_length}"
+        )
+    return {"tokens": ids_BT, "segments": segments_BT, "positions": positions_BT}
