@@ -151,6 +151,8 @@ class OptimConfig:
         ("kernel", "embedding")
     )
     clip_norm: NonNegative = runtime(1.0)  # 0: no clipping
+    frozen: tuple[str, ...] = ()  # patterns of parameters, "decoder.blocks.*"; not to
+    trainable: tuple[str, ...] = ()  # learn, but for these; with LoRA all but adapters
     ema_decay: Fraction = 0.0  # 0: no average of the parameters is kept
     on_nonfinite: Literal["stop", "skip"] = runtime("stop")
 
@@ -304,10 +306,15 @@ def changed_identity(old: Config, new: Config) -> list[str]:
 
 def _derive(config: Config) -> Config:
     """Fill in the zeros that stand for "follows from the rest"."""
+    optim = config.optim
+    if config.model.lora.rank and not optim.frozen:
+        learning = (*optim.trainable, "*.lora_a", "*.lora_b")
+        optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     batch_size = config.eval.batch_size or config.batch_size
     return dataclasses.replace(
         config,
         model=derived(config.model),
+        optim=optim,
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
 

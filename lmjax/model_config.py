@@ -1,15 +1,47 @@
 """The shapes of networks, as config sections: one class for each architecture."""
 
 import dataclasses
+import fnmatch
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from lmjax.parsing import Range, runtime
+from lmjax.parsing import Range, nearest, runtime
 
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
+
+
+# The matrices of a block, which adapters can be added to.
+MATRICES = (
+    *(f"attention.{name}" for name in ("query", "key", "value", "out")),
+    *(f"cross_attention.{name}" for name in ("query", "key", "value", "out")),
+    *(f"mlp.{name}" for name in ("up", "gate", "down")),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters beside a block's matrices (Hu et al. 2021)."""
+
+    rank: CountOrZero = 0  # 0: no adapters
+    alpha: NonNegative = 16.0  # their product is scaled by alpha / rank
+    targets: tuple[str, ...] = ("*attention.query", "*attention.value")  # of MATRICES
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        for target in self.targets:
+            if not fnmatch.filter(MATRICES, target):
+                yield (
+                    f"{path}.targets: {target!r} is none of a block's matrices"
+                    f"{nearest(target, MATRICES)}; there are {', '.join(MATRICES)}"
+                )
+
+    def rank_of(self, matrix: str) -> int:
+        """Return the rank of the adapter of one of `MATRICES`, 0 for none."""
+        named = any(fnmatch.fnmatchcase(matrix, target) for target in self.targets)
+        return self.rank if named else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +85,7 @@ class TransformerConfig:
     head_bias: bool = False  # one number added to the logit of each id
     dropout: Fraction = 0.0
     attention_dropout: Fraction = 0.0
+    lora: LoraConfig = LoraConfig()
     dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
     scan_layers: Literal["auto", True, False] = runtime("auto")
     remat: Literal["none", "dots", "full"] = runtime("none")

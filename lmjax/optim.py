@@ -1,15 +1,16 @@
 """Optimizers, schedules, and which parameters decay."""
 
 import dataclasses
+import fnmatch
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lmjax.config import OptimConfig
+from lmjax.config import ConfigError, OptimConfig, nearest
 from lmjax.types import Array, Axes, Params
 
 
@@ -21,10 +22,17 @@ class Optimizer:
     learning_rate: Callable[[Array], Array]
     ema_decay: float
     skip_nonfinite: bool
+    learns: Any  # a tree like the parameters: does each learn, or is it frozen?
 
     def init(self, params: Params) -> Any:
-        """Return the state before the first step."""
-        return self.transform.init(params)
+        """Return the state before the first step; frozen parameters have none."""
+        return self.transform.init(self.learning(params))
+
+    def learning(self, tree: Any, *, frozen: bool = False) -> Any:
+        """Return a tree like the parameters with None for what is frozen, or is not."""
+        return jax.tree.map(
+            lambda ok, x: x if ok != frozen else None, self.learns, tree
+        )
 
     def update(
         self, grads: Params, opt_state: Any, params: Params, step: Array
@@ -36,7 +44,13 @@ class Optimizer:
 
 
 def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
-    """Return the optimizer of a config; `axes` tell matrices from stacks of them."""
+    """Return the optimizer of a config; `axes` tell matrices from stacks of them.
+
+    Raises:
+      ConfigError: a pattern of `frozen` or `trainable` that names no parameter.
+    """
+    learns = which_learn(config, axes)
+    axes = jax.tree.map(lambda ok, a: a if ok else None, learns, axes)
     clip, decay = config.clip_norm, config.weight_decay
     chain = [
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
@@ -50,7 +64,38 @@ def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
         learning_rate=make_schedule(config, num_steps=num_steps),
         ema_decay=config.ema_decay,
         skip_nonfinite=config.on_nonfinite == "skip",
+        learns=learns,
     )
+
+
+def which_learn(config: OptimConfig, axes: Axes) -> Any:
+    """Return a tree of booleans: is a parameter `trainable`, or else not `frozen`?
+
+    Raises:
+      ConfigError: a pattern that names no parameter, or none is left to learn.
+    """
+    names: list[str] = []
+    _map_axes(lambda path, _: names.append(_name(path)), axes)
+    for leaf in ("frozen", "trainable"):
+        for pattern in getattr(config, leaf):
+            if not fnmatch.filter(names, pattern):
+                raise ConfigError(
+                    f"config.optim.{leaf}: {pattern!r} names no parameter"
+                    f"{nearest(pattern, names)}"
+                )
+
+    def learns(path: Any, _: Any) -> bool:
+        def named(patterns: Sequence[str]) -> bool:
+            return any(fnmatch.fnmatchcase(_name(path), p) for p in patterns)
+
+        return named(config.trainable) or not named(config.frozen)
+
+    tree = _map_axes(learns, axes)
+    if not any(jax.tree.leaves(tree)):
+        raise ConfigError(
+            f"config.optim.frozen = {config.frozen}: leaves nothing to learn"
+        )
+    return tree
 
 
 def make_schedule(config: OptimConfig, *, num_steps: int) -> Callable[[Array], Array]:
@@ -158,9 +203,14 @@ def _decayed(config: OptimConfig, axes: Axes) -> Params:
     return _map_axes(lambda path, _: _kind(path) in config.decay_kinds, axes)
 
 
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def _kind(path: Any) -> str:
     """Return what a parameter is: its last name (kernel, embedding, scale, bias)."""
-    return str(path[-1].key)
+    name = str(path[-1].key)
+    return "kernel" if name in ("lora_a", "lora_b") else name
 
 
 def _map_axes(function: Callable[[Any, Any], Any], axes: Axes) -> Any:

@@ -35,6 +35,7 @@ RULES: dict[str, tuple[str | None, str | tuple[str, ...] | None]] = {
     "features": (None, None),
     "token_types": (None, None),
     "buckets": (None, None),
+    "rank": (None, None),
 }
 
 

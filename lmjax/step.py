@@ -42,15 +42,21 @@ def train_step(
     `learning_rate` and `num_skipped` (updates left out so far).
     """
     key = jax.random.fold_in(state.key, state.step)
+    learning = optimizer.learning(state.params)
+    frozen = optimizer.learning(state.params, frozen=True)
     grads, weight, metrics = accumulate(
-        state.params, batch, key, model=model, task=task, num=num_microbatches
+        learning,
+        batch,
+        key,
+        model=model,
+        task=task,
+        num=num_microbatches,
+        frozen=frozen,
     )
     grads = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1.0), grads)
-    updates, opt_state = optimizer.update(
-        grads, state.opt_state, state.params, state.step
-    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, learning, state.step)
     grad_norm = optax.tree.norm(grads)
-    params = optax.apply_updates(state.params, updates)
+    params = _joined(optax.apply_updates(learning, updates), frozen)
     ema_params = _average(state.ema_params, params, optimizer.ema_decay)
     num_skipped = state.num_skipped
     if optimizer.skip_nonfinite:
@@ -83,15 +89,24 @@ def eval_step(params: Params, batch: Batch, *, model: Model, task: Task) -> Metr
 
 
 def accumulate(
-    params: Params, batch: Batch, key: Array, *, model: Model, task: Task, num: int
+    params: Params,
+    batch: Batch,
+    key: Array,
+    *,
+    model: Model,
+    task: Task,
+    num: int,
+    frozen: Params | None = None,
 ) -> tuple[Params, Array, Metrics]:
     """Return the gradient of the summed loss, its weight, and metrics.
 
     Summed over `num` microbatches, one after another: they are equal to one batch to
-    rounding, however the weights fall.
+    rounding, however the weights fall. Where some parameters are `frozen`, `params`
+    has None in their places, and so has the gradient.
     """
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Any]:
+        params = params if frozen is None else _joined(params, frozen)
         loss_sum, weight, metrics = task.loss(model, params, batch, key)
         return loss_sum, (weight, metrics)
 
@@ -113,6 +128,12 @@ def accumulate(
     shapes = jax.eval_shape(grad, jax.tree.map(lambda x: x[0], parts), keys[0])
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(body, zeros, (parts, keys))[0]
+
+
+def _joined(a: Params, b: Params) -> Params:
+    """Return the leaves of two trees: each has None where the other has a leaf."""
+    is_none = lambda x: x is None
+    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=is_none)
 
 
 def _average(average: Params | None, params: Params, decay: float) -> Params | None:

@@ -17,7 +17,7 @@ FLOORS = [
     ("sharding", "data"),
     ("nn",),
     ("models", "device"),
-    ("tasks", "optim", "generate", "checkpoint", "workdir"),
+    ("tasks", "optim", "generate", "checkpoint", "workdir", "compress"),
     ("step",),
     ("program",),
     ("evaluate", "language_model", "logging"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.model_config import TransformerConfig
-from lmjax.nn.linear import Linear
+from lmjax.nn.linear import Linear, adapter
 from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout
 from lmjax.nn.position import rotate
@@ -59,19 +59,24 @@ class KVCache:
 class Attention(nnx.Module):
     """Multi-head attention with grouped queries (Ainslie et al. 2023)."""
 
-    def __init__(self, key: Array, config: TransformerConfig) -> None:
+    def __init__(
+        self, key: Array, config: TransformerConfig, *, name: str = "attention"
+    ) -> None:
         c, keys = config, jax.random.split(key, 6)
         self.config = c
         embed, head = {"embed": c.dim}, {"head_dim": c.head_dim}
         heads = {"heads": c.num_heads, **head}
         kv_heads = {"kv_heads": c.num_kv_heads, **head}
         qkv_bias = c.use_bias or c.qkv_bias
-        self.query = Linear(keys[0], embed, heads, bias=qkv_bias)
-        self.key = Linear(keys[1], embed, kv_heads, bias=qkv_bias)
-        self.value = Linear(keys[2], embed, kv_heads, bias=qkv_bias)
+        lora = lambda matrix: adapter(c, f"{name}.{matrix}")
+        self.query = Linear(keys[0], embed, heads, bias=qkv_bias, **lora("query"))
+        self.key = Linear(keys[1], embed, kv_heads, bias=qkv_bias, **lora("key"))
+        self.value = Linear(keys[2], embed, kv_heads, bias=qkv_bias, **lora("value"))
         # Residual branches add up over 2 * num_layers sublayers (GPT-2).
         scale = 1.0 / math.sqrt(2 * c.num_layers)
-        self.out = Linear(keys[3], heads, embed, bias=c.use_bias, scale=scale)
+        self.out = Linear(
+            keys[3], heads, embed, bias=c.use_bias, scale=scale, **lora("out")
+        )
         norm = functools.partial(
             make_norm, kind=c.norm, size=c.head_dim, epsilon=c.norm_epsilon, bias=False
         )

@@ -62,7 +62,9 @@ class Block(nnx.Module):
         self.attention = Attention(keys[1], c)
         self.attention_post_norm = norm(keys[2]) if both else None
         self.cross_attention_norm = norm(keys[3]) if cross else None
-        self.cross_attention = Attention(keys[4], c) if cross else None
+        self.cross_attention = (
+            Attention(keys[4], c, name="cross_attention") if cross else None
+        )
         self.mlp_norm = norm(keys[5])
         self.mlp = FeedForward(keys[6], c)
         self.mlp_post_norm = norm(keys[7]) if both else None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.model_config import TransformerConfig
-from lmjax.nn.linear import Linear
+from lmjax.nn.linear import Linear, adapter
 from lmjax.sharding import constrain
 from lmjax.types import Array
 
@@ -30,9 +30,11 @@ class FeedForward(nnx.Module):
         embed, mlp = {"embed": c.dim}, {"mlp": c.mlp_dim}
         scale = 1.0 / math.sqrt(2 * c.num_layers)
         self.activation = c.activation
-        self.up = Linear(keys[0], embed, mlp, bias=c.use_bias)
-        self.down = Linear(keys[1], mlp, embed, bias=c.use_bias, scale=scale)
-        self.gate = Linear(keys[2], embed, mlp, bias=c.use_bias) if c.gated else None
+        linear = functools.partial(Linear, bias=c.use_bias)
+        lora = lambda matrix: adapter(c, f"mlp.{matrix}")
+        self.up = linear(keys[0], embed, mlp, **lora("up"))
+        self.down = linear(keys[1], mlp, embed, scale=scale, **lora("down"))
+        self.gate = linear(keys[2], embed, mlp, **lora("gate")) if c.gated else None
 
     def __call__(self, x_BTD: Array) -> Array:
         """Transform each position on its own."""

@@ -1,11 +1,13 @@
 """Matrix products and embeddings. B batch, T length, D dim, V vocabulary."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmjax.model_config import TransformerConfig
 from lmjax.nn.param import fan_in, normal, param, zeros
 from lmjax.types import Array
 
@@ -16,11 +18,20 @@ class Linear(nnx.Module):
     """A product over the last dimensions: (..., *inputs) -> (..., *outputs).
 
     Inputs and outputs may be several dimensions, such as heads and head_dim; the
-    kernel has the shape (*inputs, *outputs).
+    kernel has the shape (*inputs, *outputs). With a `rank` there is an adapter beside
+    it, kernel + lora_scale * lora_a @ lora_b, which begins at 0 (LoRA, Hu et al. 2021).
     """
 
     def __init__(
-        self, key: Array, inputs: Dims, outputs: Dims, *, bias: bool, scale: float = 1.0
+        self,
+        key: Array,
+        inputs: Dims,
+        outputs: Dims,
+        *,
+        bias: bool,
+        scale: float = 1.0,
+        rank: int = 0,
+        lora_scale: float = 1.0,
     ) -> None:
         self.num_inputs = len(inputs)
         dims = {**inputs, **outputs}
@@ -30,11 +41,26 @@ class Linear(nnx.Module):
         axes = ["norm" if axis == "embed" else axis for axis in outputs]
         shape = [*outputs.values()]
         self.bias = param(key, shape, axes=axes, init=zeros) if bias else None
+        self.lora_scale = lora_scale
+        a, b = {**inputs, "rank": rank}, {"rank": rank, **outputs}
+        init, key = fan_in(math.prod(inputs.values())), jax.random.fold_in(key, 1)
+        self.lora_a = param(key, [*a.values()], axes=[*a], init=init) if rank else None
+        self.lora_b = param(key, [*b.values()], axes=[*b], init=zeros) if rank else None
 
     def __call__(self, x: Array) -> Array:
         """Return x @ kernel + bias in the dtype of `x`."""
         y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.num_inputs)
+        if self.lora_a is not None and self.lora_b is not None:
+            h = jnp.tensordot(x, self.lora_a[...].astype(x.dtype), self.num_inputs)
+            h = jnp.tensordot(h, self.lora_b[...].astype(x.dtype), 1)
+            y = y + self.lora_scale * h
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def adapter(config: TransformerConfig, matrix: str) -> dict[str, Any]:
+    """Return the options of `Linear` that give a block's matrix its adapter."""
+    rank = config.lora.rank_of(matrix)
+    return {"rank": rank, "lora_scale": config.lora.alpha / max(rank, 1)}
 
 
 class Embed(nnx.Module):

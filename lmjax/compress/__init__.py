@@ -1,0 +1,1 @@
+"""Smaller models, and smaller changes to them."""
