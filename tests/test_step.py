@@ -24,7 +24,7 @@ LEARNING_RATES = {
 
 
 @functools.cache
-def make_step(model, name="adamw"):
+def make_step(model, name="adamw", frozen=(), num_microbatches=1):
     """Return the first state and the jitted step of an optimizer with all its parts."""
     config = OptimConfig(
         name=name,
@@ -34,10 +34,12 @@ def make_step(model, name="adamw"):
         weight_decay=0.0,
         ema_decay=0.75,
         on_nonfinite="skip",
+        frozen=frozen,
     )
     optimizer = optim.build(config, axes=model.axes, num_steps=200)
     parts = {"model": model, "optimizer": optimizer}
-    train = functools.partial(step.train_step, task=TASK, num_microbatches=1, **parts)
+    options = {"task": TASK, "num_microbatches": num_microbatches}
+    train = functools.partial(step.train_step, **options, **parts)
     start = jax.jit(functools.partial(step.init_state, **parts))
     return start(jax.random.key(0)), jax.jit(train)
 
@@ -129,6 +131,23 @@ def test_the_average_of_the_parameters(learner, make_batch, assert_close):
         state, _ = train(state, make_batch(seed=seed))
         average = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, average, state.params)
     assert_close(state.ema_params, average, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 4])
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
+def test_frozen_parameters_stay_to_the_bit(tiny, make_batch, name, num_microbatches):
+    model = tiny("llama", scan_layers=True)
+    frozen = ("embed.*", "decoder.blocks.attention.*")
+    state, train = make_step(model, name, frozen, num_microbatches)
+    after, metrics = train(state, make_batch())
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), after.params, state.params)
+    assert same["embed"]["embedding"]
+    assert all(jax.tree.leaves(same["decoder"]["blocks"]["attention"]))
+    assert not any(jax.tree.leaves(same["decoder"]["blocks"]["mlp"]))
+    assert not same["head"]["embedding"]
+    assert float(metrics["grad_norm"][0]) > 0
+    shapes = [x.shape for x in jax.tree.leaves(state.opt_state)]
+    assert (2, 32, 4, 8) not in shapes, "moments of a frozen query kernel"
 
 
 def test_dropout_keys_follow_the_step(learner, make_batch):
