@@ -38,13 +38,60 @@ ARCHITECTURES = {
         "num_layers": 3,
         "num_kv_heads": 2,
         "head_dim": 16,
+        "norm": "rmsnorm1p",
+        "norm_place": "both",
+        "scale_embeddings": True,
         "activation": "gelu",
         "qk_norm": True,
         "window": 5,
+        "global_every": 2,
+        "attention_scale": 0.3,
         "attention_softcap": 4.0,
         "logit_softcap": 6.0,
     },
+    "bert": {
+        **SIZE,
+        "kind": "encoder",
+        "position": "learned",
+        "position_offset": 2,
+        "norm": "layernorm",
+        "norm_place": "post",
+        "embedding_norm": True,
+        "activation": "gelu",
+        "gated": False,
+        "use_bias": True,
+        "head_bias": True,
+        "num_token_types": 2,
+        "pooler": True,
+        "pair_head": True,
+    },
+    "t5": {
+        **SIZE,
+        "kind": "encoder_decoder",
+        "num_encoder_layers": 3,
+        "position": "relative",
+        "relative_buckets": 8,
+        "relative_max_distance": 12,
+        "attention_scale": 1.0,
+        "activation": "gelu_tanh",
+        "start_id": 1,
+        "scale_logits": True,
+    },
+    "bart": {
+        **SIZE,
+        "kind": "encoder_decoder",
+        "position": "sinusoidal",
+        "norm": "layernorm",
+        "norm_place": "post",
+        "embedding_norm": True,
+        "scale_embeddings": True,
+        "activation": "gelu",
+        "gated": False,
+        "use_bias": True,
+        "head_bias": True,
+    },
 }
+DECODERS = ("gpt2", "llama", "gemma")
 
 
 def pytest_addoption(parser):
@@ -53,7 +100,7 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.fixture(params=list(ARCHITECTURES))
+@pytest.fixture(params=DECODERS)
 def architecture(request):
     return request.param
 
@@ -119,7 +166,7 @@ def apply():
 def make_batch():
     """Return packed rows of documents of random lengths, padding and weights."""
 
-    def make(*, rows=8, length=12, vocab_size=64, seed=0):
+    def make(*, rows=8, length=12, vocab_size=64, seed=0, source=False):
         rng = np.random.default_rng(seed)
         integers = np.zeros((rows, length), np.int32)
         batch = {"segments": integers.copy(), "positions": integers.copy()}
@@ -132,6 +179,10 @@ def make_batch():
                 batch["segments"][row, start:stop] = segment
                 batch["positions"][row, start:stop] = np.arange(stop - start)
                 start, segment = stop, segment + 1
+        if source:
+            for name in ("segments", "positions"):
+                batch[f"source_{name}"] = batch[name].copy()
+            batch["source"] = batch["targets"][:, ::-1].copy()
         scored = rng.random(integers.shape) < rng.random((rows, 1))
         batch["weights"] = (scored & (batch["segments"] > 0)).astype(np.float32)
         return batch

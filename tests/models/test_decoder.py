@@ -97,17 +97,18 @@ def test_packed_documents_are_alone(tiny, random_params, apply, one_text, archit
     np.testing.assert_array_equal(moved[elsewhere], packed[elsewhere])
 
 
+@pytest.mark.parametrize(("global_every", "reach"), [(0, 5), (3, 5), (2, 12)])
 def test_a_window_reaches_window_minus_one_back_a_layer(
-    tiny, random_params, apply, one_text
+    tiny, random_params, apply, one_text, global_every, reach
 ):
-    model = tiny("gemma", num_layers=2, window=3)
+    model = tiny("gemma", num_layers=2, window=3, global_every=global_every)
     params = random_params(model)
     tokens = np.random.default_rng(2).integers(0, 64, (2, 12))
     tokens[1] = tokens[0]
     tokens[1, 0] = (tokens[0, 0] + 1) % 64
     logits = apply(model)(params, one_text(tokens))
     differs = np.abs(np.asarray(logits[0] - logits[1])).max(axis=-1)
-    assert (differs[:5] > 0).all() and (differs[5:] == 0).all()
+    assert (differs[:reach] > 0).all() and (differs[reach:] == 0).all()
 
 
 def test_padding_does_not_matter(tiny, random_params, apply, one_text, architecture):
