@@ -8,7 +8,7 @@ its dotted path, its value, and what is allowed. A number 0 that a comment expla
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from lmjax.model_config import (
@@ -226,6 +226,7 @@ class Config:
     num_steps: Count = runtime(1000)
     batch_size: Count = 8  # sequences, over all devices
     num_microbatches: Count = runtime(1)  # the batch is worked off in so many parts
+    init_from: str = ""  # a workdir, or a Hugging Face directory or name, to begin with
     model: ModelConfig = DecoderConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
@@ -274,8 +275,22 @@ class Config:
             yield f"{path}.eval.patience: needs {path}.checkpoint.best_metric"
 
 
-def parse(source: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+Defaults = Callable[[str], Mapping[str, Any]]
+
+
+def parse(
+    source: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    defaults: Defaults | None = None,
+) -> Config:
     """Build the `Config` that a nested mapping and `a.b=value` overrides describe.
+
+    Args:
+      source: what an experiment says.
+      overrides: what the command line says.
+      defaults: given `init_from`, returns sections whose leaves hold where neither of
+        the two names them; a section of another `kind` says nothing.
 
     Raises:
       ConfigError: all mistakes, in one line: each with its dotted path, the value,
@@ -285,6 +300,11 @@ def parse(source: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     nested = plain(source)
     for override in overrides:
         apply_override(Config, nested, override, mistakes)
+    if defaults and nested.get("init_from"):
+        for name, section in defaults(nested["init_from"]).items():
+            own = nested.setdefault(name, {})
+            if own.get("kind", section["kind"]) == section["kind"]:
+                nested[name] = {**section, **own}
     config = build(Config, nested, "config", mistakes)
     if not mistakes:
         config = _derive(config)
@@ -319,8 +339,12 @@ def _derive(config: Config) -> Config:
     )
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> Config:
+def load(
+    spec: str, overrides: Sequence[str] = (), *, defaults: Defaults | None = None
+) -> Config:
     """Return the config of `FILE.py[:ARG]`; ARG goes to its `get_config`.
+
+    The rest as for `parse`.
 
     Raises:
       ConfigError: the file or what it returns cannot be used, in one line.
@@ -338,4 +362,4 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"{path}: get_config() returned {type(config).__name__}, not a ConfigDict"
         )
-    return parse(config, overrides)
+    return parse(config, overrides, defaults=defaults)

@@ -223,11 +223,7 @@ def load(
     mesh = _default_mesh(config.mesh) if mesh is None else mesh
     model = models.build(config.model, platform=mesh.devices.flat[0].platform)
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
-    like = jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-        model.shapes,
-        shardings,
-    )
+    like = sharding.placed(model.shapes, shardings)
     checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
     step = checkpoints.find(step)
     ema = config.optim.ema_decay > 0

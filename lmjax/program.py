@@ -38,6 +38,15 @@ class Program:
         )
         return jax.jit(start, out_shardings=shardings)
 
+    @functools.cached_property
+    def begin(self) -> Callable[[Array, Params], TrainState]:
+        """Return the jitted start from given parameters, which are donated."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
+        start = lambda key, params: init_state(
+            key, model=self.model, optimizer=self.optimizer, params=params
+        )
+        return jax.jit(start, out_shardings=shardings, donate_argnums=1)
+
     def compile_train_step(
         self,
     ) -> tuple[Callable[[TrainState, Batch], tuple[TrainState, Metrics]], float]:
@@ -78,7 +87,7 @@ class Program:
     def batch_shapes(self) -> Batch:
         """Return the shapes and shardings of a global training batch."""
         shapes = self.task.batch_shapes(self.config.batch_size, self.config.data.length)
-        return _with_sharding(shapes, sharding.batch_sharding(self.mesh))
+        return sharding.placed(shapes, sharding.batch_sharding(self.mesh))
 
 
 def make_program(config: Config, mesh: Mesh) -> Program:
@@ -104,17 +113,5 @@ def make_program(config: Config, mesh: Mesh) -> Program:
         model=model,
         task=tasks.build(config.task),
         optimizer=optimizer,
-        state_shapes=_with_sharding(state, shardings),
-    )
-
-
-def _with_sharding(shapes: Any, shardings: Any) -> Any:
-    """Return the shapes with a sharding each, or with one for all."""
-    if isinstance(shardings, jax.sharding.Sharding):
-        one = shardings
-        shardings = jax.tree.map(lambda _: one, shapes)
-    return jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-        shapes,
-        shardings,
+        state_shapes=sharding.placed(state, shardings),
     )

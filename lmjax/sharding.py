@@ -114,6 +114,18 @@ def param_shardings(axes: Axes, shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
     return jax.tree_util.tree_map_with_path(one, shapes, axes)
 
 
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Return `jax.ShapeDtypeStruct`s with a sharding each, or one for all."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        one = shardings
+        shardings = jax.tree.map(lambda _: one, shapes)
+    return jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+        shapes,
+        shardings,
+    )
+
+
 def state_shardings(state: Any, shapes: Any, shardings: Any, mesh: Mesh) -> Any:
     """Return shardings for any tree in which parts of the parameter tree recur.
 

@@ -12,10 +12,12 @@ from lmjax.tasks import Task
 from lmjax.types import Array, Batch, Metrics, Params, TrainState
 
 
-def init_state(key: Array, *, model: Model, optimizer: Optimizer) -> TrainState:
-    """Return the state before the first step."""
+def init_state(
+    key: Array, *, model: Model, optimizer: Optimizer, params: Params | None = None
+) -> TrainState:
+    """Return the state before the first step, with fresh parameters or given ones."""
     params_key, step_key = jax.random.split(key)
-    params = model.init(params_key)
+    params = model.init(params_key) if params is None else params
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
