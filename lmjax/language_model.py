@@ -92,7 +92,7 @@ class LanguageModel:
                 [encode_prompt(self.tokenizer, prompt) for prompt in prompts],
                 max_tokens=max_tokens,
                 sampling=sampling,
-                eos_id=self.tokenizer.eos_id,
+                stop_ids=self.tokenizer.stop_ids,
                 seed=seed,
             )
         return [self._decode_after(p, r) for p, r in zip(prompts, rows, strict=True)]
@@ -106,7 +106,7 @@ class LanguageModel:
             [encode_prompt(self.tokenizer, prompt)],
             max_tokens=max_tokens,
             sampling=sampling,
-            eos_id=self.tokenizer.eos_id,
+            stop_ids=self.tokenizer.stop_ids,
             seed=seed,
         )
         row: list[int] = []
