@@ -105,6 +105,7 @@ def make(origin: Origin, *, bos: bool) -> HuggingFace:
     """
     serialized = tokenizer_json(origin)
     core = _core(serialized, name=str(origin.path / origin.layout[0]))
+    _check_added(core, origin, serialized)
     special = special_ids(
         origin, token_to_id=core.token_to_id, wrap=_wrap(core), size=_size(core)
     )
@@ -152,6 +153,17 @@ def _core(serialized: bytes, *, name: str) -> Any:
     core.no_truncation()
     core.no_padding()
     return core
+
+
+def _check_added(core: Any, origin: Origin, serialized: bytes) -> None:
+    """Raise if the library numbers tokens otherwise than the files that add them."""
+    if origin.layout == (FILE,):
+        return
+    for token in json.loads(serialized)["added_tokens"]:
+        found = core.token_to_id(token["content"])
+        if found != token["id"]:
+            why = f"{token['content']!r} has id {token['id']}, but would get {found}"
+            raise origin.damaged(origin.layout[0], why)
 
 
 def _size(core: Any) -> int:
