@@ -65,11 +65,6 @@ def _word_piece(origin: Origin) -> dict[str, Any]:
     for role in ("unk", "cls", "sep"):
         if tokens[role] not in vocab:
             raise origin.damaged("vocab.txt", f"has no {tokens[role]!r}")
-    special = {"type_id": 0}
-    cls, sep = (
-        {"SpecialToken": {"id": tokens[role], **special}} for role in ("cls", "sep")
-    )
-    first, second = ({"Sequence": {"id": name, **special}} for name in "AB")
     return _whole(
         origin,
         vocab=vocab,
@@ -82,19 +77,10 @@ def _word_piece(origin: Origin) -> dict[str, Any]:
             "lowercase": origin.config.get("do_lower_case", True),
         },
         pre_tokenizer={"type": "BertPreTokenizer"},
-        post_processor={
-            "type": "TemplateProcessing",
-            "single": [cls, first, sep],
-            "pair": [cls, first, sep, second, sep],
-            "special_tokens": {
-                tokens[role]: {
-                    "id": tokens[role],
-                    "ids": [vocab[tokens[role]]],
-                    "tokens": [tokens[role]],
-                }
-                for role in ("cls", "sep")
-            },
-        },
+        post_processor=_around_texts(
+            cls=(tokens["cls"], vocab[tokens["cls"]]),
+            sep=(tokens["sep"], vocab[tokens["sep"]]),
+        ),
         decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
         model={
             "type": "WordPiece",
@@ -104,6 +90,23 @@ def _word_piece(origin: Origin) -> dict[str, Any]:
             "vocab": vocab,
         },
     )
+
+
+def _around_texts(*, cls: tuple[str, int], sep: tuple[str, int]) -> dict[str, Any]:
+    """Return what puts [CLS] and [SEP] around a text and between two."""
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    before, after = (
+        {"SpecialToken": {"id": token, "type_id": 0}} for token, _ in (cls, sep)
+    )
+    return {
+        "type": "TemplateProcessing",
+        "single": [before, first, after],
+        "pair": [before, first, after, second, after],
+        "special_tokens": {
+            token: {"id": token, "ids": [index], "tokens": [token]}
+            for token, index in (cls, sep)
+        },
+    }
 
 
 def _byte_level(origin: Origin) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import random
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError, TokenizerConfig
+from lmjax.config import ConfigError, SourceConfig, TokenizerConfig
+from lmjax.data.sources import open_source
 from lmjax.data.store_builder import build_store
 from lmjax.data.tokenizer import (
     MANIFEST,
@@ -24,31 +24,6 @@ tokenizers = pytest.importorskip("tokenizers", reason="needs lmjax[hf]")
 
 DATA = Path("~/.cache/lmjax-data").expanduser()
 MINILM, GPT2 = DATA / "minilm", DATA / "gpt2bpe"
-
-ODD = [
-    "",
-    " ",
-    "\n\t  two  spaces\r\n",
-    "\x00\x01\x7f\x80\ufeff\u200b\u202e\u2028\u0085",
-    "e\u0301 é ﬁ Ａ ① İ ß ǅ",
-    "日本語 हिन्दी العربية 한국어 \U0001f468\u200d\U0001f469\u200d\U0001f467",
-    "don't we'll I'M  ##ing ## a-b_c 3.14",
-    "[CLS] a [MASK]b [SEP] [mask] <s> <mask> </s><|endoftext|> x",
-    "\U0010ffff\ufffd\ue000\U0001d54f",
-    "a" * 150,
-]
-
-
-def random_text(rng):
-    ranges = [(32, 127), (97, 123), (0, 32), (0x80, 0x300), (0x300, 0x370)]
-    ranges += [(0x600, 0x700), (0x2000, 0x2070), (0x4E00, 0x4F00), (0xAC00, 0xAD00)]
-    ranges += [(0xE000, 0xE100), (0xFFF0, 0x10000), (0x1F300, 0x1F600)]
-    low_high = rng.choices(ranges, k=rng.randrange(40))
-    return "".join(chr(rng.randrange(*pair)) for pair in low_high)
-
-
-RNG = random.Random(0)
-TEXTS = ODD + [random_text(RNG) for _ in range(300)]
 
 
 def make(path, **options):
@@ -137,12 +112,12 @@ def test_lines_of_a_vocabulary_end_only_at_line_ends(bert):
     assert made.encode("last").tolist() == [len(pieces) - 1]
 
 
-def test_byte_level_as_gpt2(gpt2):
+def test_byte_level_as_gpt2(gpt2, odd_texts):
     made = make(gpt2)
     end = made.encode("<|endoftext|>").tolist()
     assert (made.bos_id, [made.eos_id], made.pad_id) == (None, end, 0)
     assert made.prefix_ids == made.suffix_ids == made.pair_ids == ()
-    for text, ids in zip(TEXTS, made.encode_batch(TEXTS), strict=True):
+    for text, ids in zip(odd_texts, made.encode_batch(odd_texts), strict=True):
         assert made.decode(ids) == text.replace("<|endoftext|>", "").replace(
             "<pad>", ""
         )
@@ -171,13 +146,13 @@ def test_byte_level_as_roberta(tmp_path, byte_level):
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_as_transformers_has_it(kind, request):
+def test_as_transformers_has_it(kind, request, odd_texts):
     transformers = pytest.importorskip("transformers")
     directory = request.getfixturevalue(kind)
     name = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}[kind]
     theirs = getattr(transformers, name).from_pretrained(str(directory))
     made = make(directory)
-    for text in TEXTS:
+    for text in odd_texts:
         expected = theirs.encode(text, add_special_tokens=False)
         assert made.encode(text).tolist() == expected
     one, two = made.encode("fox").tolist(), made.encode("the").tolist()
@@ -262,7 +237,7 @@ def test_sentinels_and_added_tokens(gpt2):
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_saved_and_loaded(kind, request, tmp_path, texts):
+def test_saved_and_loaded(kind, request, tmp_path, corpus, odd_texts):
     directory = request.getfixturevalue(kind)
     write(directory, tokenizer_config__json={"model_max_length": 7})
     made = make(directory)
@@ -278,11 +253,12 @@ def test_saved_and_loaded(kind, request, tmp_path, texts):
         assert other.fingerprint() == made.fingerprint()
         assert other.special_ids() == made.special_ids()
         assert other.vocab_size == made.vocab_size
-        for text in ODD:
+        for text in odd_texts[:10]:
             np.testing.assert_array_equal(other.encode(text), made.encode(text))
     assert again.files == made.files
     assert make(tmp_path / "again", bos=False).bos_id is None
-    documents = texts(["the fox", "a fox, a fox"])
+    source = SourceConfig(source="text", path=corpus)
+    documents = open_source(source, split="train")
     for workers in (1, 2):
         store = build_store(
             tmp_path / f"store-{workers}",
@@ -376,7 +352,7 @@ def test_without_the_library(bert, monkeypatch):
 
 
 @pytest.mark.skipif(not MINILM.exists(), reason="needs MiniLM's files")
-def test_the_vocabulary_of_bert():
+def test_the_vocabulary_of_bert(odd_texts):
     """vocab.txt, read here, is the tokenizer.json that comes with it."""
     theirs = tokenizers.Tokenizer.from_file(str(MINILM / "tokenizer.json"))
     theirs.no_truncation()
@@ -387,13 +363,13 @@ def test_the_vocabulary_of_bert():
     assert whole.vocab_size == converted.vocab_size == 30_522
     np.testing.assert_array_equal(whole.word_starts(), converted.word_starts())
     for made in (whole, converted):
-        for text, ids in zip(TEXTS, made.encode_batch(TEXTS), strict=True):
+        for text, ids in zip(odd_texts, made.encode_batch(odd_texts), strict=True):
             assert ids.tolist() == encode_plain(theirs, text)
             assert made.decode(ids) == theirs.decode(ids)
 
 
 @pytest.mark.skipif(not GPT2.exists(), reason="needs GPT-2's vocabulary")
-def test_the_vocabulary_of_gpt2(tmp_path):
+def test_the_vocabulary_of_gpt2(tmp_path, odd_texts):
     transformers = pytest.importorskip("transformers")
     shutil.copy(GPT2 / "encoder.json", tmp_path / "vocab.json")
     shutil.copy(GPT2 / "vocab.bpe", tmp_path / "merges.txt")
@@ -402,7 +378,7 @@ def test_the_vocabulary_of_gpt2(tmp_path):
     assert made.fingerprint() == make(tmp_path).fingerprint()
     assert (made.vocab_size, made.bos_id, made.eos_id) == (50_257, None, 50_256)
     assert made.encode("Hello world").tolist() == [15496, 995]
-    for text in TEXTS:
+    for text in odd_texts:
         ids = made.encode(text)
         assert ids.tolist() == theirs.encode(text)
         assert made.decode(ids) == text.replace("<|endoftext|>", "")
