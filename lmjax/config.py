@@ -53,21 +53,29 @@ __all__ = [
 class TokenizerConfig:
     """How text becomes token ids; a trained tokenizer is saved in the workdir."""
 
-    kind: Literal["sentencepiece", "bytes"] = "sentencepiece"
-    path: str = ""  # a SentencePiece .model to use; "": train one on data's train split
+    kind: Literal["sentencepiece", "bytes", "ids", "tokenizers"] = "sentencepiece"
+    # sentencepiece: a .model to use, "": train one on data's train split;
+    # tokenizers: a Hugging Face directory, or its tokenizer.json, vocab.txt or .model
+    path: str = ""
     algorithm: Literal["unigram", "bpe", "char", "word"] = "bpe"
     vocab_size: CountOrZero = 0  # 0: what `path` or the bytes have
     bos: bool = True  # begin each document with a token that is never predicted
     lossless: bool = True  # byte fallback, white space kept, no normalization
     num_training_bytes: Count = 4_000_000  # of text sampled to train on
+    mask: bool = False  # have a token that stands for one to be guessed
+    num_sentinels: CountOrZero = 0  # tokens that stand for spans to be guessed
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
         trained = self.kind == "sentencepiece" and not self.path
         if trained and not self.vocab_size:
             yield f"{path}.vocab_size = 0: must be given for a tokenizer to be trained"
-        if self.kind == "bytes" and self.path:
-            yield f"{path}.path = {self.path!r}: the bytes tokenizer takes no file"
+        if self.kind == "ids" and not self.vocab_size:
+            yield f"{path}.vocab_size = 0: must be given for texts that are ids"
+        if self.kind in ("bytes", "ids") and self.path:
+            yield f"{path}.path = {self.path!r}: {self.kind!r} takes no file"
+        if self.kind == "tokenizers" and not self.path:
+            yield f"{path}.path = '': {path}.kind = 'tokenizers' needs one"
         if trained and self.lossless and self.algorithm == "word":
             yield f"{path}.lossless = True: words cannot be; set it to False"
 

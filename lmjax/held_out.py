@@ -53,7 +53,7 @@ class HeldOut:
             sampling=Sampling(
                 temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
             ),
-            eos_id=tokenizer.eos_id,
+            stop_ids=tokenizer.stop_ids,
             seed=step,
         )
         texts = [

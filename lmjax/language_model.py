@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from lmjax import models, sharding, workdir
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config, ConfigError, MeshConfig, ModelConfig
+from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
 from lmjax.generate.decode import Generator, encode_prompt
 from lmjax.generate.sampling import Sampling
@@ -91,7 +92,7 @@ class LanguageModel:
                 [encode_prompt(self.tokenizer, prompt) for prompt in prompts],
                 max_tokens=max_tokens,
                 sampling=sampling,
-                eos_id=self.tokenizer.eos_id,
+                stop_ids=self.tokenizer.stop_ids,
                 seed=seed,
             )
         return [self._decode_after(p, r) for p, r in zip(prompts, rows, strict=True)]
@@ -105,7 +106,7 @@ class LanguageModel:
             [encode_prompt(self.tokenizer, prompt)],
             max_tokens=max_tokens,
             sampling=sampling,
-            eos_id=self.tokenizer.eos_id,
+            stop_ids=self.tokenizer.stop_ids,
             seed=seed,
         )
         row: list[int] = []
@@ -138,7 +139,7 @@ class LanguageModel:
           `log_prob` in nats, `num_tokens` scored, `perplexity` (None of no tokens).
         """
         pairs = [text if isinstance(text, tuple) else ("", text) for text in texts]
-        tail = [self.tokenizer.eos_id] if eos else []
+        tail = present(self.tokenizer.eos_id) if eos else ()
         ids = [
             (encode_prompt(self.tokenizer, context), [*self._encode(text), *tail])
             for context, text in pairs

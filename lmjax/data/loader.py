@@ -75,7 +75,7 @@ class TrainBatches:
     stores: tuple[TokenStore, ...]
     config: Config
     bos_id: int | None
-    eos_id: int
+    eos_id: int | None
     start_step: int
     rows: slice
 
@@ -194,7 +194,7 @@ def _cut(
     start_B: np.ndarray,
     *,
     config: Config,
-    ids: tuple[int | None, int],
+    ids: tuple[int | None, int | None],
     circular: bool,
 ) -> "HostBatch":
     """Cut rows out of several stores, in the order of the rows."""

@@ -51,7 +51,7 @@ def cut_windows(
     *,
     length: int,
     bos_id: int | None,
-    eos_id: int,
+    eos_id: int | None,
     isolate: bool,
     circular: bool,
 ) -> "HostBatch":
@@ -62,7 +62,7 @@ def cut_windows(
       starts: (B,) positions in it; one past the end gives a row of padding.
       length: T, tokens in a window.
       bos_id: the input of a document's first token; None: the token before it.
-      eos_id: what padding is filled with.
+      eos_id: what padding is filled with; None: id 0.
       isolate: number each window's documents 1, 2, ... in `segments`, and restart
         `positions` with each. Without BOS a document's first token then has nothing
         to be predicted from, and its weight is 0. Otherwise a window is one segment.
@@ -74,8 +74,9 @@ def cut_windows(
       Padding has segment, position and weight 0.
     """
     shape = (len(starts), length)
-    previous_B = np.full(len(starts), eos_id, np.int32)
-    targets_BT = np.full(shape, eos_id, np.int32)
+    filler = 0 if eos_id is None else eos_id
+    previous_B = np.full(len(starts), filler, np.int32)
+    targets_BT = np.full(shape, filler, np.int32)
     begins_BT = np.zeros(shape, bool)  # a document's first token
     real_BT = np.zeros(shape, bool)
     for row, start in enumerate(map(int, starts)):
@@ -86,7 +87,7 @@ def cut_windows(
             begins_BT[row, store.document_starts(low, high) - low + at] = True
             real_BT[row, at : at + high - low] = True
     tokens_BT = np.concatenate([previous_B[:, None], targets_BT[:, :-1]], axis=1)
-    tokens_BT = np.where(real_BT, tokens_BT, eos_id)
+    tokens_BT = np.where(real_BT, tokens_BT, filler)
     weights_BT = real_BT
     if bos_id is not None:
         tokens_BT = np.where(begins_BT, bos_id, tokens_BT)

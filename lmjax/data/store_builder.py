@@ -23,6 +23,7 @@ import numpy as np
 from lmjax.config import ConfigError
 from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import Documents, estimate_bytes
+from lmjax.data.special_ids import present
 from lmjax.data.token_store import (
     MANIFEST,
     VERSION,
@@ -262,10 +263,10 @@ def _batched_texts(documents: Documents, indices: range) -> Iterator[list[str]]:
 def _join(
     texts: Sequence[str], *, tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens of texts, an EOS after each, and where each text begins."""
-    eos = np.array([tokenizer.eos_id], np.int32)
+    """Return the tokens of texts, any EOS after each, and where each text begins."""
+    eos = np.array(present(tokenizer.eos_id), np.int32)
     encoded = tokenizer.encode_batch(texts)
-    ends = np.cumsum([len(tokens) + 1 for tokens in encoded])
+    ends = np.cumsum([len(tokens) + len(eos) for tokens in encoded])
     tokens = np.concatenate([part for tokens in encoded for part in (tokens, eos)])
     return tokens, np.concatenate([[0], ends[:-1]]).astype(np.int64)
 

@@ -1,39 +1,58 @@
-"""Text to token ids and back: SentencePiece, trained here or given, or plain bytes."""
+"""Text to token ids and back: the kinds of tokenizers, how one is made and loaded."""
 
+import dataclasses
 import hashlib
-import io
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import sentencepiece
 
 from lmjax.config import ConfigError, TokenizerConfig
-from lmjax.data.documents import Documents, estimate_bytes
+from lmjax.data import hf_directory, hf_tokenizer, piece_tokenizer
+from lmjax.data import sentencepiece_tokenizer as spm
+from lmjax.data.documents import Documents
+from lmjax.data.plain_tokenizers import Bytes, Ids
+from lmjax.data.sentencepiece_tokenizer import MODEL, SentencePiece, training_text
+from lmjax.data.tokenizer_files import MANIFEST, read_manifest
 
-MANIFEST = "lmjax_tokenizer.json"
-MODEL = "sentencepiece.model"
-
-# SentencePiece writes a space as U+2581, so a U+2581 of the text would come back as
-# a space; a lossless tokenizer spells it by its bytes instead.
-_SPACE_MARK = "\u2581"
-_SILENT = 3  # SentencePiece's log level: fatal errors only
-_CHUNK = 4096  # characters of training text in one of SentencePiece's "sentences"
-_READ_AHEAD = 8  # training reads up to so many times the text it keeps
+__all__ = [
+    "MANIFEST",
+    "MODEL",
+    "Bytes",
+    "Ids",
+    "SentencePiece",
+    "Tokenizer",
+    "find_tokenizer",
+    "load_tokenizer",
+    "make_tokenizer",
+    "read_manifest",
+    "recipe_fingerprint",
+    "training_text",
+    "vocab_size",
+]
 
 
 class Tokenizer(Protocol):
-    """What the rest of the house needs to know of a tokenizer."""
+    """What the rest of the house needs to know of a tokenizer.
+
+    `special_ids.SpecialIds` tells what each of the ids is.
+    """
 
     vocab_size: int
     bos_id: int | None
-    eos_id: int
+    eos_id: int | None
+    pad_id: int | None
+    mask_id: int | None
+    stop_ids: tuple[int, ...]
+    sentinel_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    pair_ids: tuple[int, ...]
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the ids of a text, int32, without BOS and EOS."""
+        """Return the ids of a text, int32, without special ones around it."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
@@ -43,6 +62,9 @@ class Tokenizer(Protocol):
 
     def id_to_piece(self, index: int) -> str:
         """Return how one id is written, for people to read."""
+
+    def word_starts(self) -> np.ndarray:
+        """Return which ids begin a word, bool (vocab_size,); special ones do."""
 
     def save(self, directory: str | Path) -> None:
         """Write what `load_tokenizer` reads."""
@@ -51,113 +73,25 @@ class Tokenizer(Protocol):
         """Return a hash that is equal for tokenizers which encode alike."""
 
 
-class Bytes:
-    """Each byte of the UTF-8 text is a token; then EOS, and BOS if there is one."""
-
-    def __init__(self, *, bos: bool) -> None:
-        self.eos_id = 256
-        self.bos_id = 257 if bos else None
-        self.vocab_size = 257 + bos
-
-    def encode(self, text: str) -> np.ndarray:
-        """Return the bytes of a text as int32 ids."""
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encode several texts."""
-        return [self.encode(text) for text in texts]
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text; bytes that are not UTF-8 become U+FFFD."""
-        array = np.asarray(ids, np.int64)
-        return array[array < 256].astype(np.uint8).tobytes().decode(errors="replace")
-
-    def id_to_piece(self, index: int) -> str:
-        """Return `<0x41>` and the like."""
-        return {256: "</s>", 257: "<s>"}.get(index, f"<0x{index:02X}>")
-
-    def save(self, directory: str | Path) -> None:
-        """Write the manifest."""
-        _write_manifest(directory, kind="bytes", bos=self.bos_id is not None)
-
-    def fingerprint(self) -> str:
-        """Return the kind and the size, which say all."""
-        return f"bytes-{self.vocab_size}"
+def _open_bytes(_: Path, manifest: Mapping[str, Any]) -> Tokenizer:
+    names = ("bos", "mask", "num_sentinels")
+    return Bytes(**{name: manifest[name] for name in names if name in manifest})
 
 
-class SentencePiece:
-    """A SentencePiece model.
-
-    Args:
-      model: the serialized model.
-      bos: documents begin with the model's BOS.
-      lossless: the model keeps white space and has a piece for each byte, so that
-        `decode(encode(text)) == text` for every text.
-      made_from: a hash of what it was trained on; "" when it was given.
-    """
-
-    def __init__(
-        self, model: bytes, *, bos: bool, lossless: bool = False, made_from: str = ""
-    ) -> None:
-        self.model = model
-        self.lossless = lossless
-        self.made_from = made_from
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size = int(self._processor.vocab_size())
-        self.eos_id = int(self._processor.eos_id())
-        self.bos_id = int(self._processor.bos_id()) if bos else None
-
-    def encode(self, text: str) -> np.ndarray:
-        """Return the ids of a text, int32, without BOS and EOS."""
-        return self.encode_batch([text])[0]
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encode several texts, in one thread."""
-        if self.lossless and any(_SPACE_MARK in text for text in texts):
-            return [self._encode_around_space_marks(text) for text in texts]
-        return self._encode(texts)
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of ids; BOS and EOS are dropped."""
-        return self._processor.decode(np.asarray(ids, np.int64).tolist())
-
-    def id_to_piece(self, index: int) -> str:
-        """Return how one id is written, for people to read."""
-        return self._processor.id_to_piece(int(index))
-
-    def save(self, directory: str | Path) -> None:
-        """Write the model, then the manifest that makes it count."""
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / MODEL).write_bytes(self.model)
-        _write_manifest(
-            directory,
-            kind="sentencepiece",
-            bos=self.bos_id is not None,
-            lossless=self.lossless,
-            made_from=self.made_from,
-        )
-
-    def fingerprint(self) -> str:
-        """Hash the model."""
-        return hashlib.sha256(self.model + bytes([self.lossless])).hexdigest()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        bos = self.bos_id is not None
-        return _rebuild, (self.model, bos, self.lossless, self.made_from)
-
-    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encoded = self._processor.encode(list(texts), num_threads=1)
-        return [np.array(ids, np.int32) for ids in encoded]
-
-    def _encode_around_space_marks(self, text: str) -> np.ndarray:
-        pieces = [f"<0x{byte:02X}>" for byte in _SPACE_MARK.encode()]
-        mark = np.array(self._processor.piece_to_id(pieces), np.int32)
-        first, *rest = self._encode(text.split(_SPACE_MARK))
-        return np.concatenate([first, *(part for ids in rest for part in (mark, ids))])
+def _open_sentencepiece(directory: Path, manifest: Mapping[str, Any]) -> Tokenizer:
+    file = directory / MODEL
+    names = ("bos", "lossless", "made_from")
+    return spm.open_model(file, name=str(file), **{n: manifest[n] for n in names})
 
 
-def _rebuild(model: bytes, bos: bool, lossless: bool, made_from: str) -> SentencePiece:
-    return SentencePiece(model, bos=bos, lossless=lossless, made_from=made_from)
+# How what `save` wrote is read again, by the kind that the manifest notes.
+_OPEN: dict[str, Callable[[Path, Mapping[str, Any]], Tokenizer]] = {
+    "bytes": _open_bytes,
+    "ids": lambda _, manifest: Ids(manifest["vocab_size"]),
+    "sentencepiece": _open_sentencepiece,
+    "tokenizers": hf_tokenizer.load,
+    "pieces": piece_tokenizer.load,
+}
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
@@ -169,16 +103,18 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     manifest = read_manifest(directory)
     if manifest is None:
         raise ConfigError(f"{directory}: holds no tokenizer ({MANIFEST} is missing)")
-    if manifest["kind"] == "bytes":
-        return Bytes(bos=manifest["bos"])
-    file = Path(directory) / MODEL
-    return _open_model(
-        file,
-        name=str(file),
-        bos=manifest["bos"],
-        lossless=manifest["lossless"],
-        made_from=manifest["made_from"],
-    )
+    return _opened(Path(directory), manifest)
+
+
+def find_tokenizer(directory: str | Path) -> TokenizerConfig | None:
+    """Return a config for the tokenizer of a Hugging Face directory; None: it has none.
+
+    `make_tokenizer` opens it. A directory that `save` wrote will do as well.
+    """
+    path = Path(directory).expanduser()
+    if not (path / MANIFEST).exists() and hf_directory.find_layout(path) is None:
+        return None
+    return TokenizerConfig(kind="tokenizers", path=str(directory))
 
 
 def make_tokenizer(
@@ -190,20 +126,17 @@ def make_tokenizer(
     """Make the tokenizer that a config describes; the same one every time.
 
     Args:
-      config: bytes, a SentencePiece file, or how to train one.
+      config: bytes, ids, a file or a directory, or how to train a SentencePiece model.
       documents: the train split of each part of the data; needed only for training.
       seed: fixes what chance there is in training.
 
     Raises:
       ConfigError: the file or the size cannot be used, or the text is too little.
     """
-    if config.kind == "bytes":
-        vocab_size(config)
-        return Bytes(bos=config.bos)
-    if config.path:
+    if not _trained(config):
         return _given(config)
     assert documents is not None, "training needs documents"
-    model = _train(config, documents, seed=seed)
+    model = spm.train(config, documents, seed=seed)
     made_from = recipe_fingerprint(config, documents=documents, seed=seed)
     return SentencePiece(
         model, bos=config.bos, lossless=config.lossless, made_from=made_from
@@ -216,173 +149,97 @@ def vocab_size(config: TokenizerConfig) -> int:
     Raises:
       ConfigError: `vocab_size` contradicts the bytes or the file.
     """
-    if config.kind == "bytes":
-        return _agreed_size(config, Bytes(bos=config.bos), name="the bytes tokenizer")
-    return _given(config).vocab_size if config.path else config.vocab_size
+    return config.vocab_size if _trained(config) else _given(config).vocab_size
 
 
 def recipe_fingerprint(
     config: TokenizerConfig, *, documents: Sequence[Documents], seed: int
 ) -> str:
     """Hash all that decides what training gives."""
-    recipe = [repr(config), [part.fingerprint() for part in documents], seed]
+    recipe = [_spelled(config), [part.fingerprint() for part in documents], seed]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
-def read_manifest(directory: str | Path) -> dict[str, Any] | None:
-    """Return what `save` noted; None where no tokenizer is."""
-    file = Path(directory) / MANIFEST
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
+def _spelled(config: TokenizerConfig) -> str:
+    """Write a config as its repr, less the leaves that tokenizers once did not have.
+
+    So those trained before are still known for what they are.
+    """
+    later = {"mask": False, "num_sentinels": 0}
+    leaves = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+    }
+    written = [f"{k}={v!r}" for k, v in leaves.items() if later.get(k, ...) != v]
+    return f"TokenizerConfig({', '.join(written)})"
 
 
-def _write_manifest(directory: str | Path, **fields: Any) -> None:
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    partial = Path(directory) / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps({"version": 1, **fields}, indent=2) + "\n")
-    partial.replace(Path(directory) / MANIFEST)
+def _trained(config: TokenizerConfig) -> bool:
+    return config.kind == "sentencepiece" and not config.path
 
 
-def _given(config: TokenizerConfig) -> SentencePiece:
-    """Open the SentencePiece file of `config.path`, and check what it must have."""
-    leaf = f"config.tokenizer.path = {config.path!r}"
-    tokenizer = _open_model(Path(config.path).expanduser(), name=leaf, bos=config.bos)
-    _agreed_size(config, tokenizer, name=config.path)
-    if tokenizer.bos_id == -1:
-        raise ConfigError(
-            f"config.tokenizer.bos = True: {config.path} has no such piece"
-        )
-    if tokenizer.eos_id == -1:
-        raise ConfigError(f"{leaf}: has no piece that ends a text")
-    return tokenizer
-
-
-def _agreed_size(config: TokenizerConfig, tokenizer: Tokenizer, *, name: str) -> int:
-    size = tokenizer.vocab_size
+def _given(config: TokenizerConfig) -> Tokenizer:
+    """Make what needs no training, and check that it has what is asked for."""
+    made, name = _MAKE[config.kind](config)
+    size = made.vocab_size
     if config.vocab_size not in (0, size):
         raise ConfigError(
             f"config.tokenizer.vocab_size = {config.vocab_size}: {name} has {size}"
         )
-    return size
-
-
-def _open_model(file: Path, *, name: str, **options: Any) -> SentencePiece:
-    try:
-        return SentencePiece(file.read_bytes(), **options)
-    except OSError as error:
-        raise ConfigError(f"{name}: cannot be read: {error.strerror}") from error
-    except RuntimeError as error:
-        raise ConfigError(f"{name}: not a SentencePiece model") from error
-
-
-def _train(config: TokenizerConfig, parts: Sequence[Documents], *, seed: int) -> bytes:
-    sentencepiece.set_random_generator_seed(seed)
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=training_text(
-                parts, num_bytes=config.num_training_bytes, seed=seed
-            ),
-            model_writer=model,
-            vocab_size=config.vocab_size,
-            model_type=config.algorithm,
-            unk_id=0,
-            bos_id=1 if config.bos else -1,
-            eos_id=1 + config.bos,
-            pad_id=-1,
-            num_threads=16,  # fixed: the sums of unigram training depend on it
-            max_sentence_length=1 << 20,
-            minloglevel=_SILENT,
-            **_trainer_options(config),
+    if config.mask and made.mask_id is None:
+        raise ConfigError(f"config.tokenizer.mask = True: {name} has no mask token")
+    if config.num_sentinels > len(made.sentinel_ids):
+        raise ConfigError(
+            f"config.tokenizer.num_sentinels = {config.num_sentinels}: {name} has "
+            f"{len(made.sentinel_ids)}"
         )
-    except RuntimeError as error:
-        raise ConfigError(_why_untrained(config, str(error))) from error
-    trained = SentencePiece(model.getvalue(), bos=config.bos).vocab_size
-    if trained != config.vocab_size:
-        raise ConfigError(_too_large(config, trained))
-    return model.getvalue()
+    return made
 
 
-# Every character is kept, and comes back.
-_LOSSLESS: dict[str, Any] = {
-    "normalization_rule_name": "identity",
-    "byte_fallback": True,
-    "remove_extra_whitespaces": False,
-    "add_dummy_prefix": False,
-    "allow_whitespace_only_pieces": True,
-}
-# Pieces may hold line ends with the indentation that follows, or several words: a
-# quarter fewer tokens in source code. Unigram training would take minutes with these.
-_ACROSS_WORDS: dict[str, Any] = {
-    "split_by_whitespace": False,
-    "split_by_unicode_script": False,
-}
-# SentencePiece's own ways. Words are told apart by white space alone: no character
-# is too rare, and a "<unk>" that the text spells out is a word like any other.
-_USUAL: dict[str, dict[str, Any]] = {
-    "unigram": {},
-    "bpe": {},
-    "char": {},
-    "word": {
-        "normalization_rule_name": "identity",
-        "character_coverage": 1.0,
-        "unk_piece": "<unknown>",
-    },
-}
+def _make_bytes(config: TokenizerConfig) -> tuple[Tokenizer, str]:
+    made = Bytes(bos=config.bos, mask=config.mask, num_sentinels=config.num_sentinels)
+    return made, "the bytes tokenizer"
 
 
-def _trainer_options(config: TokenizerConfig) -> dict[str, Any]:
-    if not config.lossless:
-        return _USUAL[config.algorithm]
-    return _LOSSLESS | (_ACROSS_WORDS if config.algorithm == "bpe" else {})
+def _make_sentencepiece(config: TokenizerConfig) -> tuple[Tokenizer, str]:
+    """Open the SentencePiece file of `config.path`, and check what it must have."""
+    leaf = f"config.tokenizer.path = {config.path!r}"
+    file = Path(config.path).expanduser()
+    made = spm.open_model(file, name=leaf, bos=config.bos)
+    if config.bos and made.bos_id is None:
+        raise ConfigError(
+            f"config.tokenizer.bos = True: {config.path} has no such piece"
+        )
+    if made.eos_id is None:
+        raise ConfigError(f"{leaf}: has no piece that ends a text")
+    return made, config.path
 
 
-def training_text(
-    parts: Sequence[Documents], *, num_bytes: int, seed: int
-) -> Iterator[str]:
-    """Yield about `num_bytes` of text, spread evenly over all documents of all parts.
+def _make_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
+    """Open the Hugging Face directory or file of `config.path`, or a saved tokenizer.
 
-    Text comes in chunks that end at a line end where they can. Of very many
-    documents only evenly spaced ones are read.
+    Documents begin as its own model's do; without `config.bos`, with nothing.
     """
-    share = num_bytes / max(1, sum(map(estimate_bytes, parts)))
-    visited = min(1.0, share * _READ_AHEAD)
-    chance = np.random.default_rng(seed)
-    for documents in parts:
-        count = max(1, round(len(documents) * visited))
-        for i in np.linspace(0, len(documents) - 1, count).astype(np.int64):
-            for chunk in _chunks(documents[int(i)]):
-                if chance.random() < share / visited:
-                    yield chunk
+    path = Path(config.path).expanduser()
+    manifest = read_manifest(path) if path.is_dir() else None
+    if manifest is not None:
+        kept = manifest if config.bos else {**manifest, "bos": False}
+        return _opened(path, kept), config.path
+    origin = hf_directory.open_origin(path, name=config.path)
+    room = piece_tokenizer if origin.layout in hf_directory.PIECES else hf_tokenizer
+    return room.make(origin, bos=config.bos), config.path
 
 
-def _chunks(text: str) -> Iterator[str]:
-    start = 0
-    while start < len(text):
-        stop = text.find("\n", start + _CHUNK) + 1 or len(text)
-        stop = min(stop, start + 2 * _CHUNK)
-        yield text[start:stop]
-        start = stop
+_MAKE: dict[str, Callable[[TokenizerConfig], tuple[Tokenizer, str]]] = {
+    "bytes": _make_bytes,
+    "ids": lambda config: (Ids(config.vocab_size), "the ids tokenizer"),
+    "sentencepiece": _make_sentencepiece,
+    "tokenizers": _make_hugging_face,
+}
 
 
-def _why_untrained(config: TokenizerConfig, message: str) -> str:
-    """Say in the user's terms what SentencePiece says in its own."""
-    if match := re.search(r"set it to a value <= (\d+)", message):
-        return _too_large(config, int(match[1]))
-    where = f"config.tokenizer.vocab_size = {config.vocab_size}"
-    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        return f"{where}: the characters of the text alone need at least {match[1]}"
-    if "sentences_.empty()" in message:
-        return "config.tokenizer: no text to train on"
-    return f"{where}: SentencePiece cannot train it: {message}"
-
-
-def _too_large(config: TokenizerConfig, largest: int) -> str:
-    return (
-        f"config.tokenizer.vocab_size = {config.vocab_size}: the training text gives "
-        f"at most {largest}"
-    )
+def _opened(directory: Path, manifest: Mapping[str, Any]) -> Tokenizer:
+    try:
+        return _OPEN[manifest["kind"]](directory, manifest)
+    except (KeyError, TypeError) as error:
+        file = directory / MANIFEST
+        raise ConfigError(f"{file}: cannot be used: {error!r}") from error

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -36,14 +36,14 @@ class Generator:
         *,
         max_tokens: int,
         sampling: Sampling,
-        eos_id: int | None,
+        stop_ids: Collection[int],
         seed: int = 0,
     ) -> Iterator[np.ndarray]:
         """Yield the next token of every prompt, int32 (B,), step by step.
 
-        A row that has ended (with `eos_id`, which is not yielded) yields -1; when all
-        have, or after `max_tokens`, the iterator ends. What a row yields depends on
-        its prompt, its index and the seed alone, not on the rows beside it.
+        A row that has ended (with one of `stop_ids`, which is not yielded) yields -1;
+        when all have, or after `max_tokens`, the iterator ends. What a row yields
+        depends on its prompt, its index and the seed alone, not on the rows beside it.
 
         Raises:
           ConfigError: an empty prompt, or more tokens than the model has positions.
@@ -65,12 +65,12 @@ class Generator:
             # The next step is under way before the host looks at this one's token.
             token, step = self._step(params, step, keys, sampling=sampling)
             if waiting is not None:
-                yield _hide_ended(waiting, ended, eos_id)
+                yield _hide_ended(waiting, ended, stop_ids)
                 if ended.all():
                     return
             waiting = token
         if waiting is not None:
-            last = _hide_ended(waiting, ended, eos_id)
+            last = _hide_ended(waiting, ended, stop_ids)
             if not ended.all():
                 yield last
 
@@ -135,10 +135,11 @@ def _padded(length: int) -> int:
     return -(-int(length) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
-def _hide_ended(token: Array, ended: np.ndarray, eos_id: int | None) -> np.ndarray:
+def _hide_ended(
+    token: Array, ended: np.ndarray, stop_ids: Collection[int]
+) -> np.ndarray:
     """Return the tokens on the host, -1 for ended rows, and update `ended`."""
     row = np.array(token)
-    if eos_id is not None:
-        ended |= row == eos_id
+    ended |= np.isin(row, list(stop_ids))
     row[ended] = -1
     return row

@@ -1,4 +1,5 @@
 import hashlib
+import random
 
 import numpy as np
 import pytest
@@ -51,3 +52,28 @@ def corpus(tmp_path):
     for i in range(40):
         (directory / f"{i:02}.txt").write_text(f"document {i}\n" + f"  line {i}\n" * i)
     return str(directory / "*.txt")
+
+
+ODD = [
+    "",
+    " ",
+    "\n\t  two  spaces\r\n",
+    "\x00\x01\x7f\x80\ufeff\u200b\u202e\u2028\u0085",
+    "e\u0301 é ﬁ Ａ ① İ ß ǅ",
+    "日本語 हिन्दी العربية 한국어 \U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "don't we'll I'M  ##ing ## a-b_c 3.14",
+    "[CLS] a [MASK]b [SEP] [mask] <s> <mask> </s><|endoftext|> x",
+    "\U0010ffff\ufffd\ue000\U0001d54f",
+    "a" * 150,
+]
+
+
+@pytest.fixture(scope="session")
+def odd_texts():
+    """Ten texts to stumble over, and 300 of random characters."""
+    rng = random.Random(0)
+    ranges = [(32, 127), (97, 123), (0, 32), (0x80, 0x300), (0x300, 0x370)]
+    ranges += [(0x600, 0x700), (0x2000, 0x2070), (0x4E00, 0x4F00), (0xAC00, 0xAD00)]
+    ranges += [(0xE000, 0xE100), (0xFFF0, 0x10000), (0x1F300, 0x1F600)]
+    drawn = [rng.choices(ranges, k=rng.randrange(40)) for _ in range(300)]
+    return ODD + ["".join(chr(rng.randrange(*r)) for r in text) for text in drawn]

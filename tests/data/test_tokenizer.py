@@ -1,16 +1,21 @@
+import hashlib
+import json
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError, SourceConfig, TokenizerConfig
+from lmjax.config import ConfigError, SourceConfig, TokenizerConfig, parse
+from lmjax.data.packing import cut_windows
 from lmjax.data.sources import open_source
+from lmjax.data.store_builder import build_store
 from lmjax.data.tokenizer import (
     MANIFEST,
     MODEL,
     load_tokenizer,
     make_tokenizer,
+    recipe_fingerprint,
     training_text,
     vocab_size,
 )
@@ -230,3 +235,124 @@ def test_penn_treebank():
         ids = made.encode_batch(lines)
         assert sum(len(line) + 1 for line in ids) == expected
         assert not any((line == 0).any() for line in ids)
+
+
+SPELLED = "<mask> a <extra_id_0><extra_id_1>"
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "bytes"])
+def test_a_mask_and_sentinels(kind, texts, tmp_path):
+    size = {"sentencepiece": 400, "bytes": 262}[kind]
+    config = TokenizerConfig(kind=kind, vocab_size=size, mask=True, num_sentinels=3)
+    made = make_tokenizer(config, documents=[texts([*SAMPLE, SPELLED])], seed=0)
+    assert made.vocab_size == vocab_size(config) == size
+    special = [made.bos_id, made.eos_id, made.mask_id, *made.sentinel_ids]
+    first = {"sentencepiece": [1, 2], "bytes": [257, 256]}[kind]
+    last = {"sentencepiece": 3, "bytes": 258}[kind]
+    assert special == [*first, last, last + 1, last + 2, last + 3]
+    pieces = [made.id_to_piece(i) for i in special[2:]]
+    assert pieces == ["<mask>", "<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
+    assert made.pad_id is None and made.stop_ids == (made.eos_id,)
+    assert (made.prefix_ids, made.suffix_ids) == ((made.bos_id,), (made.eos_id,))
+    assert made.pair_ids == (made.eos_id,)
+    ids = made.encode(SPELLED)  # what a text spells stays text
+    assert not set(special) & set(ids.tolist()) and made.decode(ids) == SPELLED
+    assert made.decode([*special, *ids]) == SPELLED
+    made.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.special_ids() == made.special_ids()
+    assert loaded.fingerprint() == made.fingerprint()
+
+
+def test_a_given_model_must_have_what_is_asked_for(tmp_path, lossless):
+    lossless.save(tmp_path)
+    path = str(tmp_path / MODEL)
+    assert lossless.mask_id is None and lossless.sentinel_ids == ()
+    with pytest.raises(ConfigError, match=r"mask = True: .*model has no mask token"):
+        vocab_size(TokenizerConfig(path=path, mask=True))
+    with pytest.raises(ConfigError, match=r"num_sentinels = 2: .*model has 0$"):
+        vocab_size(TokenizerConfig(path=path, num_sentinels=2))
+    with pytest.raises(ConfigError, match=r"mask = True: the ids tokenizer has no"):
+        vocab_size(TokenizerConfig(kind="ids", vocab_size=9, mask=True))
+
+
+def test_which_pieces_begin_words(texts):
+    config = TokenizerConfig(vocab_size=400, mask=True)
+    made = make_tokenizer(config, documents=[texts(SAMPLE)], seed=0)
+    starts = made.word_starts()
+    assert starts.shape == (400,) and starts.dtype == bool
+    assert starts[[made.bos_id, made.eos_id, made.mask_id]].all()
+    pieces = [made.id_to_piece(i) for i in range(4, 400)]
+    assert starts[4:].tolist() == [piece[0] in "▁\n\t\r" for piece in pieces]
+    assert 10 < starts.sum() < 390
+    bytes_tokenizer = make_tokenizer(
+        TokenizerConfig(kind="bytes"), documents=None, seed=0
+    )
+    assert bytes_tokenizer.word_starts().tolist() == [True] * 258
+
+
+def test_texts_that_are_ids(tmp_path):
+    config = TokenizerConfig(kind="ids", vocab_size=100)
+    made = make_tokenizer(config, documents=None, seed=0)
+    assert made.vocab_size == vocab_size(config) == 100
+    assert made.encode(" 12 55\n7 ").tolist() == [12, 55, 7]
+    assert made.encode("12").dtype == made.encode("").dtype == np.int32
+    assert made.decode(made.encode_batch(["1", "12 55 7"])[1]) == "12 55 7"
+    assert made.id_to_piece(5) == "5" and made.word_starts().all()
+    assert made.bos_id is None and made.eos_id is None and made.stop_ids == ()
+    for word in ("100", "-1", "x", "1.0", "٣", "9" * 5000):
+        with pytest.raises(ConfigError, match=f"'{word}' is not .* from 0 to 99$"):
+            made.encode(f"1 {word} 2")
+    made.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint() == made.fingerprint()
+
+
+def test_a_store_of_ids_has_nothing_between_documents(tmp_path, texts):
+    made = make_tokenizer(
+        TokenizerConfig(kind="ids", vocab_size=100), documents=None, seed=0
+    )
+    store = build_store(
+        tmp_path, documents=texts(["1 2", "3", "4 5 6"]), tokenizer=made
+    )
+    assert store.read(0, store.num_tokens).tolist() == [1, 2, 3, 4, 5, 6]
+    batch = cut_windows(
+        store,
+        np.array([0, 4]),
+        length=4,
+        bos_id=made.bos_id,
+        eos_id=made.eos_id,
+        isolate=True,
+        circular=False,
+    )
+    assert batch["targets"].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
+    assert batch["segments"].tolist() == [[1, 1, 2, 3], [1, 1, 0, 0]]
+    assert batch["weights"].tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
+
+
+def test_what_was_trained_before_masks_is_still_known(texts):
+    """The recipe of a config that asks for no mask is the one it always had."""
+    documents = texts(SAMPLE)
+    config = TokenizerConfig(vocab_size=400)
+    text = (
+        "TokenizerConfig(kind='sentencepiece', path='', algorithm='bpe', "
+        "vocab_size=400, bos=True, lossless=True, num_training_bytes=4000000)"
+    )
+    recipe = json.dumps([text, [documents.fingerprint()], 3]).encode()
+    made = recipe_fingerprint(config, documents=[documents], seed=3)
+    assert made == hashlib.sha256(recipe).hexdigest()
+    changed = TokenizerConfig(vocab_size=400, num_sentinels=1)
+    assert recipe_fingerprint(changed, documents=[documents], seed=3) != made
+
+
+@pytest.mark.parametrize(
+    ("leaves", "message"),
+    [
+        ({"kind": "ids"}, r"vocab_size = 0: must be given for texts"),
+        ({"kind": "ids", "vocab_size": 9, "path": "x"}, r"path = 'x': 'ids' takes no"),
+        ({"kind": "tokenizers"}, r"path = '': .*'tokenizers' needs one"),
+        ({"mask": True}, r"vocab_size = 0"),
+    ],
+)
+def test_mistakes(leaves, message):
+    with pytest.raises(ConfigError, match=message):
+        parse({"tokenizer": leaves, "data": {"source": "python_stdlib"}})

@@ -25,13 +25,13 @@ def params(tiny, random_params):
 
 @pytest.fixture(scope="module")
 def generate(generator, params):
-    def run(prompts=PROMPTS, *, max_tokens=6, sampling=GREEDY, eos_id=None, seed=0):
+    def run(prompts=PROMPTS, *, max_tokens=6, sampling=GREEDY, stop_ids=(), seed=0):
         return generator.continuations(
             params,
             prompts,
             max_tokens=max_tokens,
             sampling=sampling,
-            eos_id=eos_id,
+            stop_ids=stop_ids,
             seed=seed,
         )
 
@@ -83,9 +83,10 @@ def test_a_row_ends_with_eos(generator, generate, params, greedy):
     """-1 from the end on; when all rows have ended nothing more comes."""
     eos = greedy[0][2]
     cut = [row[: row.index(eos)] if eos in row else row for row in greedy]
-    assert generate(eos_id=eos) == cut
+    assert generate(stop_ids=[eos]) == cut
     assert len(cut[0]) == greedy[0].index(eos)
-    options = {"max_tokens": 40, "sampling": GREEDY, "eos_id": eos}
+    assert generate(stop_ids=[eos, 64]) == generate(stop_ids=[64, eos]) == cut
+    options = {"max_tokens": 40, "sampling": GREEDY, "stop_ids": [eos]}
     columns = list(generator.tokens(params, PROMPTS[:1], **options))
     assert [c.tolist() for c in columns[: len(cut[0])]] == [[t] for t in cut[0]]
     assert all((column == -1).all() for column in columns[len(cut[0]) :])
@@ -94,7 +95,7 @@ def test_a_row_ends_with_eos(generator, generate, params, greedy):
 
 def test_ended_rows_wait_for_the_others(generator, params, greedy):
     eos = greedy[0][0]
-    options = {"max_tokens": 6, "sampling": GREEDY, "eos_id": eos}
+    options = {"max_tokens": 6, "sampling": GREEDY, "stop_ids": [eos]}
     columns = np.stack(list(generator.tokens(params, PROMPTS, **options)), axis=1)
     for row, expected in zip(columns, greedy, strict=True):
         end = expected.index(eos) if eos in expected else 6
@@ -121,7 +122,7 @@ def test_all_positions_can_be_used(generate):
 
 def test_one_compilation_serves_a_whole_run(tiny, params):
     generator = Generator(tiny("llama"))
-    options = {"max_tokens": 5, "sampling": GREEDY, "eos_id": None}
+    options = {"max_tokens": 5, "sampling": GREEDY, "stop_ids": ()}
     for prompts in ([[1, 2]], [[3]], [[4] * 9]):
         generator.continuations(params, prompts, **options)
     assert generator._prefill._cache_size() == generator._step._cache_size() == 1
@@ -140,7 +141,7 @@ def test_any_number_of_rows_on_a_mesh(tiny, params, generate, greedy, num_prompt
             PROMPTS[:num_prompts],
             max_tokens=6,
             sampling=GREEDY,
-            eos_id=None,
+            stop_ids=(),
         )
     assert rows == greedy[:num_prompts]
     assert generator._step._cache_size() == 1
