@@ -82,6 +82,8 @@ class LanguageModel:
     ) -> list[str]:
         """Return a continuation of each prompt, without the prompt.
 
+        To an encoder-decoder a prompt is the source, and what it writes is returned.
+
         Raises:
           ConfigError: an option out of range, or too many tokens for the model.
         """
@@ -89,7 +91,7 @@ class LanguageModel:
         with jax.set_mesh(self.mesh):
             rows = self._generator.continuations(
                 self.params,
-                [encode_prompt(self.tokenizer, prompt) for prompt in prompts],
+                **self._read(prompts),
                 max_tokens=max_tokens,
                 sampling=sampling,
                 stop_ids=self.tokenizer.stop_ids,
@@ -103,7 +105,7 @@ class LanguageModel:
         """Yield the continuation of one prompt in pieces, as they come."""
         tokens = self._generator.tokens(
             self.params,
-            [encode_prompt(self.tokenizer, prompt)],
+            **self._read([prompt]),
             max_tokens=max_tokens,
             sampling=sampling,
             stop_ids=self.tokenizer.stop_ids,
@@ -138,6 +140,9 @@ class LanguageModel:
         Returns:
           `log_prob` in nats, `num_tokens` scored, `perplexity` (None of no tokens).
         """
+        if self.model.config.kind != "decoder":
+            kind = self.model.config.kind
+            raise ConfigError(f"score: config.model.kind = {kind!r}: needs a decoder")
         pairs = [text if isinstance(text, tuple) else ("", text) for text in texts]
         tail = present(self.tokenizer.eos_id) if eos else ()
         ids = [
@@ -181,8 +186,18 @@ class LanguageModel:
     def _encode(self, text: str) -> list[int]:
         return [int(t) for t in self.tokenizer.encode(text)]
 
+    def _read(self, prompts: Sequence[str]) -> dict[str, list[list[int]]]:
+        """Return the ids that a model begins with, and those of its source."""
+        config, t = self.model.config, self.tokenizer
+        if config.kind != "encoder_decoder":
+            return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
+        sources = [[*t.prefix_ids, *self._encode(p), *t.suffix_ids] for p in prompts]
+        return {"prompts": [[config.start_id]] * len(prompts), "sources": sources}
+
     def _decode_after(self, prompt: str, ids: Sequence[int]) -> str:
         """Decode `ids` as what follows the prompt: spaces at the seam are kept."""
+        if self.model.config.kind == "encoder_decoder":
+            return self.tokenizer.decode(ids)
         before = self._encode(prompt)
         return self.tokenizer.decode([*before, *ids])[
             len(self.tokenizer.decode(before)) :

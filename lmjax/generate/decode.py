@@ -13,7 +13,7 @@ from lmjax.config import ConfigError
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.sampling import Sampling, sample
 from lmjax.models import Model
-from lmjax.types import Array, Params
+from lmjax.types import Array, HostBatch, Params
 
 # Prompts and caches are padded to multiples of this, which bounds compilations.
 LENGTH_MULTIPLE = 64
@@ -37,6 +37,7 @@ class Generator:
         max_tokens: int,
         sampling: Sampling,
         stop_ids: Collection[int],
+        sources: Sequence[Sequence[int]] | None = None,
         seed: int = 0,
     ) -> Iterator[np.ndarray]:
         """Yield the next token of every prompt, int32 (B,), step by step.
@@ -45,10 +46,20 @@ class Generator:
         when all have, or after `max_tokens`, the iterator ends. What a row yields
         depends on its prompt, its index and the seed alone, not on the rows beside it.
 
+        Args:
+          params: the model's.
+          prompts: what the tokens follow; of an encoder-decoder its `start_id`.
+          max_tokens: to yield for each prompt.
+          sampling: how the next token is chosen.
+          stop_ids: what ends a row.
+          sources: what an encoder-decoder reads, one for each prompt.
+          seed: of chance.
+
         Raises:
           ConfigError: an empty prompt, or more tokens than the model has positions.
         """
         self._check(prompts, max_tokens)
+        self._check_sources(sources)
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
         tokens = np.zeros((len(prompts), _padded(max(lengths))), np.int32)
         for row, prompt in zip(tokens, prompts, strict=True):
@@ -56,7 +67,11 @@ class Generator:
         keys = jax.random.split(jax.random.key(seed), len(prompts))
         cache_length = _padded(tokens.shape[1] + max_tokens)
         logits, cache = self._prefill(
-            params, tokens, lengths, cache_length=cache_length
+            params,
+            tokens,
+            lengths,
+            cache_length=cache_length,
+            source=None if sources is None else _padded_rows(sources),
         )
         step = _Step(logits, jnp.asarray(lengths), cache)
         waiting = None
@@ -95,6 +110,18 @@ class Generator:
                 f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
             )
 
+    def _check_sources(self, sources: Sequence[Sequence[int]] | None) -> None:
+        config = self.model.config
+        assert (sources is None) == (config.kind != "encoder_decoder")
+        longest = max(map(len, sources or [[]]))
+        if sources is not None and not all(map(len, sources)):
+            raise ConfigError("prompt: empty; an encoder-decoder needs a source")
+        if config.position != "relative" and longest > config.max_length:
+            raise ConfigError(
+                f"prompt: a source of {longest} tokens "
+                f"(config.model.max_length = {config.max_length})"
+            )
+
     @functools.cached_property
     def _prefill(self) -> Any:
         return jax.jit(self.model.prefill, static_argnames="cache_length")
@@ -129,6 +156,22 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of a prompt, after the tokenizer's BOS if it has one."""
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return bos + [int(token) for token in tokenizer.encode(text)]
+
+
+def _padded_rows(rows: Sequence[Sequence[int]]) -> HostBatch:
+    """Return sources as arrays of one length, padded on the right."""
+    shape = (len(rows), _padded(max(map(len, rows))))
+    ids, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        segments[i, : len(row)] = 1
+    positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    # Places that no text fills have no row in a table of positions.
+    return {
+        "source": ids,
+        "source_segments": segments,
+        "source_positions": positions * segments,
+    }
 
 
 def _padded(length: int) -> int:
