@@ -18,7 +18,7 @@ FLOORS = [
     ("nn",),
     ("models", "device"),
     ("tasks", "optim", "generate", "checkpoint", "workdir"),
-    ("step",),
+    ("step", "interop"),
     ("program",),
     ("evaluate", "language_model", "logging"),
     ("held_out", "report"),

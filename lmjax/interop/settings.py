@@ -54,7 +54,7 @@ class Settings:
         """
         value = self.get(key)
         value = default if value is None else value
-        if type(value) not in (int, float):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             raise self.error(key, "must be a number")
         return float(value)
 
@@ -109,6 +109,8 @@ class Settings:
 
 def _json(value: Any) -> str:
     words = {True: "true", False: "false", None: "null"}
-    return words[value] if value is None or value is True or value is False else (
-        repr(value)
+    return (
+        words[value]
+        if value is None or value is True or value is False
+        else (repr(value))
     )

@@ -6,7 +6,6 @@ read, and no more.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import struct
@@ -77,11 +76,10 @@ class Tensors:
           ConfigError: the file is shorter than it was.
         """
         entry = self.entries[name]
+        whole = [slice(None)] * (len(entry.shape) - len(index))
         cuts = [
             range(*cut.indices(size))
-            for cut, size in itertools.zip_longest(
-                index, entry.shape, fillvalue=slice(None)
-            )
+            for cut, size in zip([*index, *whole], entry.shape, strict=True)
         ]
         assert all(cut.step == 1 for cut in cuts), index
         out = _aligned([len(cut) for cut in cuts], entry.dtype)
@@ -116,8 +114,12 @@ def _read_into(out: np.ndarray, file: Any, entry: Entry, cuts: list[range]) -> N
         out[first : first + len(part)] = part[:, *columns]
 
 
+def _bytes(array: np.ndarray) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8).data)
+
+
 def _fill(array: np.ndarray, file: Any, entry: Entry) -> None:
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    view = _bytes(array)
     while view:
         count = file.readinto(view)
         if not count:
@@ -188,17 +190,16 @@ def _why_none(directory: Path) -> str:
 
 def _read_index(path: Path) -> dict[str, str]:
     index = read_json(path).get("weight_map")
-    names = index.values() if isinstance(index, dict) else [None]
-    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+    files: set[Any] = set(index.values()) if isinstance(index, dict) else {None}
+    if not all(isinstance(name, str) and Path(name).name == name for name in files):
         raise ConfigError(f"{path}: weight_map must map tensors to files beside it")
-    assert isinstance(index, dict)
-    missing = sorted({name for name in names if not (path.parent / name).is_file()})
+    missing = sorted(name for name in files if not (path.parent / name).is_file())
     if missing:
         raise ConfigError(
             f"{path}: names {missing[0]}, which is not there "
-            f"({len(missing)} of {len(set(names))} files are missing)"
+            f"({len(missing)} of {len(files)} files are missing)"
         )
-    return index
+    return dict(index or {})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -357,5 +358,5 @@ def _write_file(
         for name, spec in specs.items():
             array = next(arrays)
             assert array.dtype == spec.dtype and array.shape == spec.shape, name
-            file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view("u1")))
+            file.write(_bytes(np.ascontiguousarray(array)))
             del array

@@ -100,7 +100,8 @@ def _read(tensors: Tensors, piece: Piece, shape: Shape, mesh: Any, spec: Any) ->
     def cut(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
         return tensors.read(piece.name, [slice(*b) for b in bounds])
 
-    def callback(index: tuple[slice, ...]) -> np.ndarray:
+    def callback(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         bounds = [s.indices(n)[:2] for s, n in zip(index, part, strict=True)]
         if row.num_parts > 1:
             start = row.part * part[axis]
