@@ -64,7 +64,6 @@ def read_config(
     names: Collection[str],
     *,
     where: str,
-    sections: Mapping[str, Any] | None = None,
 ) -> Config:
     """Return our config of a model, given its config.json and its tensors' names.
 
@@ -74,9 +73,13 @@ def read_config(
     settings = family.settings(values, where=where)
     settings.only("quantization_config", None)
     fields = family.config_from_hf(settings, names)
-    data = {"source": "python_stdlib", "length": min(fields["max_length"], 1024)}
+    sections = {
+        "model": fields,
+        "tokenizer": {"kind": "bytes"},
+        "data": {"source": "python_stdlib", "length": min(fields["max_length"], 1024)},
+    }
     try:
-        return parse({"model": fields, "data": data, **(sections or {})})
+        return parse(sections)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
