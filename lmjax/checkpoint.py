@@ -64,6 +64,11 @@ class Checkpoints:
             )
         )
 
+    def save_params(self, params: Params, *, step: int) -> None:
+        """Save parameters that come from elsewhere, with no run behind them."""
+        args = ocp.args.Composite(params=ocp.args.StandardSave(params))
+        self._guard(lambda: self.manager.save(step, args=args))
+
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, oldest first."""
         return sorted(self.manager.all_steps())

@@ -101,6 +101,23 @@ def describe(args: argparse.Namespace) -> int:
     return 0
 
 
+def import_model(args: argparse.Namespace) -> int:
+    """Make a workdir of a Hugging Face directory."""
+    from lmjax.interop import hf
+
+    print(hf.import_hf(args.source, Path(args.workdir)))
+    return 0
+
+
+def export_model(args: argparse.Namespace) -> int:
+    """Write the model of a workdir as a Hugging Face directory."""
+    from lmjax.interop import hf
+
+    workdir, target = Path(args.workdir), Path(args.to)
+    print(hf.export_hf(workdir, target, step=args.step, dtype=args.dtype))
+    return 0
+
+
 class _Parser(argparse.ArgumentParser):
     """Answers a mistake with an exception, not with a page of usage."""
 
@@ -140,6 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--job", metavar="I/N", default="0/1", help="a share, I from 0")
     sub = verb("describe", describe, "--config")
     sub.add_argument("--devices", type=int, default=0, help="default: what mesh says")
+    sub = verb("import", import_model, "--workdir")
+    sub.add_argument("--from", dest="source", required=True, metavar="HF_DIR|ORG/NAME")
+    sub = verb("export", export_model, "--workdir", "--to")
+    sub.add_argument("--step", type=int, help="of a checkpoint; default: the newest")
+    sub.add_argument("--dtype", default="float32", help="of the weights in the files")
     return parser
 
 
@@ -178,7 +200,7 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if args.verb is None:
         raise ConfigError("which verb? see lmjax --help")
-    if overrides and args.verb in ("generate", "score"):
+    if overrides and args.verb in ("generate", "score", "import", "export"):
         raise ConfigError(f"--config.{overrides[0]}: lmjax {args.verb} takes none")
     args.overrides = overrides
     return args.run(args)

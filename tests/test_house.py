@@ -18,7 +18,7 @@ FLOORS = [
     ("nn",),
     ("models", "device"),
     ("tasks", "optim", "generate", "checkpoint", "workdir", "compress"),
-    ("step",),
+    ("step", "interop"),
     ("program",),
     ("evaluate", "language_model", "logging"),
     ("held_out", "report"),

@@ -1,0 +1,194 @@
+"""BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
+
+from collections.abc import Collection
+from typing import Any
+
+from lmjax.interop.family import Family, has
+from lmjax.interop.layout import Row, Table, linear, norm
+from lmjax.interop.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
+from lmjax.model_config import EncoderConfig
+
+_BERT = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "position_embedding_type": "absolute",
+    "tie_word_embeddings": True,
+}
+_ROBERTA = {**_BERT, "vocab_size": 50265, "pad_token_id": 1}
+
+
+def _read(s: Settings) -> dict[str, Any]:
+    s.only("is_decoder", False)
+    s.only("add_cross_attention", False)
+    s.only("position_embedding_type", "absolute")
+    if s.integer("type_vocab_size") < 1:
+        raise s.error("type_vocab_size", "must be >= 1")
+    return {
+        "kind": "encoder",
+        "vocab_size": s.integer("vocab_size"),
+        "dim": s.integer("hidden_size"),
+        "num_layers": s.integer("num_hidden_layers"),
+        "num_heads": s.integer("num_attention_heads"),
+        "mlp_dim": s.integer("intermediate_size"),
+        "max_length": s.integer("max_position_embeddings"),
+        "num_token_types": s.integer("type_vocab_size"),
+        "position": "learned",
+        "norm": "layernorm",
+        "norm_epsilon": s.number("layer_norm_eps"),
+        "norm_place": "post",
+        "embedding_norm": True,
+        "activation": s.choose("hidden_act", ACTIVATIONS),
+        "gated": False,
+        "use_bias": True,
+        "dropout": s.number("hidden_dropout_prob"),
+        "attention_dropout": s.number("attention_probs_dropout_prob"),
+    }
+
+
+def _heads(
+    s: Settings, names: Collection[str], *, dense: str, pair: str
+) -> dict[str, bool]:
+    """Return which heads the files hold; `architectures` may not tell of all."""
+    mlm_head = has(names, dense)
+    return {
+        "mlm_head": mlm_head,
+        "head_bias": mlm_head,
+        "tie_embeddings": s.flag("tie_word_embeddings") or not mlm_head,
+        "pooler": has(names, "pooler.dense.weight"),
+        "pair_head": has(names, pair),
+    }
+
+
+_BERT_DENSE = "predictions.transform.dense.weight"
+_BERT_PAIR = "cls.seq_relationship.weight"
+
+
+def _read_bert(s: Settings, names: Collection[str]) -> dict[str, Any]:
+    return _read(s) | _heads(s, names, dense=_BERT_DENSE, pair=_BERT_PAIR)
+
+
+def _read_roberta(s: Settings, names: Collection[str]) -> dict[str, Any]:
+    heads = _heads(s, names, dense="lm_head.dense.weight", pair="-")
+    if heads["mlm_head"]:
+        s.only("hidden_act", "gelu")  # the head's, which the setting does not reach
+    # Positions are counted from the one after that of padding.
+    offset = s.integer("pad_token_id") + 1
+    length = s.integer("max_position_embeddings") - offset
+    return _read(s) | heads | {"max_length": length, "position_offset": offset}
+
+
+def _write(c: EncoderConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.dim,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "intermediate_size": c.mlp_dim,
+        "max_position_embeddings": c.max_length + c.position_offset,
+        "type_vocab_size": c.num_token_types,
+        "layer_norm_eps": c.norm_epsilon,
+        "hidden_act": THEIR_ACTIVATIONS[c.activation],
+        "hidden_dropout_prob": c.dropout,
+        "attention_probs_dropout_prob": c.attention_dropout,
+        "tie_word_embeddings": c.tie_embeddings,
+    }
+
+
+def _write_bert(c: EncoderConfig) -> dict[str, Any]:
+    name = "BertForMaskedLM" if c.mlm_head else "BertModel"
+    if c.pair_head:
+        name = "BertForPreTraining"
+    return {"architectures": [name], "model_type": "bert", **_write(c)}
+
+
+def _write_roberta(c: EncoderConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["RobertaForMaskedLM" if c.mlm_head else "RobertaModel"],
+        "model_type": "roberta",
+        **_write(c),
+        "pad_token_id": max(c.position_offset - 1, 0),
+    }
+
+
+def _trunk(prefix: str) -> tuple[Row, ...]:
+    ours, theirs = "encoder.blocks", f"{prefix}encoder.layer." + "{layer}"
+    attention, embeddings = f"{theirs}.attention", f"{prefix}embeddings"
+    return (
+        Row("embed.embedding", f"{embeddings}.word_embeddings.weight"),
+        Row("encoder.positions.embedding", f"{embeddings}.position_embeddings.weight"),
+        Row("token_types.embedding", f"{embeddings}.token_type_embeddings.weight"),
+        *norm("encoder.embedding_norm", f"{embeddings}.LayerNorm"),
+        *linear(f"{ours}.attention.query", f"{attention}.self.query"),
+        *linear(f"{ours}.attention.key", f"{attention}.self.key"),
+        *linear(f"{ours}.attention.value", f"{attention}.self.value"),
+        *linear(f"{ours}.attention.out", f"{attention}.output.dense", num_inputs=2),
+        *norm(f"{ours}.attention_norm", f"{attention}.output.LayerNorm"),
+        *linear(f"{ours}.mlp.up", f"{theirs}.intermediate.dense"),
+        *linear(f"{ours}.mlp.down", f"{theirs}.output.dense"),
+        *norm(f"{ours}.mlp_norm", f"{theirs}.output.LayerNorm"),
+        *linear("pooler", f"{prefix}pooler.dense"),
+    )
+
+
+_BERT_TABLE = Table(
+    rows=(
+        *_trunk("bert."),
+        *linear("head.dense", "cls.predictions.transform.dense"),
+        *norm("head.norm", "cls.predictions.transform.LayerNorm"),
+        Row("head.bias", "cls.predictions.bias"),
+        Row("head.embedding", "cls.predictions.decoder.weight"),
+        *linear("pair", "cls.seq_relationship"),
+    ),
+    prefix="bert.",
+    ignorable=(r"embeddings\.position_ids$",),
+    copies={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+)
+_ROBERTA_TABLE = Table(
+    rows=(
+        *_trunk("roberta."),
+        *linear("head.dense", "lm_head.dense"),
+        *norm("head.norm", "lm_head.layer_norm"),
+        Row("head.bias", "lm_head.bias"),
+        Row("head.embedding", "lm_head.decoder.weight"),
+    ),
+    prefix="roberta.",
+    ignorable=(r"embeddings\.position_ids$",),
+    copies={
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
+)
+
+BERT = Family(
+    model_type="bert",
+    architectures=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
+    defaults=_BERT,
+    config_from_hf=_read_bert,
+    config_to_hf=_write_bert,
+    table=lambda config: _BERT_TABLE,
+    kind="encoder",
+)
+ROBERTA = Family(
+    model_type="roberta",
+    architectures=("RobertaModel", "RobertaForMaskedLM"),
+    defaults=_ROBERTA,
+    config_from_hf=_read_roberta,
+    config_to_hf=_write_roberta,
+    table=lambda config: _ROBERTA_TABLE,
+    kind="encoder",
+)

@@ -1,0 +1,190 @@
+"""Parameters from the files of another program to the devices, and back.
+
+One tensor is on its way at a time: a host holds no more of it than its own devices
+take, and it is transposed and cast on them.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lmjax.config import ConfigError
+from lmjax.interop.layout import (
+    Piece,
+    Row,
+    Shape,
+    Table,
+    account,
+    flatten,
+    names,
+    parts_axis,
+    rows_of,
+    their_shape,
+    their_spec,
+    to_ours,
+    to_theirs,
+    unstacked,
+    whole_shape,
+)
+from lmjax.interop.tensors import Spec, Tensors
+from lmjax.types import Array, Params
+
+
+def import_params(
+    tensors: Tensors,
+    table: Table,
+    shapes: Params,
+    shardings: Params,
+    *,
+    on_bytes: Callable[[int], None] = lambda num_bytes: None,
+) -> Params:
+    """Return the parameters that the files hold, on the devices, float32.
+
+    Args:
+      tensors: the files.
+      table: which tensor is which parameter.
+      shapes: of the model.
+      shardings: a `NamedSharding` for each parameter.
+      on_bytes: is told of bytes as they have been read.
+
+    Raises:
+      ConfigError: the files are not of this model.
+    """
+    pieces = account(tensors, table, shapes)
+    placed = flatten(shardings)
+
+    def fill(path: Any, leaf: Any) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return _fill(tensors, pieces[name], leaf, placed[name], on_bytes)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def _fill(
+    tensors: Tensors,
+    pieces: list[Piece],
+    leaf: Any,
+    sharding: NamedSharding,
+    on_bytes: Callable[[int], None],
+) -> Array:
+    """Return one parameter, filled layer by layer if it is stacked."""
+    if pieces[0].layer is None:
+        theirs = _read(tensors, pieces[0], leaf.shape, sharding.mesh, sharding.spec)
+        on_bytes(theirs.nbytes)
+        convert = _converter(pieces[0].row, leaf.shape, leaf.dtype, sharding)
+        return convert(theirs)
+    ours = _allocator(leaf.shape, leaf.dtype, sharding)()
+    for piece in pieces:
+        shape, spec = leaf.shape[1:], sharding.spec[1:]
+        theirs = _read(tensors, piece, shape, sharding.mesh, spec)
+        update = _updater(piece.row, leaf.shape, leaf.dtype, sharding)
+        # One at a time: else what is read outruns what the devices take.
+        ours = jax.block_until_ready(update(ours, theirs, piece.layer))
+        on_bytes(theirs.nbytes)
+    return ours
+
+
+def _read(tensors: Tensors, piece: Piece, shape: Shape, mesh: Any, spec: Any) -> Array:
+    """Return a part of their tensor, of which each device has read its own slice."""
+    row, axis = piece.row, parts_axis(piece.row)
+    spec = [*spec, *[None] * (len(shape) - len(spec))]
+    part = their_shape(row, shape)
+    sharding = NamedSharding(mesh, their_spec(row, spec))
+
+    @functools.cache  # devices that hold the same share it
+    def cut(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
+        return tensors.read(piece.name, [slice(*b) for b in bounds])
+
+    def callback(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        bounds = [s.indices(n)[:2] for s, n in zip(index, part, strict=True)]
+        if row.num_parts > 1:
+            start = row.part * part[axis]
+            bounds[axis] = (start + bounds[axis][0], start + bounds[axis][1])
+        return cut(tuple(bounds))
+
+    return jax.make_array_from_callback(part, sharding, callback)
+
+
+@functools.cache
+def _allocator(shape: Shape, dtype: Any, sharding: NamedSharding) -> Any:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+
+
+@functools.cache
+def _converter(row: Row, shape: Shape, dtype: Any, sharding: NamedSharding) -> Any:
+    def convert(theirs: Array) -> Array:
+        return to_ours(row, theirs, shape).astype(dtype)
+
+    return jax.jit(convert, out_shardings=sharding, donate_argnums=0)
+
+
+@functools.cache
+def _updater(row: Row, shape: Shape, dtype: Any, sharding: NamedSharding) -> Any:
+    def update(ours: Array, theirs: Array, layer: Array) -> Array:
+        value = to_ours(row, theirs, shape[1:]).astype(dtype)
+        return jax.lax.dynamic_update_index_in_dim(ours, value, layer, axis=0)
+
+    return jax.jit(update, out_shardings=sharding, donate_argnums=0)
+
+
+def export_tensors(
+    params: Params, table: Table, *, dtype: Any
+) -> tuple[dict[str, Spec], Iterator[np.ndarray]]:
+    """Return what each tensor will be, and their values one at a time, in that order.
+
+    Every process must draw the values; only one needs to write them.
+
+    Raises:
+      ConfigError: (from the iterator) a value is too large for float16.
+    """
+    flat = flatten(params)
+    fused: dict[str, list[Row]] = {}
+    for row in rows_of(table, flat):
+        fused.setdefault(row.theirs, []).append(row)
+    specs: dict[str, Spec] = {}
+    sources: list[tuple[list[Row], int | None]] = []
+    for rows in fused.values():
+        shape = flat[rows[0].ours].shape
+        whole = whole_shape(rows[0], unstacked(rows[0], shape))
+        for layer, name in names(rows[0], shape):
+            specs[name] = Spec(np.dtype(dtype), whole)
+            sources.append((sorted(rows, key=lambda row: row.part), layer))
+
+    def values() -> Iterator[np.ndarray]:
+        for name, (rows, layer) in zip(specs, sources, strict=True):
+            leaves = [flat[row.ours] for row in rows]
+            yield _gather(name, tuple(rows), leaves, layer, np.dtype(dtype))
+
+    return specs, values()
+
+
+def _gather(
+    name: str, rows: tuple[Row, ...], leaves: list[Array], layer: int | None, dtype: Any
+) -> np.ndarray:
+    """Return one whole tensor of theirs on the host."""
+    sharding = leaves[0].sharding
+    assert isinstance(sharding, NamedSharding), sharding
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
+    gather = _gatherer(rows, layer is not None, dtype, whole)
+    array = np.asarray(gather(leaves, layer or 0))
+    if dtype == np.float16 and not np.isfinite(array).all():
+        raise ConfigError(f"{name}: has values that float16 cannot hold")
+    return array
+
+
+@functools.cache
+def _gatherer(
+    rows: tuple[Row, ...], stacked: bool, dtype: Any, sharding: NamedSharding
+) -> Any:
+    def gather(leaves: list[Array], layer: Array) -> Array:
+        ours = [leaf[layer] if stacked else leaf for leaf in leaves]
+        parts = [to_theirs(row, x) for row, x in zip(rows, ours, strict=True)]
+        return jnp.concatenate(parts, axis=parts_axis(rows[0])).astype(dtype)
+
+    return jax.jit(gather, out_shardings=sharding)
