@@ -21,7 +21,7 @@ from lmjax.config import ConfigError, load, nearest
 
 def train(args: argparse.Namespace) -> int:
     """Train an experiment in a workdir; the same command again resumes."""
-    config = load(args.config, args.overrides)
+    config = load(args.config, args.overrides, defaults=_defaults)
     profile = _profile(args.profile)
     from lmjax import loop, report
 
@@ -73,7 +73,7 @@ def score(args: argparse.Namespace) -> int:
 
 def prepare(args: argparse.Namespace) -> int:
     """Build the tokenizer and the token stores ahead of training."""
-    config = load(args.config, args.overrides)
+    config = load(args.config, args.overrides, defaults=_defaults)
     from lmjax.data import pipeline
 
     job, num_jobs = _job(args.job)
@@ -94,7 +94,7 @@ def prepare(args: argparse.Namespace) -> int:
 
 def describe(args: argparse.Namespace) -> int:
     """Print parameters, axes, shardings and FLOPs; allocates nothing."""
-    config = load(args.config, args.overrides)
+    config = load(args.config, args.overrides, defaults=_defaults)
     from lmjax import report
 
     report.describe(config, num_devices=args.devices)
@@ -116,6 +116,13 @@ def export_model(args: argparse.Namespace) -> int:
     workdir, target = Path(args.workdir), Path(args.to)
     print(hf.export_hf(workdir, target, step=args.step, dtype=args.dtype))
     return 0
+
+
+def _defaults(path: str) -> dict[str, Any]:
+    """Return the sections that a config takes over from its `init_from`."""
+    from lmjax import init_from
+
+    return init_from.sections(path)
 
 
 class _Parser(argparse.ArgumentParser):

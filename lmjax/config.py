@@ -84,7 +84,9 @@ class TokenizerConfig:
 class SourceConfig:
     """Where documents come from."""
 
-    source: Literal["python_stdlib", "text", "jsonl", "tfds", "mixture"] = "text"
+    source: Literal["python_stdlib", "text", "jsonl", "tfds", "mixture", "none"] = (
+        "text"
+    )
     path: str = ""  # text, jsonl: a glob; tfds: a catalog name or a built directory
     valid_path: str = ""  # "": hold documents of `path` out
     test_path: str = ""  # "": no test split
@@ -101,7 +103,7 @@ class SourceConfig:
         """Yield what is wrong between fields."""
         if self.source in ("text", "jsonl", "tfds") and not self.path:
             yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
-        if self.source in ("python_stdlib", "mixture") and self.path:
+        if self.source in ("python_stdlib", "mixture", "none") and self.path:
             yield f"{path}.path = {self.path!r}: {self.source!r} takes none"
 
 

@@ -15,6 +15,7 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config
 from lmjax.data import loader, pipeline
 from lmjax.held_out import HeldOut
+from lmjax.init_from import initial_state
 from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine
 from lmjax.program import Program, make_program
 
@@ -61,7 +62,7 @@ def _train(
     config, mesh = program.config, program.mesh
     checkpoints = Checkpoints(directory, config.checkpoint)
     state = checkpoints.restore(program.state_shapes)
-    state = program.init(jax.random.key(config.seed)) if state is None else state
+    state = initial_state(program) if state is None else state
     start = int(state.step)
     checkpoints.forget_after(start)
     metric_log = MetricLog(directory, config.log, start_step=start)

@@ -76,7 +76,13 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
     """
     if not has_checkpoints(workdir):
         return
-    changed = changed_identity(read_config(workdir), config)
+    before = read_config(workdir)
+    if before.data.source == "none":
+        raise ConfigError(
+            f"--workdir={workdir}: holds an imported model; train from it in another "
+            f"workdir, with --config.init_from={workdir}"
+        )
+    changed = changed_identity(before, config)
     if changed:
         raise ConfigError(
             f"--workdir={workdir}: holds another run: {'; '.join(changed)} "

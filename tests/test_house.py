@@ -20,7 +20,7 @@ FLOORS = [
     ("tasks", "optim", "generate", "checkpoint", "workdir", "compress"),
     ("step", "interop"),
     ("program",),
-    ("evaluate", "language_model", "logging"),
+    ("evaluate", "language_model", "logging", "init_from"),
     ("held_out", "report"),
     ("loop",),
     ("cli",),

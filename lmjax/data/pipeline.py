@@ -113,6 +113,11 @@ def open_documents(
     Raises:
       ConfigError: a part cannot be read, or has no train split.
     """
+    if config.data.source == "none":
+        raise ConfigError(
+            "config.data.source = 'none': an imported model has no text; give "
+            "--config.data.source, and what it needs"
+        )
     opened: dict[str, list[Documents]] = {}
     for split in splits:
         for path, part in source_parts(config).items():

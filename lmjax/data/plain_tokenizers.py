@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,10 +75,13 @@ class Bytes(SpecialIds):
 
 
 class Ids(SpecialIds):
-    """A text is ids already, written with white space between them; none is special."""
+    """A text is ids already, written with white space between them.
 
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
+    None is special but those that a model without tokenizer names.
+    """
+
+    def __init__(self, vocab_size: int, **special: Any) -> None:
+        super().__init__(**special)
         self.vocab_size = vocab_size
 
     def encode(self, text: str) -> np.ndarray:
@@ -106,11 +110,14 @@ class Ids(SpecialIds):
 
     def save(self, directory: str | Path) -> None:
         """Write the manifest."""
-        write_manifest(directory, kind="ids", vocab_size=self.vocab_size)
+        special = self.special_ids()
+        write_manifest(
+            directory, kind="ids", vocab_size=self.vocab_size, special=special
+        )
 
     def fingerprint(self) -> str:
-        """Return the kind and the size, which say all."""
-        return f"ids-{self.vocab_size}"
+        """Return the kind, the size, and what ends a document."""
+        return f"ids-{self.vocab_size}" + (f"-{self.eos_id}" if self.stop_ids else "")
 
     def _read(self, word: str) -> int:
         if re.fullmatch("[0-9]{1,10}", word) and int(word) < self.vocab_size:

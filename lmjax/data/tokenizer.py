@@ -87,7 +87,9 @@ def _open_sentencepiece(directory: Path, manifest: Mapping[str, Any]) -> Tokeniz
 # How what `save` wrote is read again, by the kind that the manifest notes.
 _OPEN: dict[str, Callable[[Path, Mapping[str, Any]], Tokenizer]] = {
     "bytes": _open_bytes,
-    "ids": lambda _, manifest: Ids(manifest["vocab_size"]),
+    "ids": lambda _, manifest: Ids(
+        manifest["vocab_size"], **manifest.get("special", {})
+    ),
     "sentencepiece": _open_sentencepiece,
     "tokenizers": hf_tokenizer.load,
     "pieces": piece_tokenizer.load,

@@ -75,8 +75,8 @@ def read_config(
     fields = family.config_from_hf(settings, names)
     sections = {
         "model": fields,
-        "tokenizer": {"kind": "bytes"},
-        "data": {"source": "python_stdlib", "length": min(fields["max_length"], 1024)},
+        "tokenizer": {"kind": "ids", "vocab_size": fields["vocab_size"]},
+        "data": {"source": "none", "length": min(fields["max_length"], 1024)},
     }
     try:
         return parse(sections)

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from lmjax import models, sharding, workdir
 from lmjax.checkpoint import Checkpoints
+from lmjax.compress import lora
 from lmjax.config import Config, ConfigError, MeshConfig, TokenizerConfig, nearest
+from lmjax.data.tokenizer import (
+    Ids,
+    SentencePiece,
+    Tokenizer,
+    find_tokenizer,
+    load_tokenizer,
+    make_tokenizer,
+)
 from lmjax.interop.families import choose_family, find_family, read_config
+from lmjax.interop.family import Family
 from lmjax.interop.staging import refuse_occupied, staged
-from lmjax.interop.tensors import open_tensors, read_json, write_tensors
+from lmjax.interop.tensors import Tensors, open_tensors, read_json, write_tensors
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
 from lmjax.types import Params
@@ -52,6 +62,57 @@ class Transferred:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opened:
+    """A Hugging Face directory: its config is read, its tensors are not yet."""
+
+    directory: Path
+    family: Family
+    architecture: str  # theirs
+    config: Config
+    tensors: Tensors
+
+    def read(self, model: Model, shardings: Params) -> Params:
+        """Return the parameters, float32, each in its sharding.
+
+        Raises:
+          ConfigError: the tensors are not those of the config.
+        """
+        total = sum(entry.num_bytes for entry in self.tensors.entries.values())
+        with _progress(f"reading {self.directory.name}", total) as advance:
+            return import_params(
+                self.tensors,
+                self.family.table(self.config.model),
+                model.shapes,
+                shardings,
+                on_bytes=advance,
+            )
+
+
+def open_hf(source: str | Path, *, flag: str = "--from") -> Opened:
+    """Open a local Hugging Face directory, or fetch one from the hub by its name.
+
+    Raises:
+      ConfigError: it holds no model that lmjax knows.
+    """
+    origin = _locate(str(source), flag)
+    where = str(origin / "config.json")
+    values = read_json(origin / "config.json")
+    family = find_family(values, where=where)
+    tensors = open_tensors(origin)
+    config = read_config(family, values, tensors.entries, where=where)
+    tokenizer = find_tokenizer(origin)
+    if tokenizer is not None:
+        config = dataclasses.replace(config, tokenizer=tokenizer)
+    return Opened(
+        directory=origin,
+        family=family,
+        architecture=(values.get("architectures") or [family.model_type])[0],
+        config=config,
+        tensors=tensors,
+    )
+
+
 def import_hf(
     source: str | Path, directory: str | Path, mesh: Mesh | None = None
 ) -> Transferred:
@@ -65,28 +126,19 @@ def import_hf(
     Raises:
       ConfigError: the model cannot be read, or the workdir holds something already.
     """
-    target = Path(directory).expanduser()
+    target = Path(directory).expanduser().absolute()
     refuse_occupied(target, flag="--workdir")
-    origin = _locate(str(source))
-    where = str(origin / "config.json")
-    values = read_json(origin / "config.json")
-    family = find_family(values, where=where)
-    tensors = open_tensors(origin)
-    config = read_config(family, values, tensors.entries, where=where)
+    opened = open_hf(source)
     with staged(target, flag="--workdir") as part:
-        tokenizer = _import_tokenizer(origin, part)
-        if tokenizer is not None:
-            config = dataclasses.replace(config, tokenizer=tokenizer)
+        tokenizer = _tokenizer(opened)
+        config = opened.config
+        if jax.process_index() == 0:
+            tokenizer.save(part / "tokenizer")
+        if config.tokenizer.kind != "ids":  # the workdir stands alone
+            kept = dataclasses.replace(config.tokenizer, path=str(target / "tokenizer"))
+            config = dataclasses.replace(config, tokenizer=kept)
         model, shardings = _place(config, mesh)
-        total = sum(entry.num_bytes for entry in tensors.entries.values())
-        with _progress(f"reading {origin.name}", total) as advance:
-            params = import_params(
-                tensors,
-                family.table(config.model),
-                model.shapes,
-                shardings,
-                on_bytes=advance,
-            )
+        params = opened.read(model, shardings)
         checkpoints = Checkpoints(part, config.checkpoint)
         checkpoints.save_params(params, step=0)
         checkpoints.close()
@@ -94,9 +146,9 @@ def import_hf(
             workdir.write_config(part, config)
     return Transferred(
         directory=target,
-        architecture=(values.get("architectures") or [family.model_type])[0],
+        architecture=opened.architecture,
         num_parameters=_count(model.shapes),
-        tokenizer="none" if tokenizer is None else tokenizer.kind,
+        tokenizer=_described(opened.config.tokenizer),
     )
 
 
@@ -123,13 +175,13 @@ def export_hf(
         raise ConfigError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
     source, goal = Path(directory).expanduser(), Path(target).expanduser()
     refuse_occupied(goal, flag="--to")
-    config = workdir.read_config(source)
-    model, shardings = _place(config, None)
+    model, params = _restore(source, step)
     family, values = choose_family(model)
     architecture = values["architectures"][0]
-    table = family.table(config.model)
+    table = family.table(model.config)
+    tokenizer = load_tokenizer(source / "tokenizer")
+    files = _tokenizer_files(tokenizer)
     with staged(goal, flag="--to") as part:
-        params = _restore(source, config, model, shardings, step)
         specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
         if architecture.endswith("Model") and family.kind == "encoder":  # no head
             specs = {name.removeprefix(table.prefix): s for name, s in specs.items()}
@@ -141,30 +193,80 @@ def export_hf(
             for _ in arrays:  # a part of each array lies with the other processes
                 pass
         if jax.process_index() == 0:
-            text = json.dumps({**values, "torch_dtype": dtype}, indent=2)
-            (part / "config.json").write_text(text + "\n")
-    return Transferred(goal, architecture, _count(model.shapes), "none")
+            special = _special_settings(tokenizer)
+            values = {**special, **values, "torch_dtype": dtype}
+            (part / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+            for name, content in files.items():
+                (part / name).write_bytes(content)
+    described = ", ".join(sorted(files)) or "none"
+    return Transferred(goal, architecture, _count(model.shapes), described)
 
 
-def _import_tokenizer(origin: Path, part: Path) -> TokenizerConfig | None:
-    """Put the tokenizer of a Hugging Face directory into a workdir, if it has one."""
-    return None
+def _tokenizer(opened: Opened) -> Tokenizer:
+    """Return the directory's tokenizer, or one that reads and writes ids.
+
+    Raises:
+      ConfigError: it cannot be read, or has more ids than the model.
+    """
+    size = opened.config.model.vocab_size
+    if opened.config.tokenizer.kind == "ids":
+        return Ids(size, stop_ids=_stop_ids(opened.directory, size))
+    tokenizer = make_tokenizer(opened.config.tokenizer, documents=None, seed=0)
+    if tokenizer.vocab_size > size:
+        raise ConfigError(
+            f"{opened.directory}: its tokenizer has {tokenizer.vocab_size} ids, but "
+            f"config.json says vocab_size = {size}"
+        )
+    return tokenizer
 
 
-def _locate(source: str) -> Path:
+def _stop_ids(origin: Path, vocab_size: int) -> tuple[int, ...]:
+    """Return what ends a text, as the model's own settings say it."""
+    for name in ("generation_config.json", "config.json"):
+        if (origin / name).is_file():
+            found = read_json(origin / name).get("eos_token_id")
+            listed = found if isinstance(found, list) else [found]
+            if ids := [i for i in listed if type(i) is int and 0 <= i < vocab_size]:
+                return tuple(ids)
+    return ()
+
+
+def _tokenizer_files(tokenizer: Tokenizer) -> Mapping[str, bytes]:
+    """Return what a Hugging Face directory has of a tokenizer."""
+    if isinstance(tokenizer, SentencePiece):
+        return {"tokenizer.model": tokenizer.model}
+    return getattr(tokenizer, "files", {})
+
+
+def _special_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the special ids as config.json has them."""
+    stop = [int(i) for i in tokenizer.stop_ids]
+    found = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": stop[0] if len(stop) == 1 else stop or None,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _described(config: TokenizerConfig) -> str:
+    return "none, texts are token ids" if config.kind == "ids" else "its own"
+
+
+def _locate(source: str, flag: str) -> Path:
     """Return a local directory: the one named, or a snapshot of the hub's model."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
     if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         raise ConfigError(
-            f"--from={source}: neither a directory nor the name of a model (ORG/NAME)"
+            f"{flag}={source}: neither a directory nor the name of a model (ORG/NAME)"
         )
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ConfigError(
-            f"--from={source}: no such directory; to fetch a model of that name, "
+            f"{flag}={source}: no such directory; to fetch a model of that name, "
             "install huggingface_hub"
         ) from error
     try:
@@ -172,7 +274,7 @@ def _locate(source: str) -> Path:
     except Exception as error:  # of its many: the network, the name, a licence
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"--from={source}: no such directory, and it cannot be fetched: {first}"
+            f"{flag}={source}: no such directory, and it cannot be fetched: {first}"
         ) from error
 
 
@@ -192,17 +294,18 @@ def _place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
     raise AssertionError("copies on all devices always fit")
 
 
-def _restore(
-    source: Path, config: Config, model: Model, shardings: Params, step: int | None
-) -> Params:
-    like = jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-        model.shapes,
-        shardings,
-    )
+def _restore(source: Path, step: int | None) -> tuple[Model, Params]:
+    """Return the model of a workdir and its parameters, adapters merged into them."""
+    config = workdir.read_config(source)
+    model, shardings = _place(config, None)
+    like = sharding.placed(model.shapes, shardings)
     checkpoints = Checkpoints(source, config.checkpoint, read_only=True)
     ema = config.optim.ema_decay > 0
-    return checkpoints.restore_params(like, step=checkpoints.find(step), ema=ema)
+    params = checkpoints.restore_params(like, step=checkpoints.find(step), ema=ema)
+    if config.model.lora.rank:
+        params, plain = lora.merged(params, model.config)
+        model = models.build(plain, platform=jax.default_backend())
+    return model, params
 
 
 def _count(shapes: Params) -> int:
