@@ -147,7 +147,7 @@ def test_a_run_goes_on_by_itself_once_it_has_begun(begin, tmp_path, monkeypatch)
         (["model.dim=32", "model.head_dim=0"], ["attention.key.kernel", "(2, 32, "]),
         (["model.num_layers=3"], ["decoder.blocks", "(3, ", "(2, "]),
         (["model.use_bias=true"], ["has no decoder.blocks", ".bias"]),
-        (["model.vocab_size=10"], ["vocab_size = 10"]),
+        (["model.vocab_size=10"], ["(10, 16)", "(258, 16)"]),
         (["model.gated=false"], ["has decoder.blocks.mlp.gate.kernel"]),
     ],
 )
