@@ -81,6 +81,11 @@ TaskConfig = (
 Seq2SeqConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
 
 
+def num_predictions(length: int, *, rate: float) -> int:
+    """Return how many of `length` tokens are predicted: the nearest, at least one."""
+    return min(length, max(1, round(length * rate)))
+
+
 def span_counts(length: int, config: SpanCorruptionConfig) -> tuple[int, int]:
     """Return how many of `length` tokens are dropped, and in how many spans.
 

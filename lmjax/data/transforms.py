@@ -10,7 +10,7 @@ Shapes: N tokens of a window, V vocabulary, K places of tokens.
 import numpy as np
 
 from lmjax.data import order
-from lmjax.task_config import SpanCorruptionConfig, span_counts
+from lmjax.task_config import SpanCorruptionConfig, num_predictions, span_counts
 
 
 def chances(index: int, *, seed: int, purpose: str = "noise") -> np.random.Generator:
@@ -23,11 +23,6 @@ def chances(index: int, *, seed: int, purpose: str = "noise") -> np.random.Gener
     """
     key = [order.key(seed, purpose)[0], np.uint64(index)]
     return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
-
-
-def num_predictions(length: int, *, rate: float) -> int:
-    """Return how many of `length` tokens are predicted: the nearest, at least one."""
-    return min(length, max(1, round(length * rate)))
 
 
 def choose_tokens(
@@ -225,9 +220,7 @@ def _random_segments(
     return np.bincount(np.cumsum(np.concatenate([[False], begins])))
 
 
-def _poisson_spans(
-    total: int, *, mean: float, rng: np.random.Generator
-) -> np.ndarray:
+def _poisson_spans(total: int, *, mean: float, rng: np.random.Generator) -> np.ndarray:
     """Draw lengths that add up to `total`; no more of them than that."""
     spans = np.zeros(0, np.int64)
     while spans.sum() < total:
