@@ -147,10 +147,10 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{MODEL_KINDS[task.kind]!r}, not {model.kind!r}"
         )
         return
-    if model.kind == "encoder" and config.sample.prompts:
+    if model.kind != "decoder" and config.sample.prompts:
         yield (
-            f"{path}.sample.prompts = {config.sample.prompts}: must be empty: an "
-            "encoder does not write"
+            f"{path}.sample.prompts = {config.sample.prompts}: must be empty: only "
+            "decoders continue a text"
         )
     if task.kind != "causal_lm" and data.length < SHORTEST:
         yield (
