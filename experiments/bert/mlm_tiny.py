@@ -10,12 +10,13 @@ from experiments import base
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.num_steps = 2000
+    config.num_steps = 1000
     config.batch_size = 16
     config.model = base.bert(dim=128, num_layers=3, num_heads=4, max_length=128)
+    config.model.norm_place = "pre"  # learns sooner, in so short a run
     config.tokenizer = {"algorithm": "bpe", "vocab_size": 4096, "mask": True}
     config.data = {"source": "python_stdlib", "length": 128}
-    config.task = {"kind": "masked_lm", "whole_words": True}
+    config.task = {"kind": "masked_lm"}
     config.optim = base.muon(learning_rate=0.01, warmup_steps=100)
     config.checkpoint = {"every_steps": 500, "keep": 2}
     config.eval = {"every_steps": 500, "batch_size": 32}

@@ -1,6 +1,6 @@
 """T5 v1.1 base (250M) on a corpus of one's own, after Raffel et al. 2020.
 
-    lmjax train --config=experiments/seq2seq/t5_base.py:'/data/web/*.jsonl' --workdir=DIR
+    lmjax train --config=experiments/seq2seq/t5_base.py:'/data/*.jsonl' --workdir=DIR
 
 For eight 80 GB accelerators, data parallel: 1M source tokens a step, 1T in all. Its
 shapes and its mesh are checked by the tests; no score has been measured.

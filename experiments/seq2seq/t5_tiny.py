@@ -10,7 +10,7 @@ from experiments import base
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.num_steps = 2000
+    config.num_steps = 1000
     config.batch_size = 16
     config.model = base.t5(
         dim=128, num_layers=3, num_heads=4, mlp_dim=256, max_length=128
