@@ -1,6 +1,6 @@
 """A small T5 on the source code of Python's standard library: span corruption.
 
-    lmjax train --config=experiments/seq2seq/t5_tiny.py --workdir=runs/t5_tiny
+lmjax train --config=experiments/seq2seq/t5_tiny.py --workdir=runs/t5_tiny
 """
 
 from ml_collections import ConfigDict
