@@ -115,6 +115,10 @@ class MaskedLM:
         batch = _stacked(rows, lengths, fill_id=self.fill_id)
         return batch | {"pair_labels": batch["pair_labels"][:, 0]}
 
+    @functools.cached_property
+    def _text_ids(self) -> np.ndarray:
+        return np.flatnonzero(self.is_text_V)
+
     def _row(
         self, ids_N: np.ndarray, segments_N: np.ndarray, rng: np.random.Generator
     ) -> dict[str, Any]:
@@ -153,7 +157,7 @@ class MaskedLM:
             mask_id=self.mask_id,
             mask_share=self.task.mask_share,
             random_share=self.task.random_share,
-            random_ids=np.flatnonzero(self.is_text_V),
+            random_ids=self._text_ids,
             rng=rng,
         )
         return row | {
