@@ -51,6 +51,80 @@ def llama(
     )
 
 
+def bert(*, dim: int, num_layers: int, num_heads: int, max_length: int) -> ConfigDict:
+    """Return the encoder of Devlin et al. 2019, at any size."""
+    return ConfigDict(
+        {
+            "kind": "encoder",
+            "dim": dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "max_length": max_length,
+            "num_token_types": 2,
+            "pooler": True,
+            "position": "learned",
+            "norm": "layernorm",
+            "norm_epsilon": 1e-12,
+            "norm_place": "post",
+            "embedding_norm": True,
+            "activation": "gelu",
+            "gated": False,
+            "use_bias": True,
+            "tie_embeddings": True,
+            "head_bias": True,
+        }
+    )
+
+
+def t5(
+    *, dim: int, num_layers: int, num_heads: int, mlp_dim: int, max_length: int
+) -> ConfigDict:
+    """Return T5 v1.1 (Raffel et al. 2020; Shazeer 2020), at any size.
+
+    Scores are scaled, which the reference does by how it draws its first queries.
+    """
+    return ConfigDict(
+        {
+            "kind": "encoder_decoder",
+            "dim": dim,
+            "num_layers": num_layers,  # of the encoder, and of the decoder
+            "num_heads": num_heads,
+            "mlp_dim": mlp_dim,
+            "max_length": max_length,
+            "position": "relative",
+            "norm": "rmsnorm",
+            "norm_epsilon": 1e-6,
+            "activation": "gelu_tanh",
+            "gated": True,
+            "use_bias": False,
+            "tie_embeddings": False,
+        }
+    )
+
+
+def bart(*, dim: int, num_layers: int, num_heads: int, max_length: int) -> ConfigDict:
+    """Return the encoder-decoder of Lewis et al. 2020, at any size."""
+    return ConfigDict(
+        {
+            "kind": "encoder_decoder",
+            "dim": dim,
+            "num_layers": num_layers,  # of the encoder, and of the decoder
+            "num_heads": num_heads,
+            "max_length": max_length,
+            "position": "learned",
+            "position_offset": 2,
+            "norm": "layernorm",
+            "norm_place": "post",
+            "embedding_norm": True,
+            "activation": "gelu",
+            "gated": False,
+            "use_bias": True,
+            "tie_embeddings": True,
+            "head_bias": True,
+        }
+    )
+
+
 def adamw(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDict:
     """Return AdamW with warmup and a cosine, as language models are trained."""
     return ConfigDict(

@@ -34,14 +34,31 @@ from lmjax.parsing import (
     plain,
     runtime,
 )
+from lmjax.task_config import (
+    CausalLMConfig,
+    InfillingConfig,
+    MaskedLMConfig,
+    PrefixLMConfig,
+    Seq2SeqConfig,
+    SpanCorruptionConfig,
+    TaskConfig,
+    objective_mistakes,
+    seq2seq_lengths,
+)
 
 __all__ = [
+    "CausalLMConfig",
     "Config",
     "ConfigError",
     "DecoderConfig",
     "EncoderConfig",
     "EncoderDecoderConfig",
+    "InfillingConfig",
+    "MaskedLMConfig",
     "ModelConfig",
+    "PrefixLMConfig",
+    "SpanCorruptionConfig",
+    "TaskConfig",
     "load",
     "nearest",
     "parse",
@@ -111,7 +128,8 @@ class SourceConfig:
 class DataConfig(SourceConfig):
     """The documents, and how windows of tokens are cut from them."""
 
-    length: Count = 1024  # tokens in a window
+    length: Count = 1024  # tokens in a row; of an encoder-decoder, in its source
+    target_length: CountOrZero = 0  # of an encoder-decoder; 0: what length asks for
     isolate_documents: bool = True  # no attention from one document to another
     mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
     store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
@@ -130,15 +148,6 @@ class DataConfig(SourceConfig):
             if part.source == "mixture":
                 yield f"{path}.mixture[{i}].source = 'mixture': must not be nested"
             yield from part.mistakes(f"{path}.mixture[{i}]")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """What is learned."""
-
-    kind: Literal["causal_lm"] = "causal_lm"
-    label_smoothing: Fraction = 0.0
-    z_loss: NonNegative = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,7 +249,7 @@ class Config:
     model: ModelConfig = DecoderConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
-    task: TaskConfig = TaskConfig()
+    task: TaskConfig = CausalLMConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = runtime(MeshConfig())
     checkpoint: CheckpointConfig = runtime(CheckpointConfig())
@@ -255,6 +264,7 @@ class Config:
                 f"{path}.data.length = {self.data.length}: must be at most "
                 f"{path}.model.max_length = {self.model.max_length}"
             )
+        yield from objective_mistakes(self, path)
         if self.batch_size % self.num_microbatches:
             yield (
                 f"{path}.num_microbatches = {self.num_microbatches}: must divide "
@@ -341,10 +351,14 @@ def _derive(config: Config) -> Config:
         learning = (*optim.trainable, "*.lora_a", "*.lora_b")
         optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     batch_size = config.eval.batch_size or config.batch_size
+    target_length = config.data.target_length
+    if isinstance(config.task, Seq2SeqConfig) and not target_length:
+        target_length = seq2seq_lengths(config.data.length, config.task)[1]
     return dataclasses.replace(
         config,
         model=derived(config.model),
         optim=optim,
+        data=dataclasses.replace(config.data, target_length=target_length),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
 

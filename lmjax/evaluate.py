@@ -23,18 +23,20 @@ def evaluate_split(
 ) -> dict[str, float]:
     """Return the metrics on a held-out split, each the exact weighted mean.
 
-    Beside the task's own: `perplexity` (a token), `word_perplexity` (a white-space
-    separated word, or an end of a document) and `bits_per_byte`. The last two spread
-    the nats of all tokens over the words and the UTF-8 bytes of the text, whatever
-    the tokenizer.
+    Beside the task's own: `perplexity` (a token); and where each token of the text is
+    predicted once from those before it, `word_perplexity` (a white-space separated
+    word, or an end of a document) and `bits_per_byte`. These spread the nats of all
+    tokens over the words and the UTF-8 bytes of the text, whatever the tokenizer.
     """
     stores = prepared.stores[split]
     batches = loader.eval_batches(stores, config, tokenizer=prepared.tokenizer)
     put = lambda batch: device.put_batch(batch, program.mesh)
     means = mean_metrics(program.eval_step, params, batches, put=put)
+    means |= {"perplexity": _exp(means["loss"])}
+    if not program.task.scores_text:
+        return means
     nats = means["loss"] * sum(store.num_tokens for store in stores)
     return means | {
-        "perplexity": _exp(means["loss"]),
         "word_perplexity": _exp(nats / pipeline.held_out_words(stores)),
         "bits_per_byte": nats / math.log(2) / pipeline.held_out_bytes(stores),
     }

@@ -13,7 +13,7 @@ import jax
 from lmjax import device, sharding, workdir
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config
-from lmjax.data import loader, pipeline
+from lmjax.data import loader, objectives, pipeline
 from lmjax.held_out import HeldOut
 from lmjax.init_from import initial_state
 from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine
@@ -172,7 +172,10 @@ def explained(
 ) -> FloatingPointError:
     """Return the error with the samples of its step and the last good checkpoint."""
     samples = loader.sample_indices(config, step=error.step - 1)
-    stores, starts = loader.locate(prepared.stores["train"], config, samples=samples)
+    window = objectives.build(config, prepared.tokenizer).window
+    stores, starts = loader.locate(
+        prepared.stores["train"], config, samples=samples, window=window
+    )
     checkpoints.wait()
     saved = checkpoints.steps()
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"

@@ -85,7 +85,10 @@ class Program:
 
     def batch_shapes(self) -> Batch:
         """Return the shapes and shardings of a global training batch."""
-        shapes = self.task.batch_shapes(self.config.batch_size, self.config.data.length)
+        data = self.config.data
+        shapes = self.task.batch_shapes(
+            self.config.batch_size, data.length, target_length=data.target_length
+        )
         return sharding.placed(shapes, sharding.batch_sharding(self.mesh))
 
 

@@ -11,7 +11,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lmjax import device, models, sharding, workdir
+from lmjax import device, models, sharding, tasks, workdir
 from lmjax.config import Config, ConfigError, parse, to_dict
 from lmjax.data import pipeline
 from lmjax.evaluate import evaluate_split
@@ -27,20 +27,22 @@ def after_training(config: Config, directory: Path) -> None:
     samples = sorted((directory / "samples").glob("*.txt"), key=lambda p: int(p.stem))
     if samples:
         console.print(f"\n{samples[-1].read_text()}", markup=False)
-    table = Table("split", "loss", "perplexity", "bits per byte")
+    scores_text = tasks.build(config.task).scores_text
+    third = "bits_per_byte" if scores_text else "accuracy"
+    table = Table("split", "loss", "perplexity", third.replace("_", " "))
     for split in ("valid", "test"):
         if split in last:
-            names = ("loss", "perplexity", "bits_per_byte")
+            names = ("loss", "perplexity", third)
             table.add_row(split, *(f"{last[split][name]:.4g}" for name in names))
-    if config.eval.compressors:
+    if config.eval.compressors and scores_text:
         documents = pipeline.open_documents(config)["valid"]
         for name, bits in pipeline.compressors(documents).items():
             table.add_row(f"valid, {name} -9", "", "", f"{bits:.4g}")
     console.print(table)
     console.print(f"results: {directory}/ (metrics.jsonl, tensorboard/, checkpoints/)")
-    console.print(
-        f"next:    lmjax generate --workdir={directory} --prompt='...'", markup=False
-    )
+    if config.model.kind == "decoder":
+        command = f"lmjax generate --workdir={directory} --prompt='...'"
+        console.print(f"next:    {command}", markup=False)
 
 
 def evaluate_workdir(

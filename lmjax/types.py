@@ -15,6 +15,10 @@ Axes = dict[str, Any]
 #   weights          float32, 0 where a target carries no loss
 #   segments         int32, which document of its row a token belongs to; 0 = padding
 #   positions        int32, restarting at each document
+# An encoder-decoder's holds source, source_segments and source_positions (B, S) beside.
+# Masked language modelling predicts at K places of a row: targets, weights and
+# predict_positions are (B, K). With pairs of texts it has token_types (B, T), which of
+# the two a token is of, and pair_labels (B,), 1 where they are swapped.
 Batch = dict[str, Any]  # NumPy before `device.put_batch`, jax after
 HostBatch = dict[str, np.ndarray]
 # A metric is (sum, weight); they add up over microbatches, devices and hosts.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lmjax import optim, step, tasks
-from lmjax.config import OptimConfig, TaskConfig
+from lmjax.config import CausalLMConfig, OptimConfig
 
-TASK = tasks.build(TaskConfig())
+TASK = tasks.build(CausalLMConfig())
 
 
 LEARNING_RATES = {

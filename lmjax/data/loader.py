@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmjax.config import Config, ConfigError
-from lmjax.data import order, packing, pipeline
+from lmjax.data import objectives, order, packing, pipeline
+from lmjax.data.objectives import Objective
 from lmjax.data.token_store import TokenStore
 from lmjax.data.tokenizer import Tokenizer
 
@@ -37,13 +38,15 @@ def train_batches(
     processes; `close` stops them, and so does the end of the program.
 
     Raises:
-      ConfigError: the batch does not divide among the hosts.
+      ConfigError: the batch does not divide among the hosts, or the tokenizer lacks
+        an id that the objective needs.
     """
     import grain  # brings jax along: not for those who only build stores
 
     source = TrainBatches(
         stores=tuple(prepared.stores["train"]),
         config=config,
+        objective=objectives.build(config, prepared.tokenizer),
         bos_id=prepared.tokenizer.bos_id,
         eos_id=prepared.tokenizer.eos_id,
         start_step=start_step,
@@ -74,6 +77,7 @@ class TrainBatches:
 
     stores: tuple[TokenStore, ...]
     config: Config
+    objective: Objective
     bos_id: int | None
     eos_id: int | None
     start_step: int
@@ -83,16 +87,22 @@ class TrainBatches:
         return max(0, self.config.num_steps - self.start_step)
 
     def __getitem__(self, index: int) -> "HostBatch":
-        samples = sample_indices(self.config, step=self.start_step + int(index))
-        part_B, start_B = locate(self.stores, self.config, samples=samples[self.rows])
-        return _cut(
+        step = self.start_step + int(index)
+        samples = sample_indices(self.config, step=step)[self.rows]
+        window = self.objective.window
+        part_B, start_B = locate(
+            self.stores, self.config, samples=samples, window=window
+        )
+        windows = _cut(
             self.stores,
             part_B,
             start_B,
             config=self.config,
+            window=window,
             ids=(self.bos_id, self.eos_id),
             circular=True,
         )
+        return self.objective.rows(windows, samples, purpose=objectives.TRAIN)
 
 
 def sample_indices(config: Config, *, step: int) -> np.ndarray:
@@ -101,11 +111,17 @@ def sample_indices(config: Config, *, step: int) -> np.ndarray:
 
 
 def locate(
-    stores: Sequence[TokenStore], config: Config, *, samples: np.ndarray
+    stores: Sequence[TokenStore], config: Config, *, samples: np.ndarray, window: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find training samples: each one's store, and where its window begins there.
 
     With `sample_indices` this tells what a step has seen.
+
+    Args:
+      stores: of the train split.
+      config: the experiment.
+      samples: their numbers.
+      window: tokens in a window, as the objective has it.
     """
     weights = tuple(part.weight for part in pipeline.source_parts(config).values())
     part_B, index_B = order.deal(samples, weights=weights, seed=config.seed)
@@ -115,7 +131,7 @@ def locate(
         start_B[here] = packing.train_starts(
             index_B[here],
             num_tokens=stores[part].num_tokens,
-            length=config.data.length,
+            length=window,
             seed=order.part_seed(config.seed, int(part)),
         )
     return part_B, start_B
@@ -131,8 +147,9 @@ def eval_batches(
 ) -> Iterator["HostBatch"]:
     """Yield this host's rows of batches that hold each token of the stores once.
 
-    The last batch is filled up with rows of padding, so all have one shape, and each
-    host has as many. `config.eval.num_batches` stops early.
+    What an objective draws follows from the seed and the window's number. The last
+    batch is filled up with rows of padding, so all have one shape, and each host has
+    as many. `config.eval.num_batches` stops early.
     """
     rows = _host_rows(
         config.eval.batch_size,
@@ -140,25 +157,30 @@ def eval_batches(
         process_count,
         path="config.eval.batch_size",
     )
-    part_N, start_N = _eval_windows(stores, config)
-    for batch in range(num_eval_batches(stores, config)):
+    objective = objectives.build(config, tokenizer)
+    part_N, start_N = _eval_windows(stores, config, window=objective.window)
+    for batch in range(num_eval_batches(stores, config, window=objective.window)):
         first = batch * config.eval.batch_size
         here = slice(first + rows.start, first + rows.stop)
-        yield _cut(
+        windows = _cut(
             stores,
             part_N[here],
             start_N[here],
             config=config,
+            window=objective.window,
             ids=(tokenizer.bos_id, tokenizer.eos_id),
             circular=False,
         )
+        index_B = np.arange(here.start, here.stop)
+        yield objective.rows(windows, index_B, purpose=objectives.HELD_OUT)
 
 
-def num_eval_batches(stores: Sequence[TokenStore], config: Config) -> int:
-    """Count the batches of `eval_batches`."""
+def num_eval_batches(
+    stores: Sequence[TokenStore], config: Config, *, window: int
+) -> int:
+    """Count the batches of `eval_batches`, for an objective's window."""
     windows = sum(
-        packing.num_windows(store.num_tokens, length=config.data.length)
-        for store in stores
+        packing.num_windows(store.num_tokens, length=window) for store in stores
     )
     return min(
         -(-windows // config.eval.batch_size), config.eval.num_batches or windows
@@ -177,11 +199,11 @@ def _host_rows(
 
 
 def _eval_windows(
-    stores: Sequence[TokenStore], config: Config
+    stores: Sequence[TokenStore], config: Config, *, window: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the store and the start of each window; padding starts past the end."""
-    length, batch_size = config.data.length, config.eval.batch_size
-    starts = [np.arange(0, store.num_tokens, length) for store in stores]
+    batch_size = config.eval.batch_size
+    starts = [np.arange(0, store.num_tokens, window) for store in stores]
     part_N = np.repeat(np.arange(len(stores)), [len(start) for start in starts])
     padding = -len(part_N) % batch_size
     past_end = np.full(padding, stores[0].num_tokens)
@@ -194,6 +216,7 @@ def _cut(
     start_B: np.ndarray,
     *,
     config: Config,
+    window: int,
     ids: tuple[int | None, int | None],
     circular: bool,
 ) -> "HostBatch":
@@ -203,7 +226,7 @@ def _cut(
         int(part): packing.cut_windows(
             stores[part],
             start_B[part_B == part],
-            length=config.data.length,
+            length=window,
             bos_id=ids[0],
             eos_id=ids[1],
             isolate=config.data.isolate_documents,

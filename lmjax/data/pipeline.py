@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmjax.config import Config, ConfigError, SourceConfig
-from lmjax.data import store_builder, tokenizer
+from lmjax.data import objectives, store_builder, tokenizer
 from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import Documents
 from lmjax.data.sources import Split, open_source
@@ -60,12 +60,14 @@ def prepare(
       keep_tokenizer: refuse to make the tokenizer anew over one that differs.
 
     Raises:
-      ConfigError: the text, the tokenizer or the disk cannot be used.
+      ConfigError: the text, the tokenizer or the disk cannot be used, or the tokenizer
+        lacks an id that the objective needs.
     """
     documents = open_documents(config)
     made = prepare_tokenizer(
         config, workdir=workdir, documents=documents["train"], keep=keep_tokenizer
     )
+    objectives.build(config, made)  # has the ids it needs, before the work begins
     return _with_stores(config, workdir, documents, made)
 
 

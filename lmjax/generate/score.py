@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmjax.config import ConfigError
 from lmjax.models import Model
 from lmjax.tasks.losses import cross_entropy
 from lmjax.types import Array, Batch, HostBatch, Params
@@ -45,7 +46,15 @@ class Scorer:
         Args:
           params: the model's.
           texts: pairs of token ids, (context, text); either may be empty.
+
+        Raises:
+          ConfigError: the model predicts no token from those before it alone.
         """
+        if self.model.config.kind != "decoder":
+            raise ConfigError(
+                f"config.model.kind = {self.model.config.kind!r}: only decoders score "
+                "texts by the chain rule"
+            )
         limit = self.model.config.max_length
         windows = [
             window

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lmjax.config import TaskConfig
+from lmjax.config import CausalLMConfig
 from lmjax.models import Model
-from lmjax.tasks.losses import cross_entropy
+from lmjax.tasks.losses import token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 
 
@@ -15,9 +15,12 @@ from lmjax.types import Array, Batch, Metrics, Params
 class CausalLM:
     """The loss of `targets` (B, T) where `weights` (B, T) are not 0."""
 
-    config: TaskConfig
+    config: CausalLMConfig
+    scores_text = True
 
-    def batch_shapes(self, batch_size: int, length: int) -> Batch:
+    def batch_shapes(
+        self, batch_size: int, length: int, *, target_length: int = 0
+    ) -> Batch:
         """Return what a batch holds."""
         integers = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
         names = ("tokens", "targets", "segments", "positions")
@@ -28,25 +31,8 @@ class CausalLM:
         self, model: Model, params: Params, batch: Batch, key: Array | None
     ) -> tuple[Array, Array, Metrics]:
         """Return the objective's sum, its weight, and {"loss": nats a token}."""
-        nll, objective = cross_entropy(
-            model.apply(params, batch, key=key),
-            batch["targets"],
-            label_smoothing=self.config.label_smoothing,
-            z_loss=self.config.z_loss,
-        )
-        weights = batch["weights"]
-        weight = weights.sum()
-        metrics = {"loss": ((nll * weights).sum(), weight)}
-        return (objective * weights).sum(), weight, metrics
+        return token_loss(model.apply(params, batch, key=key), batch, self.config)
 
     def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
         """Return the plain loss and how often the most likely token is right."""
-        logits = model.apply(params, batch)
-        nll, _ = cross_entropy(logits, batch["targets"])
-        right = jnp.argmax(logits, axis=-1) == batch["targets"]
-        weights = batch["weights"]
-        weight = weights.sum()
-        return {
-            "loss": ((nll * weights).sum(), weight),
-            "accuracy": ((right * weights).sum(), weight),
-        }
+        return token_metrics(model.apply(params, batch), batch)

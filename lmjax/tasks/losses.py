@@ -1,9 +1,42 @@
-"""Losses as sums and weights. V vocabulary."""
+"""Losses as sums and weights. B batch, T length, V vocabulary."""
 
 import jax
 import jax.numpy as jnp
 
-from lmjax.types import Array
+from lmjax.task_config import LossConfig
+from lmjax.types import Array, Batch, Metrics
+
+
+def token_loss(
+    logits_BTV: Array, batch: Batch, config: LossConfig
+) -> tuple[Array, Array, Metrics]:
+    """Return the loss of `targets` (B, T) where `weights` (B, T) are not 0.
+
+    Returns:
+      The objective's sum, its weight, and {"loss": nats a token} without options.
+    """
+    nll_BT, objective_BT = cross_entropy(
+        logits_BTV,
+        batch["targets"],
+        label_smoothing=config.label_smoothing,
+        z_loss=config.z_loss,
+    )
+    weights_BT = batch["weights"]
+    weight = weights_BT.sum()
+    metrics = {"loss": ((nll_BT * weights_BT).sum(), weight)}
+    return (objective_BT * weights_BT).sum(), weight, metrics
+
+
+def token_metrics(logits_BTV: Array, batch: Batch) -> Metrics:
+    """Return the plain loss and how often the most likely token is right."""
+    nll_BT, _ = cross_entropy(logits_BTV, batch["targets"])
+    right_BT = jnp.argmax(logits_BTV, axis=-1) == batch["targets"]
+    weights_BT = batch["weights"]
+    weight = weights_BT.sum()
+    return {
+        "loss": ((nll_BT * weights_BT).sum(), weight),
+        "accuracy": ((right_BT * weights_BT).sum(), weight),
+    }
 
 
 def cross_entropy(

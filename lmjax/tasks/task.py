@@ -1,18 +1,33 @@
 """What a task is to the rest of lmjax, and the table of tasks."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from lmjax.config import TaskConfig
 from lmjax.models import Model
 from lmjax.tasks.causal_lm import CausalLM
+from lmjax.tasks.masked_lm import MaskedLM
+from lmjax.tasks.seq2seq import Seq2Seq
 from lmjax.types import Array, Batch, Metrics, Params
 
 
 class Task(Protocol):
     """A loss to train on and metrics to evaluate, both as (sum, weight)."""
 
-    def batch_shapes(self, batch_size: int, length: int) -> Batch:
-        """Return a batch of `jax.ShapeDtypeStruct`."""
+    @property
+    def scores_text(self) -> bool:
+        """Return whether the losses of held-out tokens add up to that of the text."""
+
+    def batch_shapes(
+        self, batch_size: int, length: int, *, target_length: int = 0
+    ) -> Batch:
+        """Return a batch of `jax.ShapeDtypeStruct`, as the data room makes it.
+
+        Args:
+          batch_size: rows.
+          length: `config.data.length`.
+          target_length: `config.data.target_length`, 0 where there is no target.
+        """
 
     def loss(
         self, model: Model, params: Params, batch: Batch, key: Array | None
@@ -23,7 +38,13 @@ class Task(Protocol):
         """Return the metrics of held-out data; without dropout."""
 
 
-TASKS = {"causal_lm": CausalLM}
+TASKS: dict[str, Callable[[Any], Task]] = {
+    "causal_lm": CausalLM,
+    "masked_lm": MaskedLM,
+    "span_corruption": Seq2Seq,
+    "prefix_lm": Seq2Seq,
+    "infilling": Seq2Seq,
+}
 
 
 def build(config: TaskConfig) -> Task:

@@ -101,7 +101,7 @@ def test_locate_tells_what_a_step_sees(prepared, config):
     batch = train(prepared, config, start_step=4)[0]
     samples = loader.sample_indices(config, step=4)
     stores = prepared.stores["train"]
-    parts, starts = loader.locate(stores, config, samples=samples)
+    parts, starts = loader.locate(stores, config, samples=samples, window=16)
     for row, (part, start) in enumerate(zip(parts, starts, strict=True)):
         stop = min(int(start) + 16, stores[part].num_tokens)
         expected = stores[part].read(int(start), stop)
@@ -111,7 +111,9 @@ def test_locate_tells_what_a_step_sees(prepared, config):
 def test_a_mixture_follows_its_weights(mixture, tmp_path):
     prepared = pipeline.prepare(mixture, workdir=tmp_path / "work")
     samples = np.arange(order.PATTERN)
-    parts, _ = loader.locate(prepared.stores["train"], mixture, samples=samples)
+    parts, _ = loader.locate(
+        prepared.stores["train"], mixture, samples=samples, window=16
+    )
     assert np.bincount(parts).tolist() == [3072, 1024]
 
 
@@ -149,7 +151,7 @@ def test_every_held_out_token_is_seen_once(
         for index in range(process_count)
     ]
     batches = concatenate(*hosts)
-    assert len(batches) == loader.num_eval_batches(stores, config)
+    assert len(batches) == loader.num_eval_batches(stores, config, window=length)
     assert {batch["tokens"].shape for batch in batches} == {(batch_size, length)}
     seen = np.concatenate([b["targets"][b["weights"] > 0] for b in batches])
     stream = np.concatenate([store.read(0, store.num_tokens) for store in stores])
@@ -164,7 +166,8 @@ def test_evaluation_can_stop_early(prepared, config):
         config, eval=dataclasses.replace(config.eval, num_batches=2)
     )
     batches = loader.eval_batches(stores, config, tokenizer=prepared.tokenizer)
-    assert len(list(batches)) == loader.num_eval_batches(stores, config) == 2
+    assert len(list(batches)) == 2
+    assert loader.num_eval_batches(stores, config, window=16) == 2
 
 
 def test_batches_must_divide_among_hosts(prepared, config):

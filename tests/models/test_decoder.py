@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.config import TaskConfig
+from lmjax.config import CausalLMConfig
 from lmjax.tasks import build
 
-TASK = build(TaskConfig())
+TASK = build(CausalLMConfig())
 
 
 @pytest.fixture(scope="module")

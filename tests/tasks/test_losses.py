@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmjax import tasks
-from lmjax.config import TaskConfig
+from lmjax.config import CausalLMConfig
 from lmjax.tasks.losses import cross_entropy
 
 RNG = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def test_the_task_sums_over_weights(tiny, random_params, apply, make_batch):
     nll = -np.take_along_axis(log_probs, batch["targets"][..., None], -1)[..., 0]
     right = logits.argmax(-1) == batch["targets"]
     weights = batch["weights"]
-    task = tasks.build(TaskConfig(label_smoothing=0.1, z_loss=1e-3))
+    task = tasks.build(CausalLMConfig(label_smoothing=0.1, z_loss=1e-3))
     objective, weight, metrics = task.loss(model, params, batch, None)
     assert weight == pytest.approx(weights.sum())
     # Training reports the plain loss, so that runs with other options compare.
@@ -58,6 +58,6 @@ def test_the_task_sums_over_weights(tiny, random_params, apply, make_batch):
 
 
 def test_batch_shapes_are_those_of_a_batch(make_batch):
-    shapes = tasks.build(TaskConfig()).batch_shapes(8, 12)
+    shapes = tasks.build(CausalLMConfig()).batch_shapes(8, 12)
     found = jax.tree.map(lambda x: (x.shape, x.dtype), make_batch())
     assert {name: (s.shape, s.dtype) for name, s in shapes.items()} == found

@@ -1,0 +1,205 @@
+"""What is learned, as config sections: one class for each objective."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from lmjax.model_config import Fraction, NonNegative
+from lmjax.parsing import Range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What all losses over tokens have."""
+
+    label_smoothing: Fraction = 0.0
+    z_loss: NonNegative = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLMConfig(LossConfig):
+    """Predict each token from those before it."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedLMConfig(LossConfig):
+    """Predict masked tokens from all others (BERT, Devlin et al. 2019)."""
+
+    kind: Literal["masked_lm"] = "masked_lm"
+    mask_rate: Fraction = 0.15  # of tokens to predict
+    mask_share: Fraction = 0.8  # of those, replaced by the mask token
+    random_share: Fraction = 0.1  # of those, by a random one; the rest stay
+    whole_words: bool = False  # a word's pieces are predicted all or none
+    sentence_order: bool = False  # also tell which half came first (ALBERT)
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        if self.mask_share + self.random_share > 1:
+            yield (
+                f"{path}.random_share = {self.random_share}: must be at most 1 - "
+                f"{path}.mask_share = {1 - self.mask_share:g}"
+            )
+        if not self.mask_rate:
+            yield f"{path}.mask_rate = 0.0: must be > 0, for something to predict"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanCorruptionConfig(LossConfig):
+    """Write what was dropped from the source (T5, Raffel et al. 2020)."""
+
+    kind: Literal["span_corruption"] = "span_corruption"
+    noise_density: Annotated[float, Range(0.01, 0.99)] = 0.15  # of tokens to drop
+    mean_span_length: Annotated[float, Range(1)] = 3.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixLMConfig(LossConfig):
+    """Write what follows the source (Raffel et al. 2020, section 3.3.1)."""
+
+    kind: Literal["prefix_lm"] = "prefix_lm"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InfillingConfig(LossConfig):
+    """Write the whole text, from one with holes in it (BART, Lewis et al. 2020)."""
+
+    kind: Literal["infilling"] = "infilling"
+    mask_rate: Annotated[float, Range(0.01, 0.99)] = 0.3  # of tokens to take out
+    mean_span_length: Annotated[float, Range(0.1)] = 3.0  # of a Poisson distribution
+    sentence_permutation: bool = False  # also put sentences in another order
+
+
+TaskConfig = (
+    CausalLMConfig
+    | MaskedLMConfig
+    | SpanCorruptionConfig
+    | PrefixLMConfig
+    | InfillingConfig
+)
+Seq2SeqConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
+
+
+def num_predictions(length: int, *, rate: float) -> int:
+    """Return how many of `length` tokens are predicted: the nearest, at least one."""
+    return min(length, max(1, round(length * rate)))
+
+
+def span_counts(length: int, config: SpanCorruptionConfig) -> tuple[int, int]:
+    """Return how many of `length` tokens are dropped, and in how many spans.
+
+    As in T5's `random_spans_noise_mask`: at least one token and one span, and at
+    least one token stays. A single token counts as two.
+    """
+    length = max(length, 2)
+    num_noise = min(max(round(length * config.noise_density), 1), length - 1)
+    # A span begins after a kept token: no more spans than there are of those.
+    num_spans = max(round(num_noise / config.mean_span_length), 1)
+    return num_noise, min(num_spans, length - num_noise)
+
+
+def span_corruption_lengths(
+    length: int, config: SpanCorruptionConfig
+) -> tuple[int, int]:
+    """Return how many tokens give a source of at most `length`, and their target's.
+
+    As T5's `random_spans_helper`: source and target hold a sentinel for each span,
+    and an end.
+    """
+
+    def corrupted(window: int) -> tuple[int, int]:
+        num_noise, num_spans = span_counts(window, config)
+        return window - num_noise + num_spans + 1, num_noise + num_spans + 1
+
+    window = 1
+    while corrupted(window + 1)[0] <= length:
+        window += 1
+    return window, corrupted(window)[1]
+
+
+def seq2seq_lengths(length: int, config: Seq2SeqConfig) -> tuple[int, int]:
+    """Return how many tokens make a source of `length` at most, and a target."""
+    if isinstance(config, SpanCorruptionConfig):
+        return span_corruption_lengths(length, config)
+    if isinstance(config, InfillingConfig):
+        return length - 1, length  # the target is all of them, and an end
+    return length, length  # between them, and an end for each
+
+
+# The shape of network that each objective is for.
+MODEL_KINDS = {
+    "causal_lm": "decoder",
+    "masked_lm": "encoder",
+    "span_corruption": "encoder_decoder",
+    "prefix_lm": "encoder_decoder",
+    "infilling": "encoder_decoder",
+}
+SHORTEST = 8  # tokens, of which the ends and a span still leave some
+
+
+def objective_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps a `Config`'s model, data and samples from serving its task."""
+    task, model, data = config.task, config.model, config.data
+    if model.kind != MODEL_KINDS[task.kind]:
+        yield (
+            f"{path}.task.kind = {task.kind!r}: needs {path}.model.kind = "
+            f"{MODEL_KINDS[task.kind]!r}, not {model.kind!r}"
+        )
+        return
+    if model.kind != "decoder" and config.sample.prompts:
+        yield (
+            f"{path}.sample.prompts = {config.sample.prompts}: must be empty: only "
+            "decoders continue a text"
+        )
+    if task.kind != "causal_lm" and data.length < SHORTEST:
+        yield (
+            f"{path}.data.length = {data.length}: must be at least {SHORTEST} for "
+            f"{path}.task.kind = {task.kind!r}"
+        )
+    if isinstance(task, MaskedLMConfig):
+        yield from _masked_lm_mistakes(config, path)
+    if isinstance(task, Seq2SeqConfig):
+        yield from _seq2seq_mistakes(config, path)
+    elif data.target_length:
+        yield (
+            f"{path}.data.target_length = {data.target_length}: must be 0: "
+            f"{path}.task.kind = {task.kind!r} has no target apart from its row"
+        )
+
+
+def _masked_lm_mistakes(config: Any, path: str) -> Iterator[str]:
+    task, model = config.task, config.model
+    if not model.mlm_head:
+        yield f"{path}.model.mlm_head = False: {path}.task.kind = 'masked_lm' needs it"
+    if not task.sentence_order:
+        return
+    why = f"{path}.task.sentence_order = True needs"
+    if not model.pair_head:
+        yield f"{path}.model.pair_head = False: {why} it"
+    if model.num_token_types < 2:
+        yield (
+            f"{path}.model.num_token_types = {model.num_token_types}: {why} at least 2"
+        )
+    if config.data.isolate_documents:
+        yield f"{path}.data.isolate_documents = True: {why} texts that see each other"
+
+
+def _seq2seq_mistakes(config: Any, path: str) -> Iterator[str]:
+    task, model, data = config.task, config.model, config.data
+    needed = seq2seq_lengths(data.length, task)[1]
+    if data.target_length < needed:
+        yield (
+            f"{path}.data.target_length = {data.target_length}: must be 0 or at least "
+            f"{needed}, for {path}.data.length = {data.length}"
+        )
+    if data.target_length > model.max_length:
+        yield (
+            f"{path}.data.target_length = {data.target_length}: must be at most "
+            f"{path}.model.max_length = {model.max_length}"
+        )
+    if data.isolate_documents:
+        yield (
+            f"{path}.data.isolate_documents = True: must be False for "
+            f"{path}.task.kind = {task.kind!r}: source and target are one window"
+        )

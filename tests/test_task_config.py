@@ -1,0 +1,96 @@
+"""The objective in a config: its kind, and what it needs of the rest."""
+
+import pytest
+
+from lmjax.config import ConfigError, InfillingConfig, MaskedLMConfig, parse, to_dict
+
+BERT = {"kind": "encoder", "num_token_types": 2, "pooler": True, "pair_head": True}
+SECTIONS = {
+    "tokenizer": {"kind": "bytes"},
+    "data": {"source": "python_stdlib", "length": 512},
+}
+MASKED = SECTIONS | {"model": BERT, "task": {"kind": "masked_lm"}}
+SPANS = {
+    "tokenizer": {"kind": "bytes"},
+    "data": {"source": "python_stdlib", "length": 512, "isolate_documents": False},
+    "model": {"kind": "encoder_decoder"},
+    "task": {"kind": "span_corruption"},
+}
+
+
+def test_the_kind_picks_the_class():
+    config = parse(MASKED, ["task.mask_rate=0.2"])
+    assert config.task == MaskedLMConfig(mask_rate=0.2)
+    config = parse(SPANS, ["task.kind=infilling", "task.sentence_permutation=true"])
+    assert config.task == InfillingConfig(sentence_permutation=True)
+    assert parse(to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("kind", "target_length"),
+    [("span_corruption", 114), ("prefix_lm", 512), ("infilling", 512)],
+)
+def test_the_length_of_targets_follows(kind, target_length):
+    assert parse(SPANS, [f"task.kind={kind}"]).data.target_length == target_length
+    longer = parse(SPANS, [f"task.kind={kind}", "data.target_length=600"])
+    assert longer.data.target_length == 600
+
+
+@pytest.mark.parametrize(
+    ("sections", "overrides", "parts"),
+    [
+        (MASKED, ["task.kind=mlm"], ["config.task.kind = 'mlm'", "masked_lm"]),
+        (MASKED, ["task.mask_rat=1"], ["task.mask_rat", "did you mean 'mask_rate'"]),
+        (SECTIONS, ["task.mask_rate=0.1"], ["config.task.mask_rate", "no such field"]),
+        (MASKED, ["task.mask_rate=0"], ["config.task.mask_rate = 0.0", "> 0"]),
+        (MASKED, ["task.mask_share=0.95"], ["random_share = 0.1", "at most 1 - "]),
+        (
+            MASKED,
+            ["model.kind=decoder", "task.kind=causal_lm"],
+            ["config.model.pooler", "no such field"],
+        ),
+        (
+            SECTIONS,
+            ["task.kind=masked_lm"],
+            ["config.task.kind = 'masked_lm'", "'encoder'", "'decoder'"],
+        ),
+        (MASKED, ["task.kind=causal_lm"], ["'causal_lm'", "config.model.kind"]),
+        (SPANS, ["task.kind=masked_lm"], ["'masked_lm'", "not 'encoder_decoder'"]),
+        (MASKED, ["model.mlm_head=false"], ["config.model.mlm_head = False"]),
+        (
+            MASKED,
+            ["task.sentence_order=true"],
+            ["config.data.isolate_documents = True", "task.sentence_order = True"],
+        ),
+        (
+            MASKED,
+            ["task.sentence_order=true", "model.pair_head=false"],
+            ["config.model.pair_head = False", "task.sentence_order = True"],
+        ),
+        (
+            MASKED,
+            ["task.sentence_order=true", "model.num_token_types=1"],
+            ["config.model.num_token_types = 1", "at least 2"],
+        ),
+        (MASKED, ["data.target_length=9"], ["config.data.target_length = 9", "be 0"]),
+        (MASKED, ["data.length=4"], ["config.data.length = 4", "at least 8"]),
+        (
+            MASKED,
+            ["sample.prompts=('a',)"],
+            ["config.sample.prompts = ('a',)", "empty"],
+        ),
+        (SPANS, ["data.target_length=9"], ["target_length = 9", "0 or at least 114"]),
+        (
+            SPANS,
+            ["data.target_length=2000"],
+            ["target_length = 2000", "config.model.max_length = 1024"],
+        ),
+        (SPANS, ["data.isolate_documents=true"], ["isolate_documents = True", "False"]),
+    ],
+)
+def test_a_mistake_is_one_line(sections, overrides, parts):
+    with pytest.raises(ConfigError) as error:
+        parse(sections, overrides)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
