@@ -264,7 +264,8 @@ class Config:
                 f"{path}.data.length = {self.data.length}: must be at most "
                 f"{path}.model.max_length = {self.model.max_length}"
             )
-        yield from objective_mistakes(self, path)
+        if self.data.source != "none":  # an imported model has no task yet
+            yield from objective_mistakes(self, path)
         if self.batch_size % self.num_microbatches:
             yield (
                 f"{path}.num_microbatches = {self.num_microbatches}: must divide "

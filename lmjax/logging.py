@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from lmjax import device
+from lmjax import device, flops
 from lmjax.config import LogConfig
 from lmjax.program import Program
 from lmjax.types import Metrics
@@ -172,6 +172,7 @@ class Meter:
         self.metric_log, self.progress = metric_log, progress
         self.config = program.config
         self.flops_per_token = program.flops_per_token
+        self.num_tokens = flops.num_tokens(program.batch_shapes())
         self.first = dict(first)
         self.unread: collections.deque[tuple[int, Metrics]] = collections.deque()
         self.seconds_waited = 0.0
@@ -223,7 +224,7 @@ class Meter:
     def _speed(self) -> dict[str, float]:
         now = time.perf_counter()
         seconds = (now - self.mark) / self.steps_timed
-        tokens = self.config.batch_size * self.config.data.length / seconds
+        tokens = self.num_tokens / seconds
         num_devices = jax.device_count()
         values = {
             "step_seconds": seconds,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
-from lmjax import device, models, optim, sharding, tasks
+from lmjax import flops, models, optim, sharding, tasks
 from lmjax.config import Config
 from lmjax.models import Model
 from lmjax.optim import Optimizer
@@ -78,9 +78,9 @@ class Program:
 
     @property
     def flops_per_token(self) -> float:
-        """Return the FLOPs of training on one token."""
-        return device.flops_per_token(
-            self.model.config, self.model.shapes, length=self.config.data.length
+        """Return the FLOPs of training on one token, source or target."""
+        return flops.flops_per_token(
+            self.model.config, self.model.shapes, batch=self.batch_shapes()
         )
 
     def batch_shapes(self) -> Batch:

@@ -11,7 +11,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lmjax import device, models, sharding, tasks, workdir
+from lmjax import flops, models, sharding, tasks, workdir
 from lmjax.config import Config, ConfigError, parse, to_dict
 from lmjax.data import pipeline
 from lmjax.evaluate import evaluate_split
@@ -138,12 +138,14 @@ def describe(config: Config, *, num_devices: int) -> None:
     # Wide enough for whole names; a terminal wraps what does not fit it.
     console = Console(highlight=False, soft_wrap=True, width=200)
     console.print(table)
-    flops = device.flops_per_token(
-        model.config, model.shapes, length=config.data.length
+    data = config.data
+    batch = tasks.build(config.task).batch_shapes(
+        1, data.length, target_length=data.target_length
     )
+    cost = flops.flops_per_token(model.config, model.shapes, batch=batch)
     console.print(f"parameters: {total:,} ({total * 4 / 2**30:.3g} GiB in float32)")
     console.print(f"mesh: {dict(mesh.shape)}: {local:,} parameters on each device")
-    console.print(f"training FLOPs a token: {flops:.4g} (length {config.data.length})")
+    console.print(f"training FLOPs a token: {cost:.4g} (length {config.data.length})")
 
 
 def _shape(shape: Sequence[int]) -> str:

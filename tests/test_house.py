@@ -16,7 +16,7 @@ FLOORS = [
     ("config", "types"),
     ("sharding", "data"),
     ("nn",),
-    ("models", "device"),
+    ("models", "device", "flops"),
     ("tasks", "optim", "generate", "checkpoint", "workdir", "compress"),
     ("step", "interop"),
     ("program",),

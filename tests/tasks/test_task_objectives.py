@@ -62,7 +62,7 @@ def test_each_tiny_model_overfits_eight_sequences(name):
     options = {"task": task, "num_microbatches": 2}
     train = jax.jit(functools.partial(step.train_step, **options, **parts))
     state = start(jax.random.key(0))
-    for _ in range(250):
+    for _ in range(400):
         state, metrics = train(state, batch)
     total, weight = metrics["loss"]
     assert total / weight < 0.1
