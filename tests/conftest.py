@@ -111,11 +111,12 @@ def make_config():
     from lmjax.config import parse
 
     def make(architecture="llama", *, overrides=(), **model):
+        source = "python_stdlib" if architecture in DECODERS else "none"
         sections = {
             "batch_size": 8,
             "model": {**ARCHITECTURES[architecture], **model},
             "tokenizer": {"kind": "bytes"},
-            "data": {"source": "python_stdlib", "length": 12},
+            "data": {"source": source, "length": 12},
         }
         return parse(sections, overrides)
 
