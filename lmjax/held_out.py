@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmjax.data import pipeline
 from lmjax.evaluate import describe_metrics, evaluate_split, evaluations_since_best
-from lmjax.generate.decode import Generator, encode_prompt
+from lmjax.generate.decode import Generator, encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.logging import MetricLog, ProgressLine
 from lmjax.program import Program
@@ -42,13 +42,17 @@ class HeldOut:
         return patience > 0 and self._evaluations_since_best() >= patience
 
     def sample(self, step: int, state: TrainState) -> None:
-        """Write a continuation of each of the config's prompts to samples/STEP.txt."""
+        """Write a continuation of each of the config's prompts to samples/STEP.txt.
+
+        To an encoder-decoder a prompt is a source; what it writes comes on a new line.
+        """
         config, tokenizer = self.program.config.sample, self.prepared.tokenizer
+        model = self.program.model.config
         if not config.prompts:
             return
         rows = self._generator.continuations(
             _params(state),
-            [encode_prompt(tokenizer, prompt) for prompt in config.prompts],
+            **encode_prompts(tokenizer, config.prompts, config=model),
             max_tokens=config.max_tokens,
             sampling=Sampling(
                 temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
@@ -56,8 +60,9 @@ class HeldOut:
             stop_ids=tokenizer.stop_ids,
             seed=step,
         )
+        seam = "\n" if model.kind == "encoder_decoder" else ""
         texts = [
-            prompt + tokenizer.decode(row)
+            prompt + seam + tokenizer.decode(row)
             for prompt, row in zip(config.prompts, rows, strict=True)
         ]
         path = self.directory / "samples" / f"{step}.txt"

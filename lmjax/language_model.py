@@ -16,7 +16,7 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config, ConfigError, MeshConfig, ModelConfig
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
-from lmjax.generate.decode import Generator, encode_prompt
+from lmjax.generate.decode import Generator, encode_prompt, encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 from lmjax.models import Model
@@ -187,12 +187,7 @@ class LanguageModel:
         return [int(t) for t in self.tokenizer.encode(text)]
 
     def _read(self, prompts: Sequence[str]) -> dict[str, list[list[int]]]:
-        """Return the ids that a model begins with, and those of its source."""
-        config, t = self.model.config, self.tokenizer
-        if config.kind != "encoder_decoder":
-            return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
-        sources = [[*t.prefix_ids, *self._encode(p), *t.suffix_ids] for p in prompts]
-        return {"prompts": [[config.start_id]] * len(prompts), "sources": sources}
+        return encode_prompts(self.tokenizer, prompts, config=self.model.config)
 
     def _decode_after(self, prompt: str, ids: Sequence[int]) -> str:
         """Decode `ids` as what follows the prompt: spaces at the seam are kept."""

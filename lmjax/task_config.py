@@ -139,18 +139,24 @@ SHORTEST = 8  # tokens, of which the ends and a span still leave some
 
 
 def objective_mistakes(config: Any, path: str) -> Iterator[str]:
-    """Yield what keeps a `Config`'s model, data and samples from serving its task."""
+    """Yield what keeps a `Config`'s model, data and samples from serving its task.
+
+    Where there are no data there is nothing to learn: an imported model may be of any
+    kind.
+    """
     task, model, data = config.task, config.model, config.data
+    if data.source == "none":
+        return
     if model.kind != MODEL_KINDS[task.kind]:
         yield (
             f"{path}.task.kind = {task.kind!r}: needs {path}.model.kind = "
             f"{MODEL_KINDS[task.kind]!r}, not {model.kind!r}"
         )
         return
-    if model.kind != "decoder" and config.sample.prompts:
+    if model.kind == "encoder" and config.sample.prompts:
         yield (
-            f"{path}.sample.prompts = {config.sample.prompts}: must be empty: only "
-            "decoders continue a text"
+            f"{path}.sample.prompts = {config.sample.prompts}: must be empty: an "
+            "encoder does not write"
         )
     if task.kind != "causal_lm" and data.length < SHORTEST:
         yield (

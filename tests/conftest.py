@@ -92,7 +92,6 @@ ARCHITECTURES = {
     },
 }
 DECODERS = ("gpt2", "llama", "gemma")
-TASKS = {"encoder": "masked_lm", "encoder_decoder": "prefix_lm"}
 
 
 def pytest_addoption(parser):
@@ -112,18 +111,13 @@ def make_config():
     from lmjax.config import parse
 
     def make(architecture="llama", *, overrides=(), **model):
-        model = {**ARCHITECTURES[architecture], **model}
-        kind = model.get("kind", "decoder")
-        pair = kind == "encoder_decoder"
-        source = "python_stdlib" if model.get("mlm_head", True) else "none"
+        source = "python_stdlib" if architecture in DECODERS else "none"
         sections = {
             "batch_size": 8,
-            "model": model,
+            "model": {**ARCHITECTURES[architecture], **model},
             "tokenizer": {"kind": "bytes"},
             "data": {"source": source, "length": 12},
-            "task": {"kind": TASKS.get(kind, "causal_lm")},
         }
-        sections["data"]["isolate_documents"] = not pair
         return parse(sections, overrides)
 
     return make

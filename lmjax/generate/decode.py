@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import ConfigError
+from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.sampling import Sampling, sample
 from lmjax.models import Model
@@ -156,6 +156,20 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of a prompt, after the tokenizer's BOS if it has one."""
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return bos + [int(token) for token in tokenizer.encode(text)]
+
+
+def encode_prompts(
+    tokenizer: Tokenizer, prompts: Sequence[str], *, config: ModelConfig
+) -> dict[str, list[list[int]]]:
+    """Return the ids that a model begins with, and of an encoder-decoder the sources.
+
+    They are arguments of `Generator.tokens`.
+    """
+    t = tokenizer
+    if not isinstance(config, EncoderDecoderConfig):
+        return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
+    sources = [[*t.prefix_ids, *map(int, t.encode(p)), *t.suffix_ids] for p in prompts]
+    return {"prompts": [[config.start_id]] * len(prompts), "sources": sources}
 
 
 def _padded_rows(rows: Sequence[Sequence[int]]) -> HostBatch:
