@@ -51,6 +51,7 @@ def staged(directory: Path, *, flag: str) -> Iterator[Path]:
         if jax.process_index() == 0:
             (part / _LOCK).unlink()
             part.replace(directory)
+        _wait_for_others(f"{directory} there")
 
 
 @contextlib.contextmanager

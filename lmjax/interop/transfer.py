@@ -5,6 +5,9 @@ take, and it is transposed and cast on them.
 """
 
 import functools
+import gc
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +36,8 @@ from lmjax.interop.layout import (
 )
 from lmjax.interop.tensors import Spec, Tensors
 from lmjax.types import Array, Params
+
+_RELEASE_TRIES = 200  # of a millisecond
 
 
 def import_params(
@@ -74,23 +79,49 @@ def _fill(
 ) -> Array:
     """Return one parameter, filled layer by layer if it is stacked."""
     if pieces[0].layer is None:
-        theirs = _read(tensors, pieces[0], leaf.shape, sharding.mesh, sharding.spec)
-        on_bytes(theirs.nbytes)
         convert = _converter(pieces[0].row, leaf.shape, leaf.dtype, sharding)
-        return convert(theirs)
+        mesh, spec = sharding.mesh, sharding.spec
+        theirs = _read(tensors, pieces[0], leaf.shape, mesh, spec, [])
+        on_bytes(theirs.nbytes)
+        return jax.block_until_ready(convert(theirs))
     ours = _allocator(leaf.shape, leaf.dtype, sharding)()
+    lent: Lent = []
     for piece in pieces:
-        shape, spec = leaf.shape[1:], sharding.spec[1:]
-        theirs = _read(tensors, piece, shape, sharding.mesh, spec)
         update = _updater(piece.row, leaf.shape, leaf.dtype, sharding)
-        # One at a time: else what is read outruns what the devices take.
+        shape, spec = leaf.shape[1:], sharding.spec[1:]
+        theirs = _read(tensors, piece, shape, sharding.mesh, spec, lent)
+        # One at a time, and gone before the next: else what is read piles up.
         ours = jax.block_until_ready(update(ours, theirs, piece.layer))
         on_bytes(theirs.nbytes)
+        del theirs
+        _await_release(lent)
     return ours
 
 
-def _read(tensors: Tensors, piece: Piece, shape: Shape, mesh: Any, spec: Any) -> Array:
-    """Return a part of their tensor, of which each device has read its own slice."""
+Lent = list[weakref.ref[np.ndarray]]
+
+
+def _await_release(lent: Lent) -> None:
+    """Return when jax has let go of host memory that it used in place.
+
+    It does so a moment after the last use, and then keeps it until Python next collects
+    its garbage; the next tensor would lie in memory beside this one.
+    """
+    for _ in range(_RELEASE_TRIES):
+        if not any(buffer() is not None for buffer in lent):
+            break
+        gc.collect(0)
+        time.sleep(0.001)
+    lent.clear()
+
+
+def _read(
+    tensors: Tensors, piece: Piece, shape: Shape, mesh: Any, spec: Any, lent: Lent
+) -> Array:
+    """Return a part of their tensor, of which each device has read its own slice.
+
+    Notes in `lent` the host memory that this takes.
+    """
     row, axis = piece.row, parts_axis(piece.row)
     spec = [*spec, *[None] * (len(shape) - len(spec))]
     part = their_shape(row, shape)
@@ -98,7 +129,10 @@ def _read(tensors: Tensors, piece: Piece, shape: Shape, mesh: Any, spec: Any) ->
 
     @functools.cache  # devices that hold the same share it
     def cut(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
-        return tensors.read(piece.name, [slice(*b) for b in bounds])
+        array = tensors.read(piece.name, [slice(*b) for b in bounds])
+        assert isinstance(array.base, np.ndarray)
+        lent.append(weakref.ref(array.base))
+        return array
 
     def callback(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None

@@ -1,0 +1,169 @@
+import json
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lmjax.config import ConfigError
+from lmjax.interop import tensors
+from lmjax.interop.tensors import Spec, open_tensors, write_tensors
+
+DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64, np.bool_]
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    shapes = [(7, 5), (3,), (4, 3, 2), (), (2, 0), (6, 9)]
+    return {
+        f"t{i}": np.asarray(rng.standard_normal(shape) * 3).astype(dtype)
+        for i, (shape, dtype) in enumerate(zip(shapes, DTYPES, strict=True))
+    }
+
+
+def specs(arrays):
+    return {name: Spec(a.dtype, a.shape) for name, a in arrays.items()}
+
+
+def test_what_is_written_is_read(arrays, tmp_path):
+    write_tensors(tmp_path, specs(arrays), arrays.values())
+    opened = open_tensors(tmp_path)
+    assert opened.entries.keys() == arrays.keys()
+    for name, array in arrays.items():
+        read = opened.read(name)
+        assert read.dtype == array.dtype
+        np.testing.assert_array_equal(read, array)
+
+
+def test_the_reference_implementation_agrees(arrays, tmp_path):
+    theirs = pytest.importorskip("safetensors.numpy")
+    del arrays["t2"]  # bfloat16 is not NumPy's
+    write_tensors(tmp_path, specs(arrays), arrays.values())
+    for name, read in theirs.load_file(tmp_path / "model.safetensors").items():
+        np.testing.assert_array_equal(read, arrays[name])
+    theirs.save_file(arrays, tmp_path / "model.safetensors")
+    opened = open_tensors(tmp_path)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(opened.read(name), array)
+
+
+@pytest.mark.parametrize("block", [1, 100, 1 << 20])
+def test_slices(block, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensors, "_BLOCK", block)
+    array = np.arange(11 * 6 * 4, dtype=np.float32).reshape(11, 6, 4)
+    write_tensors(tmp_path, specs({"a": array}), [array])
+    opened = open_tensors(tmp_path)
+    whole = slice(None)
+    for index in [
+        (slice(2, 5),),
+        (whole, slice(1, 4)),
+        (slice(3, 11), slice(0, 2), slice(1, 3)),
+        (slice(4, 4), slice(0, 2)),
+        (slice(9, 99), whole, slice(3, None)),
+    ]:
+        np.testing.assert_array_equal(opened.read("a", index), array[index])
+
+
+def test_shards(arrays, tmp_path):
+    write_tensors(tmp_path, specs(arrays), arrays.values(), shard_bytes=150)
+    files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert files[0] == f"model-00001-of-{len(files):05}.safetensors" and len(files) > 1
+    index = json.loads((tmp_path / tensors.INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(a.nbytes for a in arrays.values())
+    opened = open_tensors(tmp_path)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(opened.read(name), array)
+
+
+def test_a_file_of_another_name_will_do_if_it_is_the_only_one(tmp_path):
+    one = np.ones((2, 2), np.float32)
+    write_tensors(tmp_path, specs({"a": one}), [one])
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    np.testing.assert_array_equal(open_tensors(tmp_path).read("a"), one)
+    (tmp_path / "more.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="2 safetensors files and no"):
+        open_tensors(tmp_path)
+
+
+def file_of(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def one(**changes):
+    fields = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    return {"a": fields | changes}
+
+
+BAD = {
+    "empty": (b"", "cannot hold a header"),
+    "short": (b"\x05\0\0", "cannot hold a header"),
+    "header longer than the file": (struct.pack("<Q", 99) + b"{}", "header of 99"),
+    "huge header": (struct.pack("<Q", 1 << 60) + b"{}", "cannot hold a header"),
+    "no JSON": (file_of(b"{nope"), "header is damaged"),
+    "no object": (file_of(b"[1]"), "header is damaged"),
+    "deep": (file_of(b"[" * 100_000), "header is damaged"),
+    "twice": (file_of(b'{"a": 1, "a": 1}'), "a name is there twice"),
+    "not UTF-8": (file_of(b'{"\xff": 1}'), "header is damaged"),
+    "no fields": (file_of({"a": 3}), "tensor 'a': damaged header"),
+    "negative size": (file_of(one(shape=[-2]), bytes(8)), "damaged header"),
+    "unknown dtype": (file_of(one(dtype="F8_E4M3"), bytes(8)), "dtype F8_E4M3"),
+    "shape and bytes": (file_of(one(shape=[3]), bytes(8)), "takes 12 bytes"),
+    "a gap": (file_of(one(data_offsets=[4, 12]), bytes(12)), "begins at byte"),
+    "truncated": (file_of(one(), bytes(7)), "truncated: "),
+    "too long": (file_of(one(), bytes(9)), "1 bytes after the last"),
+    "overlap": (
+        file_of(one() | {"b": one(data_offsets=[4, 12])["a"]}, bytes(12)),
+        "tensor 'b' begins at byte",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_damaged_files_are_told_in_one_line(case, tmp_path):
+    content, message = BAD[case]
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as error:
+        open_tensors(tmp_path)
+    assert "model.safetensors" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_truncated_after_it_was_opened(arrays, tmp_path):
+    write_tensors(tmp_path, specs(arrays), arrays.values())
+    opened = open_tensors(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ConfigError, match="truncated while"):
+        opened.read("t5")
+
+
+def test_an_index_must_keep_its_word(arrays, tmp_path):
+    write_tensors(tmp_path, specs(arrays), arrays.values(), shard_bytes=150)
+    path = tmp_path / tensors.INDEX
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({"weight_map": index["weight_map"] | {"x": "gone.st"}}))
+    with pytest.raises(ConfigError, match=r"names gone.st, which is not there \(1 of"):
+        open_tensors(tmp_path)
+    shard = index["weight_map"]["t0"]
+    path.write_text(json.dumps({"weight_map": index["weight_map"] | {"x": shard}}))
+    with pytest.raises(ConfigError, match=f"{shard}: lacks tensor 'x'"):
+        open_tensors(tmp_path)
+    for bad in ({"a": "../model.safetensors"}, {"a": 3}, "text", None):
+        path.write_text(json.dumps({"weight_map": bad}))
+        with pytest.raises(ConfigError, match="must map tensors to files beside it"):
+            open_tensors(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"index.json:1: not JSON"):
+        open_tensors(tmp_path)
+
+
+def test_pickles_are_refused_with_the_way_out(tmp_path):
+    with pytest.raises(ConfigError, match="holds no weights"):
+        open_tensors(tmp_path)
+    (tmp_path / "flax_model.msgpack").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"flax_model.msgpack; only safetensors"):
+        open_tensors(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"can run any code.*save_pretrained"):
+        open_tensors(tmp_path)
