@@ -22,6 +22,8 @@ from lmjax.generate.score import Scorer
 from lmjax.models import Model
 from lmjax.types import Array, Batch, Params
 
+EMBED_ROWS, EMBED_MULTIPLE = 32, 32
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LanguageModel:
@@ -69,6 +71,49 @@ class LanguageModel:
         batch = self._batch(tokens, *(arrays.get(name) for name in names))
         with jax.set_mesh(self.mesh):
             return self._hidden(self.params, batch)
+
+    def encode_rows(
+        self, texts: Sequence[str], *, max_length: int = 0
+    ) -> list[list[int]]:
+        """Return the ids of texts, with what the tokenizer puts around each.
+
+        Args:
+          texts: to encode.
+          max_length: tokens to keep of each, the special ones included; 0: as many as
+            the model has positions.
+        """
+        t, limit = self.tokenizer, max_length or self.model.config.max_length
+        room = limit - len(t.prefix_ids) - len(t.suffix_ids)
+        return [
+            [*t.prefix_ids, *ids[:room].tolist(), *t.suffix_ids]
+            for ids in t.encode_batch(list(texts))
+        ]
+
+    def embed(self, texts: Sequence[str], *, max_length: int = 0) -> np.ndarray:
+        """Return the mean of each text's last hidden states, float32 (N, D).
+
+        Arguments as for `encode_rows`. (Sentence-BERT, Reimers and Gurevych 2019.)
+
+        Raises:
+          ConfigError: a model that reads a source.
+        """
+        rows = self.encode_rows(texts, max_length=max_length)
+        means = np.zeros((len(rows), self.model.config.dim), np.float32)
+        for first in range(0, len(rows), EMBED_ROWS):
+            group = rows[first : first + EMBED_ROWS]
+            longest = max(1, *map(len, group))
+            # Multiples bound how many shapes are compiled.
+            length = -(-longest // EMBED_MULTIPLE) * EMBED_MULTIPLE
+            length = max(longest, min(length, self.model.config.max_length))
+            tokens = np.zeros((len(group), length), np.int32)
+            for line, row in zip(tokens, group, strict=True):
+                line[: len(row)] = row
+            lengths = np.array([len(row) for row in group])
+            segments = np.arange(length) < lengths[:, None]
+            hidden = np.asarray(self.hidden(tokens, segments=segments.astype(int)))
+            sums = np.where(segments[..., None], hidden, 0).sum(axis=1)
+            means[first : first + len(group)] = sums / np.maximum(lengths, 1)[:, None]
+        return means
 
     def generate(
         self,

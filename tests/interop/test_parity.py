@@ -1,9 +1,8 @@
 """Every family against its reference implementation in transformers."""
 
-import json
-
 import numpy as np
 import pytest
+from references import CASES, reference, write
 
 from lmjax import sharding
 from lmjax.config import MeshConfig
@@ -12,96 +11,6 @@ from lmjax.interop import hf
 torch = pytest.importorskip("torch", reason="the reference runs on torch")
 transformers = pytest.importorskip("transformers", reason="is the reference")
 
-SMALL = {
-    "vocab_size": 67,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
-GROUPED = {**SMALL, "num_key_value_heads": 2}
-GPT2 = {"vocab_size": 67, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-BART = {
-    "vocab_size": 67,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 3,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_position_embeddings": 64,
-}
-T5 = {
-    "vocab_size": 67,
-    "d_model": 32,
-    "d_kv": 12,
-    "d_ff": 48,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
-    "num_heads": 4,
-    "relative_attention_num_buckets": 8,
-    "relative_attention_max_distance": 12,
-    "decoder_start_token_id": 0,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5e3,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
-
-# name: (transformers' class, the settings of its config)
-CASES = {
-    "gpt2": ("GPT2LMHeadModel", GPT2),
-    "gpt2_untied": (
-        "GPT2LMHeadModel",
-        {**GPT2, "n_inner": 40, "tie_word_embeddings": False},
-    ),
-    "gpt2_base": ("GPT2Model", GPT2),
-    "llama": ("LlamaForCausalLM", GROUPED),
-    "llama_rope": (
-        "LlamaForCausalLM",
-        {**GROUPED, "rope_parameters": LLAMA3, "attention_bias": True}
-        | {"mlp_bias": True, "head_dim": 16},
-    ),
-    "smollm2": ("LlamaForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
-    "mistral": ("MistralForCausalLM", {**GROUPED, "sliding_window": 5}),
-    "mistral_linear": (
-        "MistralForCausalLM",
-        {**GROUPED, "sliding_window": None, "rope_parameters": LINEAR},
-    ),
-    "qwen2": ("Qwen2ForCausalLM", GROUPED),
-    "qwen3": ("Qwen3ForCausalLM", {**GROUPED, "head_dim": 16}),
-    "gemma": ("GemmaForCausalLM", {**GROUPED, "head_dim": 16}),
-    "gemma2": (
-        "Gemma2ForCausalLM",
-        {**GROUPED, "head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 24}
-        | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-    ),
-    "bert_base": ("BertModel", SMALL),
-    "bert": ("BertForMaskedLM", SMALL),
-    "bert_pretraining": ("BertForPreTraining", {**SMALL, "hidden_act": "relu"}),
-    "roberta_base": ("RobertaModel", {**SMALL, "type_vocab_size": 1}),
-    "roberta": ("RobertaForMaskedLM", {**SMALL, "type_vocab_size": 1}),
-    "bart_base": ("BartModel", BART),
-    "bart": ("BartForConditionalGeneration", {**BART, "scale_embedding": True}),
-    "marian": (
-        "MarianMTModel",
-        {**BART, "scale_embedding": True, "activation_function": "swish"}
-        | {"pad_token_id": 66, "decoder_start_token_id": 66},
-    ),
-    "t5": ("T5ForConditionalGeneration", T5),
-    "t5_v11": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
-    "t5_v11_new": ("T5ForConditionalGeneration", {**T5, "num_decoder_layers": 2}),
-}
 TOLERANCE = 2e-5
 
 
@@ -110,34 +19,6 @@ def one_device():
     import jax
 
     return sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
-
-
-def reference(name):
-    """Return a model of transformers with weights all of which matter."""
-    torch.manual_seed(0)
-    cls, settings = CASES[name]
-    kind = getattr(transformers, cls)
-    model = kind(kind.config_class(**settings, attn_implementation="eager")).eval()
-    if name.startswith("t5_v11"):  # the published ones are not tied, and say so
-        model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(67, 32))
-        model.config.scale_decoder_outputs = False
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if name != "marian" or "embed_positions" not in key:  # sinusoids
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        for key, buffer in model.named_buffers():
-            if key == "final_logits_bias":
-                buffer.add_(torch.randn_like(buffer))
-    return model
-
-
-def write(name, model, directory):
-    model.save_pretrained(directory)
-    if name in ("t5", "t5_v11"):  # as the hub's files have it, unlike transformers 5
-        path = directory / "config.json"
-        config = json.loads(path.read_text())
-        config["tie_word_embeddings"] = config.pop("scale_decoder_outputs")
-        path.write_text(json.dumps(config))
 
 
 def read(directory):

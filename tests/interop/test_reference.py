@@ -1,0 +1,216 @@
+"""Beyond logits: gradients, packed and long texts, generation, and real weights.
+
+The reference is transformers on PyTorch, float32 on the CPU.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from references import reference, write
+
+import lmjax
+from lmjax.interop import hf
+from lmjax.interop.transfer import export_tensors
+
+torch = pytest.importorskip("torch", reason="the reference runs on torch")
+transformers = pytest.importorskip("transformers", reason="is the reference")
+
+TOLERANCE = 2e-5
+# Room for 64 tokens; one of them in 67 would end a text.
+LONG = {
+    "gpt2": {"n_positions": 128, "eos_token_id": 2},
+    "t5": {"eos_token_id": 2},
+    "t5_v11": {"eos_token_id": 2},
+    **{
+        name: {"max_position_embeddings": 128, "eos_token_id": 2}
+        for name in ("llama_rope", "gemma2", "qwen2", "bart", "marian")
+    },
+}
+MINILM = Path.home() / ".cache" / "lmjax-data" / "minilm"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Return transformers' model, and ours that was imported from its files."""
+    models = {}
+
+    def make(name, **settings):
+        key = (name, *sorted(settings.items()))
+        if key not in models:
+            directory = tmp_path_factory.mktemp(name)
+            theirs = reference(name, **settings)
+            write(name, theirs, directory / "theirs")
+            hf.import_hf(directory / "theirs", directory / "ours")
+            models[key] = theirs, lmjax.load(directory / "ours")
+        return models[key]
+
+    return make
+
+
+def ids(*shape, seed=0):
+    return np.random.default_rng(seed).integers(3, 66, shape)
+
+
+def in_torch(array):
+    return torch.tensor(np.asarray(array), dtype=torch.long)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_rope", "gemma2", "mistral"])
+def test_packed_texts_are_as_if_alone(both, name):
+    theirs, lm = both(name)
+    tokens, lengths = ids(1, 30), (13, 6, 11)
+    segments = np.repeat([1, 2, 3], lengths)[None]
+    packed = np.asarray(lm.logits(tokens, segments=segments))[0]
+    start = 0
+    for length in lengths:
+        here = slice(start, start + length)
+        with torch.no_grad():
+            alone = theirs(input_ids=in_torch(tokens[:, here])).logits[0]
+        np.testing.assert_allclose(packed[here], alone, rtol=0, atol=2e-5)
+        start += length
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_rope", "qwen3", "bert", "bart"])
+def test_the_last_position_is_as_good_as_the_first(both, name):
+    theirs, lm = both(name)
+    tokens = ids(2, lm.config.model.max_length)
+    more = {"source": ids(2, 64, seed=1)} if name == "bart" else {}
+    ours = lm.logits(tokens, **more)
+    given = {"input_ids": in_torch(tokens)}
+    if name == "bart":
+        given = {
+            "input_ids": in_torch(more["source"]),
+            "decoder_input_ids": in_torch(tokens),
+        }
+    with torch.no_grad():
+        expected = theirs(**given).logits
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
+
+
+def test_t5_reads_sources_longer_than_any_bucket(both):
+    theirs, lm = both("t5")
+    source, tokens = ids(2, 150), ids(2, 40, seed=1)
+    ours = lm.logits(tokens, source=source)
+    with torch.no_grad():
+        given = {"input_ids": in_torch(source), "decoder_input_ids": in_torch(tokens)}
+        expected = theirs(**given).logits
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_rope", "bert", "t5"])
+def test_gradients(both, name):
+    """Of the mean negative log-likelihood of targets, for every parameter."""
+    theirs, lm = both(name)
+    tokens, targets = ids(3, 12), ids(3, 12, seed=1)
+    source = {"source": ids(3, 9, seed=2)} if name == "t5" else {}
+    batch = lm._batch(tokens, source.get("source"), None, None, None)
+
+    def loss(params):
+        logits = lm.model.apply(params, batch)
+        nll = -jax.nn.log_softmax(logits)[np.arange(3)[:, None], np.arange(12), targets]
+        return nll.mean()
+
+    grads = jax.jit(jax.grad(loss))(lm.params)
+    theirs.zero_grad()
+    given = {"input_ids": in_torch(tokens)}
+    if source:
+        given = {
+            "input_ids": in_torch(source["source"]),
+            "decoder_input_ids": in_torch(tokens),
+        }
+    logits = theirs(**given).logits
+    torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), in_torch(targets).flatten()
+    ).backward()
+    family, _ = hf.choose_family(lm.model)
+    table = family.table(lm.model.config)
+    specs, arrays = export_tensors(grads, table, dtype=np.float32)
+    found = dict(zip(specs, arrays, strict=True))
+    assert expected.keys() <= found.keys()
+    largest = max(np.abs(g).max() for g in expected.values())
+    for key, grad in expected.items():
+        # Relative to the tensor; what is 0 but for rounding, to the model's largest.
+        scale = max(np.abs(grad).max(), 1e-4 * largest)
+        assert np.abs(found[key] - grad).max() < 1e-4 * scale, key
+
+
+def continued(theirs, start, **more):
+    """Return what transformers' greedy search writes, up to the end of the text."""
+    theirs.generation_config.forced_eos_token_id = None
+    with torch.no_grad():
+        found = theirs.generate(max_new_tokens=64, do_sample=False, num_beams=1, **more)
+    row = found[0, start:].tolist()
+    return row[: row.index(2)] if 2 in row else row
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_greedy_search_writes_the_same(both, name):
+    theirs, lm = both(name, **LONG[name])
+    prompts = [ids(n, seed=n).tolist() for n in (9, 4, 7, 12)]
+    texts = [" ".join(map(str, prompt)) for prompt in prompts]
+    written = lm.generate(texts, max_tokens=64, temperature=0.0)
+    found = [[int(word) for word in text.split()] for text in written]
+    if lm.config.model.kind == "encoder_decoder":
+        start = {"decoder_start_token_id": lm.config.model.start_id}
+        expected = [
+            continued(theirs, 1, input_ids=in_torch([p]), **start) for p in prompts
+        ]
+    else:
+        expected = [continued(theirs, len(p), input_ids=in_torch([p])) for p in prompts]
+    assert found == expected
+    assert max(map(len, found)) == 64
+
+
+SENTENCES = [
+    *("A plain sentence.", "", " ", "UPPER lower MiXeD", "a" * 400, "word " * 300),
+    *("naïve café Ångström", "e\u0301 combined", "ﬁ ligature ½ ² Ⅷ", "İstanbul ß ſ"),
+    *(
+        "漢字かな交じり文",
+        "한국어 문장",
+        "العربية",
+        "עברית",
+        "ไทย",
+        "हिन्दी",
+        "Ελληνικά",
+    ),
+    *(
+        "emoji 👩\u200d👩\u200d👧 🇩🇪 👍🏽",
+        "zero\u200bwidth",
+        "\ufeffbom",
+        "tab\tnew\nline\r",
+    ),
+    *("\x00nul\x07bell", "\ufffd replaced", "soft\u00adhyphen", "nbsp\u00a0here"),
+    *("“quotes” ‘and’ — dashes…", "$1,234.56 €5 ¥7", "a@b.c http://x.y/z?q=1#f"),
+    *("[CLS] [SEP] [MASK] [PAD]", "##ing ##s", "C++ C# .NET", "x=y+z*(a-b)/c"),
+    *(
+        f"Number {n} of {n * n}, {chr(0x1F600 + n)} and {chr(0x3B1 + n)}."
+        for n in range(20)
+    ),
+]
+
+
+@pytest.mark.skipif(not MINILM.exists(), reason=f"no real weights in {MINILM}")
+def test_minilm_embeds_sentences_as_transformers_does(tmp_path):
+    theirs = transformers.AutoModel.from_pretrained(MINILM).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
+    hf.import_hf(MINILM, tmp_path / "ours")
+    lm = lmjax.load(tmp_path / "ours")
+    assert len(SENTENCES) >= 50
+    worst = 0.0
+    for sentence in SENTENCES:
+        given = tokenizer(
+            sentence, truncation=True, max_length=256, return_tensors="pt"
+        )
+        with torch.no_grad():
+            expected = theirs(**given).last_hidden_state[0].numpy()
+        (row,) = lm.encode_rows([sentence], max_length=256)
+        assert row == given["input_ids"][0].tolist(), sentence
+        padded = np.pad(row, (0, 256 - len(row)))[None]
+        segments = (np.arange(256) < len(row)).astype(int)[None]
+        hidden = np.asarray(lm.hidden(padded, segments=segments))[0, : len(row)]
+        worst = max(worst, np.abs(hidden - expected).max())
+        mean = lm.embed([sentence], max_length=256)[0]
+        worst = max(worst, np.abs(mean - expected.mean(axis=0)).max())
+    assert worst < TOLERANCE
