@@ -1,6 +1,10 @@
 """A small T5 on the source code of Python's standard library: span corruption.
 
-lmjax train --config=experiments/seq2seq/t5_tiny.py --workdir=runs/t5_tiny
+    lmjax train --config=experiments/seq2seq/t5_tiny.py --workdir=runs/t5_tiny
+
+18 minutes on two CPU cores that others used too (a step took 0.4 to 1.3 seconds), to a
+loss of 4.76 nats and an accuracy of 0.291 over the targets of Python 3.11's held-out
+files; a quarter of those targets are sentinels and ends, which are easy.
 """
 
 from ml_collections import ConfigDict

@@ -31,7 +31,7 @@ from lmjax.data.tokenizer import (
 from lmjax.interop.families import choose_family, find_family, read_config
 from lmjax.interop.family import Family
 from lmjax.interop.staging import refuse_occupied, staged
-from lmjax.interop.tensors import Tensors, open_tensors, read_json, write_tensors
+from lmjax.interop.tensors import Spec, Tensors, open_tensors, read_json, write_tensors
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
 from lmjax.types import Params
@@ -185,13 +185,7 @@ def export_hf(
         specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
         if architecture.endswith("Model") and family.kind == "encoder":  # no head
             specs = {name.removeprefix(table.prefix): s for name, s in specs.items()}
-        total = sum(spec.num_bytes for spec in specs.values())
-        with _progress(f"writing {goal.name}", total) as advance:
-            arrays = _counted(arrays, advance)
-            if jax.process_index() == 0:
-                write_tensors(part, specs, arrays)
-            for _ in arrays:  # a part of each array lies with the other processes
-                pass
+        _write_weights(part, specs, arrays, title=f"writing {goal.name}")
         if jax.process_index() == 0:
             special = _special_settings(tokenizer)
             values = {**special, **values, "torch_dtype": dtype}
@@ -310,6 +304,18 @@ def _restore(source: Path, step: int | None) -> tuple[Model, Params]:
 
 def _count(shapes: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _write_weights(
+    part: Path, specs: Mapping[str, Spec], arrays: Iterator[np.ndarray], *, title: str
+) -> None:
+    total = sum(spec.num_bytes for spec in specs.values())
+    with _progress(title, total) as advance:
+        arrays = _counted(arrays, advance)
+        if jax.process_index() == 0:
+            write_tensors(part, specs, arrays)
+        for _ in arrays:  # a part of each array lies with the other processes
+            pass
 
 
 def _counted(
