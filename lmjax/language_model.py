@@ -277,7 +277,9 @@ def load(
     directory = Path(directory).expanduser()
     config = workdir.read_config(directory)
     mesh = _default_mesh(config.mesh) if mesh is None else mesh
-    model = models.build(config.model, platform=mesh.devices.flat[0].platform)
+    # Nothing is dropped out here: no backend need be passed over for it.
+    used = dataclasses.replace(config.model, dropout=0.0, attention_dropout=0.0)
+    model = models.build(used, platform=mesh.devices.flat[0].platform)
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
     like = sharding.placed(model.shapes, shardings)
     checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
