@@ -111,9 +111,12 @@ def import_model(args: argparse.Namespace) -> int:
 
 def export_model(args: argparse.Namespace) -> int:
     """Write the model of a workdir as a Hugging Face directory."""
-    from lmjax.interop import hf
+    from lmjax.interop import hf, peft
 
     workdir, target = Path(args.workdir), Path(args.to)
+    if args.adapters:
+        print(peft.export_adapters(workdir, target, step=args.step))
+        return 0
     print(hf.export_hf(workdir, target, step=args.step, dtype=args.dtype))
     return 0
 
@@ -169,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("export", export_model, "--workdir", "--to")
     sub.add_argument("--step", type=int, help="of a checkpoint; default: the newest")
     sub.add_argument("--dtype", default="float32", help="of the weights in the files")
+    sub.add_argument(
+        "--adapters", action="store_true", help="LoRA's alone, for PEFT; else merged"
+    )
     return parser
 
 

@@ -112,7 +112,7 @@ def apply_override(
 
 def _literal(text: str) -> Any:
     """Read a Python literal as the command line spells it, or return the text."""
-    words = {"true": True, "false": False, "none": None}
+    words = {"true": True, "false": False, "none": "none"}  # a choice's name
     if text.lower() in words:
         return words[text.lower()]
     try:

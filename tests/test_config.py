@@ -39,6 +39,7 @@ def test_a_config_dict_is_read_like_a_dict():
         ("model.dropout=0", 0.0),
         ("model.scan_layers=true", True),
         ("model.scan_layers=auto", "auto"),
+        ("model.remat=none", "none"),
         ("data.path=12", "12"),
         ("optim.decay_kinds=('kernel',)", ("kernel",)),
         ("sample.prompts=()", ()),

@@ -33,8 +33,12 @@ def merged(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
             kept["kernel"] = tree["kernel"] + scale * product(**_adapter(tree))
         return kept
 
-    plain = dataclasses.replace(config, lora=LoraConfig())
-    return merge(params), plain
+    return merge(params), without(config)
+
+
+def without(config: ModelConfig) -> ModelConfig:
+    """Return the config of the same model without adapters."""
+    return dataclasses.replace(config, lora=LoraConfig())
 
 
 def product(lora_a: Array, lora_b: Array, shape: tuple[int, ...]) -> Array:

@@ -175,7 +175,7 @@ def export_hf(
         raise ConfigError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
     source, goal = Path(directory).expanduser(), Path(target).expanduser()
     refuse_occupied(goal, flag="--to")
-    model, params = _restore(source, step)
+    model, params = merged(*restore(source, step))
     family, values = choose_family(model)
     architecture = values["architectures"][0]
     table = family.table(model.config)
@@ -288,18 +288,23 @@ def _place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
     raise AssertionError("copies on all devices always fit")
 
 
-def _restore(source: Path, step: int | None) -> tuple[Model, Params]:
-    """Return the model of a workdir and its parameters, adapters merged into them."""
+def restore(source: Path, step: int | None) -> tuple[Model, Params]:
+    """Return the model of a workdir and its parameters."""
     config = workdir.read_config(source)
     model, shardings = _place(config, None)
     like = sharding.placed(model.shapes, shardings)
     checkpoints = Checkpoints(source, config.checkpoint, read_only=True)
     ema = config.optim.ema_decay > 0
     params = checkpoints.restore_params(like, step=checkpoints.find(step), ema=ema)
-    if config.model.lora.rank:
-        params, plain = lora.merged(params, model.config)
-        model = models.build(plain, platform=jax.default_backend())
     return model, params
+
+
+def merged(model: Model, params: Params) -> tuple[Model, Params]:
+    """Return the same model with its adapters, if it has any, in its matrices."""
+    if not model.config.lora.rank:
+        return model, params
+    params, plain = lora.merged(params, model.config)
+    return models.build(plain, platform=jax.default_backend()), params
 
 
 def _count(shapes: Params) -> int:

@@ -318,7 +318,7 @@ def write_tensors(
         if len(shards) == 1:
             file = SINGLE
         index |= dict.fromkeys(names, file)
-        _write_file(directory / file, {name: specs[name] for name in names}, values)
+        write_file(directory / file, {name: specs[name] for name in names}, values)
     if len(shards) > 1:
         total = sum(spec.num_bytes for spec in specs.values())
         text = json.dumps(
@@ -339,9 +339,10 @@ def _split(specs: Mapping[str, Spec], shard_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _write_file(
+def write_file(
     path: Path, specs: Mapping[str, Spec], arrays: Iterator[np.ndarray]
 ) -> None:
+    """Write one file; the values come one at a time, in the order of `specs`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, spec in specs.items():

@@ -23,7 +23,7 @@ def one_device():
 
 def read(directory):
     """Return the model of a workdir, and its parameters."""
-    return hf._restore(directory, None)
+    return hf.restore(directory, None)
 
 
 def batch_of(model, rng):

@@ -1,0 +1,106 @@
+"""Adapters in PEFT's files, and merged into the files of transformers."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from references import reference, write
+
+import lmjax
+from lmjax import init_from, models, workdir
+from lmjax.checkpoint import Checkpoints
+from lmjax.compress import lora
+from lmjax.config import ConfigError, parse
+from lmjax.interop import hf
+from lmjax.interop.peft import export_adapters
+
+torch = pytest.importorskip("torch", reason="the reference runs on torch")
+transformers = pytest.importorskip("transformers", reason="is the reference")
+peft = pytest.importorskip("peft", reason="reads the adapters")
+
+
+def adapted(directory, name, targets):
+    """Write transformers' model, and a workdir of it with random adapters."""
+    theirs = reference(name)
+    write(name, theirs, directory / "theirs")
+    hf.import_hf(directory / "theirs", directory / "base")
+    overrides = ["model.lora.rank=3", "model.lora.alpha=5", "data.source=none"]
+    config = parse(
+        {"init_from": str(directory / "base")},
+        [*overrides, "data.length=16", f"model.lora.targets={targets}"],
+        defaults=init_from.sections,
+    )
+    model = models.build(config.model, platform="cpu")
+    _, params = hf.restore(directory / "base", None)
+    rng = np.random.default_rng(0)
+    fresh = model.init(jax.random.key(0))
+
+    def join(new, old):
+        if not isinstance(new, dict):
+            return old
+        return {
+            name: rng.standard_normal(leaf.shape, np.float32)
+            if name in lora.NAMES
+            else join(leaf, old[name])
+            for name, leaf in new.items()
+        }
+
+    ours = directory / "ours"
+    ours.mkdir()
+    workdir.write_config(ours, config)
+    (ours / "tokenizer").symlink_to(directory / "base" / "tokenizer")
+    checkpoints = Checkpoints(ours, config.checkpoint)
+    checkpoints.save_params(join(fresh, params), step=0)
+    checkpoints.close()
+    return theirs, ours
+
+
+def logits(lm, tokens, source):
+    return np.asarray(lm.logits(tokens, **source))
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("llama", "('*attention.*', 'mlp.*')"),
+        ("gpt2", "('attention.out', 'mlp.*')"),
+        ("bart", "('*attention.query', '*attention.out')"),
+    ],
+)
+def test_peft_reads_what_we_trained(tmp_path, name, targets):
+    theirs, ours = adapted(tmp_path, name, targets)
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(3, 66, (2, 12))
+    source = {"source": rng.integers(3, 66, (2, 9))} if name == "bart" else {}
+    given = {"input_ids": torch.tensor(tokens)}
+    if source:
+        given = {
+            "input_ids": torch.tensor(source["source"]),
+            "decoder_input_ids": torch.tensor(tokens),
+        }
+    expected = logits(lmjax.load(ours), tokens, source)
+    before = logits(lmjax.load(tmp_path / "base"), tokens, source)
+    assert np.abs(expected - before).max() > 0.1
+    export_adapters(ours, tmp_path / "adapters")
+    files = {file.name for file in (tmp_path / "adapters").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors"}
+    with torch.no_grad():
+        model = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapters").eval()
+        found = model(**given).logits
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+    hf.export_hf(ours, tmp_path / "merged")
+    again = type(theirs).from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        merged = again(**given).logits
+    np.testing.assert_allclose(merged, expected, rtol=0, atol=3e-5)
+
+
+def test_what_peft_has_no_place_for(tmp_path):
+    _, ours = adapted(tmp_path, "gpt2", "('attention.query',)")
+    with pytest.raises(ConfigError, match=r"attention\.query is a part of .*c_attn"):
+        export_adapters(ours, tmp_path / "adapters")
+    with pytest.raises(ConfigError, match="has no adapters"):
+        export_adapters(tmp_path / "base", tmp_path / "adapters")
+    assert not (tmp_path / "adapters").exists()
+    assert json.loads((ours / "config.json").read_text())["model"]["lora"]["rank"] == 3
