@@ -137,7 +137,7 @@ def import_hf(
         if config.tokenizer.kind != "ids":  # the workdir stands alone
             kept = dataclasses.replace(config.tokenizer, path=str(target / "tokenizer"))
             config = dataclasses.replace(config, tokenizer=kept)
-        model, shardings = _place(config, mesh)
+        model, shardings = place(config, mesh)
         params = opened.read(model, shardings)
         checkpoints = Checkpoints(part, config.checkpoint)
         checkpoints.save_params(params, step=0)
@@ -272,7 +272,7 @@ def _locate(source: str, flag: str) -> Path:
         ) from error
 
 
-def _place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
+def place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
     """Return the model, and where its parameters go: split if their sizes allow it."""
     meshes = [mesh] if mesh is not None else [MeshConfig(data=1, fsdp=-1), MeshConfig()]
     for candidate in meshes:
@@ -291,7 +291,7 @@ def _place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
 def restore(source: Path, step: int | None) -> tuple[Model, Params]:
     """Return the model of a workdir and its parameters."""
     config = workdir.read_config(source)
-    model, shardings = _place(config, None)
+    model, shardings = place(config, None)
     like = sharding.placed(model.shapes, shardings)
     checkpoints = Checkpoints(source, config.checkpoint, read_only=True)
     ema = config.optim.ema_decay > 0
