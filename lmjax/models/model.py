@@ -173,7 +173,10 @@ def resolve(config: ModelConfig, *, platform: str) -> ModelConfig:
     attention = config.attention
     if attention == "auto":
         attention = "xla" if obstacle else "cudnn"
-        log.info("attention: %s (cudnn %s)", attention, obstacle or "can serve it")
+        # Only a GPU leaves a choice that is worth a line to everyone.
+        level = logging.INFO if platform == "gpu" else logging.DEBUG
+        why = obstacle or "can serve it"
+        log.log(level, "attention: %s (cudnn %s)", attention, why)
     elif attention == "cudnn" and obstacle:
         raise ConfigError(f"config.model.attention = 'cudnn': {obstacle}")
     return dataclasses.replace(

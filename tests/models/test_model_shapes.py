@@ -20,7 +20,7 @@ def build(**model):
     sections = {
         "model": model,
         "tokenizer": {"kind": "bytes"},
-        "data": {"source": "python_stdlib"},
+        "data": {"source": "none", "length": 512},
     }
     return models.build(parse(sections).model, platform="cpu")
 
@@ -48,12 +48,66 @@ LLAMA_3_8B = {
     "rope_theta": 500_000.0,
     "tie_embeddings": False,
 }
+POST_NORM = {
+    "position": "learned",
+    "norm": "layernorm",
+    "norm_place": "post",
+    "embedding_norm": True,
+    "activation": "gelu",
+    "gated": False,
+    "use_bias": True,
+}
+BERT_BASE = {
+    **POST_NORM,
+    "kind": "encoder",
+    "vocab_size": 30522,
+    "max_length": 512,
+    "num_token_types": 2,
+    "pooler": True,
+    "mlm_head": False,
+}
+BART_BASE = {
+    **POST_NORM,
+    "kind": "encoder_decoder",
+    "vocab_size": 50265,
+    "num_layers": 6,
+    "max_length": 1024,
+    "position_offset": 2,
+}
+T5_BASE = {
+    "kind": "encoder_decoder",
+    "vocab_size": 32128,
+    "max_length": 512,
+    "position": "relative",
+    "mlp_dim": 3072,
+    "gated": False,
+    "activation": "relu",
+}
+T5_BASE_11 = {**T5_BASE, "mlp_dim": 2048, "gated": True, "tie_embeddings": False}
+GEMMA_2_2B = {
+    "vocab_size": 256_000,
+    "dim": 2304,
+    "num_layers": 26,
+    "num_heads": 8,
+    "num_kv_heads": 4,
+    "head_dim": 256,
+    "mlp_dim": 9216,
+    "norm": "rmsnorm1p",
+    "norm_place": "both",
+}
+PUBLISHED = {
+    "gpt2_small": (GPT2_SMALL, 124_439_808),
+    "llama_3_8b": (LLAMA_3_8B, 8_030_261_248),
+    "gemma_2_2b": (GEMMA_2_2B, 2_614_341_888),
+    "bert_base": (BERT_BASE, 109_482_240),
+    "bart_base": (BART_BASE, 139_420_416),
+    "t5_base": (T5_BASE, 222_903_552),
+    "t5_v1_1_base": (T5_BASE_11, 247_577_856),
+}
 
 
 @pytest.mark.parametrize(
-    ("config", "published"),
-    [(GPT2_SMALL, 124_439_808), (LLAMA_3_8B, 8_030_261_248)],
-    ids=["gpt2_small", "llama_3_8b"],
+    ("config", "published"), PUBLISHED.values(), ids=PUBLISHED.keys()
 )
 def test_full_size_models_have_the_published_size(config, published):
     assert count(build(**config)) == published
