@@ -20,6 +20,7 @@ from lmjax.model_config import (
     Fraction,
     ModelConfig,
     NonNegative,
+    Rate,
     derived,
 )
 from lmjax.parsing import (
@@ -78,7 +79,7 @@ class TokenizerConfig:
     vocab_size: CountOrZero = 0  # 0: what `path` or the bytes have
     bos: bool = True  # begin each document with a token that is never predicted
     lossless: bool = True  # byte fallback, white space kept, no normalization
-    num_training_bytes: Count = 4_000_000  # of text sampled to train on
+    num_training_bytes: Annotated[int, Range(1, below=1 << 40)] = 4_000_000  # sampled
     mask: bool = False  # have a token that stands for one to be guessed
     num_sentinels: CountOrZero = 0  # tokens that stand for spans to be guessed
 
@@ -162,8 +163,8 @@ class OptimConfig:
     warmup_steps: CountOrZero = runtime(0)
     final_fraction: Fraction = runtime(0.1)  # of learning_rate, where a decay ends
     decay_fraction: Fraction = runtime(0.2)  # wsd: the last part of the run
-    b1: Fraction = runtime(0.9)  # sgd, muon: momentum
-    b2: Fraction = runtime(0.95)
+    b1: Rate = runtime(0.9)  # sgd, muon: momentum
+    b2: Rate = runtime(0.95)
     epsilon: NonNegative = runtime(1e-8)
     weight_decay: NonNegative = runtime(0.1)
     decay_kinds: tuple[Literal["kernel", "embedding", "scale", "bias"], ...] = runtime(
@@ -172,8 +173,38 @@ class OptimConfig:
     clip_norm: NonNegative = runtime(1.0)  # 0: no clipping
     frozen: tuple[str, ...] = ()  # patterns of parameters, "decoder.blocks.*"; not to
     trainable: tuple[str, ...] = ()  # learn, but for these; with LoRA all but adapters
-    ema_decay: Fraction = 0.0  # 0: no average of the parameters is kept
+    ema_decay: Rate = 0.0  # 0: no average of the parameters is kept
     on_nonfinite: Literal["stop", "skip"] = runtime("stop")
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is set, but not read by this optimizer or schedule."""
+        for chooser, table in (("name", OPTIMIZER_READS), ("schedule", SCHEDULE_READS)):
+            chosen = getattr(self, chooser)
+            for leaf in sorted(set().union(*table.values()) - table[chosen]):
+                if getattr(self, leaf) != getattr(OptimConfig, leaf):
+                    yield (
+                        f"{path}.{leaf} = {getattr(self, leaf)}: {path}.{chooser} = "
+                        f"{chosen!r} does not read it; leave it out"
+                    )
+        if self.trainable and not self.frozen:
+            yield f"{path}.trainable = {self.trainable}: needs {path}.frozen"
+
+
+# Which leaves of `OptimConfig` each choice reads, of those that not all do.
+OPTIMIZER_READS: dict[str, set[str]] = {
+    "adamw": {"b1", "b2", "epsilon"},
+    "adafactor": set(),
+    "lion": {"b1", "b2"},
+    "muon": {"b1", "b2", "epsilon"},  # the last two where it is AdamW
+    "sgd": {"b1"},
+}
+SCHEDULE_READS: dict[str, set[str]] = {
+    "constant": set(),
+    "cosine": {"final_fraction"},
+    "linear": {"final_fraction"},
+    "inverse_sqrt": set(),
+    "wsd": {"final_fraction", "decay_fraction"},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,7 +243,7 @@ class EvalConfig:
 
     every_steps: CountOrZero = 1000  # 0: only at the end
     batch_size: CountOrZero = 0  # 0: the training batch size
-    num_batches: CountOrZero = 0  # 0: every held-out token exactly once
+    num_batches: CountOrZero = 0  # spread over the split; 0: every token exactly once
     patience: CountOrZero = 0  # evaluations without a better best_metric; 0: no limit
     compressors: bool = False  # print gzip -9 and xz -9 on the held-out text beside
 
@@ -241,7 +272,7 @@ class LogConfig:
 class Config:
     """One experiment."""
 
-    seed: CountOrZero = 0
+    seed: Annotated[int, Range(0, below=1 << 32)] = 0
     num_steps: Count = runtime(1000)
     batch_size: Count = 8  # sequences, over all devices
     num_microbatches: Count = runtime(1)  # the batch is worked off in so many parts
@@ -292,9 +323,17 @@ class Config:
                     f"{path}.model.{axis} = {getattr(self.model, axis)}: must be a "
                     f"multiple of {path}.mesh.tensor = {self.mesh.tensor}"
                 )
+        if self.eval.num_batches and self.checkpoint.best_metric in WHOLE_TEXT_METRICS:
+            yield (
+                f"{path}.checkpoint.best_metric = {self.checkpoint.best_metric!r}: is "
+                f"of the whole text; leave {path}.eval.num_batches out, or take 'loss'"
+            )
         if self.eval.patience and not self.checkpoint.best_metric:
             yield f"{path}.eval.patience: needs {path}.checkpoint.best_metric"
 
+
+# What evaluation tells only when it has read all of a split.
+WHOLE_TEXT_METRICS = ("word_perplexity", "bits_per_byte")
 
 Defaults = Callable[[str], Mapping[str, Any]]
 

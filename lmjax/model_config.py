@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 
 from lmjax.parsing import Range, nearest, runtime
 
-Count = Annotated[int, Range(1)]
-CountOrZero = Annotated[int, Range(0)]
+Count = Annotated[int, Range(1, below=1 << 31)]  # steps are counted in int32
+CountOrZero = Annotated[int, Range(0, below=1 << 31)]
+Width = Annotated[int, Range(1, below=1 << 20)]
+WidthOrZero = Annotated[int, Range(0, below=1 << 20)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
+Rate = Annotated[float, Range(0, below=1)]  # all of it dropped, or kept, leaves NaN
 
 
 # The matrices of a block, which adapters can be added to.
@@ -25,7 +28,7 @@ MATRICES = (
 class LoraConfig:
     """Low-rank adapters beside a block's matrices (Hu et al. 2021)."""
 
-    rank: CountOrZero = 0  # 0: no adapters
+    rank: WidthOrZero = 0  # 0: no adapters
     alpha: NonNegative = 16.0  # their product is scaled by alpha / rank
     targets: tuple[str, ...] = ("*attention.query", "*attention.value")  # of MATRICES
 
@@ -49,12 +52,12 @@ class TransformerConfig:
     """What all Transformers are described by."""
 
     vocab_size: CountOrZero = 0  # 0: as many as the tokenizer has
-    dim: Count = 768
-    num_layers: Count = 12
-    num_heads: Count = 12
-    num_kv_heads: CountOrZero = 0  # 0: as many as num_heads
-    head_dim: CountOrZero = 0  # 0: dim / num_heads
-    mlp_dim: CountOrZero = 0  # 0: 4 * dim
+    dim: Width = 768
+    num_layers: Width = 12
+    num_heads: Width = 12
+    num_kv_heads: WidthOrZero = 0  # 0: as many as num_heads
+    head_dim: WidthOrZero = 0  # 0: dim / num_heads
+    mlp_dim: WidthOrZero = 0  # 0: 4 * dim
     max_length: Count = 1024
     position: Literal["learned", "sinusoidal", "rope", "relative"] = "rope"
     position_offset: CountOrZero = 0  # rows of the learned table before position 0
@@ -83,8 +86,8 @@ class TransformerConfig:
     logit_softcap: NonNegative = 0.0  # 0: none
     tie_embeddings: bool = True
     head_bias: bool = False  # one number added to the logit of each id
-    dropout: Fraction = 0.0
-    attention_dropout: Fraction = 0.0
+    dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
     lora: LoraConfig = LoraConfig()
     dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
     scan_layers: Literal["auto", True, False] = runtime("auto")
@@ -157,7 +160,7 @@ class EncoderDecoderConfig(TransformerConfig):
     """A Transformer that reads a source and writes a target, such as T5 and BART."""
 
     kind: Literal["encoder_decoder"] = "encoder_decoder"
-    num_encoder_layers: CountOrZero = 0  # 0: as many as num_layers
+    num_encoder_layers: WidthOrZero = 0  # 0: as many as num_layers
     start_id: CountOrZero = 0  # what the decoder reads before the first token
     scale_logits: bool = False  # hidden states by 1 / sqrt(dim) before the head
 

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import math
 import sys
 import traceback
 import types
@@ -22,15 +23,20 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The closed interval that a number must lie in."""
+    """What a number must lie in: from `low` to `high`, and strictly below `below`."""
 
-    low: float = float("-inf")
-    high: float = float("inf")
+    low: float = -math.inf
+    high: float = math.inf
+    below: float = math.inf
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high and number < self.below
 
     def __str__(self) -> str:
-        if self.high == float("inf"):
-            return f">= {self.low:g}"
-        return f"in [{self.low:g}, {self.high:g}]"
+        if self.high < math.inf:
+            return f"in [{self.low:g}, {self.high:g}]"
+        limit = f", < {self.below}" if self.below < math.inf else ""
+        return f">= {self.low:g}{limit}"
 
 
 T = TypeVar("T")
@@ -87,7 +93,7 @@ def apply_override(
     """Put `a.b=value` into `nested`, as the fields of the dataclass `root` read it."""
     path, equals, value = text.partition("=")
     if not equals:
-        mistakes.append(f"config.{path}: an override is written config.{path}=VALUE")
+        mistakes.append(f"config.{path}: an override is written --config.{path}=VALUE")
         return
     *sections, leaf = path.split(".")
     kind = root
@@ -107,6 +113,8 @@ def apply_override(
         return
     for name in sections:
         nested = nested.setdefault(name, {})
+        if not isinstance(nested, dict):
+            return  # `build` says that this is no section
     nested[leaf] = value if kind is str else _literal(value)
 
 
@@ -117,8 +125,8 @@ def _literal(text: str) -> Any:
         return words[text.lower()]
     try:
         return plain(ast.literal_eval(text))
-    except (ValueError, SyntaxError):
-        return text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text  # {[]: 1} is no value, and brackets can be too deep for Python
 
 
 def build(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
@@ -180,7 +188,7 @@ def _convert(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
     allowed = kind
     if typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)  # 1e6 steps
@@ -195,9 +203,10 @@ def _fits(allowed: Any, kind: Any, value: Any) -> bool:
         return any(value == c and type(value) is type(c) for c in choices)
     if not isinstance(kind, type) or type(value) is not kind:
         return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     if typing.get_origin(allowed) is Annotated:
-        limits = typing.get_args(allowed)[1]
-        return limits.low <= value <= limits.high
+        return value in typing.get_args(allowed)[1]
     return True
 
 
@@ -213,7 +222,12 @@ def _expected(kind: Any, value: Any) -> str:
     return f"must be {_NAMES[kind]}"
 
 
-_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+_NAMES = {
+    int: "an integer",
+    float: "a finite number",
+    str: "a string",
+    bool: "true or false",
+}
 
 
 def _fields(kind: Any) -> dict[str, Any]:

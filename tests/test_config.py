@@ -64,7 +64,7 @@ def test_override(override, value):
         ("model.dim=1.5", ["config.model.dim = 1.5", "integer"]),
         ("model.dim=true", ["config.model.dim = True", "integer"]),
         ("model=3", ["config.model", "section"]),
-        ("model.dropout=1.5", ["config.model.dropout = 1.5", "[0, 1]"]),
+        ("model.dropout=1.5", ["config.model.dropout = 1.5", ">= 0, < 1"]),
         ("optim.name=adamm", ["'adamm'", "adafactor", "did you mean 'adamw'"]),
         ("model.scan_layers=maybe", ["'maybe'", "auto, True, False"]),
         ("model.num_heads=7", ["num_heads = 7", "config.model.dim = 768"]),
