@@ -136,12 +136,23 @@ def _adamw(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
 
 
 def _adafactor(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
-    """Shazeer and Stern 2018: updates relative to each parameter's size."""
+    """Shazeer and Stern 2018: updates relative to each parameter's size.
+
+    Layers are stacked, so optax's own root mean squares would be over all of them.
+    """
+    clip = lambda axes, u: u / jnp.maximum(_layer_rms(axes, u), 1.0)
+    relative = lambda axes, u, p: u * jnp.maximum(_layer_rms(axes, p), 1e-3)
     return optax.chain(
         optax.scale_by_factored_rms(),
-        optax.clip_by_block_rms(1.0),
-        optax.scale_by_param_block_rms(),
+        optax.stateless(lambda us, _: _with_axes(clip, axes, us)),
+        optax.stateless(lambda us, ps: _with_axes(relative, axes, us, ps)),
     )
+
+
+def _layer_rms(axes: tuple[str, ...], x: Array) -> Array:
+    """Return the root mean square of a parameter, of each layer's for itself."""
+    dims = tuple(i for i, axis in enumerate(axes) if axis != "layers")
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=dims, keepdims=True))
 
 
 def _lion(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
@@ -211,6 +222,12 @@ def _kind(path: Any) -> str:
     """Return what a parameter is: its last name (kernel, embedding, scale, bias)."""
     name = str(path[-1].key)
     return "kernel" if name in ("lora_a", "lora_b") else name
+
+
+def _with_axes(function: Callable[..., Array], axes: Axes, *trees: Params) -> Any:
+    """Map over trees of parameters, each leaf after its axes."""
+    is_axes = lambda x: isinstance(x, tuple)
+    return jax.tree.map(function, axes, *trees, is_leaf=is_axes)
 
 
 def _map_axes(function: Callable[[Any, Any], Any], axes: Axes) -> Any:
