@@ -11,12 +11,10 @@ from lmjax.types import Array
 class LayerNorm(nnx.Module):
     """Layer normalisation (Ba et al. 2016)."""
 
-    def __init__(
-        self, key: Array, size: int, *, epsilon: float, bias: bool, axis: str = "norm"
-    ) -> None:
+    def __init__(self, key: Array, size: int, *, epsilon: float, bias: bool) -> None:
         self.epsilon = epsilon
-        self.scale = param(key, [size], axes=[axis], init=ones)
-        self.bias = param(key, [size], axes=[axis], init=zeros) if bias else None
+        self.scale = param(key, [size], axes=["norm"], init=ones)
+        self.bias = param(key, [size], axes=["norm"], init=zeros) if bias else None
 
     def __call__(self, x: Array) -> Array:
         """Return `x` with zero mean and unit variance, scaled and shifted."""
@@ -33,13 +31,11 @@ class RMSNorm(nnx.Module):
     With `offset` 1 the scale is stored less 1, as in Gemma: it decays towards 1.
     """
 
-    def __init__(
-        self, key: Array, size: int, *, epsilon: float, offset: float, axis: str
-    ) -> None:
+    def __init__(self, key: Array, size: int, *, epsilon: float, offset: float) -> None:
         self.epsilon = epsilon
         self.offset = offset
         init = zeros if offset else ones
-        self.scale = param(key, [size], axes=[axis], init=init)
+        self.scale = param(key, [size], axes=["norm"], init=init)
 
     def __call__(self, x: Array) -> Array:
         """Return `x` with unit mean square, scaled."""
@@ -50,10 +46,10 @@ class RMSNorm(nnx.Module):
 
 
 def make_norm(
-    key: Array, kind: str, size: int, *, epsilon: float, bias: bool, axis: str = "norm"
+    key: Array, kind: str, size: int, *, epsilon: float, bias: bool
 ) -> LayerNorm | RMSNorm:
     """Return the norm that a config names; only LayerNorm has a bias."""
     if kind == "layernorm":
-        return LayerNorm(key, size, epsilon=epsilon, bias=bias, axis=axis)
+        return LayerNorm(key, size, epsilon=epsilon, bias=bias)
     offset = 1.0 if kind == "rmsnorm1p" else 0.0
-    return RMSNorm(key, size, epsilon=epsilon, offset=offset, axis=axis)
+    return RMSNorm(key, size, epsilon=epsilon, offset=offset)
