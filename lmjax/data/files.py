@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lmjax.config import ConfigError, nearest
-from lmjax.data.documents import decode, digest
+from lmjax.data.documents import decode, digest, reading
+from lmjax.data.line_index import LineIndex
 
 _WHOLE_BYTES = 256 << 20
 _END_BYTES = 64 << 10
@@ -27,7 +26,7 @@ class _OnDisk:
 
     @functools.cached_property
     def _contents(self) -> list[str]:
-        return _contents(self._paths)
+        return _contents(self._paths, path=self._path)
 
 
 class Files(_OnDisk):
@@ -38,16 +37,19 @@ class Files(_OnDisk):
 
     def __getitem__(self, index: int, /) -> str:
         file = self._paths[index]
-        try:
+        with reading(file, path=self._path):
             raw = file.read_bytes()
-        except OSError as error:
-            raise _unreadable(file, error, path=self._path) from error
         return decode(
             raw,
             where=lambda: str(file),
             on_bad_text=self._on_bad_text,
             path=self._path,
         )
+
+    def size(self, index: int, /) -> int:
+        """Return the bytes of one file."""
+        with reading(self._paths[index], path=self._path):
+            return self._paths[index].stat().st_size
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
@@ -57,27 +59,28 @@ class Files(_OnDisk):
 class Lines(_OnDisk):
     """One document for each line that is not blank; white space around it is cut.
 
-    The files are scanned once for where their lines begin, then read at random.
+    When first needed the files are scanned, once, for where their lines begin.
     """
 
     def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
         super().__init__(paths, on_bad_text=on_bad_text, path=path)
-        starts = [_line_starts(file, path=path) for file in self._paths]
-        self._first = np.cumsum([0, *map(len, starts)])  # first document of each file
-        self._starts = np.concatenate(starts)
+        self._index = LineIndex(self._paths, path=path)
         self._maps: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._index)
 
     def __getitem__(self, index: int, /) -> str:
-        file, start, stop = self._find(index)
         return decode(
-            self._map(file)[start:stop].strip(),
+            self._line(index),
             where=lambda: self._where(index),
             on_bad_text=self._on_bad_text,
             path=self._path,
         )
+
+    def size(self, index: int, /) -> int:
+        """Return the bytes of one line."""
+        return len(self._line(index))
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
@@ -86,16 +89,20 @@ class Lines(_OnDisk):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}  # memory maps do not travel
 
+    def _line(self, index: int) -> bytes:
+        file, start, stop = self._find(index)
+        return self._map(file)[start:stop].strip()
+
     def _find(self, index: int) -> tuple[int, int, int]:
         """Return a line's file, and the bytes at which it begins and ends."""
-        start = int(self._starts[index])
-        file = int(np.searchsorted(self._first, index, side="right")) - 1
+        file, start = self._index.find(index)
         stop = self._map(file).find(b"\n", start)
         return file, start, stop if stop >= 0 else len(self._map(file))
 
     def _map(self, file: int) -> mmap.mmap:
         if file not in self._maps:
-            with self._paths[file].open("rb") as opened:
+            name = self._paths[file]
+            with reading(name, path=self._path), name.open("rb") as opened:
                 self._maps[file] = mmap.mmap(
                     opened.fileno(), 0, access=mmap.ACCESS_READ
                 )
@@ -122,12 +129,22 @@ class JsonLines(Lines):
             record = json.loads(super().__getitem__(index))
         except json.JSONDecodeError as error:
             raise ConfigError(f"{self._where(index)}: not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:  # huge numbers, deep brackets
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(
+                f"{self._where(index)}: cannot be read: {error}"
+            ) from error
         if not isinstance(record, dict):
             raise ConfigError(f"{self._where(index)}: not a JSON object")
         if not isinstance(record.get(self._field), str):
             raise ConfigError(self._no_text(index, record))
         text = record[self._field]
         return text if _is_unicode(text) else self._mend(index, text)
+
+    def size(self, index: int, /) -> int:
+        """Return the bytes of one record's text."""
+        return len(self[index].encode())
 
     def fingerprint(self) -> str:
         """Hash the files and the name of the field."""
@@ -152,20 +169,6 @@ class JsonLines(Lines):
         )
 
 
-def _line_starts(file: Path, *, path: str) -> np.ndarray:
-    """Return the byte offset of each line that is not blank."""
-    starts, position = [], 0
-    try:
-        with file.open("rb") as lines:
-            for line in lines:
-                if not line.isspace():
-                    starts.append(position)
-                position += len(line)
-    except OSError as error:
-        raise _unreadable(file, error, path=path) from error
-    return np.array(starts, np.int64)
-
-
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -174,22 +177,22 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _unreadable(file: Path, error: OSError, *, path: str) -> ConfigError:
-    return ConfigError(f"{path}: cannot read {file}: {error.strerror}")
-
-
-def _contents(files: Sequence[Path]) -> list[str]:
+def _contents(files: Sequence[Path], *, path: str) -> list[str]:
     """Hash each file: whole if all are small together, else its size and its ends.
 
     Neither times nor places count, so a corpus may be copied or moved.
     """
-    whole = sum(file.stat().st_size for file in files) <= _WHOLE_BYTES
-    return [_hash(file, whole=whole) for file in files]
+    sizes = []
+    for file in files:
+        with reading(file, path=path):
+            sizes.append(file.stat().st_size)
+    whole = sum(sizes) <= _WHOLE_BYTES
+    return [_hash(file, whole=whole, path=path) for file in files]
 
 
-def _hash(file: Path, *, whole: bool) -> str:
-    size = file.stat().st_size
-    with file.open("rb") as opened:
+def _hash(file: Path, *, whole: bool, path: str) -> str:
+    with reading(file, path=path), file.open("rb") as opened:
+        size = file.stat().st_size
         read = hashlib.sha256(str(size).encode())
         read.update(opened.read(size if whole else _END_BYTES))
         opened.seek(max(opened.tell(), size - _END_BYTES))

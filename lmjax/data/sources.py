@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from lmjax.config import ConfigError, SourceConfig
-from lmjax.data.documents import Documents, HeldOut
+from lmjax.data.documents import Checked, Documents, HeldOut
 from lmjax.data.files import Files, JsonLines, Lines
 from lmjax.data.tfds_source import open_tfds
 
@@ -27,36 +27,48 @@ _NOT_LIBRARY = {
 }
 
 
+Opener = Callable[[Split], Documents | None]
+
+
 def open_source(
     config: SourceConfig, *, split: Split, path: str = "config.data"
 ) -> Documents | None:
     """Open the documents of one split; None where the source has no such split.
 
+    The rest as for `open_splits`.
+    """
+    return open_splits(config, splits=(split,), path=path).get(split)
+
+
+def open_splits(
+    config: SourceConfig, *, splits: Sequence[Split], path: str = "config.data"
+) -> dict[Split, Documents]:
+    """Open the documents of the splits there are; what they share is opened once.
+
     Args:
       config: any source but a mixture.
-      split: "train", "valid" or "test".
+      splits: of "train", "valid" and "test".
       path: where `config` stands, for the text of errors.
 
     Raises:
-      ConfigError: nothing matches, a file cannot be read, or there is no text.
+      ConfigError: nothing matches. That a file cannot be read, or that there is no
+        text, is found when documents are counted or read.
     """
-    documents = SOURCES[config.source](config, split=split, path=path)
-    if documents is None:
-        return None
-    if not len(documents):
-        raise ConfigError(_empty(config, split=split, path=path))
-    if not any(documents[i] for i in range(len(documents))):  # ends at the first text
-        raise ConfigError(
-            f"{path}.path = {config.path!r}: every document for {split} is empty"
+    opener = SOURCES[config.source](config, path=path)
+    found = {split: opener(split) for split in splits}
+    return {
+        split: Checked(
+            documents,
+            none=_empty(config, split=split, path=path),
+            no_text=f"{path}.path = {config.path!r}: every document for {split} is "
+            "empty",
         )
-    return documents
+        for split, documents in found.items()
+        if documents is not None
+    }
 
 
-def _python_stdlib(
-    config: SourceConfig, *, split: Split, path: str
-) -> Documents | None:
-    if split == "test":
-        return None
+def _python_stdlib(config: SourceConfig, *, path: str) -> Opener:
     root = Path(sysconfig.get_path("stdlib"))
     files = sorted(
         file
@@ -64,45 +76,52 @@ def _python_stdlib(
         if not _NOT_LIBRARY.intersection(file.relative_to(root).parts)
     )
     documents = Files(files, on_bad_text=config.on_bad_text, path=path)
-    return _hold_out(documents, config, split=split)
+    hold_out = functools.partial(_hold_out, documents, config)
+    return lambda split: None if split == "test" else hold_out(split=split)
 
 
-def _text(config: SourceConfig, *, split: Split, path: str) -> Documents | None:
+def _text(config: SourceConfig, *, path: str) -> Opener:
     kind = Files if config.document == "file" else Lines
     opener = functools.partial(kind, on_bad_text=config.on_bad_text, path=path)
-    return _from_globs(opener, config, split=split, path=path)
+    return _from_globs(opener, config, path=path)
 
 
-def _jsonl(config: SourceConfig, *, split: Split, path: str) -> Documents | None:
+def _jsonl(config: SourceConfig, *, path: str) -> Opener:
     opener = functools.partial(
         JsonLines, field=config.field, on_bad_text=config.on_bad_text, path=path
     )
-    return _from_globs(opener, config, split=split, path=path)
+    return _from_globs(opener, config, path=path)
 
 
-SOURCES: dict[str, Callable[..., Documents | None]] = {
+SOURCES: dict[str, Callable[..., Opener]] = {
     "python_stdlib": _python_stdlib,
     "text": _text,
     "jsonl": _jsonl,
-    "tfds": open_tfds,
+    "tfds": lambda config, *, path: functools.partial(_tfds, config, path=path),
 }
 
 
+def _tfds(config: SourceConfig, split: Split, *, path: str) -> Documents | None:
+    return open_tfds(config, split=split, path=path)
+
+
 def _from_globs(
-    opener: Callable[[Sequence[Path]], Documents],
-    config: SourceConfig,
-    *,
-    split: Split,
-    path: str,
-) -> Documents | None:
+    opener: Callable[[Sequence[Path]], Documents], config: SourceConfig, *, path: str
+) -> Opener:
     """Open the files given for a split, or what of `path` is held out for it."""
-    leaf = {"train": "path", "valid": "valid_path", "test": "test_path"}[split]
-    if split == "test" and not config.test_path:
-        return None
-    if not config.valid_path and split != "test":
-        documents = opener(_glob(config.path, path=f"{path}.path"))
-        return _hold_out(documents, config, split=split)
-    return opener(_glob(getattr(config, leaf), path=f"{path}.{leaf}"))
+
+    @functools.cache
+    def given(leaf: str) -> Documents:
+        return opener(_glob(getattr(config, leaf), path=f"{path}.{leaf}"))
+
+    def open_split(split: Split) -> Documents | None:
+        if split == "test":
+            return given("test_path") if config.test_path else None
+        if not config.valid_path:
+            return _hold_out(given("path"), config, split=split)
+        return given("path" if split == "train" else "valid_path")
+
+    return open_split
 
 
 def _hold_out(documents: Documents, config: SourceConfig, *, split: Split) -> Documents:

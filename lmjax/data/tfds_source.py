@@ -40,6 +40,10 @@ class Tfds:
             path=self._path,
         )
 
+    def size(self, index: int, /) -> int:
+        """Return the bytes of one example's text."""
+        return len(self[index].encode())
+
     def fingerprint(self) -> str:
         """Hash the name, version, split and size."""
         return digest("tfds", self._identity, self._field, self._on_bad_text)

@@ -11,6 +11,9 @@ from lmjax.data.tokenizer import Bytes
 class Texts(list):
     """Documents in memory."""
 
+    def size(self, index):
+        return len(self[index].encode())
+
     def fingerprint(self):
         return hashlib.sha256(repr(list(self)).encode()).hexdigest()
 
