@@ -15,15 +15,16 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmjax.config import ConfigError
+from lmjax.data import encoding
 from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import Documents, estimate_bytes
-from lmjax.data.special_ids import present
 from lmjax.data.token_store import (
     MANIFEST,
     VERSION,
@@ -35,7 +36,6 @@ from lmjax.data.tokenizer import Tokenizer
 
 _SHARD_BYTES = 2_000_000  # of text; a smaller corpus is not worth a process
 _MAX_SHARDS = 1024
-_BATCH = 64  # documents encoded at once
 _QUIET_SECONDS = 3.0  # a shorter build shows no progress
 
 _log = logging.getLogger(__name__)
@@ -79,10 +79,10 @@ class Plan:
         try:
             noted = json.loads(files.counts.read_text())
             counts = Counts(**noted["counts"])
+            up_to_date = noted["made_from"] == self.made_from
+            complete = files.hold(counts, dtype=self.dtype)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        up_to_date = noted["made_from"] == self.made_from
-        complete = files.hold(counts, dtype=self.dtype)
         return counts if up_to_date and complete else None
 
 
@@ -116,6 +116,14 @@ def identity(documents: Documents, tokenizer: Tokenizer) -> str:
     """Hash what decides the tokens of a store."""
     both = f"{VERSION} {documents.fingerprint()} {tokenizer.fingerprint()}"
     return hashlib.sha256(both.encode()).hexdigest()
+
+
+def kept_identity(directory: str | Path) -> str:
+    """Return what the store of a directory notes of `identity`; "" if there is none."""
+    try:
+        return str(json.loads((Path(directory) / MANIFEST).read_text())["made_from"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def build_store(
@@ -182,10 +190,10 @@ def finish(plan: Plan) -> TokenStore:
 def _open_if_current(directory: Path, made_from: str) -> TokenStore | None:
     """Open the store if it holds the right tokens; say so if it is damaged."""
     try:
-        store = TokenStore.open(directory)
+        store = TokenStore(directory)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         _log.warning("%s: damaged, will be built again: %s", directory, error)
         return None
     return store if store.made_from == made_from else None
@@ -216,6 +224,12 @@ def _build_in_processes(
         waiting = [pool.submit(_work, shard) for shard in shards]
         for future in futures.as_completed(waiting):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise ConfigError(
+            f"{plan.directory}: a process that tokenizes was killed, as happens when "
+            "memory runs out; run again to go on, with a smaller "
+            f"config.data.num_store_workers (now {num_workers})"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -242,10 +256,10 @@ def _build_shard(plan: Plan, shard: int) -> int:
     files.counts.unlink(missing_ok=True)
     counts, offsets = Counts(), [np.zeros(0, np.int64)]
     with _written_whole(files.tokens) as out:
-        for texts in _batched_texts(plan.documents, plan.documents_of(shard)):
-            tokens, starts = _join(texts, tokenizer=plan.tokenizer)
+        for parts in encoding.batches(plan.documents, plan.documents_of(shard)):
+            tokens, starts = encoding.join(parts, tokenizer=plan.tokenizer)
             offsets.append(starts + counts.num_tokens)
-            counts += _count(texts, num_tokens=len(tokens))
+            counts += encoding.count(parts, num_tokens=len(tokens))
             out.write(tokens.astype(plan.dtype).tobytes())
     with _written_whole(files.offsets) as out:
         out.write(np.concatenate(offsets).astype("<i8").tobytes())
@@ -253,31 +267,6 @@ def _build_shard(plan: Plan, shard: int) -> int:
     with _written_whole(files.counts) as out:
         out.write(json.dumps(noted).encode())
     return counts.num_documents
-
-
-def _batched_texts(documents: Documents, indices: range) -> Iterator[list[str]]:
-    for start in range(0, len(indices), _BATCH):
-        yield [documents[i] for i in indices[start : start + _BATCH]]
-
-
-def _join(
-    texts: Sequence[str], *, tokenizer: Tokenizer
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens of texts, any EOS after each, and where each text begins."""
-    eos = np.array(present(tokenizer.eos_id), np.int32)
-    encoded = tokenizer.encode_batch(texts)
-    ends = np.cumsum([len(tokens) + len(eos) for tokens in encoded])
-    tokens = np.concatenate([part for tokens in encoded for part in (tokens, eos)])
-    return tokens, np.concatenate([[0], ends[:-1]]).astype(np.int64)
-
-
-def _count(texts: Sequence[str], *, num_tokens: int) -> Counts:
-    return Counts(
-        num_documents=len(texts),
-        num_tokens=num_tokens,
-        num_bytes=sum(len(text.encode()) for text in texts),
-        num_words=sum(len(text.split()) for text in texts),
-    )
 
 
 def _finish(plan: Plan) -> TokenStore:
@@ -294,7 +283,7 @@ def _finish(plan: Plan) -> TokenStore:
     with _written_whole(plan.directory / MANIFEST) as out:
         out.write(json.dumps(manifest, indent=1).encode())
     _remove_leftovers(plan)
-    return TokenStore.open(plan.directory)
+    return TokenStore(plan.directory)
 
 
 def _remove_leftovers(plan: Plan) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 
 
@@ -90,21 +90,19 @@ class TokenStore:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         manifest = json.loads((self.directory / MANIFEST).read_text())
-        if manifest.get("version") != VERSION:
-            raise ValueError(f"version {manifest.get('version')}, not {VERSION}")
-        self.made_from: str = manifest["made_from"]
-        self._dtype = np.dtype(manifest["dtype"])
-        self._shards = [Counts(**shard) for shard in manifest["shards"]]
-        self.counts = sum(self._shards, Counts())
+        try:
+            if manifest["version"] != VERSION:
+                raise ValueError(f"version {manifest['version']}, not {VERSION}")
+            self.made_from: str = manifest["made_from"]
+            self._dtype = np.dtype(manifest["dtype"])
+            self._shards = [Counts(**shard) for shard in manifest["shards"]]
+            self.counts = sum(self._shards, Counts())
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{MANIFEST} is not one of a store: {error!r}") from error
         self._first = np.cumsum([0, *(shard.num_tokens for shard in self._shards)])
         self._maps: dict[str, np.ndarray] = {}
         for shard in range(len(self._shards)):
             self._check_sizes(shard)
-
-    @classmethod
-    def open(cls, directory: str | Path) -> "TokenStore":
-        """Open the store of a directory."""
-        return cls(directory)
 
     @property
     def num_tokens(self) -> int:

@@ -119,7 +119,7 @@ def test_a_killed_build_goes_on(tmp_path, texts):
     (tmp_path / "00001-of-00004.tokens.99.partial").write_bytes(b"half")
     (tmp_path / "00003-of-00004.tokens").write_bytes(b"no counts vouch for this")
     with pytest.raises(FileNotFoundError):
-        TokenStore.open(tmp_path)
+        TokenStore(tmp_path)
     before = times(tmp_path)
     store = build_store(tmp_path, **options, num_workers=1)
     np.testing.assert_array_equal(store.read(0, 99), stream_of(documents))
