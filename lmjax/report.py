@@ -13,7 +13,8 @@ from rich.table import Table
 
 from lmjax import flops, models, sharding, tasks, workdir
 from lmjax.config import Config, ConfigError, parse, to_dict
-from lmjax.data import pipeline
+from lmjax.data import kept_stores, pipeline
+from lmjax.data.tokenizer import Tokenizer
 from lmjax.evaluate import evaluate_split
 from lmjax.language_model import load
 from lmjax.program import make_program
@@ -22,24 +23,27 @@ from lmjax.program import make_program
 def after_training(config: Config, directory: Path) -> None:
     """Print where the results lie, beside compressors if the config asks, a sample."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    last = {line["split"]: line for line in map(json.loads, lines)}
-    samples = sorted((directory / "samples").glob("*.txt"), key=lambda p: int(p.stem))
+    last = {line["split"]: line for line in _metrics(directory / "metrics.jsonl")}
+    found = [p for p in directory.glob("samples/*.txt") if p.stem.isdecimal()]
+    samples = sorted(found, key=lambda p: int(p.stem))
     if samples:
-        console.print(f"\n{samples[-1].read_text()}", markup=False)
+        console.print(f"\n{samples[-1].read_text(errors='replace')}", markup=False)
     scores_text = tasks.build(config.task).scores_text
     third = "bits_per_byte" if scores_text else "accuracy"
     table = Table("split", "loss", "perplexity", third.replace("_", " "))
     for split in ("valid", "test"):
         if split in last:
-            names = ("loss", "perplexity", third)
-            table.add_row(split, *(f"{last[split][name]:.4g}" for name in names))
+            values = (last[split].get(name) for name in ("loss", "perplexity", third))
+            cells = ("-" if value is None else f"{value:.4g}" for value in values)
+            table.add_row(split, *cells)
     if config.eval.compressors and scores_text:
         documents = pipeline.open_documents(config)["valid"]
         for name, bits in pipeline.compressors(documents).items():
             table.add_row(f"valid, {name} -9", "", "", f"{bits:.4g}")
     console.print(table)
-    console.print(f"results: {directory}/ (metrics.jsonl, tensorboard/, checkpoints/)")
+    written = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
+    there = ", ".join(name for name in written if (directory / name).exists())
+    console.print(f"results: {directory}/ ({there})", markup=False)
     if config.model.kind == "decoder":
         command = f"lmjax generate --workdir={directory} --prompt='...'"
         console.print(f"next:    {command}", markup=False)
@@ -50,16 +54,17 @@ def evaluate_workdir(
 ) -> Iterator[dict[str, Any]]:
     """Yield the metrics of a checkpoint on the valid split, then on the test split.
 
-    Overrides may point `data` elsewhere; model and tokenizer stay the run's own.
+    The run's own stores are read, whatever has become of its corpus, unless overrides
+    point `data` elsewhere.
+
+    Raises:
+      ConfigError: an override of what is the run's own, or text that cannot be read.
     """
+    _refuse_fixed(overrides)
     saved = workdir.read_config(directory)
     config = parse(to_dict(saved), overrides)
-    if overrides:  # the run's own stores are not to be replaced
-        data = dataclasses.replace(config.data, store=str(directory / "store" / "eval"))
-        config = dataclasses.replace(config, data=data)
-    config = dataclasses.replace(config, model=saved.model, tokenizer=saved.tokenizer)
     lm = load(directory, step=step)
-    prepared = pipeline.prepare_held_out(config, lm.tokenizer, workdir=directory)
+    prepared = _held_out(config, saved, lm.tokenizer, directory=directory)
     with jax.set_mesh(lm.mesh):
         program = make_program(config, lm.mesh)
         for split in prepared.stores:
@@ -67,6 +72,41 @@ def evaluate_workdir(
                 split, lm.params, config=config, program=program, prepared=prepared
             )
             yield {"step": lm.step, "split": split, **metrics}
+
+
+def _refuse_fixed(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if override.partition("=")[0].partition(".")[0] in ("model", "tokenizer"):
+            raise ConfigError(
+                f"--config.{override}: lmjax eval takes model and tokenizer as the run "
+                "has them"
+            )
+
+
+def _held_out(
+    config: Config, saved: Config, tokenizer: Tokenizer, *, directory: Path
+) -> pipeline.Prepared:
+    """Open the stores of a run, or make those of the text that overrides point to."""
+    same = pipeline.same_text(config.data, saved.data)
+    stores = kept_stores.open_held_out(directory) if same else None
+    if stores:
+        return pipeline.Prepared(tokenizer=tokenizer, stores=stores)
+    # The run's own stores are not to be replaced.
+    place = config.data.store or str(directory / "store" / "eval")
+    data = dataclasses.replace(config.data, store=place)
+    config = dataclasses.replace(config, data=data)
+    return pipeline.prepare_held_out(config, tokenizer, workdir=directory)
+
+
+def _metrics(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of metrics.jsonl, damaged lines left out."""
+    for line in file.read_bytes().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and "split" in values:
+            yield values
 
 
 LINES_AT_A_TIME = 1024

@@ -54,6 +54,12 @@ def read_config(workdir: Path) -> Config:
         ) from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not to be parsed
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
 def write_config(workdir: Path, config: Config) -> None:

@@ -6,18 +6,14 @@ import lzma
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lmjax.config import Config, ConfigError, SourceConfig
-from lmjax.data import objectives, store_builder, tokenizer
+from lmjax.config import Config, ConfigError, DataConfig, SourceConfig
+from lmjax.data import kept_stores, objectives, store_builder, tokenizer
 from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import Documents
-from lmjax.data.sources import Split, open_source
+from lmjax.data.sources import Split, open_splits
 from lmjax.data.token_store import TokenStore
 from lmjax.data.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger(__name__)
 
@@ -57,18 +53,24 @@ def prepare(
     Args:
       config: the experiment.
       workdir: where tokenizer and stores are kept.
-      keep_tokenizer: refuse to make the tokenizer anew over one that differs.
+      keep_tokenizer: a run goes on: load the tokenizer that is kept, and refuse to
+        replace a store. Nothing is written before it is known that all is the same.
 
     Raises:
       ConfigError: the text, the tokenizer or the disk cannot be used, or the tokenizer
         lacks an id that the objective needs.
     """
     documents = open_documents(config)
-    made = prepare_tokenizer(
-        config, workdir=workdir, documents=documents["train"], keep=keep_tokenizer
-    )
+    if keep_tokenizer and tokenizer.read_manifest(Path(workdir) / "tokenizer"):
+        made = _kept_tokenizer(config, Path(workdir) / "tokenizer", documents["train"])
+    else:
+        made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
     objectives.build(config, made)  # has the ids it needs, before the work begins
-    return _with_stores(config, workdir, documents, made)
+    if keep_tokenizer:
+        _refuse_other_stores(config, workdir, documents, made)
+    prepared = _with_stores(config, workdir, documents, made)
+    kept_stores.note(workdir, prepared.stores)
+    return prepared
 
 
 def prepare_held_out(
@@ -104,7 +106,9 @@ def prepare_job(
         plans.append(plan)
     if not all(plan.complete for plan in plans):
         return None
-    return _with_stores(config, workdir, documents, made)
+    prepared = _with_stores(config, workdir, documents, made)
+    kept_stores.note(workdir, prepared.stores)
+    return prepared
 
 
 def open_documents(
@@ -121,13 +125,12 @@ def open_documents(
             "--config.data.source, and what it needs"
         )
     opened: dict[str, list[Documents]] = {}
-    for split in splits:
-        for path, part in source_parts(config).items():
-            documents = open_source(part, split=split, path=path)
-            if documents is not None:
-                opened.setdefault(split, []).append(documents)
-            elif split == "train":
-                raise ConfigError(f"{path}.train_split = '': there must be one")
+    for path, part in source_parts(config).items():
+        found = open_splits(part, splits=splits, path=path)
+        if "train" in splits and "train" not in found:
+            raise ConfigError(f"{path}.train_split = '': there must be one")
+        for split, documents in found.items():
+            opened.setdefault(split, []).append(documents)
     return opened
 
 
@@ -136,32 +139,67 @@ def prepare_tokenizer(
     *,
     workdir: str | Path,
     documents: Sequence[Documents],
-    keep: bool = False,
 ) -> Tokenizer:
-    """Return the tokenizer kept in WORKDIR/tokenizer, made anew if it is another's.
-
-    Raises:
-      ConfigError: it would have to be made anew, and `keep` forbids that.
-    """
+    """Return the tokenizer kept in WORKDIR/tokenizer, made anew if it is another's."""
     directory = Path(workdir) / "tokenizer"
-    trained = config.tokenizer.kind == "sentencepiece" and not config.tokenizer.path
     with one_line_errors(directory), locked(directory):
+        trained = tokenizer.is_trained(config.tokenizer)
         if trained and (kept := tokenizer.read_manifest(directory)):
             recipe = tokenizer.recipe_fingerprint(
                 config.tokenizer, documents=documents, seed=config.seed
             )
             if kept.get("made_from") == recipe:
                 return tokenizer.load_tokenizer(directory)
-            if keep:
-                raise ConfigError(
-                    f"{directory}: was trained on other text than config.data is now"
-                )
             _log.warning("%s: made for other text or settings; made again", directory)
         made = tokenizer.make_tokenizer(
             config.tokenizer, documents=documents, seed=config.seed
         )
         made.save(directory)
     return made
+
+
+def _kept_tokenizer(
+    config: Config, directory: Path, documents: Sequence[Documents]
+) -> Tokenizer:
+    """Load the tokenizer of a run that goes on, and compare it with the config's.
+
+    Raises:
+      ConfigError: it is missing, or differs.
+    """
+    kept = tokenizer.load_tokenizer(directory)
+    if tokenizer.is_trained(config.tokenizer):
+        noted = (tokenizer.read_manifest(directory) or {}).get("made_from")
+        same = noted == tokenizer.recipe_fingerprint(
+            config.tokenizer, documents=documents, seed=config.seed
+        )
+        behind = "the text behind config.tokenizer"
+    else:
+        given = tokenizer.make_tokenizer(config.tokenizer, documents=None, seed=0)
+        same = given.fingerprint() == kept.fingerprint()
+        behind = f"config.tokenizer.path = {config.tokenizer.path!r}"
+    if not same:
+        raise ConfigError(f"{directory}: {behind} {_NOT_THE_SAME}")
+    return kept
+
+
+def _refuse_other_stores(
+    config: Config,
+    workdir: str | Path,
+    documents: Mapping[str, Sequence[Documents]],
+    made: Tokenizer,
+) -> None:
+    """Raise if the store of a run that goes on holds other text than there is now."""
+    for _, directory, part in _places(config, workdir, documents, made):
+        kept = store_builder.kept_identity(directory)
+        if kept and kept != store_builder.identity(part, made):
+            raise ConfigError(
+                f"{directory}: the text behind config.data {_NOT_THE_SAME}"
+            )
+
+
+_NOT_THE_SAME = (
+    "is not what this run was trained on (take it back, or choose another --workdir)"
+)
 
 
 def _with_stores(
@@ -234,6 +272,12 @@ def source_parts(config: Config) -> dict[str, SourceConfig]:
     if config.data.source != "mixture":
         return {"config.data": config.data}
     return {f"config.data.mixture[{i}]": p for i, p in enumerate(config.data.mixture)}
+
+
+def same_text(a: DataConfig, b: DataConfig) -> bool:
+    """Return whether two configs read the same documents, however they cut them."""
+    names = [field.name for field in dataclasses.fields(SourceConfig)]
+    return all(getattr(a, name) == getattr(b, name) for name in [*names, "mixture"])
 
 
 def _named(split: str, parts: Sequence[Documents]) -> Iterator[tuple[str, Documents]]:

@@ -1,6 +1,5 @@
 """Text to token ids and back: the kinds of tokenizers, how one is made and loaded."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ __all__ = [
     "SentencePiece",
     "Tokenizer",
     "find_tokenizer",
+    "is_trained",
     "load_tokenizer",
     "make_tokenizer",
     "read_manifest",
@@ -135,7 +135,7 @@ def make_tokenizer(
     Raises:
       ConfigError: the file or the size cannot be used, or the text is too little.
     """
-    if not _trained(config):
+    if not is_trained(config):
         return _given(config)
     assert documents is not None, "training needs documents"
     model = spm.train(config, documents, seed=seed)
@@ -151,7 +151,7 @@ def vocab_size(config: TokenizerConfig) -> int:
     Raises:
       ConfigError: `vocab_size` contradicts the bytes or the file.
     """
-    return config.vocab_size if _trained(config) else _given(config).vocab_size
+    return config.vocab_size if is_trained(config) else _given(config).vocab_size
 
 
 def recipe_fingerprint(
@@ -162,20 +162,32 @@ def recipe_fingerprint(
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
+# What decides what training gives: leaves of the config, which no other leaf joins by
+# itself. Those that tokenizers once did not have count only where they are set, so that
+# those trained before are still known for what they are.
+_TRAINED_BY = (
+    "kind",
+    "path",
+    "algorithm",
+    "vocab_size",
+    "bos",
+    "lossless",
+    "num_training_bytes",
+)
+_TRAINED_BY_LATER = {"mask": False, "num_sentinels": 0}
+
+
 def _spelled(config: TokenizerConfig) -> str:
-    """Write a config as its repr, less the leaves that tokenizers once did not have.
-
-    So those trained before are still known for what they are.
-    """
-    later = {"mask": False, "num_sentinels": 0}
-    leaves = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
-    }
-    written = [f"{k}={v!r}" for k, v in leaves.items() if later.get(k, ...) != v]
-    return f"TokenizerConfig({', '.join(written)})"
+    leaves = {name: getattr(config, name) for name in _TRAINED_BY}
+    for name, unset in _TRAINED_BY_LATER.items():
+        if getattr(config, name) != unset:
+            leaves[name] = getattr(config, name)
+    written = ", ".join(f"{name}={value!r}" for name, value in leaves.items())
+    return f"TokenizerConfig({written})"
 
 
-def _trained(config: TokenizerConfig) -> bool:
+def is_trained(config: TokenizerConfig) -> bool:
+    """Return whether the tokenizer is made of the text, not given."""
     return config.kind == "sentencepiece" and not config.path
 
 

@@ -14,11 +14,14 @@ def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     """Return what `save` noted; None where no tokenizer is."""
     file = Path(directory) / MANIFEST
     try:
-        return json.loads(file.read_text())
+        manifest = json.loads(file.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
+    if not isinstance(manifest, dict):
+        raise ConfigError(f"{file}: cannot be used: holds {type(manifest).__name__}")
+    return manifest
 
 
 def write_manifest(directory: str | Path, **fields: Any) -> None:
