@@ -8,7 +8,7 @@ import jax
 
 from lmjax import device
 from lmjax.config import Config
-from lmjax.data import loader, pipeline
+from lmjax.data import loader, objectives, pipeline
 from lmjax.program import Program
 from lmjax.types import Batch, HostBatch, Metrics, Params
 
@@ -26,14 +26,18 @@ def evaluate_split(
     Beside the task's own: `perplexity` (a token); and where each token of the text is
     predicted once from those before it, `word_perplexity` (a white-space separated
     word, or an end of a document) and `bits_per_byte`. These spread the nats of all
-    tokens over the words and the UTF-8 bytes of the text, whatever the tokenizer.
+    tokens over the words and the UTF-8 bytes of the text, whatever the tokenizer; they
+    are left out where `eval.num_batches` reads only a part, whose words and bytes
+    nobody has counted.
     """
     stores = prepared.stores[split]
     batches = loader.eval_batches(stores, config, tokenizer=prepared.tokenizer)
     put = lambda batch: device.put_batch(batch, program.mesh)
     means = mean_metrics(program.eval_step, params, batches, put=put)
     means |= {"perplexity": _exp(means["loss"])}
-    if not program.task.scores_text:
+    window = objectives.build(config, prepared.tokenizer).window
+    whole = loader.reads_all(stores, config, window=window)
+    if not (program.task.scores_text and whole):
         return means
     nats = means["loss"] * sum(store.num_tokens for store in stores)
     return means | {

@@ -147,9 +147,10 @@ def eval_batches(
 ) -> Iterator["HostBatch"]:
     """Yield this host's rows of batches that hold each token of the stores once.
 
-    What an objective draws follows from the seed and the window's number. The last
-    batch is filled up with rows of padding, so all have one shape, and each host has
-    as many. `config.eval.num_batches` stops early.
+    What an objective draws follows from the seed and the row's number. The last batch
+    is filled up with rows of padding, so all have one shape, and each host has as
+    many. With `config.eval.num_batches` as many batches hold windows at even distances
+    from all of the stores.
     """
     rows = _host_rows(
         config.eval.batch_size,
@@ -179,12 +180,21 @@ def num_eval_batches(
     stores: Sequence[TokenStore], config: Config, *, window: int
 ) -> int:
     """Count the batches of `eval_batches`, for an objective's window."""
-    windows = sum(
-        packing.num_windows(store.num_tokens, length=window) for store in stores
-    )
+    windows = _num_windows(stores, window=window)
     return min(
         -(-windows // config.eval.batch_size), config.eval.num_batches or windows
     )
+
+
+def reads_all(stores: Sequence[TokenStore], config: Config, *, window: int) -> bool:
+    """Return whether `eval_batches` hold every token, not those of a part."""
+    windows = _num_windows(stores, window=window)
+    wanted = config.eval.num_batches * config.eval.batch_size
+    return not wanted or wanted >= windows
+
+
+def _num_windows(stores: Sequence[TokenStore], *, window: int) -> int:
+    return sum(packing.num_windows(store.num_tokens, length=window) for store in stores)
 
 
 def _host_rows(
@@ -205,9 +215,14 @@ def _eval_windows(
     batch_size = config.eval.batch_size
     starts = [np.arange(0, store.num_tokens, window) for store in stores]
     part_N = np.repeat(np.arange(len(stores)), [len(start) for start in starts])
+    start_N = np.concatenate(starts)
+    wanted = config.eval.num_batches * batch_size
+    if 0 < wanted < len(part_N):
+        spread = np.arange(wanted) * len(part_N) // wanted
+        part_N, start_N = part_N[spread], start_N[spread]
     padding = -len(part_N) % batch_size
     past_end = np.full(padding, stores[0].num_tokens)
-    return np.pad(part_N, (0, padding)), np.concatenate([*starts, past_end])
+    return np.pad(part_N, (0, padding)), np.concatenate([start_N, past_end])
 
 
 def _cut(
