@@ -1,5 +1,6 @@
 """A trained model to use from Python: `lm = lmjax.load(workdir)`."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,15 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config, ConfigError, MeshConfig, ModelConfig
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
-from lmjax.generate.decode import Generator, encode_prompt, encode_prompts
+from lmjax.generate.decode import (
+    Generator,
+    check_text,
+    encode_prompt,
+    encode_prompts,
+)
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
+from lmjax.generate.text_stream import TextStream
 from lmjax.models import Model
 from lmjax.types import Array, Batch, Params
 
@@ -133,44 +140,41 @@ class LanguageModel:
           ConfigError: an option out of range, or too many tokens for the model.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        read = self._read(prompts)
         with jax.set_mesh(self.mesh):
             rows = self._generator.continuations(
                 self.params,
-                **self._read(prompts),
+                **read,
                 max_tokens=max_tokens,
                 sampling=sampling,
                 stop_ids=self.tokenizer.stop_ids,
                 seed=seed,
             )
-        return [self._decode_after(p, r) for p, r in zip(prompts, rows, strict=True)]
+        pairs = zip(self._before(read), rows, strict=True)
+        return [self._decode_after(before, row) for before, row in pairs]
 
     def stream(
         self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int = 0
     ) -> Iterator[str]:
         """Yield the continuation of one prompt in pieces, as they come."""
+        read = self._read([prompt])
         tokens = self._generator.tokens(
             self.params,
-            **self._read([prompt]),
+            **read,
             max_tokens=max_tokens,
             sampling=sampling,
             stop_ids=self.tokenizer.stop_ids,
             seed=seed,
         )
-        row: list[int] = []
-        shown = ""
+        text = TextStream(self.tokenizer, self._before(read)[0])
         while True:
             # The mesh is set while the model computes, not while our caller does.
             with jax.set_mesh(self.mesh):
                 token = next(tokens, None)
             if token is None:
                 break
-            row += [int(t) for t in token if t >= 0]
-            text = self._decode_after(prompt, row)
-            # The bytes of a character may come in several tokens.
-            if not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-        yield self._decode_after(prompt, row)[len(shown) :]
+            yield "".join(text.add(int(t)) for t in token if t >= 0)
+        yield text.rest()
 
     def score(
         self, texts: Sequence[str | tuple[str, str]], *, eos: bool = False
@@ -229,16 +233,19 @@ class LanguageModel:
         return {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
 
     def _encode(self, text: str) -> list[int]:
+        check_text(text, name="text")
         return [int(t) for t in self.tokenizer.encode(text)]
 
     def _read(self, prompts: Sequence[str]) -> dict[str, list[list[int]]]:
         return encode_prompts(self.tokenizer, prompts, config=self.model.config)
 
-    def _decode_after(self, prompt: str, ids: Sequence[int]) -> str:
-        """Decode `ids` as what follows the prompt: spaces at the seam are kept."""
-        if self.model.config.kind == "encoder_decoder":
-            return self.tokenizer.decode(ids)
-        before = self._encode(prompt)
+    def _before(self, read: dict[str, list[list[int]]]) -> list[list[int]]:
+        """Return the ids that each text goes on from: none after a source."""
+        prompts = read["prompts"]
+        return [[]] * len(prompts) if "sources" in read else prompts
+
+    def _decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """Decode `ids` as what follows those before: spaces at the seam are kept."""
         return self.tokenizer.decode([*before, *ids])[
             len(self.tokenizer.decode(before)) :
         ]
@@ -269,17 +276,18 @@ def load(
       directory: the workdir of a training run.
       step: of a checkpoint; by default the newest.
       mesh: where to put the parameters; by default all local devices, as the run's
-        config says if they fit it, else each a copy.
+        config says if they fit it, else each a part, else each a copy.
 
     Raises:
       ConfigError: there is no run, or no such checkpoint.
     """
     directory = Path(directory).expanduser()
     config = workdir.read_config(directory)
-    mesh = _default_mesh(config.mesh) if mesh is None else mesh
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     # Nothing is dropped out here: no backend need be passed over for it.
     used = dataclasses.replace(config.model, dropout=0.0, attention_dropout=0.0)
-    model = models.build(used, platform=mesh.devices.flat[0].platform)
+    model = models.build(used, platform=device.platform)
+    mesh = _default_mesh(config.mesh, model) if mesh is None else mesh
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
     like = sharding.placed(model.shapes, shardings)
     checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
@@ -290,12 +298,18 @@ def load(
     return LanguageModel(config, tokenizer, model, params, mesh, step)
 
 
-def _default_mesh(config: MeshConfig) -> Mesh:
-    """Return the run's mesh, or copies on all devices if there are not as many."""
-    try:
-        return sharding.make_mesh(config)
-    except ConfigError:
-        return sharding.make_mesh(MeshConfig())
+def _default_mesh(config: MeshConfig, model: Model) -> Mesh:
+    """Return the first mesh that the devices and the model's sizes fit.
+
+    The run's own; parts on all devices, for a model that was split may not fit one; a
+    copy on each.
+    """
+    for sizes in (config, MeshConfig(data=1, fsdp=-1)):
+        with contextlib.suppress(ConfigError):
+            mesh = sharding.make_mesh(sizes)
+            sharding.param_shardings(model.axes, model.shapes, mesh)
+            return mesh
+    return sharding.make_mesh(MeshConfig())
 
 
 def _stretch(name: str, ids: Any, segments: Any, config: ModelConfig) -> Batch:

@@ -150,11 +150,13 @@ def test_on_a_mesh_it_says_the_same(lm, make_lm):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "shape"),
+    ("sizes", "dim", "shape"),
     [
-        ({"data": 1, "fsdp": 4, "tensor": 2}, (1, 4, 2)),
-        ({"data": 1, "fsdp": 256}, (8, 1, 1)),  # trained elsewhere: copies
+        ({"data": 1, "fsdp": 4, "tensor": 2}, 32, (1, 4, 2)),
+        ({"data": 1, "fsdp": 256}, 32, (1, 8, 1)),  # trained elsewhere: parts
+        ({"data": 1, "fsdp": 6}, 36, (8, 1, 1)),  # that do not divide: copies
     ],
 )
-def test_the_mesh_of_a_run_is_taken_where_it_fits(sizes, shape):
-    assert tuple(_default_mesh(MeshConfig(**sizes)).shape.values()) == shape
+def test_the_mesh_of_a_run_is_taken_where_it_fits(tiny, sizes, dim, shape):
+    mesh = _default_mesh(MeshConfig(**sizes), tiny("llama", dim=dim, head_dim=8))
+    assert tuple(mesh.shape.values()) == shape

@@ -58,7 +58,7 @@ class Generator:
         Raises:
           ConfigError: an empty prompt, or more tokens than the model has positions.
         """
-        self._check(prompts, max_tokens)
+        self._check(prompts, max_tokens, seed)
         self._check_sources(sources)
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
         tokens = np.zeros((len(prompts), _padded(max(lengths))), np.int32)
@@ -97,7 +97,11 @@ class Generator:
         rows = np.stack(columns, axis=1) if columns else np.zeros((len(prompts), 0))
         return [[int(t) for t in row if t >= 0] for row in rows]
 
-    def _check(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    def _check(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int
+    ) -> None:
+        if not 0 <= seed < 1 << 32:  # higher bits would be dropped
+            raise ConfigError(f"seed = {seed}: must be >= 0, < {1 << 32}")
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ConfigError("prompt: empty, and the tokenizer has no token to begin")
         if max_tokens < 1:
@@ -153,7 +157,12 @@ class _Step:
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a prompt, after the tokenizer's BOS if it has one."""
+    """Return the ids of a prompt, after the tokenizer's BOS if it has one.
+
+    Raises:
+      ConfigError: bytes of the command line were not UTF-8, or a surrogate is halved.
+    """
+    check_text(text, name="prompt")
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return bos + [int(token) for token in tokenizer.encode(text)]
 
@@ -186,6 +195,21 @@ def _padded_rows(rows: Sequence[Sequence[int]]) -> HostBatch:
         "source_segments": segments,
         "source_positions": positions * segments,
     }
+
+
+def check_text(text: str, *, name: str) -> None:
+    """Raise unless a text can be written in UTF-8.
+
+    Raises:
+      ConfigError: it holds half of a surrogate pair, as which Python carries bytes of
+        the command line that are not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{name}: not UTF-8 at character {error.start}: {text[error.start]!r}"
+        ) from error
 
 
 def _padded(length: int) -> int:

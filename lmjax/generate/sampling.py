@@ -1,6 +1,7 @@
 """How the next token is chosen. B batch, V vocabulary."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,10 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ConfigError(f"temperature = {self.temperature}: must be >= 0")
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(
+                f"temperature = {self.temperature}: must be a finite number >= 0"
+            )
         if self.top_k < 0:
             raise ConfigError(f"top_k = {self.top_k}: must be >= 0 (0: no limit)")
         if not 0 < self.top_p <= 1:
