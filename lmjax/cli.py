@@ -95,6 +95,8 @@ def prepare(args: argparse.Namespace) -> int:
 def describe(args: argparse.Namespace) -> int:
     """Print parameters, axes, shardings and FLOPs; allocates nothing."""
     config = load(args.config, args.overrides, defaults=_defaults)
+    if args.devices < 0:
+        raise ConfigError(f"--devices={args.devices}: must be >= 0")
     from lmjax import report
 
     report.describe(config, num_devices=args.devices)
@@ -195,11 +197,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone: nothing more to say to anyone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if "--debug" in argv or error.strerror is None:
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {name}{error.strerror}")
+        return 2
 
 
 def _run(argv: Sequence[str]) -> int:
     prefix = "--config."
     overrides = [arg[len(prefix) :] for arg in argv if arg.startswith(prefix)]
+    for name, value in zip(overrides, _after(argv, prefix), strict=True):
+        if "=" not in name:
+            raise ConfigError(f"--config.{name}: is written --config.{name}={value}")
     rest = [arg for arg in argv if not arg.startswith(prefix)]
     args, unknown = _parser().parse_known_args(rest)
     if unknown:
@@ -213,10 +224,17 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if args.verb is None:
         raise ConfigError("which verb? see lmjax --help")
-    if overrides and args.verb in ("generate", "score", "import", "export"):
+    if overrides and args.verb not in ("train", "eval", "prepare", "describe"):
         raise ConfigError(f"--config.{overrides[0]}: lmjax {args.verb} takes none")
     args.overrides = overrides
     return args.run(args)
+
+
+def _after(argv: Sequence[str], prefix: str) -> list[str]:
+    """Return what stands after each argument with a prefix; flags are no values."""
+    pairs = zip(argv, [*argv[1:], ""], strict=False)
+    after = [following for arg, following in pairs if arg.startswith(prefix)]
+    return ["VALUE" if v.startswith("--") or not v else v for v in after]
 
 
 def _profile(text: str | None) -> range:
