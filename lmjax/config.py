@@ -20,9 +20,9 @@ from lmjax.model_config import (
     Fraction,
     ModelConfig,
     NonNegative,
-    Rate,
     derived,
 )
+from lmjax.optim_config import OptimConfig
 from lmjax.parsing import (
     ConfigError,
     Range,
@@ -57,6 +57,7 @@ __all__ = [
     "InfillingConfig",
     "MaskedLMConfig",
     "ModelConfig",
+    "OptimConfig",
     "PrefixLMConfig",
     "SpanCorruptionConfig",
     "TaskConfig",
@@ -149,62 +150,6 @@ class DataConfig(SourceConfig):
             if part.source == "mixture":
                 yield f"{path}.mixture[{i}].source = 'mixture': must not be nested"
             yield from part.mistakes(f"{path}.mixture[{i}]")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """The optimizer, its schedule, and what is done to gradients."""
-
-    name: Literal["adamw", "adafactor", "lion", "muon", "sgd"] = "adamw"
-    learning_rate: NonNegative = runtime(3e-4)
-    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt", "wsd"] = runtime(
-        "cosine"
-    )
-    warmup_steps: CountOrZero = runtime(0)
-    final_fraction: Fraction = runtime(0.1)  # of learning_rate, where a decay ends
-    decay_fraction: Fraction = runtime(0.2)  # wsd: the last part of the run
-    b1: Rate = runtime(0.9)  # sgd, muon: momentum
-    b2: Rate = runtime(0.95)
-    epsilon: NonNegative = runtime(1e-8)
-    weight_decay: NonNegative = runtime(0.1)
-    decay_kinds: tuple[Literal["kernel", "embedding", "scale", "bias"], ...] = runtime(
-        ("kernel", "embedding")
-    )
-    clip_norm: NonNegative = runtime(1.0)  # 0: no clipping
-    frozen: tuple[str, ...] = ()  # patterns of parameters, "decoder.blocks.*"; not to
-    trainable: tuple[str, ...] = ()  # learn, but for these; with LoRA all but adapters
-    ema_decay: Rate = 0.0  # 0: no average of the parameters is kept
-    on_nonfinite: Literal["stop", "skip"] = runtime("stop")
-
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is set, but not read by this optimizer or schedule."""
-        for chooser, table in (("name", OPTIMIZER_READS), ("schedule", SCHEDULE_READS)):
-            chosen = getattr(self, chooser)
-            for leaf in sorted(set().union(*table.values()) - table[chosen]):
-                if getattr(self, leaf) != getattr(OptimConfig, leaf):
-                    yield (
-                        f"{path}.{leaf} = {getattr(self, leaf)}: {path}.{chooser} = "
-                        f"{chosen!r} does not read it; leave it out"
-                    )
-        if self.trainable and not self.frozen:
-            yield f"{path}.trainable = {self.trainable}: needs {path}.frozen"
-
-
-# Which leaves of `OptimConfig` each choice reads, of those that not all do.
-OPTIMIZER_READS: dict[str, set[str]] = {
-    "adamw": {"b1", "b2", "epsilon"},
-    "adafactor": set(),
-    "lion": {"b1", "b2"},
-    "muon": {"b1", "b2", "epsilon"},  # the last two where it is AdamW
-    "sgd": {"b1"},
-}
-SCHEDULE_READS: dict[str, set[str]] = {
-    "constant": set(),
-    "cosine": {"final_fraction"},
-    "linear": {"final_fraction"},
-    "inverse_sqrt": set(),
-    "wsd": {"final_fraction", "decay_fraction"},
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,16 @@
 """The command line: what it prints, and how it answers mistakes."""
 
+import errno
 import json
 import math
+import shutil
 
 import jax
 import pytest
 
+from lmjax import report
 from lmjax.cli import main
+from lmjax.config import load
 
 CONFIG = {
     "num_steps": 4,
@@ -139,6 +143,24 @@ def test_prepare_in_two_jobs(script, capsys, tmp_path):
         (["score", "--workdir=RUN", "--input=none.txt"], "--input=none.txt"),
         (["train", "--config=C", "--workdir=w", "--profile=3"], "--profile=3"),
         (["prepare", "--config=C", "--workdir=w", "--job=3/2"], "--job=3/2"),
+        (["describe", "--config=C", "--devices=-3"], "--devices=-3"),
+        (
+            ["train", "--config=C", "--workdir=w", "--config.num_steps", "3"],
+            "--config.num_steps: is written --config.num_steps=3",
+        ),
+        (
+            ["train", "--config.seed", "--config=C", "--workdir=w"],
+            "--config.seed: is written --config.seed=VALUE",
+        ),
+        (["eval", "--workdir=RUN", "--config.model.dim=8"], "--config.model.dim=8"),
+        (["eval", "--workdir=RUN", "--config.tokenizer.bos=0"], "--config.tokenizer"),
+        (["generate", "--workdir=RUN", "--prompt=a\udcff"], "prompt: not UTF-8"),
+        (["generate", "--workdir=RUN", "--prompt=a", "--temperature=nan"], "nan"),
+        (["generate", "--workdir=RUN", "--prompt=a", "--temperature=inf"], "inf"),
+        (["generate", "--workdir=RUN", "--prompt=a", f"--seed={2**70}"], "seed = 118"),
+        (["generate", "--workdir=C", "--prompt=a"], "config.json: cannot be read"),
+        (["train", "--config=C", "--workdir=w", "--config.num_steps={[]:1}"], "[]"),
+        (["train", "--config=C", "--workdir=w", f"--config.seed={2**64}"], "seed"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run, script, capsys, argv, part):
@@ -157,3 +179,102 @@ def test_text_to_score_must_be_utf8(run, capsys, tmp_path):
     code, _, said = answer(capsys, "score", f"--workdir={run}", f"--input={lines}")
     assert code == 2
     assert f"error: {lines}:2: not UTF-8" in said
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["[]", "3", "null", "{", "", "\0", '{"model": 3}', "[" * 100_000, b"\xff", None],
+    ids=str,
+)
+def test_a_damaged_config_is_one_line(capsys, tmp_path, damage):
+    file = tmp_path / "config.json"
+    if damage is None:
+        file.mkdir()
+    else:
+        file.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    code, _, said = answer(capsys, "eval", f"--workdir={tmp_path}")
+    assert code == 2
+    assert said.startswith(f"error: {file}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", "3", '{"kind": []}', "{", "\0"])
+def test_a_damaged_tokenizer_is_one_line(run, capsys, tmp_path, damage):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "tokenizer" / "lmjax_tokenizer.json").write_text(damage)
+    argv = ["generate", f"--workdir={tmp_path / 'run'}", "--prompt=a"]
+    code, _, said = answer(capsys, *argv)
+    assert code == 2
+    assert "lmjax_tokenizer.json: cannot be" in said.splitlines()[-1]
+
+
+def test_what_the_system_says_is_one_line(run, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
+
+    monkeypatch.setattr("lmjax.report.evaluate_workdir", full)
+    code, _, said = answer(capsys, "eval", f"--workdir={run}")
+    assert (code, said) == (2, "error: /some/file: No space left on device\n")
+
+
+def test_the_report_passes_over_what_is_damaged(run, script, capsys, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    with (directory / "metrics.jsonl").open("ab") as log:
+        log.write(b'{"half": \n\xff\n[]\n{}\n')
+    (directory / "samples").mkdir()
+    (directory / "samples" / "notes.txt").write_text("mine")
+    report.after_training(load(str(script)), directory)
+    said = capsys.readouterr().err
+    assert "perplexity" in said and "tensorboard" not in said
+    (directory / "samples" / "notes.txt").unlink()
+    (directory / "samples").rmdir()
+    (directory / "samples").write_text("a file")
+    report.after_training(load(str(script)), directory)
+
+
+def test_eval_needs_no_corpus(run, capsys, tmp_path, monkeypatch):
+    """A workdir stands alone: from anywhere, when the text has gone or changed."""
+    directory = tmp_path / "run"
+    shutil.copytree(run, directory)
+    config = json.loads((directory / "config.json").read_text())
+    config["data"]["path"] = "gone/*.txt"
+    (directory / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    _, expected, _ = answer(capsys, "eval", f"--workdir={run}")
+    assert answer(capsys, "eval", "--workdir=run")[:2] == (0, expected)
+    code, printed, _ = answer(
+        capsys, "eval", "--workdir=run", "--config.data.length=16"
+    )
+    whole, cut = map(json.loads, (expected, printed))
+    assert code == 0 and whole["loss"] != cut["loss"]
+    options = ["--config.eval.num_batches=1", "--config.eval.batch_size=8"]
+    code, printed, _ = answer(capsys, "eval", "--workdir=run", *options)
+    part = json.loads(printed)
+    assert code == 0 and "perplexity" in part
+    assert not {"bits_per_byte", "word_perplexity"} & part.keys()
+    code, _, said = answer(
+        capsys, "eval", "--workdir=run", "--config.data.holdout_every=3"
+    )
+    assert code == 2 and "matches no file" in said
+
+
+def test_eval_of_a_mixture_whose_parts_have_gone(capsys, tmp_path):
+    parts = []
+    for i, name in enumerate("ab"):
+        text = tmp_path / f"{name}.txt"
+        text.write_text(f"{name} line of text\n" * (100 + i))
+        parts.append({"source": "text", "path": str(text), "document": "line"})
+    data = {"source": "mixture", "mixture": tuple(parts), "length": 32}
+    file = tmp_path / "x.py"
+    config = {**CONFIG, "num_steps": 2, "data": data}
+    file.write_text(f"def get_config():\n    return {config!r}\n")
+    directory = tmp_path / "run"
+    assert main(["train", f"--config={file}", f"--workdir={directory}"]) == 0
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    logged = next(m for m in map(json.loads, lines) if m["split"] == "valid")
+    for name in "ab":
+        (tmp_path / f"{name}.txt").unlink()
+    code, printed, _ = answer(capsys, "eval", f"--workdir={directory}")
+    assert code == 0
+    assert json.loads(printed)["loss"] == pytest.approx(logged["loss"], rel=1e-6)

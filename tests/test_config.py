@@ -16,6 +16,13 @@ from lmjax.config import Config, ConfigError, load, parse, to_dict
 GOOD = {"tokenizer": {"kind": "bytes"}, "data": {"source": "python_stdlib"}}
 
 
+# What an override is put beside, where it alone is no mistake.
+SETTINGS = {
+    "optim.name=sgd": {"optim": {"b2": 0.9}},
+    "optim.schedule=constant": {"optim": {"final_fraction": 0.5}},
+}
+
+
 def test_defaults_are_filled_in():
     config = parse({**GOOD, "model": {"dim": 64, "num_heads": 4}})
     model = config.model
@@ -81,14 +88,48 @@ def test_override(override, value):
         ("tokenizer.kind=sentencepiece", ["config.tokenizer.vocab_size = 0"]),
         ("optim.decay_kinds=kernel", ["config.optim.decay_kinds", "tuple"]),
         ("seed", ["config.seed", "config.seed=VALUE"]),
+        ("model.dropout=1", ["dropout = 1", ">= 0, < 1"]),
+        ("optim.b1=1", ["b1 = 1", "< 1"]),
+        ("optim.b2=1.0", ["b2 = 1", "< 1"]),
+        ("optim.ema_decay=1", ["ema_decay = 1", "< 1"]),
+        ("seed=4294967296", ["seed = 4294967296", "< 4294967296"]),
+        ("num_steps=1e30", ["num_steps", "integer >= 1, < 2147483648"]),
+        ("model.dim=1e20", ["model.dim", "integer >= 1, < 1048576"]),
+        ("optim.learning_rate=1e999", ["learning_rate = inf", "finite number"]),
+        ("optim.learning_rate=1" + "0" * 400, ["learning_rate", "finite number"]),
+        ("num_steps={[]:1}", ["num_steps = '{[]:1}'", "integer"]),
+        ("num_steps=" + "(" * 9999, ["num_steps", "integer"]),
+        ("num_steps={1:2}", ["num_steps = {'1': 2}", "integer"]),
+        ("=3", ["config.", "no such field"]),
+        ("model..dim=3", ["config.model..dim", "no such field"]),
+        ("data.mixture=({1:2},)", ["config.data.mixture[0].1", "no such field"]),
+        ("optim.name=sgd", ["optim.b2 = 0.9", "optim.name = 'sgd'", "does not read"]),
+        ("optim.schedule=constant", ["final_fraction = 0.5", "'constant'"]),
     ],
 )
 def test_a_mistake_is_one_line_with_path_value_and_what_is_allowed(override, parts):
     with pytest.raises(ConfigError) as error:
-        parse(GOOD, [override])
+        parse({**GOOD, **SETTINGS.get(override, {})}, [override])
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_a_section_that_is_a_number_takes_no_override():
+    with pytest.raises(ConfigError, match=r"config\.model = 3: must be a section"):
+        parse({**GOOD, "model": 3}, ["model.dim=4"])
+
+
+def test_the_limits_themselves_are_accepted():
+    config = parse(GOOD, ["seed=4294967295", "optim.final_fraction=1", "num_steps=1e9"])
+    assert (config.seed, config.optim.final_fraction) == (2**32 - 1, 1.0)
+
+
+def test_a_partial_evaluation_has_no_metric_of_the_whole_text():
+    overrides = ["eval.num_batches=2", "checkpoint.best_metric=bits_per_byte"]
+    with pytest.raises(ConfigError, match=r"best_metric = 'bits_per_byte': is of the"):
+        parse(GOOD, overrides)
+    parse(GOOD, ["eval.num_batches=2", "checkpoint.best_metric=loss"])
 
 
 def test_all_mistakes_are_told_at_once():

@@ -11,6 +11,7 @@ import pytest
 
 from lmjax import optim
 from lmjax.config import OptimConfig
+from lmjax.optim_config import OPTIMIZER_READS, SCHEDULE_READS
 
 PEAK = 0.5
 
@@ -93,6 +94,71 @@ def test_adamw_is_the_published_one(tiny, random_params, assert_close):
         return -0.1 * m / (jnp.sqrt(v) + 1e-8)
 
     assert_close(updates, jax.tree.map(by_hand, *grads))
+
+
+TWO_LAYERS = {
+    "kernel": ("layers", "embed", "mlp"),
+    "bias": ("layers", "mlp"),
+    "embedding": ("vocab", "embed"),
+}
+
+
+def two_layers(seed):
+    rng = np.random.default_rng(seed)
+    shapes = {"kernel": (2, 4, 6), "bias": (2, 6), "embedding": (5, 4)}
+    return {k: jnp.asarray(rng.standard_normal(s)) for k, s in shapes.items()}
+
+
+def steps(*, axes=TWO_LAYERS, params=None, grads=None, **options):
+    """Return the updates of two steps; clipping and decay are apart from the rest."""
+    config = OptimConfig(**{"clip_norm": 0.0, "weight_decay": 0.0, **options})
+    optimizer = optim.build(config, axes=axes, num_steps=10)
+    params = params or two_layers(0)
+    state, found = optimizer.init(params), []
+    for step, grad in enumerate(grads or [two_layers(1), two_layers(2)]):
+        update, state = optimizer.update(grad, state, params, jnp.int32(step))
+        found.append(update)
+    return found
+
+
+OTHER = {"b1": 0.5, "b2": 0.5, "epsilon": 0.1}
+
+
+@pytest.mark.parametrize("leaf", OTHER)
+@pytest.mark.parametrize("name", OPTIMIZER_READS)
+def test_the_leaves_that_an_optimizer_reads(name, leaf):
+    before = steps(name=name)
+    after = steps(name=name, **{leaf: OTHER[leaf]})
+    same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), before, after)
+    assert all(jax.tree.leaves(same)) == (leaf not in OPTIMIZER_READS[name])
+
+
+@pytest.mark.parametrize("leaf", ["final_fraction", "decay_fraction"])
+@pytest.mark.parametrize("schedule", SCHEDULE_READS)
+def test_the_leaves_that_a_schedule_reads(schedule, leaf):
+    curves = []
+    for more in ({}, {leaf: 0.5}):
+        config = OptimConfig(schedule=schedule, **more)
+        rate = optim.make_schedule(config, num_steps=10)
+        curves.append([float(rate(step)) for step in range(10)])
+    assert (curves[0] == curves[1]) == (leaf not in SCHEDULE_READS[schedule])
+
+
+def test_adafactor_sees_one_layer_at_a_time(assert_close):
+    """A layer of a stack is updated as if it stood alone, whatever the others do."""
+    params, grads = two_layers(0), [two_layers(1), two_layers(2)]
+    loud = lambda x: x.at[1].multiply(100.0)
+    params["kernel"], params["bias"] = loud(params["kernel"]), loud(params["bias"])
+    stacked = steps(name="adafactor", params=params, grads=grads)
+    for layer in range(2):
+        pick = lambda tree, i=layer: {k: tree[k][i] for k in ("kernel", "bias")}
+        alone = steps(
+            name="adafactor",
+            axes={"kernel": ("embed", "mlp"), "bias": ("mlp",)},
+            params=pick(params),
+            grads=list(map(pick, grads)),
+        )
+        assert_close(list(map(pick, stacked)), alone)
 
 
 def test_muon_orthogonalises_the_matrices_of_blocks_alone(tiny, random_params):

@@ -1,12 +1,14 @@
 import dataclasses
 import itertools
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lmjax import config as config_lib
 from lmjax.config import ConfigError
-from lmjax.data import loader, order, pipeline
+from lmjax.data import kept_stores, line_index, loader, order, pipeline, tokenizer
 
 
 def parse(path, **sections):
@@ -170,6 +172,28 @@ def test_evaluation_can_stop_early(prepared, config):
     assert loader.num_eval_batches(stores, config, window=16) == 2
 
 
+def test_a_partial_evaluation_is_spread_over_all_stores(prepared, config):
+    stores = prepared.stores["valid"]
+    config = dataclasses.replace(
+        config, eval=dataclasses.replace(config.eval, num_batches=2)
+    )
+    read = []
+    for batch in loader.eval_batches(stores, config, tokenizer=prepared.tokenizer):
+        read += [tuple(row[row != 256]) for row in batch["targets"]]
+    windows = [
+        (part, tuple(tokens[tokens != 256]))
+        for part, store in enumerate(stores)
+        for start in range(0, store.num_tokens, 16)
+        for tokens in [store.read(start, min(start + 16, store.num_tokens))]
+    ]
+    places = [i * len(windows) // len(read) for i in range(len(read))]
+    assert len(set(places)) == len(read) == 12
+    assert read == [windows[i][1] for i in places]
+    assert {windows[i][0] for i in places} == set(range(len(stores)))
+    assert not loader.reads_all(stores, config, window=16)
+    assert loader.reads_all(stores, config, window=10_000)
+
+
 def test_batches_must_divide_among_hosts(prepared, config):
     with pytest.raises(ConfigError, match=r"config\.batch_size = 6: .* 4 processes"):
         train(prepared, config, start_step=0, process_count=4)
@@ -235,3 +259,128 @@ def test_compressors(texts):
     assert all(7.0 < value < 7.3 for value in bits.values())
     bits = pipeline.compressors([texts(["a" * 50_000]), texts(["a" * 50_000])])
     assert all(value < 0.02 for value in bits.values())
+
+
+def snapshot(directory):
+    """Return the content and time of each file, but for locks."""
+    return {
+        str(file.relative_to(directory)): (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in directory.rglob("*")
+        if file.is_file() and file.name != ".lock"
+    }
+
+
+def go_on(config, workdir):
+    return pipeline.prepare(config, workdir=workdir, keep_tokenizer=True)
+
+
+def model_file(path, corpus, **leaves):
+    config = trained(corpus, **leaves)
+    made = tokenizer.make_tokenizer(
+        config.tokenizer, documents=pipeline.open_documents(config)["train"], seed=0
+    )
+    path.write_bytes(made.model)
+
+
+@pytest.mark.parametrize("kind", ["given", "trained", "bytes"])
+def test_a_run_that_goes_on_with_other_text_is_left_as_it_was(corpus, tmp_path, kind):
+    leaves = {"kind": "bytes"} if kind == "bytes" else {"vocab_size": 290}
+    config = trained(corpus, **leaves)
+    if kind == "given":
+        model_file(tmp_path / "a.model", corpus, vocab_size=290)
+        config = trained(corpus, path=str(tmp_path / "a.model"))
+    work = tmp_path / "work"
+    pipeline.prepare(config, workdir=work)
+    before = snapshot(work)
+    assert go_on(config, work).tokenizer.vocab_size == config_size(config)
+    if kind == "given":
+        model_file(tmp_path / "a.model", corpus, vocab_size=285)
+    else:
+        for file in sorted(Path(corpus).parent.glob("*.txt")):
+            file.write_text(file.read_text() + "more\n")
+    with pytest.raises(ConfigError, match="is not what this run was trained on"):
+        go_on(config, work)
+    assert snapshot(work) == before
+
+
+def config_size(config):
+    return tokenizer.vocab_size(config.tokenizer)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_no_store_of_a_run_that_goes_on_is_replaced(tmp_path, split):
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}\n" * 50)
+    config = parse(
+        str(tmp_path / "train.txt"), data={"valid_path": str(tmp_path / "valid.txt")}
+    )
+    work = tmp_path / "work"
+    pipeline.prepare(config, workdir=work)
+    before = snapshot(work)
+    (tmp_path / f"{split}.txt").write_text("other\n" * 50)
+    with pytest.raises(ConfigError, match=rf"{split}: the text behind config\.data is"):
+        go_on(config, work)
+    assert snapshot(work) == before
+
+
+def test_a_run_that_goes_on_builds_what_was_lost(corpus, tmp_path):
+    config = trained(corpus, vocab_size=290)
+    work = tmp_path / "work"
+    first = pipeline.prepare(config, workdir=work)
+    shutil.rmtree(work / "store")
+    shutil.rmtree(work / "tokenizer")
+    assert pipeline.identity(go_on(config, work)) == pipeline.identity(first)
+
+
+def test_a_damaged_tokenizer_is_one_line(corpus, tmp_path):
+    config = trained(corpus, vocab_size=290)
+    work = tmp_path / "work"
+    pipeline.prepare(config, workdir=work)
+    (work / "tokenizer" / "lmjax_tokenizer.json").write_text("[]")
+    for prepare in (go_on, lambda c, w: pipeline.prepare(c, workdir=w)):
+        with pytest.raises(ConfigError, match=r"tokenizer\.json: cannot be used"):
+            prepare(config, work)
+
+
+@pytest.mark.parametrize("document", ["file", "line"])
+def test_what_cannot_be_read_is_not_called_written(corpus, tmp_path, document):
+    missing = Path(corpus).parent / "99.txt"
+    missing.symlink_to(tmp_path / "nowhere")
+    config = parse(corpus, data={"document": document})
+    with pytest.raises(ConfigError) as error:
+        pipeline.prepare(config, workdir=tmp_path / "work")
+    assert (
+        str(error.value) == f"config.data: cannot read {missing}: No such file or "
+        "directory"
+    )
+
+
+def test_a_current_store_is_found_without_an_index(corpus, tmp_path, monkeypatch):
+    config = parse(corpus, data={"document": "line"})
+    first = pipeline.prepare(config, workdir=tmp_path / "work")
+    monkeypatch.delattr(line_index, "line_starts")
+    again = pipeline.prepare(config, workdir=tmp_path / "work")
+    assert pipeline.identity(again) == pipeline.identity(first)
+
+
+def test_a_workdir_knows_its_stores(prepared, tmp_path):
+    found = kept_stores.open_held_out(tmp_path / "work")
+    expected = prepared.stores["valid"]
+    assert [s.made_from for s in found["valid"]] == [s.made_from for s in expected]
+    shutil.copytree(tmp_path / "work", tmp_path / "moved")
+    found = kept_stores.open_held_out(tmp_path / "moved")
+    assert all(
+        (tmp_path / "moved") in store.directory.parents for store in found["valid"]
+    )
+    assert kept_stores.open_held_out(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("damage", ["note", "store"])
+def test_a_workdir_whose_stores_are_damaged(prepared, tmp_path, damage):
+    store = prepared.stores["valid"][0].directory
+    file = (
+        store / "manifest.json" if damage == "store" else store.parent / "stores.json"
+    )
+    file.write_text("[")
+    with pytest.raises(ConfigError, match=f"{store if damage == 'store' else file}: c"):
+        kept_stores.open_held_out(tmp_path / "work")

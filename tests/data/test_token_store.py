@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -209,3 +210,39 @@ def test_a_long_build_shows_progress(make_store, monkeypatch, capsys):
     monkeypatch.setattr(store_builder, "_QUIET_SECONDS", 0.0)
     make_store(["a", "b", "c"])
     assert "tokenizing store" in capsys.readouterr().err
+
+
+class KillsItsWorker(Bytes):
+    def encode_batch(self, texts):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line(tmp_path, texts):
+    """As Linux kills one when memory runs out."""
+    with pytest.raises(ConfigError, match=r"was killed, .*num_store_workers \(now 2\)"):
+        build_store(
+            tmp_path,
+            documents=texts(["a", "b"]),
+            tokenizer=KillsItsWorker(bos=True),
+            num_workers=2,
+            num_shards=2,
+        )
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", "3", "null", '{"version": 2}', "\0"])
+def test_any_manifest_that_is_none_is_replaced(make_store, tmp_path, manifest):
+    make_store(["one", "two"])
+    (tmp_path / "store" / MANIFEST).write_text(manifest)
+    with pytest.raises(ValueError):
+        TokenStore(tmp_path / "store")
+    assert make_store(["one", "two"]).num_documents == 2
+
+
+@pytest.mark.parametrize("counts", ["[]", "{}", '{"counts": {}}', '{"counts": 3}'])
+def test_any_counts_that_are_none_are_replaced(tmp_path, texts, counts):
+    options = {"documents": texts(["a", "b"]), "tokenizer": TOKENIZER, "num_shards": 2}
+    plan = plan_store(tmp_path, **options)
+    build_shards(plan, [0, 1], num_workers=1)
+    plan.files(0).counts.write_text(counts)
+    assert [plan.finished(shard) is None for shard in (0, 1)] == [True, False]
+    assert build_store(tmp_path, **options, num_workers=1).num_documents == 2
