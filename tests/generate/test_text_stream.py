@@ -23,7 +23,7 @@ class Texts(list):
     params=[
         {"kind": "bytes"},
         {"algorithm": "bpe"},
-        {"algorithm": "unigram", "vocab_size": 290},
+        {"algorithm": "unigram", "vocab_size": 280},
         {"algorithm": "bpe", "lossless": False, "vocab_size": 60},
     ],
     ids=str,
