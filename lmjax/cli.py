@@ -188,21 +188,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of its inner life
     try:
         return _run(argv)
-    except (ConfigError, FloatingPointError) as error:
-        if "--debug" in argv:
-            raise
-        _say(f"error: {' '.join(str(error).split())}")
-        return 2
     except BrokenPipeError:
         # The reader of our output has gone: nothing more to say to anyone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if "--debug" in argv or error.strerror is None:
+    except (ConfigError, FloatingPointError, OSError, MemoryError) as error:
+        if "--debug" in argv:
             raise
-        name = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {name}{error.strerror}")
+        _say(f"error: {' '.join(_told(error).split())}")
         return 2
+
+
+def _told(error: Exception) -> str:
+    """Return what there is to say of a mistake, or of what the system refuses."""
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        )
+    return f"out of memory: {error}" if isinstance(error, MemoryError) else str(error)
 
 
 def _run(argv: Sequence[str]) -> int:

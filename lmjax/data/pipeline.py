@@ -61,13 +61,11 @@ def prepare(
         lacks an id that the objective needs.
     """
     documents = open_documents(config)
-    if keep_tokenizer and tokenizer.read_manifest(Path(workdir) / "tokenizer"):
-        made = _kept_tokenizer(config, Path(workdir) / "tokenizer", documents["train"])
+    if keep_tokenizer:
+        made = _kept_tokenizer(config, workdir, documents)
     else:
         made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
     objectives.build(config, made)  # has the ids it needs, before the work begins
-    if keep_tokenizer:
-        _refuse_other_stores(config, workdir, documents, made)
     prepared = _with_stores(config, workdir, documents, made)
     kept_stores.note(workdir, prepared.stores)
     return prepared
@@ -159,13 +157,31 @@ def prepare_tokenizer(
 
 
 def _kept_tokenizer(
-    config: Config, directory: Path, documents: Sequence[Documents]
+    config: Config, workdir: str | Path, documents: Mapping[str, Sequence[Documents]]
 ) -> Tokenizer:
-    """Load the tokenizer of a run that goes on, and compare it with the config's.
+    """Return the tokenizer of a run that goes on; make it again only if it was lost.
 
     Raises:
-      ConfigError: it is missing, or differs.
+      ConfigError: it, or the text of a store, is not what the config now has.
     """
+    directory = Path(workdir) / "tokenizer"
+    if tokenizer.read_manifest(directory) is not None:
+        made = _same_tokenizer(config, directory, documents["train"])
+        _refuse_other_stores(config, workdir, documents, made)
+        return made
+    made = tokenizer.make_tokenizer(
+        config.tokenizer, documents=documents["train"], seed=config.seed
+    )
+    _refuse_other_stores(config, workdir, documents, made)
+    with one_line_errors(directory), locked(directory):
+        made.save(directory)
+    return made
+
+
+def _same_tokenizer(
+    config: Config, directory: Path, documents: Sequence[Documents]
+) -> Tokenizer:
+    """Load the tokenizer that is kept, and compare it with the config's."""
     kept = tokenizer.load_tokenizer(directory)
     if tokenizer.is_trained(config.tokenizer):
         noted = (tokenizer.read_manifest(directory) or {}).get("made_from")

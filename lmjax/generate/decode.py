@@ -177,6 +177,8 @@ def encode_prompts(
     t = tokenizer
     if not isinstance(config, EncoderDecoderConfig):
         return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
+    for prompt in prompts:
+        check_text(prompt, name="prompt")
     sources = [[*t.prefix_ids, *map(int, t.encode(p)), *t.suffix_ids] for p in prompts]
     return {"prompts": [[config.start_id]] * len(prompts), "sources": sources}
 

@@ -332,6 +332,19 @@ def test_a_run_that_goes_on_builds_what_was_lost(corpus, tmp_path):
     assert pipeline.identity(go_on(config, work)) == pipeline.identity(first)
 
 
+def test_no_tokenizer_of_other_text_takes_the_place_of_a_lost_one(corpus, tmp_path):
+    config = trained(corpus, vocab_size=290)
+    work = tmp_path / "work"
+    pipeline.prepare(config, workdir=work)
+    shutil.rmtree(work / "tokenizer")
+    before = snapshot(work)
+    for file in sorted(Path(corpus).parent.glob("*.txt")):
+        file.write_text(file.read_text() + "more\n")
+    with pytest.raises(ConfigError, match="is not what this run was trained on"):
+        go_on(config, work)
+    assert snapshot(work) == before
+
+
 def test_a_damaged_tokenizer_is_one_line(corpus, tmp_path):
     config = trained(corpus, vocab_size=290)
     work = tmp_path / "work"
