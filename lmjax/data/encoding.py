@@ -10,8 +10,8 @@ from lmjax.data.special_ids import present
 from lmjax.data.token_store import Counts
 from lmjax.data.tokenizer import Tokenizer
 
-# Characters encoded at once, and the longest part of a document that is encoded whole:
-# SentencePiece takes some 30 bytes of memory for each. The ids depend on it, so the
+# Characters encoded at once; a document of twice as many is cut. SentencePiece takes
+# 30 to 100 bytes of memory for each. The ids of what is cut depend on it, so the
 # store's version changes with it.
 CHUNK = 1 << 20
 
