@@ -90,8 +90,7 @@ def test_a_huge_document_is_encoded_in_little_memory(trained, tmp_path):
     """SentencePiece would take 100 bytes for each of these 28 million."""
     trained.save(tmp_path)
     code = f"""
-import subprocess
-import sys
+import resource
 from lmjax.data import encoding
 from lmjax.data.tokenizer import load_tokenizer
 tokenizer = load_tokenizer({str(tmp_path)!r})
