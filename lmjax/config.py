@@ -334,7 +334,9 @@ def _derive(config: Config) -> Config:
     optim = config.optim
     if config.model.lora.rank and not optim.frozen:
         learning = (*optim.trainable, "*.lora_a", "*.lora_b")
-        optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
+        optim = dataclasses.replace(optim, trainable=learning)
+    if optim.trainable and not optim.frozen:
+        optim = dataclasses.replace(optim, frozen=("*",))
     batch_size = config.eval.batch_size or config.batch_size
     target_length = config.data.target_length
     if isinstance(config.task, Seq2SeqConfig) and not target_length:
