@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmjax import flops, models, sharding, tasks, workdir
+from lmjax.checkpoint import Step
 from lmjax.config import Config, ConfigError, parse, to_dict
 from lmjax.data import pipeline
 from lmjax.evaluate import evaluate_split
@@ -24,16 +25,19 @@ def after_training(config: Config, directory: Path) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     last = {line["split"]: line for line in map(json.loads, lines)}
-    samples = sorted((directory / "samples").glob("*.txt"), key=lambda p: int(p.stem))
+    samples = [p for p in (directory / "samples").glob("*.txt") if p.stem.isdigit()]
     if samples:
-        console.print(f"\n{samples[-1].read_text()}", markup=False)
+        newest = max(samples, key=lambda path: int(path.stem))
+        console.print(f"\n{newest.read_text()}", markup=False)
     scores_text = tasks.build(config.task).scores_text
     third = "bits_per_byte" if scores_text else "accuracy"
     table = Table("split", "loss", "perplexity", third.replace("_", " "))
     for split in ("valid", "test"):
         if split in last:
             names = ("loss", "perplexity", third)
-            table.add_row(split, *(f"{last[split][name]:.4g}" for name in names))
+            values = (last[split][name] for name in names)
+            # What was no finite number is null in the file.
+            table.add_row(split, *("-" if v is None else f"{v:.4g}" for v in values))
     if config.eval.compressors and scores_text:
         documents = pipeline.open_documents(config)["valid"]
         for name, bits in pipeline.compressors(documents).items():
@@ -46,7 +50,7 @@ def after_training(config: Config, directory: Path) -> None:
 
 
 def evaluate_workdir(
-    directory: Path, *, step: int | None, overrides: Sequence[str]
+    directory: Path, *, step: Step, overrides: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the metrics of a checkpoint on the valid split, then on the test split.
 
@@ -73,7 +77,7 @@ LINES_AT_A_TIME = 1024
 
 
 def score_file(
-    directory: Path, file: Path, *, step: int | None, eos: bool
+    directory: Path, file: Path, *, step: Step, eos: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield the score of each line of a file, `context<TAB>text` or `text`.
 
