@@ -1,4 +1,4 @@
-"""Several processes in one workdir: they train what one does, and end together."""
+"""Two processes in one workdir: they train what one does, and end together."""
 
 import contextlib
 import json
@@ -9,23 +9,33 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from lmjax import config as config_lib
+from lmjax import loop, workdir
+from lmjax.cli import main
 from lmjax.device import LAUNCHER
 
+# A schedule that does not ask how long the run will be: it is cut short.
 CONFIG = {
-    "num_steps": 6,
+    "num_steps": 100_000,
     "batch_size": 4,
-    "model": {"dim": 16, "num_layers": 1, "num_heads": 2, "max_length": 32},
+    "model": {"dim": 16, "num_layers": 1, "num_heads": 4, "vocab_size": 260},
     "tokenizer": {"kind": "bytes"},
-    "data": {"source": "text", "document": "line", "length": 32},
-    "checkpoint": {"every_steps": 3, "best_metric": "loss"},
-    "eval": {"every_steps": 3, "num_batches": 2, "patience": 9},
+    "data": {
+        "source": "text",
+        "document": "line",
+        "length": 32,
+        "num_store_workers": 1,
+    },
+    "optim": {"learning_rate": 1e-4, "schedule": "constant"},
+    "checkpoint": {"every_steps": 2, "best_metric": "loss"},
+    "eval": {"num_batches": 2, "every_steps": 0, "patience": 9},
     "sample": {"prompts": ("ab",), "max_tokens": 3},
     "log": {"every_steps": 1},
 }
-NUM_STEPS = 5000
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +50,22 @@ def script(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def started(script, workdir, *overrides, num=2, devices=2):
-    """Start `num` processes of `devices` each; kill what is left of them."""
+def started(script, directory, *overrides):
+    """Start two processes of two devices each; kill what is left of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "lmjax.cli", "train", f"--config={script}"]
-    command += [f"--workdir={workdir}", *(f"--config.{o}" for o in overrides)]
-    environment = dict(os.environ)
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    command += [f"--workdir={directory}", *(f"--config.{o}" for o in overrides)]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     processes = []
-    for index in range(num):
-        values = (address, str(num), str(index))
-        launcher = dict(zip(LAUNCHER, values, strict=True)) if num > 1 else {}
+    for index in ("0", "1"):
+        launcher = dict(zip(LAUNCHER, (address, "2", index), strict=True))
         with (script.parent / f"{index}.log").open("w") as log:
-            processes.append(
-                subprocess.Popen(
-                    command, env=environment | launcher, stdout=log, stderr=log
-                )
+            process = subprocess.Popen(
+                command, env=os.environ | flags | launcher, stdout=log, stderr=log
             )
+        processes.append(process)
     try:
         yield processes
     finally:
@@ -67,71 +74,54 @@ def started(script, workdir, *overrides, num=2, devices=2):
             process.wait()
 
 
-def run(script, workdir, *overrides, **options):
+def ended(script, processes):
     """Return the exit codes, and what each process said."""
-    with started(script, workdir, *overrides, **options) as processes:
-        codes = [process.wait(timeout=120) for process in processes]
-    names = [f"{index}.log" for index in range(len(codes))]
-    return codes, [(script.parent / name).read_text() for name in names]
+    codes = [process.wait(timeout=120) for process in processes]
+    return codes, [(script.parent / f"{i}.log").read_text() for i in (0, 1)]
 
 
-def losses(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+def losses(directory):
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
     return {(n["step"], n["split"]): n["loss"] for n in map(json.loads, lines)}
 
 
-@pytest.fixture(scope="module")
-def alone(script, tmp_path_factory):
-    """Return the losses of one process."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    codes, said = run(script, workdir, num=1, devices=1)
-    assert codes == [0], said
-    return losses(workdir)
-
-
-@pytest.mark.parametrize("mesh", [{"fsdp": 4}, {"tensor": 2, "fsdp": 2}])
-def test_two_processes_train_what_one_does(script, alone, tmp_path, mesh):
-    overrides = [f"mesh.{axis}={size}" for axis, size in ({"data": 1} | mesh).items()]
-    codes, said = run(script, tmp_path / "run", *overrides)
-    assert codes == [0, 0], said
-    found = losses(tmp_path / "run")
-    assert found.keys() == alone.keys()
-    np.testing.assert_allclose([*found.values()], [*alone.values()], rtol=1e-6)
-    assert "step 6" in said[0] and "step 6" not in said[1]
-    assert (tmp_path / "run" / "samples" / "6.txt").exists()
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
-
-
-def test_a_signal_to_one_stops_both_and_they_resume(script, tmp_path):
-    workdir, steps = tmp_path / "run", f"num_steps={NUM_STEPS}"
-    # Sharded over devices of both: neither can save alone.
-    mesh = ("mesh.data=1", "mesh.fsdp=4", "eval.every_steps=0")
-    with started(script, workdir, steps, *mesh) as processes:
-        while not (workdir / "checkpoints" / "3").exists():
+def test_two_processes_are_as_one(script, tmp_path, monkeypatch):
+    """Stopped by a signal to one of them, resumed on another mesh, to the end."""
+    directory = tmp_path / "run"
+    with started(script, directory, "mesh.data=1", "mesh.fsdp=4") as processes:
+        while not (directory / "checkpoints" / "2").exists():
             assert [process.poll() for process in processes] == [None, None]
-            time.sleep(0.05)
+            time.sleep(0.02)
         processes[1].send_signal(signal.SIGTERM)
-        assert [process.wait(timeout=60) for process in processes] == [75, 75]
-    saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    assert max(step for step, _ in losses(workdir)) == saved
-    codes, said = run(script, workdir, f"num_steps={saved + 2}", *mesh)
-    assert codes == [0, 0], said
-    assert f"training from step {saved} to" in said[0]
-    assert (saved + 2, "train") in losses(workdir)
+        codes, said = ended(script, processes)
+        assert codes == [75, 75], said
+    stopped = max(int(path.name) for path in (directory / "checkpoints").iterdir())
+    assert max(losses(directory)) == (stopped, "train")
+    rest = ("mesh.data=1", "mesh.tensor=4", f"num_steps={stopped + 2}")
+    with started(script, directory, *rest) as processes:
+        codes, said = ended(script, processes)
+        assert codes == [0, 0], said
+    assert f"training from step {stopped} to {stopped + 2}" in said[0]
+    assert "training from" not in said[1]
+    assert (directory / "samples" / f"{stopped + 2}.txt").exists()
+    assert len(list((directory / "tensorboard").iterdir())) == 2  # one for each start
+
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    alone = tmp_path / "alone"
+    assert loop.train(config_lib.load(str(script), [rest[2]]), alone)
+    assert losses(directory).keys() == losses(alone).keys()
+    np.testing.assert_allclose(
+        [*losses(directory).values()], [*losses(alone).values()], rtol=1e-6
+    )
 
 
 def test_a_mistake_that_one_finds_ends_both(script, tmp_path):
     """Only the first process looks at what the workdir's text was."""
-    workdir = tmp_path / "run"
-    (workdir / "checkpoints" / "3").mkdir(parents=True)
-    config = "from lmjax import workdir, config; import pathlib, sys;"
-    config += (
-        "workdir.write_config(pathlib.Path(sys.argv[2]), config.load(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", config, str(script), str(workdir)]
-    subprocess.run(command, check=True)
-    (workdir / "data.json").write_text('{"config.data": "half')
-    codes, said = run(script, workdir)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    workdir.write_config(tmp_path, config_lib.load(str(script)))
+    (tmp_path / "data.json").write_text('{"config.data": "half')
+    with started(script, tmp_path) as processes:
+        codes, said = ended(script, processes)
     assert codes == [2, 2]
     for text in said:
         assert "data.json:1: not JSON" in text
@@ -143,13 +133,13 @@ def test_a_mistake_that_one_finds_ends_both(script, tmp_path):
     [
         (("127.0.0.1:1",), "JAX_NUM_PROCESSES and JAX_PROCESS_ID: not set"),
         (("127.0.0.1:1", "2", "two"), "JAX_PROCESS_ID=two"),
-        (("127.0.0.1:1", "2", "2"), "process_id"),
     ],
 )
-def test_half_a_launcher_is_one_line(script, tmp_path, values, part):
-    command = [sys.executable, "-m", "lmjax.cli", "train", f"--config={script}"]
-    command += [f"--workdir={tmp_path}"]
-    environment = os.environ | dict(zip(LAUNCHER, values, strict=False))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and part in done.stderr
+def test_half_a_launcher_is_one_line(
+    script, tmp_path, monkeypatch, capsys, values, part
+):
+    for name, value in zip(LAUNCHER, values, strict=False):
+        monkeypatch.setenv(name, value)
+    assert main(["train", f"--config={script}", f"--workdir={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and part in said
