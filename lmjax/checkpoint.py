@@ -295,7 +295,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def _may_pass(error: Exception) -> bool:
     """Return whether reading failed for a reason that is not in the checkpoint."""
     if isinstance(error, OSError):
-        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+        missing = FileNotFoundError | NotADirectoryError | IsADirectoryError
+        return not isinstance(error, missing)
     return isinstance(error, MemoryError) or any(
         word in str(error) for word in TRANSIENT
     )

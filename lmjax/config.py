@@ -299,27 +299,6 @@ class Config:
                 )
         if self.eval.patience and not self.checkpoint.best_metric:
             yield f"{path}.eval.patience: needs {path}.checkpoint.best_metric"
-        yield from self._sample_mistakes(path)
-
-    def _sample_mistakes(self, path: str) -> Iterator[str]:
-        """Yield what would keep a trained model from continuing the prompts.
-
-        Other tokenizers than bytes tell the length of a prompt only once they are
-        made: then the least is a token, and the rest is found before training.
-        """
-        sizes = [1]
-        if self.tokenizer.kind == "bytes":
-            bos = int(self.tokenizer.bos)
-            sizes = [len(prompt.encode()) + bos for prompt in self.sample.prompts]
-        if not self.sample.prompts:
-            return
-        room = self.model.max_length - max(sizes)
-        if self.sample.max_tokens > room:
-            yield (
-                f"{path}.sample.max_tokens = {self.sample.max_tokens}: with a prompt "
-                f"of {max(sizes)} tokens must be at most {max(room, 0)} "
-                f"({path}.model.max_length = {self.model.max_length})"
-            )
 
 
 Defaults = Callable[[str], Mapping[str, Any]]

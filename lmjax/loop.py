@@ -110,12 +110,8 @@ def _steps(
     """Train to the end, or until told to stop; save, and return whether it is done."""
     config, start = program.config, int(state.step)
     train_step, seconds = program.compile_train_step()
-    meter = Meter(
-        held_out.metric_log,
-        held_out.progress,
-        program=program,
-        first={"compile_seconds": seconds},
-    )
+    first = {"compile_seconds": seconds}
+    meter = Meter(held_out.metric_log, held_out.progress, program=program, first=first)
     rows = device.local_rows(program.mesh, config.batch_size)
     batches = loader.train_batches(
         held_out.prepared, config, start_step=start, rows=rows
