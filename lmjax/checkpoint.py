@@ -1,18 +1,32 @@
 """Checkpoints, by Orbax: written in the background, whole or not at all."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
+from lmjax import device
 from lmjax.config import CheckpointConfig, ConfigError
 from lmjax.types import Params, TrainState
 
 ITEMS = ("params", "ema_params", "train")
+# What storage says when it may well answer another time.
+TRANSIENT = [
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "ABORTED",
+    "CANCELLED",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+]
+
+Step = int | Literal["best"] | None  # of a checkpoint; None: the newest
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +42,21 @@ class Checkpoints:
         self, workdir: Path, config: CheckpointConfig, *, read_only: bool = False
     ) -> None:
         self.directory = (workdir / "checkpoints").absolute()
+        self.config = config
         policies: list[Any] = [preserve.LatestN(config.keep)]
         if config.best_metric:
             policies.append(
                 preserve.BestN(
-                    get_metric_fn=lambda metrics: metrics[config.best_metric],
-                    reverse=config.best_mode == "min",
+                    get_metric_fn=self._goodness,
                     n=1,
+                    keep_checkpoints_without_metrics=False,
                 )
             )
         self.manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preserve.AnyPreservationPolicy(policies),
+                best_fn=self._goodness,  # without it orbax forgets metrics on resuming
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
                 save_interval_steps=0 if read_only else 1,
@@ -56,13 +72,14 @@ class Checkpoints:
             return
         items = _items(state)
         args = {item: ocp.args.StandardSave(tree) for item, tree in items.items()}
-        self._guard(
-            lambda: self.manager.save(
-                step,
-                args=ocp.args.Composite(**args),
-                metrics=dict(metrics) if metrics else None,
+        with device.together():
+            self._guard(
+                lambda: self.manager.save(
+                    step,
+                    args=ocp.args.Composite(**args),
+                    metrics=dict(metrics) if metrics else None,
+                )
             )
-        )
 
     def save_params(self, params: Params, *, step: int) -> None:
         """Save parameters that come from elsewhere, with no run behind them."""
@@ -81,34 +98,47 @@ class Checkpoints:
             another mesh than the one the checkpoint was written on.
 
         Raises:
-          ConfigError: there are checkpoints, but none can be read.
+          ConfigError: there are checkpoints, but none can be read; or the newest holds
+            another state than this, or cannot be read just now.
         """
-        items = _items(like)
-        args = {item: ocp.args.StandardRestore(tree) for item, tree in items.items()}
+        like_items = _items(like)
         for step in reversed(self.steps()):
-            try:
-                items = self.manager.restore(step, args=ocp.args.Composite(**args))
-            except Exception as error:  # whatever a damaged file makes of itself
-                log.warning(
-                    "checkpoint %d cannot be read, trying the one before: %s",
-                    step,
-                    _first_line(error),
-                )
-                continue
-            return _state({item: items[item] for item in args})
+            items, error = self._try(step, like_items)
+            if items is not None:
+                self._set_aside_after(step)
+                return _state(items)
+            log.warning(
+                "checkpoint %d cannot be read, trying the one before: %s", step, error
+            )
         if self.steps():
             raise ConfigError(f"{self.directory}: no checkpoint here can be read")
         return None
 
-    def find(self, step: int | None) -> int:
-        """Return the step asked for, or the newest.
+    def best(self) -> int | None:
+        """Return the step that is best by `best_metric`, or None if none is known."""
+        known = {step: self.manager.metrics(step) for step in self.steps()}
+        of = {s: m for s, m in known.items() if m and self.config.best_metric in m}
+        return max(of, key=lambda step: (self._goodness(of[step]), step), default=None)
+
+    def find(self, step: Step) -> int:
+        """Return the step asked for, the best, or the newest.
 
         Raises:
           ConfigError: there is none.
         """
         steps = self.steps()
-        if not steps or step not in (None, *steps):
-            have = ", ".join(map(str, steps)) or "none"
+        if not steps:
+            raise ConfigError(f"{self.directory.parent}: holds no checkpoint")
+        if step == "best":
+            step = self.best()
+            if step is None:
+                metric = self.config.best_metric
+                raise ConfigError(
+                    f"--step=best: no checkpoint in {self.directory} tells its "
+                    f"config.checkpoint.best_metric = {metric!r}"
+                )
+        if step not in (None, *steps):
+            have = ", ".join(map(str, steps))
             raise ConfigError(
                 f"--step={step}: not in {self.directory}; there are: {have}"
             )
@@ -131,19 +161,84 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when everything saved is on disk."""
-        self._guard(self.manager.wait_until_finished)
-
-    def forget_after(self, step: int) -> None:
-        """Delete the checkpoints after `step`, which could not be read."""
-        for later in self.steps():
-            if later > step:
-                self.manager.delete(later)
+        with device.together():
+            self._guard(self.manager.wait_until_finished)
 
     def close(self) -> None:
         """Finish writing and let go of the directory."""
         self._guard(self.manager.close)
 
-    def _guard(self, write: Any) -> None:
+    def _goodness(self, metrics: Mapping[str, float]) -> float:
+        value = metrics.get(self.config.best_metric, math.nan)
+        return -as_loss(value, mode=self.config.best_mode)
+
+    def _try(
+        self, step: int, like: dict[str, Any]
+    ) -> tuple[dict[str, Any] | None, str]:
+        """Return a checkpoint's items, or None and what is wrong with its files.
+
+        Raises:
+          ConfigError: nothing is wrong with them, but they are not of this run; or
+            what is wrong may pass.
+        """
+        args = {item: ocp.args.StandardRestore(tree) for item, tree in like.items()}
+        items, text = None, ""
+        with device.together():
+            try:
+                self._refuse_other_state(step, like)
+                items = self.manager.restore(step, args=ocp.args.Composite(**args))
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever a damaged file makes of itself
+                text = _first_line(error)
+                if _may_pass(error):
+                    raise ConfigError(
+                        f"{self.directory / str(step)}: cannot be read now: {text} "
+                        "(nothing was changed; run the same command again)"
+                    ) from error
+        if device.any_process(items is None):
+            return None, text or "another process cannot read it"
+        assert items is not None
+        return {item: items[item] for item in like}, ""
+
+    def _refuse_other_state(self, step: int, like: dict[str, Any]) -> None:
+        """Raise if a checkpoint can be read, but holds other arrays than these.
+
+        Raises:
+          ConfigError: naming one of them.
+        """
+        metadata = self.manager.metadata(step)
+        saved = metadata.item_metadata or {}
+        where = f"{self.directory / str(step)}: not a checkpoint of this run"
+        for item, tree in like.items():
+            if metadata.item_handlers and item not in metadata.item_handlers:
+                raise ConfigError(f"{where}: it has no {item}")
+            if saved.get(item) is None:  # its files do not tell: they are damaged
+                continue
+            ours, theirs = _shapes(tree), _shapes(saved[item])
+            for name in sorted(ours.keys() | theirs.keys()):
+                a, b = theirs.get(name, "absent"), ours.get(name, "absent")
+                if a != b:
+                    raise ConfigError(f"{where}: {item}.{name} is {a} there, not {b}")
+
+    def _set_aside_after(self, step: int) -> None:
+        """Move the checkpoints after `step`, which could not be read, out of the way.
+
+        They are renamed, not deleted: someone may yet make something of them.
+        """
+        later = [other for other in self.steps() if other > step]
+        aside = self.directory.with_name("checkpoints.unreadable")
+        if later and device.is_first():
+            aside.mkdir(exist_ok=True)
+            for other in later:
+                taken = len(list(aside.glob(f"{other}*")))
+                name = f"{other}.{taken}" if taken else str(other)
+                (self.directory / str(other)).rename(aside / name)
+                log.warning("checkpoint %d: moved to %s", other, aside / name)
+        if device.any_process(bool(later)):
+            self.manager.reload()
+
+    def _guard(self, write: Callable[[], object]) -> None:
         try:
             write()
         except Exception as error:
@@ -180,6 +275,30 @@ def _state(items: dict[str, Any]) -> TrainState:
         key=jax.random.wrap_key_data(train["key"]),
         num_skipped=train["num_skipped"],
         ema_params=items.get("ema_params"),
+    )
+
+
+def as_loss(value: float, *, mode: str) -> float:
+    """Return a number that is the less the better; infinity for what is no number."""
+    loss = value if mode == "min" else -value
+    return math.inf if math.isnan(loss) else loss
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array by its name."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether reading failed for a reason that is not in the checkpoint."""
+    if isinstance(error, OSError):
+        missing = FileNotFoundError | NotADirectoryError | IsADirectoryError
+        return not isinstance(error, missing)
+    return isinstance(error, MemoryError) or any(
+        word in str(error) for word in TRANSIENT
     )
 
 

@@ -5,7 +5,6 @@ purpose after saving, run again to go on; anything else is a fault of lmjax.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -23,9 +22,13 @@ def train(args: argparse.Namespace) -> int:
     """Train an experiment in a workdir; the same command again resumes."""
     config = load(args.config, args.overrides, defaults=_defaults)
     profile = _profile(args.profile)
-    from lmjax import loop, report
+    from lmjax import device, loop, report
 
-    if not loop.train(config, Path(args.workdir), profile=profile):
+    device.join_processes(detect=args.distributed)
+    finished = loop.train(config, Path(args.workdir), profile=profile)
+    if not device.is_first():
+        return 0 if finished else loop.EXIT_STOPPED
+    if not finished:
         _say(f"stopped and saved; run the same command again to go on: {args.workdir}")
         return loop.EXIT_STOPPED
     report.after_training(config, Path(args.workdir))
@@ -35,11 +38,12 @@ def train(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Print one JSON line of metrics for each held-out split."""
     from lmjax import report
+    from lmjax.logging import json_line
 
     for metrics in report.evaluate_workdir(
         Path(args.workdir), step=args.step, overrides=args.overrides
     ):
-        print(json.dumps(metrics), flush=True)
+        print(json_line(metrics), flush=True)
     return 0
 
 
@@ -63,11 +67,12 @@ def generate(args: argparse.Namespace) -> int:
 def score(args: argparse.Namespace) -> int:
     """Print one JSON line for each line of a file: its log-probability."""
     from lmjax import report
+    from lmjax.logging import json_line
 
     for line in report.score_file(
         Path(args.workdir), Path(args.input), step=args.step, eos=args.eos
     ):
-        print(json.dumps(line), flush=True)
+        print(json_line(line), flush=True)
     return 0
 
 
@@ -151,20 +156,24 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(flag, required=True)
         return sub
 
+    step: Any = {"type": _step, "metavar": "N|best", "help": "default: the newest"}
     sub = verb("train", train, "--config", "--workdir")
     sub.add_argument("--profile", metavar="STEP:STEPS", help="write a profiler trace")
+    sub.add_argument(
+        "--distributed", action="store_true", help="one process of a cluster's job"
+    )
     sub = verb("eval", evaluate, "--workdir")
-    sub.add_argument("--step", type=int, help="of a checkpoint; default: the newest")
+    sub.add_argument("--step", **step)
     sub = verb("generate", generate, "--workdir", "--prompt")
     sub.add_argument("--max_tokens", type=int, default=64)
     sub.add_argument("--temperature", type=float, default=0.8)
     sub.add_argument("--top_k", type=int, default=0)
     sub.add_argument("--top_p", type=float, default=1.0)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--step", type=int)
+    sub.add_argument("--step", **step)
     sub = verb("score", score, "--workdir", "--input")
     sub.add_argument("--eos", action="store_true", help="score the end of text too")
-    sub.add_argument("--step", type=int)
+    sub.add_argument("--step", **step)
     sub = verb("prepare", prepare, "--config", "--workdir")
     sub.add_argument("--job", metavar="I/N", default="0/1", help="a share, I from 0")
     sub = verb("describe", describe, "--config")
@@ -172,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("import", import_model, "--workdir")
     sub.add_argument("--from", dest="source", required=True, metavar="HF_DIR|ORG/NAME")
     sub = verb("export", export_model, "--workdir", "--to")
-    sub.add_argument("--step", type=int, help="of a checkpoint; default: the newest")
+    sub.add_argument("--step", **step)
     sub.add_argument("--dtype", default="float32", help="of the weights in the files")
     sub.add_argument(
         "--adapters", action="store_true", help="LoRA's alone, for PEFT; else merged"
@@ -245,11 +254,22 @@ def _profile(text: str | None) -> range:
         return range(0)
     try:
         first, count = (int(part) for part in text.split(":"))
-        return range(first, first + count)
     except ValueError as error:
         raise ConfigError(
             f"--profile={text}: must be STEP:STEPS, as in 20:5"
         ) from error
+    if first < 1 or count < 1:
+        raise ConfigError(f"--profile={text}: steps count from 1, and one is the least")
+    return range(first, first + count)
+
+
+def _step(text: str) -> int | str:
+    if text == "best":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: not a number, nor best") from error
 
 
 def _job(text: str) -> tuple[int, int]:

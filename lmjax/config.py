@@ -204,6 +204,11 @@ class SampleConfig:
     top_k: CountOrZero = 0  # 0: no limit
     top_p: Fraction = 0.95
 
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        if not self.top_p:
+            yield f"{path}.top_p = 0.0: must be above 0, for something to draw from"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:

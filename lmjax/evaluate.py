@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from lmjax import device
+from lmjax.checkpoint import as_loss
 from lmjax.config import Config
 from lmjax.data import loader, objectives, pipeline
 from lmjax.program import Program
@@ -31,7 +32,10 @@ def evaluate_split(
     nobody has counted.
     """
     stores = prepared.stores[split]
-    batches = loader.eval_batches(stores, config, tokenizer=prepared.tokenizer)
+    rows = device.local_rows(program.mesh, config.eval.batch_size)
+    batches = loader.eval_batches(
+        stores, config, tokenizer=prepared.tokenizer, rows=rows
+    )
     put = lambda batch: device.put_batch(batch, program.mesh)
     means = mean_metrics(program.eval_step, params, batches, put=put)
     means |= {"perplexity": _exp(means["loss"])}
@@ -66,11 +70,21 @@ def mean_metrics(
 
 
 def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
-    """Count the values after the best one; 0 if the last is the best (or only) one."""
+    """Count the values after the best one; 0 if the last is the best (or only) one.
+
+    What is not a number is worse than any.
+    """
     if not values:
         return 0
-    best = min(values) if mode == "min" else max(values)
-    return len(values) - 1 - values.index(best)
+    losses = [as_loss(value, mode=mode) for value in values]
+    return len(losses) - 1 - losses.index(min(losses))
+
+
+def metric_names(program: Program) -> list[str]:
+    """Return the names of what `evaluate_split` returns; computes nothing."""
+    params, batch = program.state_shapes.params, program.batch_shapes()
+    own = [*jax.eval_shape(program.eval_step, params, batch), "perplexity"]
+    return own + ["word_perplexity", "bits_per_byte"] * program.task.scores_text
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:

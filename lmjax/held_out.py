@@ -4,8 +4,18 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import jax
+
+from lmjax import device
+from lmjax.checkpoint import Checkpoints
+from lmjax.config import ConfigError, nearest
 from lmjax.data import pipeline
-from lmjax.evaluate import describe_metrics, evaluate_split, evaluations_since_best
+from lmjax.evaluate import (
+    describe_metrics,
+    evaluate_split,
+    evaluations_since_best,
+    metric_names,
+)
 from lmjax.generate.decode import Generator, encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.logging import MetricLog, ProgressLine
@@ -23,13 +33,54 @@ class HeldOut:
     progress: ProgressLine
     directory: Path
 
+    def check(self) -> None:
+        """Find before training what would only be found after it.
+
+        Raises:
+          ConfigError: a prompt is too long, or `best_metric` is never measured.
+        """
+        config = self.program.config
+        if config.sample.prompts:
+            try:
+                self._generator.check(
+                    **self._prompts(), max_tokens=config.sample.max_tokens
+                )
+            except ConfigError as error:
+                raise ConfigError(f"config.sample.prompts: {error}") from error
+        best = config.checkpoint.best_metric
+        where = f"config.checkpoint.best_metric = {best!r}"
+        if best and "valid" not in self.prepared.stores:
+            raise ConfigError(f"{where}: config.data has no valid split to measure it")
+        if best and best not in (names := metric_names(self.program)):
+            raise ConfigError(
+                f"{where}: must be one of {', '.join(names)}{nearest(best, names)}"
+            )
+
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Evaluate on the valid split and log the result; {} if there is none."""
-        return self._evaluate("valid", step, state)
+        return self._evaluate("valid", step, _params(state))
 
-    def finish(self, step: int, state: TrainState) -> None:
-        """Evaluate on the test split, if there is one."""
-        self._evaluate("test", step, state)
+    def finish(self, step: int, state: TrainState, checkpoints: Checkpoints) -> None:
+        """Sample, and evaluate on the test split, if that is not done yet.
+
+        The test split is evaluated with the parameters that were best by
+        `best_metric`, if there is one. `state` must have been saved: it makes room.
+        """
+        if not device.any_process(self._sample_path(step).exists()):
+            self.sample(step, state)
+        if "test" not in self.prepared.stores or self.metric_log.holds(step, "test"):
+            return
+        best = (
+            checkpoints.best() if self.program.config.checkpoint.best_metric else None
+        )
+        if best is None or best == step:
+            self._evaluate("test", step, _params(state))
+            return
+        like, ema = _params(self.program.state_shapes), state.ema_params is not None
+        for leaf in jax.tree.leaves(state):
+            leaf.delete()
+        params = checkpoints.restore_params(like, step=best, ema=ema)
+        self._evaluate("test", step, params, best=best)
 
     def improved(self) -> bool:
         """Return whether the last evaluation is the best by `best_metric`."""
@@ -52,7 +103,7 @@ class HeldOut:
             return
         rows = self._generator.continuations(
             _params(state),
-            **encode_prompts(tokenizer, config.prompts, config=model),
+            **self._prompts(),
             max_tokens=config.max_tokens,
             sampling=Sampling(
                 temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
@@ -65,26 +116,42 @@ class HeldOut:
             prompt + seam + tokenizer.decode(row)
             for prompt, row in zip(config.prompts, rows, strict=True)
         ]
-        path = self.directory / "samples" / f"{step}.txt"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n----\n".join(texts) + "\n")
+        if device.is_first():
+            path = self._sample_path(step)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("\n----\n".join(texts) + "\n")
+
+    def _sample_path(self, step: int) -> Path:
+        return self.directory / "samples" / f"{step}.txt"
+
+    def _prompts(self) -> dict[str, list[list[int]]]:
+        return encode_prompts(
+            self.prepared.tokenizer,
+            self.program.config.sample.prompts,
+            config=self.program.model.config,
+        )
 
     @functools.cached_property
     def _generator(self) -> Generator:
         return Generator(self.program.model, self.prepared.tokenizer.vocab_size)
 
-    def _evaluate(self, split: str, step: int, state: TrainState) -> dict[str, float]:
+    def _evaluate(
+        self, split: str, step: int, params: Params, *, best: int | None = None
+    ) -> dict[str, float]:
+        """Evaluate, log and print; `best` is the step of the parameters, if another."""
         if split not in self.prepared.stores:
             return {}
         results = evaluate_split(
             split,
-            _params(state),
+            params,
             config=self.program.config,
             program=self.program,
             prepared=self.prepared,
         )
-        self.metric_log.write(step, split, results)
-        self.progress.print(f"step {step}  {split}: {describe_metrics(results)}")
+        note = {} if best is None else {"params_step": best}
+        self.metric_log.write(step, split, results | note)
+        of = "" if best is None else f" (with the best parameters, of step {best})"
+        self.progress.print(f"step {step}  {split}{of}: {describe_metrics(results)}")
         return results
 
     def _evaluations_since_best(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lmjax import models, sharding, workdir
-from lmjax.checkpoint import Checkpoints
+from lmjax.checkpoint import Checkpoints, Step
 from lmjax.config import Config, ConfigError, MeshConfig, ModelConfig
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
@@ -268,13 +268,14 @@ class LanguageModel:
 
 
 def load(
-    directory: str | Path, step: int | None = None, mesh: Mesh | None = None
+    directory: str | Path, step: Step = None, mesh: Mesh | None = None
 ) -> LanguageModel:
     """Return the model of a workdir.
 
     Args:
       directory: the workdir of a training run.
-      step: of a checkpoint; by default the newest.
+      step: of a checkpoint, or "best" by the run's `best_metric`; by default the
+        newest.
       mesh: where to put the parameters; by default all local devices, as the run's
         config says if they fit it, else each a part, else each a copy.
 

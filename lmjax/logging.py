@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -22,13 +23,15 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from lmjax import device, flops
-from lmjax.config import LogConfig
+from lmjax.config import ConfigError, LogConfig
 from lmjax.program import Program
 from lmjax.types import Metrics
 
 # Steps that the device may be ahead of what the host has read: enough that it never
 # waits for the host, few enough that batches do not pile up.
 STEPS_IN_FLIGHT = 2
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteError(RuntimeError):
@@ -49,26 +52,29 @@ class MetricLog:
     """
 
     def __init__(self, workdir: Path, config: LogConfig, *, start_step: int) -> None:
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            _keep_until(path, start_step)
-        lines = path.read_text().splitlines() if path.exists() else []
-        objects = (json.loads(line) for line in lines)
-        self.held_out = [line for line in objects if line["split"] != "train"]
-        self.file = path.open("a")
-        self.writer = (
-            SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
-            if config.tensorboard
-            else None
-        )
+        self.file = self.writer = None
+        kept: list[str] = []
+        with device.together():
+            if device.is_first():
+                path = workdir / "metrics.jsonl"
+                kept = _keep_until(path, start_step)
+                self.file = path.open("a")
+                if config.tensorboard:
+                    self.writer = SummaryWriter(
+                        str(workdir / "tensorboard"), purge_step=start_step + 1
+                    )
+        # The first process reads for all: what follows from them must be the same.
+        lines = map(json.loads, device.gathered("".join(kept))[0].splitlines())
+        self.held_out = [line for line in lines if line["split"] != "train"]
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Append one object; `values` are plain numbers."""
         line = {"step": step, "split": split, **values}
         if split != "train":
-            self.held_out.append(line)
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+            self.held_out.append(json.loads(json_line(line)))
+        if self.file is not None:
+            self.file.write(json_line(line) + "\n")
+            self.file.flush()
         if self.writer is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -77,41 +83,69 @@ class MetricLog:
     def history(self, split: str, name: str) -> list[float]:
         """Return one metric's values so far, those before a restart included."""
         return [
-            line[name]
+            math.nan if line[name] is None else line[name]
             for line in self.held_out
             if line["split"] == split and name in line
         ]
 
+    def holds(self, step: int, split: str) -> bool:
+        """Return whether a held-out split was evaluated after this step."""
+        return any((n["step"], n["split"]) == (step, split) for n in self.held_out)
+
     def close(self) -> None:
         """Flush and close the files."""
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
         if self.writer is not None:
             self.writer.close()
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a last line that a kill cut short."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept))
-    part.replace(path)
+def json_line(values: Mapping[str, Any]) -> str:
+    """Return an object as JSON, which has no NaN and no infinity: they are null."""
+    return json.dumps(
+        {
+            name: None
+            if isinstance(value, float) and not math.isfinite(value)
+            else value
+            for name, value in values.items()
+        }
+    )
+
+
+def _keep_until(path: Path, step: int) -> list[str]:
+    """Drop the lines after `step`, and those that are damaged; return the others.
+
+    Raises:
+      ConfigError: the file cannot be read or written.
+    """
+    try:
+        lines = path.read_text(errors="replace") if path.exists() else ""
+        kept = [line for line in lines.splitlines(keepends=True) if _is_of(line, step)]
+        part = path.with_suffix(".part")
+        part.write_text("".join(kept))
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be used: {error.strerror}") from error
+    return kept
+
+
+def _is_of(line: str, last_step: int) -> bool:
+    """Return whether a line is whole, and of a step up to the last."""
+    try:
+        values = json.loads(line)
+        whole = line.endswith("\n") and isinstance(values["split"], str)
+        return bool(whole and values["step"] <= last_step)
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False
 
 
 class ProgressLine:
     """A live line on a terminal, and a plain one every few seconds elsewhere."""
 
-    def __init__(
-        self, *, start_step: int, num_steps: int, visible: bool = True
-    ) -> None:
+    def __init__(self, *, start_step: int, num_steps: int) -> None:
         self.console = Console(stderr=True)
         self.num_steps = num_steps
-        self.visible = visible
+        self.visible = device.is_first()
         self.last_print = 0.0
         self.bar = Progress(
             TextColumn("step"),
@@ -122,7 +156,7 @@ class ProgressLine:
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             console=self.console,
-            disable=not (visible and self.console.is_terminal),
+            disable=not (self.visible and self.console.is_terminal),
             transient=True,
         )
         self.task = self.bar.add_task(
@@ -150,6 +184,44 @@ class ProgressLine:
     def close(self) -> None:
         """Take the live line away."""
         self.bar.stop()
+
+
+class Tracer:
+    """Writes a profiler trace of the steps asked for to the workdir's `profile/`.
+
+    A run that resumes among them traces the rest, one that stops among them what it
+    did of them.
+    """
+
+    def __init__(self, workdir: Path, steps: range) -> None:
+        self.directory, self.steps = workdir / "profile", steps
+        self.running = self.wrote = False
+        self.metrics: Metrics = {}  # of the last step, which end with it
+
+    def begin(self, step: int) -> None:
+        """Trace from here if this step is the first of those asked for."""
+        if step in self.steps and not self.wrote and device.is_first():
+            jax.profiler.start_trace(str(self.directory))
+            self.running = self.wrote = True
+
+    def end(self, step: int, metrics: Metrics) -> None:
+        """Trace until here if this step is the last of those asked for."""
+        self.metrics = metrics
+        if self.running and step + 1 not in self.steps:
+            self._stop()
+
+    def close(self) -> None:
+        """Write what there is of a trace."""
+        if self.running:
+            self._stop()
+        elif self.steps and not self.wrote and device.is_first():
+            first, last = self.steps[0], self.steps[-1]
+            log.warning("--profile: steps %d to %d were not trained now", first, last)
+
+    def _stop(self) -> None:
+        self.running = False
+        jax.block_until_ready(self.metrics)
+        jax.profiler.stop_trace()
 
 
 class Meter:

@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -16,8 +15,9 @@ from lmjax.config import Config
 from lmjax.data import loader, objectives, pipeline
 from lmjax.held_out import HeldOut
 from lmjax.init_from import initial_state
-from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine
+from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine, Tracer
 from lmjax.program import Program, make_program
+from lmjax.types import TrainState
 
 EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: run the same command again to go on
 
@@ -39,17 +39,33 @@ def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool
       FloatingPointError: the loss is not finite and `optim.on_nonfinite` is "stop";
         the text names the step, its samples and the last good checkpoint.
     """
-    with workdir.locked(directory), StopSignal() as stop:
-        config = pipeline.with_vocabulary(config)
-        workdir.refuse_other_run(directory, config)
-        begun = workdir.has_checkpoints(directory)
-        prepared = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)
-        workdir.refuse_other_text(directory, pipeline.identity(prepared))
-        workdir.write_config(directory, config)
+    with contextlib.ExitStack() as lock, StopSignal() as stop:
+        config, prepared = _prepare(config, directory, lock)
+        # From here on one of several processes cannot leave without the others.
+        stop.deferred = device.several_processes()
         mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(mesh):
             program = make_program(config, mesh)
             return _train(program, directory, prepared, stop, profile)
+
+
+def _prepare(
+    config: Config, directory: Path, lock: contextlib.ExitStack
+) -> tuple[Config, pipeline.Prepared]:
+    """Take the workdir, and have in it what training reads."""
+    first = device.is_first()
+    with device.together():
+        if first:
+            lock.enter_context(workdir.locked(directory))
+        config = pipeline.with_vocabulary(config)
+        workdir.refuse_other_run(directory, config)
+        begun = workdir.has_checkpoints(directory)
+    with device.together():
+        prepared = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)
+        if first:
+            workdir.refuse_other_text(directory, pipeline.identity(prepared))
+            workdir.write_config(directory, config)
+    return config, prepared
 
 
 def _train(
@@ -59,55 +75,73 @@ def _train(
     stop: "StopSignal",
     profile: range,
 ) -> bool:
-    config, mesh = program.config, program.mesh
-    checkpoints = Checkpoints(directory, config.checkpoint)
-    state = checkpoints.restore(program.state_shapes)
-    state = initial_state(program) if state is None else state
-    start = int(state.step)
-    checkpoints.forget_after(start)
-    metric_log = MetricLog(directory, config.log, start_step=start)
-    progress = ProgressLine(start_step=start, num_steps=config.num_steps)
-    held_out = HeldOut(program, prepared, metric_log, progress, directory)
-    if start >= config.num_steps or held_out.exhausted():
-        progress.print(f"finished at step {start}; nothing is left to train")
-        return True
-    progress.print(f"training from step {start} to {config.num_steps}")
+    """Restore, and train from there; whatever ends it, close what was opened."""
+    config = program.config
+    with contextlib.ExitStack() as stack:
+        opened = lambda thing: stack.enter_context(contextlib.closing(thing))
+        checkpoints = opened(Checkpoints(directory, config.checkpoint))
+        state = checkpoints.restore(program.state_shapes)
+        state = initial_state(program) if state is None else state
+        start = int(state.step)
+        metric_log = opened(MetricLog(directory, config.log, start_step=start))
+        progress = opened(ProgressLine(start_step=start, num_steps=config.num_steps))
+        held_out = HeldOut(program, prepared, metric_log, progress, directory)
+        held_out.check()
+        if start >= config.num_steps or held_out.exhausted():
+            progress.print(f"finished at step {start}; nothing is left to train")
+            held_out.finish(start, state, checkpoints)
+            return True
+        progress.print(f"training from step {start} to {config.num_steps}")
+        tracer = opened(Tracer(directory, profile))
+        try:
+            return _steps(state, program, held_out, checkpoints, tracer, stop)
+        except NonFiniteError as error:
+            raise explained(error, config, prepared, checkpoints) from None
+
+
+def _steps(
+    state: TrainState,
+    program: Program,
+    held_out: HeldOut,
+    checkpoints: Checkpoints,
+    tracer: Tracer,
+    stop: "StopSignal",
+) -> bool:
+    """Train to the end, or until told to stop; save, and return whether it is done."""
+    config, start = program.config, int(state.step)
     train_step, seconds = program.compile_train_step()
     first = {"compile_seconds": seconds}
-    meter = Meter(metric_log, progress, program=program, first=first)
-    batches = loader.train_batches(prepared, config, start_step=start)
-    finished = False
+    meter = Meter(held_out.metric_log, held_out.progress, program=program, first=first)
+    rows = device.local_rows(program.mesh, config.batch_size)
+    batches = loader.train_batches(
+        held_out.prepared, config, start_step=start, rows=rows
+    )
     stop.deferred = True
-    try:
-        for step in range(start + 1, config.num_steps + 1):
-            with meter.waiting():
-                batch = next(batches)
-            with tracing(step, profile, directory):
-                state, metrics = train_step(state, device.put_batch(batch, mesh))
-            meter.add(step, metrics)
-            results = None
-            if step == config.num_steps or due(step, config.eval):
-                with meter.paused():
-                    results = held_out.evaluate(step, state)
-            finished = step == config.num_steps or held_out.exhausted()
-            if finished or due(step, config.sample):
-                with meter.paused():
-                    held_out.sample(step, state)
-            if finished:
-                held_out.finish(step, state)
-            improved = results is not None and held_out.improved()
-            leave = finished or stop.requested
-            if leave or improved or due(step, config.checkpoint):
-                with meter.paused():
-                    checkpoints.save(state, metrics=results)
-            if leave:
-                break
-    except NonFiniteError as error:
-        raise explained(error, config, prepared, checkpoints) from None
-    finally:
-        progress.close()
-        metric_log.close()
-        checkpoints.close()
+    for step in range(start + 1, config.num_steps + 1):
+        with meter.waiting():
+            batch = next(batches)
+        tracer.begin(step)
+        state, metrics = train_step(state, device.put_batch(batch, program.mesh))
+        tracer.end(step, metrics)
+        meter.add(step, metrics)
+        results = None
+        if step == config.num_steps or due(step, config.eval):
+            with meter.paused():
+                results = held_out.evaluate(step, state)
+        finished = step == config.num_steps or held_out.exhausted()
+        improved = results is not None and held_out.improved()
+        leave = stop.agreed(ask=due(step, config.log)) or finished
+        if leave or improved or due(step, config.checkpoint):
+            with meter.paused():
+                checkpoints.save(state, metrics=results)
+        if due(step, config.sample) and not finished:
+            with meter.paused():
+                held_out.sample(step, state)
+        if leave:
+            break
+    checkpoints.wait()
+    if finished:
+        held_out.finish(step, state, checkpoints)
     return finished
 
 
@@ -127,6 +161,7 @@ def due(step: int, section: Every) -> bool:
 class StopSignal:
     """SIGTERM and SIGINT while training: finish the step, save, and leave.
 
+    One of several processes goes on to the next `log.every_steps`, where all leave.
     Before `deferred` is set there is nothing to save, and they leave at once; a second
     SIGINT does so too.
     """
@@ -143,7 +178,16 @@ class StopSignal:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def agreed(self, *, ask: bool) -> bool:
+        """Return whether to stop; several processes do it at one step, if all `ask`.
+
+        Asking costs them a little, so it is not done at each step.
+        """
+        if not device.several_processes():
+            return self.requested
+        return ask and device.any_process(self.requested)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.deferred:
@@ -151,17 +195,6 @@ class StopSignal:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-
-
-@contextlib.contextmanager
-def tracing(step: int, steps: range, directory: Path) -> Iterator[None]:
-    """Write a profiler trace of `steps` to the workdir's `profile/`."""
-    if steps and step == steps.start:
-        jax.profiler.start_trace(str(directory / "profile"))
-    yield
-    if steps and step == steps.stop - 1:
-        jax.effects_barrier()
-        jax.profiler.stop_trace()
 
 
 def explained(

@@ -55,9 +55,8 @@ def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
     chain = [
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
         OPTIMIZERS[config.name](config, axes),
-        optax.add_decayed_weights(decay, _decayed(config, axes))
-        if decay
-        else optax.identity(),
+        # Also of 0: the state must not depend on what may differ on resuming.
+        optax.add_decayed_weights(decay, _decayed(config, axes)),
     ]
     return Optimizer(
         transform=optax.chain(*chain),

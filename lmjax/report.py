@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmjax import flops, models, sharding, tasks, workdir
+from lmjax.checkpoint import Step
 from lmjax.config import Config, ConfigError, parse, to_dict
 from lmjax.data import kept_stores, pipeline
 from lmjax.data.tokenizer import Tokenizer
@@ -50,7 +51,7 @@ def after_training(config: Config, directory: Path) -> None:
 
 
 def evaluate_workdir(
-    directory: Path, *, step: int | None, overrides: Sequence[str]
+    directory: Path, *, step: Step, overrides: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield the metrics of a checkpoint on the valid split, then on the test split.
 
@@ -113,7 +114,7 @@ LINES_AT_A_TIME = 1024
 
 
 def score_file(
-    directory: Path, file: Path, *, step: int | None, eos: bool
+    directory: Path, file: Path, *, step: Step, eos: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield the score of each line of a file, `context<TAB>text` or `text`.
 

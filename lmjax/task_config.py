@@ -163,6 +163,7 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{path}.data.length = {data.length}: must be at least {SHORTEST} for "
             f"{path}.task.kind = {task.kind!r}"
         )
+    yield from _sample_mistakes(config, path)
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, Seq2SeqConfig):
@@ -171,6 +172,26 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0: "
             f"{path}.task.kind = {task.kind!r} has no target apart from its row"
+        )
+
+
+def _sample_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what would keep the trained model from continuing the prompts.
+
+    Of other tokenizers than bytes a prompt's length is not known before they are made:
+    it is at least a token, and what is too long is found before training.
+    """
+    sample, tokenizer, longest = config.sample, config.tokenizer, 1
+    if not sample.prompts:
+        return
+    if tokenizer.kind == "bytes" and config.model.kind == "decoder":
+        longest = tokenizer.bos + max(len(text.encode()) for text in sample.prompts)
+    room = config.model.max_length - longest
+    if sample.max_tokens > room:
+        yield (
+            f"{path}.sample.max_tokens = {sample.max_tokens}: with a prompt of "
+            f"{longest} tokens must be at most {max(room, 0)} "
+            f"({path}.model.max_length = {config.model.max_length})"
         )
 
 

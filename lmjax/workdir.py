@@ -4,8 +4,9 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lmjax.config import Config, ConfigError, changed_identity, parse, to_dict
 
@@ -46,27 +47,54 @@ def read_config(workdir: Path) -> Config:
       ConfigError: there is none, or it cannot be read.
     """
     path = workdir / "config.json"
+    if not path.exists():
+        raise ConfigError(f"--workdir={workdir}: holds no run (no config.json)")
+    values = _read(path)
     try:
-        return parse(json.loads(path.read_text()))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"--workdir={workdir}: holds no run (no config.json)"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        return parse(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, or not to be parsed
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
 def write_config(workdir: Path, config: Config) -> None:
-    """Save the config, replacing the earlier one whole."""
-    part = workdir / "config.json.part"
-    part.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    part.replace(workdir / "config.json")
+    """Save the config, replacing the earlier one whole.
+
+    Raises:
+      ConfigError: it cannot be written.
+    """
+    _write(workdir / "config.json", to_dict(config))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object in a file of JSON.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, or nested too deep
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: not a JSON object")
+    return values
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON if it is not there already: whole, or not at all."""
+    text = json.dumps(values, indent=2) + "\n"
+    part = path.with_name(path.name + ".part")
+    try:
+        if path.exists() and path.read_bytes() == text.encode():
+            return
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -107,12 +135,15 @@ def refuse_other_text(workdir: Path, identity: dict[str, str]) -> None:
       ConfigError: naming what changed.
     """
     path = workdir / "data.json"
-    if has_checkpoints(workdir) and path.exists():
-        before = json.loads(path.read_text())
-        changed = [name for name, value in identity.items() if before[name] != value]
-        if changed:
-            raise ConfigError(
-                f"--workdir={workdir}: the text or vocabulary behind "
-                f"{' and '.join(changed)} is not what this run was trained on"
-            )
-    path.write_text(json.dumps(identity, indent=2) + "\n")
+    before = _read(path) if has_checkpoints(workdir) and path.exists() else None
+    if before == identity:
+        return
+    if before is not None:
+        changed = [
+            name for name, value in identity.items() if before.get(name) != value
+        ]
+        raise ConfigError(
+            f"--workdir={workdir}: the text or vocabulary behind "
+            f"{' and '.join(changed)} is not what this run was trained on"
+        )
+    _write(path, identity)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmjax.config import Config, ConfigError
+from lmjax.config import Config
 from lmjax.data import objectives, order, packing, pipeline
 from lmjax.data.objectives import Objective
 from lmjax.data.token_store import TokenStore
@@ -29,17 +29,21 @@ def train_batches(
     config: Config,
     *,
     start_step: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Generator["HostBatch", None, None]:
-    """Return this host's rows of the batches from `start_step` to the last step.
+    """Return the batches from `start_step` to the last step.
 
     Batches are cut ahead of time in a thread, or in `config.data.num_workers`
     processes; `close` stops them, and so does the end of the program.
 
+    Args:
+      prepared: tokenizer and stores.
+      config: the experiment.
+      start_step: the updates done so far.
+      rows: which rows of the global batch this host wants; by default all.
+
     Raises:
-      ConfigError: the batch does not divide among the hosts, or the tokenizer lacks
-        an id that the objective needs.
+      ConfigError: the tokenizer lacks an id that the objective needs.
     """
     import grain  # brings jax along: not for those who only build stores
 
@@ -50,9 +54,7 @@ def train_batches(
         bos_id=prepared.tokenizer.bos_id,
         eos_id=prepared.tokenizer.eos_id,
         start_step=start_step,
-        rows=_host_rows(
-            config.batch_size, process_index, process_count, path="config.batch_size"
-        ),
+        rows=np.arange(config.batch_size) if rows is None else rows,
     )
     num_workers, ahead = config.data.num_workers, config.data.prefetch_batches
     batches = grain.MapDataset.source(source).to_iter_dataset(
@@ -81,7 +83,7 @@ class TrainBatches:
     bos_id: int | None
     eos_id: int | None
     start_step: int
-    rows: slice
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return max(0, self.config.num_steps - self.start_step)
@@ -142,37 +144,29 @@ def eval_batches(
     config: Config,
     *,
     tokenizer: Tokenizer,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Iterator["HostBatch"]:
-    """Yield this host's rows of batches that hold each token of the stores once.
+    """Yield batches that hold each token of the stores once, or this host's `rows`.
 
     What an objective draws follows from the seed and the row's number. The last batch
     is filled up with rows of padding, so all have one shape, and each host has as
     many. With `config.eval.num_batches` as many batches hold windows at even distances
     from all of the stores.
     """
-    rows = _host_rows(
-        config.eval.batch_size,
-        process_index,
-        process_count,
-        path="config.eval.batch_size",
-    )
+    rows = np.arange(config.eval.batch_size) if rows is None else rows
     objective = objectives.build(config, tokenizer)
     part_N, start_N = _eval_windows(stores, config, window=objective.window)
     for batch in range(num_eval_batches(stores, config, window=objective.window)):
-        first = batch * config.eval.batch_size
-        here = slice(first + rows.start, first + rows.stop)
+        index_B = batch * config.eval.batch_size + rows
         windows = _cut(
             stores,
-            part_N[here],
-            start_N[here],
+            part_N[index_B],
+            start_N[index_B],
             config=config,
             window=objective.window,
             ids=(tokenizer.bos_id, tokenizer.eos_id),
             circular=False,
         )
-        index_B = np.arange(here.start, here.stop)
         yield objective.rows(windows, index_B, purpose=objectives.HELD_OUT)
 
 
@@ -195,17 +189,6 @@ def reads_all(stores: Sequence[TokenStore], config: Config, *, window: int) -> b
 
 def _num_windows(stores: Sequence[TokenStore], *, window: int) -> int:
     return sum(packing.num_windows(store.num_tokens, length=window) for store in stores)
-
-
-def _host_rows(
-    batch_size: int, process_index: int, process_count: int, *, path: str
-) -> slice:
-    if batch_size % process_count:
-        raise ConfigError(
-            f"{path} = {batch_size}: must be a multiple of {process_count} processes"
-        )
-    rows = batch_size // process_count
-    return slice(process_index * rows, (process_index + 1) * rows)
 
 
 def _eval_windows(

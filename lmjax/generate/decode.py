@@ -58,8 +58,9 @@ class Generator:
         Raises:
           ConfigError: an empty prompt, or more tokens than the model has positions.
         """
-        self._check(prompts, max_tokens, seed)
-        self._check_sources(sources)
+        if not 0 <= seed < 1 << 32:  # higher bits would be dropped
+            raise ConfigError(f"seed = {seed}: must be >= 0, < {1 << 32}")
+        self.check(prompts, max_tokens=max_tokens, sources=sources)
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
         tokens = np.zeros((len(prompts), _padded(max(lengths))), np.int32)
         for row, prompt in zip(tokens, prompts, strict=True):
@@ -97,11 +98,18 @@ class Generator:
         rows = np.stack(columns, axis=1) if columns else np.zeros((len(prompts), 0))
         return [[int(t) for t in row if t >= 0] for row in rows]
 
-    def _check(
-        self, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int
+    def check(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        if not 0 <= seed < 1 << 32:  # higher bits would be dropped
-            raise ConfigError(f"seed = {seed}: must be >= 0, < {1 << 32}")
+        """Raise if `tokens` would not continue these prompts.
+
+        Raises:
+          ConfigError: an empty prompt, or more tokens than the model has positions.
+        """
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ConfigError("prompt: empty, and the tokenizer has no token to begin")
         if max_tokens < 1:
@@ -113,6 +121,7 @@ class Generator:
                 f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
                 f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
             )
+        self._check_sources(sources)
 
     def _check_sources(self, sources: Sequence[Sequence[int]] | None) -> None:
         config = self.model.config

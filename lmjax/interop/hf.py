@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from lmjax import models, sharding, workdir
-from lmjax.checkpoint import Checkpoints
+from lmjax.checkpoint import Checkpoints, Step
 from lmjax.compress import lora
 from lmjax.config import Config, ConfigError, MeshConfig, TokenizerConfig, nearest
 from lmjax.data.tokenizer import (
@@ -156,7 +156,7 @@ def export_hf(
     directory: str | Path,
     target: str | Path,
     *,
-    step: int | None = None,
+    step: Step = None,
     dtype: str = "float32",
 ) -> Transferred:
     """Write the model of a workdir as a directory that transformers reads.
@@ -288,7 +288,7 @@ def place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
     raise AssertionError("copies on all devices always fit")
 
 
-def restore(source: Path, step: int | None) -> tuple[Model, Params]:
+def restore(source: Path, step: Step) -> tuple[Model, Params]:
     """Return the model of a workdir and its parameters."""
     config = workdir.read_config(source)
     model, shardings = place(config, None)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax import models
+from lmjax.checkpoint import Step
 from lmjax.compress import lora
 from lmjax.config import ConfigError, ModelConfig
 from lmjax.interop.families import choose_family
@@ -21,14 +22,14 @@ from lmjax.types import Array, Params
 
 
 def export_adapters(
-    directory: str | Path, target: str | Path, *, step: int | None = None
+    directory: str | Path, target: str | Path, *, step: Step = None
 ) -> Transferred:
     """Write the adapters of a workdir as PEFT's LoRA: a config and one small file.
 
     Args:
       directory: the workdir.
       target: the directory to be; nothing is left there if anything goes wrong.
-      step: of a checkpoint; by default the newest.
+      step: of a checkpoint, or "best"; by default the newest.
 
     Raises:
       ConfigError: there are none, or transformers has no matrix of its own for one.
