@@ -158,7 +158,7 @@ def test_prepare_in_two_jobs(script, capsys, tmp_path):
         (["generate", "--workdir=RUN", "--prompt=a", "--temperature=nan"], "nan"),
         (["generate", "--workdir=RUN", "--prompt=a", "--temperature=inf"], "inf"),
         (["generate", "--workdir=RUN", "--prompt=a", f"--seed={2**70}"], "seed = 118"),
-        (["generate", "--workdir=C", "--prompt=a"], "config.json: cannot be read"),
+        (["generate", "--workdir=C", "--prompt=a"], "holds no run"),
         (["train", "--config=C", "--workdir=w", "--config.num_steps={[]:1}"], "[]"),
         (["train", "--config=C", "--workdir=w", f"--config.seed={2**64}"], "seed"),
     ],
