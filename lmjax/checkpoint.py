@@ -1,8 +1,9 @@
 """Checkpoints, by Orbax: written in the background, whole or not at all."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,18 +53,19 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        self.manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preserve.AnyPreservationPolicy(policies),
-                best_fn=self._goodness,  # without it orbax forgets metrics on resuming
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                save_interval_steps=0 if read_only else 1,
-                create=not read_only,
-            ),
-            item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preserve.AnyPreservationPolicy(policies),
+            best_fn=self._goodness,  # without it orbax forgets metrics on resuming
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
+            create=not read_only,
         )
+        handlers = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
+        with _errors_alone():  # it warns of what it was asked for: to read only
+            self.manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=handlers
+            )
 
     def save(self, state: TrainState, *, metrics: Mapping[str, float] | None) -> None:
         """Copy the state off the devices, and go on while it is being written."""
@@ -80,11 +82,6 @@ class Checkpoints:
                     metrics=dict(metrics) if metrics else None,
                 )
             )
-
-    def save_params(self, params: Params, *, step: int) -> None:
-        """Save parameters that come from elsewhere, with no run behind them."""
-        args = ocp.args.Composite(params=ocp.args.StandardSave(params))
-        self._guard(lambda: self.manager.save(step, args=args))
 
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, oldest first."""
@@ -246,6 +243,45 @@ class Checkpoints:
                 f"{self.directory}: a checkpoint could not be written: "
                 f"{_first_line(error)} (complete ones: {self.steps()})"
             ) from error
+
+
+@contextlib.contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Keep what orbax says below an error to itself."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def save_params(workdir: Path, params: Params) -> None:
+    """Save parameters that come from elsewhere, with no run behind them, as step 0.
+
+    They go to disk one after another: the host never holds many beside the devices.
+
+    Raises:
+      ConfigError: they cannot be written.
+    """
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+    limit = 1 + math.ceil(largest / 1e9)  # orbax refuses an array as large as that
+    directory = (workdir / "checkpoints").absolute()
+    handler = ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=limit, save_device_host_concurrent_gb=limit
+    )
+    args = ocp.args.Composite(params=ocp.args.PyTreeSave(params))
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    try:
+        with ocp.CheckpointManager(
+            directory, options=options, item_handlers={"params": handler}
+        ) as manager:
+            manager.save(0, args=args)
+    except Exception as error:
+        raise ConfigError(
+            f"{directory}: cannot be written: {_first_line(error)}"
+        ) from error
 
 
 def _items(state: TrainState) -> dict[str, Any]:

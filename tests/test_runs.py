@@ -22,9 +22,9 @@ from test_loop import (
 )
 
 from lmjax import loop, workdir
-from lmjax.checkpoint import Checkpoints
+from lmjax.checkpoint import save_params
 from lmjax.cli import main
-from lmjax.config import CheckpointConfig, ConfigError, parse
+from lmjax.config import ConfigError, parse
 from lmjax.data import pipeline
 from lmjax.evaluate import evaluations_since_best
 from lmjax.held_out import HeldOut
@@ -179,9 +179,7 @@ def test_another_state_is_told_from_a_damaged_one(tmp_path, tiny, finished):
     """As of a workdir made by `lmjax import`, which has parameters alone."""
     loop.train(tiny("num_steps=2"), tmp_path / "run")
     _, state = final_state(tmp_path / "run")
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
-    checkpoints.save_params(state["params"], step=0)
-    checkpoints.close()
+    save_params(tmp_path, state["params"])
     workdir.write_config(tmp_path, pipeline.with_vocabulary(tiny()))
     with pytest.raises(ConfigError, match=r"checkpoints/0: .* has no train"):
         loop.train(tiny(), tmp_path)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from lmjax import models, sharding, workdir
-from lmjax.checkpoint import Checkpoints, Step
+from lmjax.checkpoint import Checkpoints, Step, save_params
 from lmjax.compress import lora
 from lmjax.config import Config, ConfigError, MeshConfig, TokenizerConfig, nearest
 from lmjax.data.tokenizer import (
@@ -139,9 +139,7 @@ def import_hf(
             config = dataclasses.replace(config, tokenizer=kept)
         model, shardings = place(config, mesh)
         params = opened.read(model, shardings)
-        checkpoints = Checkpoints(part, config.checkpoint)
-        checkpoints.save_params(params, step=0)
-        checkpoints.close()
+        save_params(part, params)
         if jax.process_index() == 0:
             workdir.write_config(part, config)
     return Transferred(

@@ -9,7 +9,7 @@ from references import reference, write
 
 import lmjax
 from lmjax import init_from, models, workdir
-from lmjax.checkpoint import Checkpoints
+from lmjax.checkpoint import save_params
 from lmjax.compress import lora
 from lmjax.config import ConfigError, parse
 from lmjax.interop import hf
@@ -50,9 +50,7 @@ def adapted(directory, name, targets):
     ours.mkdir()
     workdir.write_config(ours, config)
     (ours / "tokenizer").symlink_to(directory / "base" / "tokenizer")
-    checkpoints = Checkpoints(ours, config.checkpoint)
-    checkpoints.save_params(join(fresh, params), step=0)
-    checkpoints.close()
+    save_params(ours, join(fresh, params))
     return theirs, ours
 
 

@@ -208,9 +208,7 @@ def test_minilm_embeds_sentences_as_transformers_does(tmp_path):
     means = lm.embed(SENTENCES, max_length=96)
     worst = 0.0
     for i, sentence in enumerate(SENTENCES):
-        given = tokenizer(
-            sentence, truncation=True, max_length=96, return_tensors="pt"
-        )
+        given = tokenizer(sentence, truncation=True, max_length=96, return_tensors="pt")
         assert rows[i] == given["input_ids"][0].tolist(), sentence
         with torch.no_grad():
             expected = theirs(**given).last_hidden_state[0].numpy()
