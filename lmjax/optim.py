@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ import optax
 
 from lmjax.config import ConfigError, OptimConfig, nearest
 from lmjax.types import Array, Axes, Params
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
     Raises:
       ConfigError: a pattern of `frozen` or `trainable` that names no parameter.
     """
+    for line in config.unread("config.optim"):
+        log.info("%s", line)
     learns = which_learn(config, axes)
     axes = jax.tree.map(lambda ok, a: a if ok else None, learns, axes)
     clip, decay = config.clip_norm, config.weight_decay

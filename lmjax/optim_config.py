@@ -49,13 +49,17 @@ class OptimConfig:
     ema_decay: Rate = 0.0  # 0: no average of the parameters is kept
     on_nonfinite: Literal["stop", "skip"] = runtime("stop")
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is set, but not read by this optimizer or schedule."""
+    def unread(self, path: str) -> Iterator[str]:
+        """Yield what is set, but not read by this optimizer or schedule.
+
+        No mistake: who tries another optimizer from the command line need not undo
+        what the experiment says for its own.
+        """
         for chooser, table in (("name", OPTIMIZER_READS), ("schedule", SCHEDULE_READS)):
             chosen = getattr(self, chooser)
             for leaf in sorted(set().union(*table.values()) - table[chosen]):
                 if getattr(self, leaf) != getattr(OptimConfig, leaf):
                     yield (
-                        f"{path}.{leaf} = {getattr(self, leaf)}: {path}.{chooser} = "
-                        f"{chosen!r} does not read it; leave it out"
+                        f"{path}.{leaf} = {getattr(self, leaf)}: is not read by "
+                        f"{path}.{chooser} = {chosen!r}"
                     )
