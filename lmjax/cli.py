@@ -20,7 +20,7 @@ from lmjax.config import ConfigError, load, nearest
 
 def train(args: argparse.Namespace) -> int:
     """Train an experiment in a workdir; the same command again resumes."""
-    config = load(args.config, args.overrides, defaults=_defaults)
+    config = load(args.config, args.overrides, defaults=_defaults(args.workdir))
     profile = _profile(args.profile)
     from lmjax import device, loop, report
 
@@ -78,7 +78,7 @@ def score(args: argparse.Namespace) -> int:
 
 def prepare(args: argparse.Namespace) -> int:
     """Build the tokenizer and the token stores ahead of training."""
-    config = load(args.config, args.overrides, defaults=_defaults)
+    config = load(args.config, args.overrides, defaults=_defaults(args.workdir))
     from lmjax.data import pipeline
 
     job, num_jobs = _job(args.job)
@@ -99,7 +99,7 @@ def prepare(args: argparse.Namespace) -> int:
 
 def describe(args: argparse.Namespace) -> int:
     """Print parameters, axes, shardings and FLOPs; allocates nothing."""
-    config = load(args.config, args.overrides, defaults=_defaults)
+    config = load(args.config, args.overrides, defaults=_defaults())
     if args.devices < 0:
         raise ConfigError(f"--devices={args.devices}: must be >= 0")
     from lmjax import report
@@ -128,11 +128,20 @@ def export_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _defaults(path: str) -> dict[str, Any]:
-    """Return the sections that a config takes over from its `init_from`."""
-    from lmjax import init_from
+def _defaults(workdir: str | None = None) -> Callable[[str], dict[str, Any]]:
+    """Return what finds the sections that a config takes over from its `init_from`.
 
-    return init_from.sections(path)
+    A run that has begun has them in its own workdir: its origin may be gone by then.
+    """
+
+    def sections(path: str) -> dict[str, Any]:
+        from lmjax import init_from
+
+        return init_from.sections(
+            path, workdir=None if workdir is None else Path(workdir)
+        )
+
+    return sections
 
 
 class _Parser(argparse.ArgumentParser):

@@ -314,7 +314,7 @@ def parse(
         for name, section in defaults(nested["init_from"]).items():
             own = nested.setdefault(name, {})
             if own.get("kind", section["kind"]) == section["kind"]:
-                nested[name] = {**section, **own}
+                nested[name] = _overlaid(section, own)
     config = build(Config, nested, "config", mistakes)
     if not mistakes:
         config = _derive(config)
@@ -322,6 +322,16 @@ def parse(
     if mistakes:
         raise ConfigError("; ".join(dict.fromkeys(mistakes)))
     return config
+
+
+def _overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two nested mappings as one; where both have a leaf, the second's."""
+    both = {
+        name: _overlaid(under[name], value)
+        for name, value in over.items()
+        if isinstance(value, dict) and isinstance(under.get(name), dict)
+    }
+    return {**under, **over, **both}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -337,9 +347,9 @@ def changed_identity(old: Config, new: Config) -> list[str]:
 def _derive(config: Config) -> Config:
     """Fill in the zeros that stand for "follows from the rest"."""
     optim = config.optim
-    if config.model.lora.rank and not optim.frozen:
+    if config.model.lora.rank and "*" not in optim.frozen:
         learning = (*optim.trainable, "*.lora_a", "*.lora_b")
-        optim = dataclasses.replace(optim, trainable=learning)
+        optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     if optim.trainable and not optim.frozen:
         optim = dataclasses.replace(optim, frozen=("*",))
     batch_size = config.eval.batch_size or config.batch_size

@@ -10,14 +10,16 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from lmjax import models, sharding, workdir
+from lmjax import models, sharding
 from lmjax.checkpoint import Checkpoints
 from lmjax.compress import lora
 from lmjax.config import Config, ConfigError, to_dict
 from lmjax.interop.hf import open_hf
 from lmjax.models import Model
+from lmjax.parsing import differences
 from lmjax.program import Program
 from lmjax.types import Array, Params, TrainState
+from lmjax.workdir import has_checkpoints, read_config
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +53,17 @@ def open_origin(path: str) -> Origin:
     return Origin(opened.config, read)
 
 
-def sections(path: str) -> dict[str, Any]:
-    """Return the model and tokenizer sections that a config takes over by default."""
-    config = open_origin(path).config
+def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
+    """Return the model and tokenizer sections that a config takes over by default.
+
+    Args:
+      path: what `init_from` says.
+      workdir: of a run that may have begun with it already; its own word counts then.
+    """
+    begun = workdir is not None and has_checkpoints(workdir)
+    config = read_config(workdir) if begun and workdir is not None else None
+    if config is None or config.init_from != path:
+        config = open_origin(path).config
     return {"model": to_dict(config.model), "tokenizer": to_dict(config.tokenizer)}
 
 
@@ -84,7 +94,7 @@ def initial_params(program: Program, key: Array) -> Params:
         origin.config.model, platform=program.mesh.devices.flat[0].platform
     )
     given = origin.read(model, program.mesh)
-    if model.config.lora.rank and not program.model.config.lora.rank:
+    if model.config.lora != program.model.config.lora:
         given, _ = lora.merged(given, model.config)
     old, new = _flat(given), _flat(program.state_shapes.params)
     axes = _flat(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
@@ -95,7 +105,12 @@ def initial_params(program: Program, key: Array) -> Params:
         raise ConfigError(f"{path}: has no {name}, which config.model has")
     for name in filter(_essential, lost):
         raise ConfigError(f"{path}: has {name}, which config.model has not")
+    _refuse_frozen(
+        program, [name for name in fresh if name.split(".")[-1] not in lora.NAMES]
+    )
     log.info("%s: %s", path, _summary(len(new) - len(fresh), fresh, grown, lost))
+    for line in differences(origin.config.model, program.config.model, "config.model"):
+        log.info("%s: %s", path, line)
     made = _draw(program, key, [*fresh, *grown])
     flat = {name: old[name] for name in new if name in old} | made
     for name in grown:
@@ -105,7 +120,7 @@ def initial_params(program: Program, key: Array) -> Params:
 
 
 def _open_workdir(directory: Path) -> Origin:
-    config = workdir.read_config(directory)
+    config = read_config(directory)
     checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
     tokenizer = dataclasses.replace(
         config.tokenizer, kind="tokenizers", path=str(directory / "tokenizer")
@@ -147,6 +162,21 @@ def _grew(
         f"config.model: parameter {name} has the shape {after}, in config.init_from "
         f"{before}; only {', '.join(GROWING)} may grow (axes {axes[name]})"
     )
+
+
+def _refuse_frozen(program: Program, fresh: Sequence[str]) -> None:
+    """Raise if what is new would never learn.
+
+    Raises:
+      ConfigError: naming a parameter.
+    """
+    learns = _flat(program.optimizer.learns)
+    for name in fresh:
+        if not learns[name]:
+            raise ConfigError(
+                f"config.optim.trainable: {name} is new, and frozen it would stay as "
+                f"drawn; add '{name.split('.')[0]}.*'"
+            )
 
 
 def _draw(program: Program, key: Array, names: Sequence[str]) -> dict[str, Array]:

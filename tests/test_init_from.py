@@ -158,6 +158,50 @@ def test_another_shape_is_refused_by_name(begin, overrides, parts):
         assert part in str(error.value)
 
 
+def test_adapters_of_another_kind_are_merged_and_begin_anew(
+    begin, tmp_path, monkeypatch
+):
+    program, _ = begin("model.lora.rank=2")
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    loop.train(program.config, tmp_path)
+    monkeypatch.undo()
+    same, goes_on = begin(source=tmp_path)
+    assert same.config.model.lora.rank == 2
+    query = lambda state: state.params["decoder"]["blocks"]["attention"]["query"]
+    assert np.asarray(query(goes_on)["lora_b"]).any()
+    other, anew = begin("model.lora.alpha=3", source=tmp_path)
+    assert other.config.model.lora.rank == 2, "the leaf beside is still the origin's"
+    assert not np.asarray(query(anew)["lora_b"]).any()
+    _, plain = begin("model.lora.rank=0", source=tmp_path)
+    np.testing.assert_array_equal(query(anew)["kernel"], query(plain)["kernel"])
+
+
+def test_a_run_that_has_begun_needs_its_origin_no_more(begin, tmp_path, monkeypatch):
+    program, _ = begin()
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    loop.train(program.config, tmp_path / "run")
+    monkeypatch.setattr(init_from, "open_origin", None)
+    path = program.config.init_from
+    found = init_from.sections(path, workdir=tmp_path / "run")
+    assert found["model"]["dim"] == 16
+    assert found["tokenizer"]["path"] == program.config.tokenizer.path
+
+
+def test_a_new_head_must_learn(begin):
+    with pytest.raises(ConfigError, match=r"head\.embedding is new.*add 'head\.\*'"):
+        begin("model.lora.rank=2", "model.tie_embeddings=false")
+    learning = "optim.trainable=('head.*',)"
+    program, _ = begin("model.lora.rank=2", "model.tie_embeddings=false", learning)
+    assert program.optimizer.learns["head"]["embedding"]
+    assert not program.optimizer.learns["embed"]["embedding"]
+
+
+def test_what_changed_beside_shapes_is_told(begin, caplog):
+    with caplog.at_level(logging.INFO, logger="lmjax"):
+        begin("model.activation=gelu")
+    assert "config.model.activation was 'silu', is 'gelu'" in caplog.text
+
+
 def test_nothing_to_begin_with(begin, tmp_path):
     with pytest.raises(ConfigError, match=r"config\.init_from=.*neither a directory"):
         begin(source=tmp_path / "nowhere")

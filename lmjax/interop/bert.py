@@ -6,7 +6,7 @@ from typing import Any
 from lmjax.interop.family import Family, has
 from lmjax.interop.layout import Row, Table, linear, norm
 from lmjax.interop.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
-from lmjax.model_config import EncoderConfig
+from lmjax.model_config import EncoderConfig, ModelConfig
 
 _BERT = {
     "vocab_size": 30522,
@@ -142,37 +142,48 @@ def _trunk(prefix: str) -> tuple[Row, ...]:
     )
 
 
-_BERT_TABLE = Table(
-    rows=(
-        *_trunk("bert."),
+def _table(
+    config: ModelConfig, *, prefix: str, head: tuple[Row, ...], bias: str
+) -> Table:
+    """Return the table of a model, whose head's bias may have two names.
+
+    A tied head's are copies of one another. Else the decoder's is what counts, and
+    the other is idle, though older files may hold it alone.
+    """
+    directory, own = bias.rsplit(".", 1)
+    inner = f"{directory}.decoder.{own}"
+    words = f"{prefix}embeddings.word_embeddings.weight"
+    tied = config.tie_embeddings
+    return Table(
+        rows=(
+            *_trunk(prefix),
+            *head,
+            Row("head.bias", bias if tied else inner),
+            Row("head.embedding", f"{directory}.decoder.weight"),
+        ),
+        prefix=prefix,
+        ignorable=(r"embeddings\.position_ids$",),
+        copies={f"{directory}.decoder.weight": words, inner: bias} if tied else {},
+        stand_ins={} if tied else {bias: inner},
+    )
+
+
+def _bert_table(config: ModelConfig) -> Table:
+    head = (
         *linear("head.dense", "cls.predictions.transform.dense"),
         *norm("head.norm", "cls.predictions.transform.LayerNorm"),
-        Row("head.bias", "cls.predictions.bias"),
-        Row("head.embedding", "cls.predictions.decoder.weight"),
         *linear("pair", "cls.seq_relationship"),
-    ),
-    prefix="bert.",
-    ignorable=(r"embeddings\.position_ids$",),
-    copies={
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
-)
-_ROBERTA_TABLE = Table(
-    rows=(
-        *_trunk("roberta."),
+    )
+    return _table(config, prefix="bert.", head=head, bias="cls.predictions.bias")
+
+
+def _roberta_table(config: ModelConfig) -> Table:
+    head = (
         *linear("head.dense", "lm_head.dense"),
         *norm("head.norm", "lm_head.layer_norm"),
-        Row("head.bias", "lm_head.bias"),
-        Row("head.embedding", "lm_head.decoder.weight"),
-    ),
-    prefix="roberta.",
-    ignorable=(r"embeddings\.position_ids$",),
-    copies={
-        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
-        "lm_head.decoder.bias": "lm_head.bias",
-    },
-)
+    )
+    return _table(config, prefix="roberta.", head=head, bias="lm_head.bias")
+
 
 BERT = Family(
     model_type="bert",
@@ -180,7 +191,7 @@ BERT = Family(
     defaults=_BERT,
     config_from_hf=_read_bert,
     config_to_hf=_write_bert,
-    table=lambda config: _BERT_TABLE,
+    table=_bert_table,
     kind="encoder",
 )
 ROBERTA = Family(
@@ -189,6 +200,6 @@ ROBERTA = Family(
     defaults=_ROBERTA,
     config_from_hf=_read_roberta,
     config_to_hf=_write_roberta,
-    table=lambda config: _ROBERTA_TABLE,
+    table=_roberta_table,
     kind="encoder",
 )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,11 +31,14 @@ from lmjax.data.tokenizer import (
 )
 from lmjax.interop.families import choose_family, find_family, read_config
 from lmjax.interop.family import Family
+from lmjax.interop.layout import Table
 from lmjax.interop.staging import refuse_occupied, staged
 from lmjax.interop.tensors import Spec, Tensors, open_tensors, read_json, write_tensors
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
 from lmjax.types import Params
+
+log = logging.getLogger(__name__)
 
 DTYPES: dict[str, Any] = {
     "float32": np.float32,
@@ -129,6 +133,7 @@ def import_hf(
     target = Path(directory).expanduser().absolute()
     refuse_occupied(target, flag="--workdir")
     opened = open_hf(source)
+    _tell_unheard(opened.directory)
     with staged(target, flag="--workdir") as part:
         tokenizer = _tokenizer(opened)
         config = opened.config
@@ -181,8 +186,8 @@ def export_hf(
     files = _tokenizer_files(tokenizer)
     with staged(goal, flag="--to") as part:
         specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
-        if architecture.endswith("Model") and family.kind == "encoder":  # no head
-            specs = {name.removeprefix(table.prefix): s for name, s in specs.items()}
+        cut = surplus_prefix(family, architecture, table)
+        specs = {name.removeprefix(cut): spec for name, spec in specs.items()}
         _write_weights(part, specs, arrays, title=f"writing {goal.name}")
         if jax.process_index() == 0:
             special = _special_settings(tokenizer)
@@ -192,6 +197,12 @@ def export_hf(
                 (part / name).write_bytes(content)
     described = ", ".join(sorted(files)) or "none"
     return Transferred(goal, architecture, _count(model.shapes), described)
+
+
+def surplus_prefix(family: Family, architecture: str, table: Table) -> str:
+    """Return what names in the table begin with, but not in a model without head."""
+    headless = family.kind == "encoder" and architecture.endswith("Model")
+    return table.prefix if headless else ""
 
 
 def _tokenizer(opened: Opened) -> Tokenizer:
@@ -210,6 +221,25 @@ def _tokenizer(opened: Opened) -> Tokenizer:
             f"config.json says vocab_size = {size}"
         )
     return tokenizer
+
+
+# Settings of generate() in transformers that ours has no word for.
+_UNHEARD = (
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
+
+
+def _tell_unheard(origin: Path) -> None:
+    """Say which settings of generation are not honoured."""
+    for name in ("generation_config.json", "config.json"):
+        values = read_json(origin / name) if (origin / name).is_file() else {}
+        for key in _UNHEARD:
+            if values.get(key):
+                log.warning("%s: %s = %s: not honoured", name, key, values[key])
 
 
 def _stop_ids(origin: Path, vocab_size: int) -> tuple[int, ...]:

@@ -54,6 +54,8 @@ class Table:
     prefix: str = ""  # theirs; files of a model without head may lack it
     ignorable: tuple[str, ...] = ()  # patterns of tensors that carry nothing learned
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # Tensors that take another's place where that one is not, and are idle else.
+    stand_ins: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def norm(ours: str, theirs: str) -> tuple[Row, Row]:
@@ -215,13 +217,19 @@ def _match(
     """Return the name in the files of each wanted tensor, and the tensors left over."""
     found: dict[str, str] = {}
     copies: dict[str, list[str]] = {}
+    stand_ins: dict[str, str] = {}
     left_over = []
     for name in tensors.entries:
         match = next((n for n in _spellings(name, table) if n in wanted), None)
         if match is None:
             copy = next((n for n in _spellings(name, table) if n in table.copies), None)
+            idle = next(
+                (n for n in _spellings(name, table) if n in table.stand_ins), None
+            )
             if copy is not None and table.copies[copy] in wanted:
                 copies.setdefault(table.copies[copy], []).append(name)
+            elif idle is not None and table.stand_ins[idle] in wanted:
+                stand_ins[table.stand_ins[idle]] = name
             elif not any(re.search(pattern, name) for pattern in table.ignorable):
                 left_over.append(name)
         elif match in found:
@@ -234,7 +242,7 @@ def _match(
         original = found.setdefault(match, aliases[0])
         for alias in aliases:
             _refuse_difference(tensors, original, alias)
-    return found, left_over
+    return stand_ins | found, left_over
 
 
 def _spellings(name: str, table: Table) -> Iterator[str]:

@@ -14,11 +14,13 @@ from lmjax.checkpoint import Step
 from lmjax.compress import lora
 from lmjax.config import ConfigError, ModelConfig
 from lmjax.interop.families import choose_family
-from lmjax.interop.hf import Transferred, restore
+from lmjax.interop.hf import Transferred, restore, surplus_prefix
 from lmjax.interop.layout import Row, Table, flatten
 from lmjax.interop.staging import refuse_occupied, staged
 from lmjax.interop.tensors import Spec, write_file
 from lmjax.types import Array, Params
+
+_PREFIX = "base_model.model."  # PEFT's, before the names of the adapted model
 
 
 def export_adapters(
@@ -41,9 +43,13 @@ def export_adapters(
     if not config.lora.rank:
         raise ConfigError(f"--workdir={source}: has no adapters (model.lora.rank = 0)")
     base = lora.without(config)
-    family, _ = choose_family(models.build(base, platform=jax.default_backend()))
+    family, values = choose_family(models.build(base, platform=jax.default_backend()))
     table = family.table(base)
     tensors = dict(_tensors(table, params))
+    cut = surplus_prefix(family, values["architectures"][0], table)
+    tensors = {
+        _PREFIX + name.removeprefix(cut): array for name, array in tensors.items()
+    }
     specs = {name: Spec(np.dtype(np.float32), a.shape) for name, a in tensors.items()}
     with staged(goal, flag="--to") as part:
         if jax.process_index() == 0:
@@ -65,13 +71,12 @@ def _tensors(table: Table, params: Params) -> Iterator[tuple[str, np.ndarray]]:
         rank = a.shape[-1]
         for layer in range(len(a)):
             theirs = row.theirs.format(layer=layer).removesuffix(".weight")
-            path = f"base_model.model.{theirs}"
             yield (
-                f"{path}.lora_A.weight",
+                f"{theirs}.lora_A.weight",
                 np.ascontiguousarray(a[layer].reshape(-1, rank).T),
             )
             yield (
-                f"{path}.lora_B.weight",
+                f"{theirs}.lora_B.weight",
                 np.ascontiguousarray(b[layer].reshape(rank, -1).T),
             )
 

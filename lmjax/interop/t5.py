@@ -94,7 +94,9 @@ def _write(c: EncoderDecoderConfig) -> dict[str, Any]:
         "layer_norm_epsilon": c.norm_epsilon,
         # One that T5 has no word for is found out when this is read back.
         "feed_forward_proj": feed_forward.get((c.gated, c.activation), "relu"),
-        "tie_word_embeddings": c.scale_logits,
+        # transformers 4 scales what it ties; 5 says so apart.
+        "tie_word_embeddings": c.tie_embeddings,
+        "scale_decoder_outputs": c.scale_logits,
         "decoder_start_token_id": c.start_id,
         "is_encoder_decoder": True,
         "dropout_rate": c.dropout,

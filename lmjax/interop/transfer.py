@@ -189,6 +189,11 @@ def export_tensors(
         for layer, name in names(rows[0], shape):
             specs[name] = Spec(np.dtype(dtype), whole)
             sources.append((sorted(rows, key=lambda row: row.part), layer))
+    places = dict(zip(specs, sources, strict=True))
+    for idle, original in table.stand_ins.items():  # read by no one, but looked for
+        if original in specs:
+            specs[idle] = specs[original]
+            sources.append(places[original])
 
     def values() -> Iterator[np.ndarray]:
         for name, (rows, layer) in zip(specs, sources, strict=True):

@@ -67,6 +67,13 @@ def test_only_adapters_learn_and_have_moments(adapted, random_params):
     assert jax.tree.leaves(lora.adapters(params)) == learning
 
 
+def test_what_is_frozen_beside_adapters_frees_nothing(adapted):
+    config = adapted("optim.frozen=('*norm*',)")
+    optimizer = optim.build(config.optim, axes=build(config).axes, num_steps=10)
+    assert not optimizer.learns["decoder"]["blocks"]["mlp"]["up"]["kernel"]
+    assert optimizer.learns["decoder"]["blocks"]["mlp"]["up"]["lora_a"]
+
+
 def test_more_can_learn_beside_adapters(adapted):
     config = adapted("optim.trainable=('*_norm.*',)")
     model = build(config)

@@ -81,6 +81,11 @@ CASES = {
     "bert_pretraining": ("BertForPreTraining", {**SMALL, "hidden_act": "relu"}),
     "roberta_base": ("RobertaModel", {**SMALL, "type_vocab_size": 1}),
     "roberta": ("RobertaForMaskedLM", {**SMALL, "type_vocab_size": 1}),
+    "bert_untied": ("BertForMaskedLM", {**SMALL, "tie_word_embeddings": False}),
+    "roberta_untied": (
+        "RobertaForMaskedLM",
+        {**SMALL, "type_vocab_size": 1, "tie_word_embeddings": False},
+    ),
     "bart_base": ("BartModel", BART),
     "bart": ("BartForConditionalGeneration", {**BART, "scale_embedding": True}),
     "marian": (
