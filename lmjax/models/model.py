@@ -64,6 +64,8 @@ class Model:
     ) -> tuple[Array, Cache]:
         """Read prompts, and return the logits (B, V) that follow each, and a cache.
 
+        `cache.take(rows_B)` is the cache of rows that go on from others.
+
         Args:
           params: the model's.
           tokens_BT: prompts, which start at the left.
