@@ -15,6 +15,7 @@ import numpy as np
 from lmjax.config import ConfigError
 from lmjax.generate.constraints import Constraints
 from lmjax.generate.decode import Generator, Written
+from lmjax.generate.sampling import Sampling
 from lmjax.models import Model
 from lmjax.types import Array, Params
 
@@ -54,6 +55,34 @@ class Beams:
                 f"num_return = {self.num_return}: must be from 1 to num_beams = "
                 f"{self.num_beams}"
             )
+
+
+def sampling_or_beams(
+    *,
+    temperature: float | None,
+    top_k: int,
+    top_p: float,
+    default_temperature: float = 1.0,
+    **beams: Any,
+) -> Sampling | Beams:
+    """Return how to continue: by a search of more than one beam, else by sampling.
+
+    Raises:
+      ConfigError: an option out of range, or one that asks for chance in a search.
+    """
+    search = Beams(**beams)
+    if search.num_beams == 1:
+        heat = default_temperature if temperature is None else temperature
+        return Sampling(temperature=heat, top_k=top_k, top_p=top_p)
+    given = {"temperature": temperature or 0, "top_k": top_k, "top_p": top_p}
+    none = {"temperature": 0, "top_k": 0, "top_p": 1}
+    for name, value in given.items():
+        if value != none[name]:
+            raise ConfigError(
+                f"{name} = {value}: must be {none[name]} or left out with num_beams = "
+                f"{search.num_beams}, which draws nothing"
+            )
+    return search
 
 
 @dataclasses.dataclass(frozen=True)

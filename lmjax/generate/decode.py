@@ -129,7 +129,7 @@ class Generator:
             text[:, :length],
             lengths,
             cache_length=text.shape[1],
-            source=None if sources is None else padded_sources(sources),
+            source=None if sources is None else _padded_sources(sources),
         )
         at = jnp.asarray
         return Written(at(text), at(lengths), logits, cache, at(0, jnp.int32))
@@ -162,19 +162,7 @@ class Generator:
                 f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
                 f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
             )
-        self._check_sources(sources)
-
-    def _check_sources(self, sources: Sequence[Sequence[int]] | None) -> None:
-        config = self.model.config
-        assert (sources is None) == (config.kind != "encoder_decoder")
-        longest = max(map(len, sources or [[]]))
-        if sources is not None and not all(map(len, sources)):
-            raise ConfigError("prompt: empty; an encoder-decoder needs a source")
-        if config.position != "relative" and longest > config.max_length:
-            raise ConfigError(
-                f"prompt: a source of {longest} tokens "
-                f"(config.model.max_length = {config.max_length})"
-            )
+        check_sources(sources, config=self.model.config, name="prompt")
 
     @functools.cached_property
     def _prefill(self) -> Any:
@@ -237,9 +225,27 @@ def encode_prompts(
     return {"prompts": [[config.start_id]] * len(prompts), "sources": sources}
 
 
-def padded_sources(rows: Sequence[Sequence[int]]) -> HostBatch:
-    """Return sources as arrays of one length, padded on the right."""
-    shape = (len(rows), _padded(max(map(len, rows))))
+def check_sources(
+    sources: Sequence[Sequence[int]] | None, *, config: ModelConfig, name: str
+) -> None:
+    """Raise unless an encoder-decoder can read these sources.
+
+    Raises:
+      ConfigError: an empty source, or one longer than the model's positions.
+    """
+    assert (sources is None) == (config.kind != "encoder_decoder")
+    longest = max(map(len, sources or [[]]))
+    if sources is not None and not all(map(len, sources)):
+        raise ConfigError(f"{name}: empty; an encoder-decoder needs a source")
+    if config.position != "relative" and longest > config.max_length:
+        raise ConfigError(
+            f"{name}: a source of {longest} tokens "
+            f"(config.model.max_length = {config.max_length})"
+        )
+
+
+def source_batch(rows: Sequence[Sequence[int]], *, shape: tuple[int, int]) -> HostBatch:
+    """Return sources as arrays of one shape, padded on the right and below."""
     ids, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
@@ -251,6 +257,10 @@ def padded_sources(rows: Sequence[Sequence[int]]) -> HostBatch:
         "source_segments": segments,
         "source_positions": positions * segments,
     }
+
+
+def _padded_sources(rows: Sequence[Sequence[int]]) -> HostBatch:
+    return source_batch(rows, shape=(len(rows), _padded(max(map(len, rows)))))
 
 
 def check_text(text: str, *, name: str) -> None:
