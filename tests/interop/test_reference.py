@@ -11,6 +11,8 @@ import pytest
 from references import reference, write
 
 import lmjax
+from lmjax.generate.beam import Beams
+from lmjax.generate.constraints import Constraints
 from lmjax.interop import hf
 from lmjax.interop.transfer import export_tensors
 
@@ -164,6 +166,67 @@ def test_greedy_search_writes_the_same(both, name):
         expected = [continued(theirs, len(p), input_ids=in_torch([p])) for p in prompts]
     assert found == expected
     assert max(map(len, found)) == 64
+
+
+# Settings of a search, in our names.
+CONSTRAINED = {"min_tokens": 9, "no_repeat_ngram": 2, "length_penalty": 0.6}
+SEARCHES = [
+    {"length_penalty": 0.0},
+    {"length_penalty": 2.0, "early_finish": True},
+    {"length_penalty": -1.0, "no_repeat_ngram": 3},
+]
+CASES = [(name, options) for name in LONG for options in ({}, CONSTRAINED)]
+CASES += [(name, options) for name in ("gpt2", "bart") for options in SEARCHES]
+THEIR_NAMES = {
+    "early_finish": "early_stopping",
+    "min_tokens": "min_new_tokens",
+    "no_repeat_ngram": "no_repeat_ngram_size",
+}
+
+
+def searched(theirs, start, options, **more):
+    """Return the four best texts of transformers' beam search, and their scores."""
+    theirs.generation_config.forced_eos_token_id = None
+    settings = {THEIR_NAMES.get(k, k): v for k, v in options.items()}
+    with torch.no_grad():
+        found = theirs.generate(
+            max_new_tokens=16,
+            do_sample=False,
+            num_beams=4,
+            num_return_sequences=4,
+            output_scores=True,
+            return_dict_in_generate=True,
+            **settings,
+            **more,
+        )
+    rows = [row[start:].tolist() for row in found.sequences]
+    ends = [row.index(2) if 2 in row else len(row) for row in rows]
+    texts = [row[:end] for row, end in zip(rows, ends, strict=True)]
+    return texts, found.sequences_scores.numpy()
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_beam_search_finds_the_same(both, name, options):
+    theirs, lm = both(name, **LONG[name])
+    prompts = [ids(n, seed=n).tolist() for n in (9, 4)]
+    limits = {
+        k: v for k, v in options.items() if k in ("min_tokens", "no_repeat_ngram")
+    }
+    found = lm.search(
+        [" ".join(map(str, prompt)) for prompt in prompts],
+        max_tokens=16,
+        beams=Beams(
+            num_return=4, **{k: options[k] for k in options if k not in limits}
+        ),
+        constraints=Constraints(**limits),
+    )
+    for prompt, row in zip(prompts, found, strict=True):
+        start, given = len(prompt), {"input_ids": in_torch([prompt])}
+        if lm.config.model.kind == "encoder_decoder":
+            start, given["decoder_start_token_id"] = 1, lm.config.model.start_id
+        texts, scores = searched(theirs, start, options, **given)
+        assert [[int(word) for word in h["text"].split()] for h in row] == texts
+        np.testing.assert_allclose([h["score"] for h in row], scores, rtol=1e-5)
 
 
 SENTENCES = [
