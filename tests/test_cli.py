@@ -101,6 +101,7 @@ def test_generate_by_a_search(run, capsys):
 def translator(script):
     directory = script.parent / "translator"
     leaves = ("model.kind=encoder_decoder", "task.kind=prefix_lm", "num_steps=1")
+    leaves += ("data.isolate_documents=False",)
     overrides = [f"--config.{leaf}" for leaf in leaves]
     argv = ["train", f"--config={script}", f"--workdir={directory}", *overrides]
     assert main(argv) == 0
