@@ -21,6 +21,7 @@ from lmjax.types import Array, Params
 
 # Lengths to a higher power leave float32.
 MAX_LENGTH_PENALTY = 5.0
+MAX_BEAMS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,10 @@ class Beams:
     num_return: int = 1  # of the finished texts, the best first
 
     def __post_init__(self) -> None:
-        if self.num_beams < 1:
-            raise ConfigError(f"num_beams = {self.num_beams}: must be >= 1")
+        if not 1 <= self.num_beams <= MAX_BEAMS:
+            raise ConfigError(
+                f"num_beams = {self.num_beams}: must be from 1 to {MAX_BEAMS}"
+            )
         if not -MAX_LENGTH_PENALTY <= self.length_penalty <= MAX_LENGTH_PENALTY:
             raise ConfigError(
                 f"length_penalty = {self.length_penalty}: must be from "

@@ -56,6 +56,8 @@ class Constraints:
           ends_V: which ids end a text.
           num_steps: tokens written after the prompts.
         """
+        if self == Constraints():
+            return scores_BV
         banned_BV = jnp.zeros(scores_BV.shape, bool)
         if self.min_tokens:
             banned_BV |= ends_V & (num_steps < self.min_tokens)
@@ -69,6 +71,7 @@ class Constraints:
 def repeating(text_BS: Array, lengths_B: Array, *, n: int, vocab_size: int) -> Array:
     """Return which ids would end n tokens that are in the text, bool (B, V)."""
     places_S = jnp.arange(text_BS.shape[1])
+    n = min(n, len(places_S) + 1)  # more than a text may have do not come twice either
 
     def narrow(i: Array, match_BS: Array) -> Array:
         """Keep the places i after a token that is the last but i - 1 of its text."""

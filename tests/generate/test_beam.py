@@ -255,7 +255,7 @@ def test_a_cache_may_be_a_state(tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 0}, "num_beams = 0: must be >= 1"),
+        ({"num_beams": 0}, "num_beams = 0: must be from 1 to 1024"),
         ({"num_return": 5}, "num_return = 5: must be from 1 to num_beams = 4"),
         ({"num_return": 0}, "num_return = 0: must be from 1"),
         ({"length_penalty": float("nan")}, "length_penalty = nan: must be from -5 to"),

@@ -16,7 +16,7 @@ def by_hand(text, n):
     return [i for i in range(SIZE) if len(tail) == n - 1 and (*tail, i) in seen]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 20, 21, 10**12])
 def test_repeating(n):
     rng = np.random.default_rng(n)
     lengths = np.array([1, 2, 3, 5, 9, 17, 20, 20])
