@@ -16,7 +16,7 @@ from lmjax.config import ConfigError
 from lmjax.generate.constraints import Constraints
 from lmjax.generate.decode import Generator, Written
 from lmjax.generate.sampling import Sampling
-from lmjax.models import Model
+from lmjax.models.model import Model, take_rows
 from lmjax.types import Array, Params
 
 # Lengths to a higher power leave float32.
@@ -101,7 +101,8 @@ class Hypothesis:
 class BeamSearch:
     """A model's beam search, compiled once for each shape, width and constraints.
 
-    The model is one with `prefill` and `decode_step`, whose cache has `take`.
+    It asks of a model `prefill` and `decode_step`, and of their cache what `take_rows`
+    does: recurrent networks, whose cache is their state, are searched as Transformers.
     """
 
     generator: Generator
@@ -328,7 +329,8 @@ def _search(
     def step(carry: tuple[_State, Any]) -> tuple[_State, Any]:
         state, cache = carry
         running = state.running
-        cache = cache.take((rows_B1 * num_beams + running.parents_BK).reshape(-1))
+        parents_R = (rows_B1 * num_beams + running.parents_BK).reshape(-1)
+        cache = take_rows(cache, parents_R)
         positions_R = jnp.repeat(rules.lengths_B + state.num_steps - 1, num_beams)
         logits_RV, cache = model.decode_step(
             params, running.tokens_BK.reshape(-1), positions_R, cache
@@ -337,7 +339,7 @@ def _search(
 
     state = rules.begin(written.text_BS)
     state = rules.advance(state, written.logits_BV[rows_R])
-    carry = (state, written.cache.take(rows_R))
+    carry = (state, take_rows(written.cache, rows_R))
     return jax.lax.while_loop(lambda c: rules.unfinished(c[0]), step, carry)[0].finished
 
 

@@ -233,9 +233,12 @@ def check_sources(
     Raises:
       ConfigError: an empty source, or one longer than the model's positions.
     """
-    assert (sources is None) == (config.kind != "encoder_decoder")
-    longest = max(map(len, sources or [[]]))
-    if sources is not None and not all(map(len, sources)):
+    if not isinstance(config, EncoderDecoderConfig):
+        assert sources is None
+        return
+    assert sources is not None
+    longest = max(map(len, sources), default=0)
+    if not all(map(len, sources)):
         raise ConfigError(f"{name}: empty; an encoder-decoder needs a source")
     if config.position != "relative" and longest > config.max_length:
         raise ConfigError(

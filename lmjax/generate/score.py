@@ -87,9 +87,10 @@ class Scorer:
         sources: Sequence[Sequence[int]] | None,
     ) -> Iterator[tuple[tuple[int, int, int], list[Window]]]:
         """Yield windows that are as long when padded, and (rows, length, source's)."""
-        limit = self.model.config.max_length
+        config, limit = self.model.config, self.model.config.max_length
         # Relative positions reach as far as a source does.
-        source_limit = limit if self.model.config.position != "relative" else 1 << 30
+        far = sources is not None and config.position == "relative"
+        source_limit = 1 << 30 if far else limit
         groups: dict[tuple[int, int], list[Window]] = {}
         for i, (context, text) in enumerate(texts):
             num = 0 if sources is None else len(sources[i])

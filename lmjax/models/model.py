@@ -64,8 +64,6 @@ class Model:
     ) -> tuple[Array, Cache]:
         """Read prompts, and return the logits (B, V) that follow each, and a cache.
 
-        `cache.take(rows_B)` is the cache of rows that go on from others.
-
         Args:
           params: the model's.
           tokens_BT: prompts, which start at the left.
@@ -140,6 +138,19 @@ class Model:
 def _advance(cache: Cache, num_tokens: int) -> Cache:
     own = dataclasses.replace(cache.own, slot=cache.own.slot + num_tokens)
     return dataclasses.replace(cache, own=own)
+
+
+def take_rows(cache: Any, rows_B: Array) -> Any:
+    """Return a cache whose row i goes on from row `rows_B[i]` of this one.
+
+    Args:
+      cache: of `prefill` or `decode_step`: a `Cache`, or any tree of arrays (B, ...),
+        such as the state of a recurrent network.
+      rows_B: int32; rows may come several times, or not at all.
+    """
+    if isinstance(cache, Cache):
+        return cache.take(rows_B)
+    return jax.tree.map(lambda x: x[rows_B], cache)
 
 
 def build(config: ModelConfig, *, platform: str) -> Model:

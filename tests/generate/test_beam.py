@@ -188,17 +188,6 @@ def test_on_a_mesh_it_finds_the_same(setup, architecture, num_prompts):
         assert [h.tokens for h in a] == [h.tokens for h in b]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class State:
-    """What a recurrent model knows of its text: layers come before rows."""
-
-    h_LBD: jax.Array
-
-    def take(self, rows_B):
-        return State(self.h_LBD[:, rows_B])
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recurrent:
     """A cell of two layers behind `prefill` and `decode_step`."""
@@ -206,21 +195,22 @@ class Recurrent:
     config: object
 
     def prefill(self, params, tokens_BT, lengths_B, *, cache_length, source=None):
-        state = State(jnp.zeros((2, len(tokens_BT), 8)))
+        state = {"hidden": jnp.zeros((len(tokens_BT), 2, 8))}
         logits = jnp.zeros((len(tokens_BT), 16))
         for t in range(tokens_BT.shape[1]):
             after, seen = self.decode_step(params, tokens_BT[:, t], t, state)
-            here = t < lengths_B
-            logits = jnp.where(here[:, None], after, logits)
-            state = State(jnp.where(here[None, :, None], seen.h_LBD, state.h_LBD))
+            here_B1 = (t < lengths_B)[:, None]
+            logits = jnp.where(here_B1, after, logits)
+            hidden = jnp.where(here_B1[..., None], seen["hidden"], state["hidden"])
+            state = {"hidden": hidden}
         return logits, state
 
     def decode_step(self, params, tokens_B, positions_B, state):
         x_BD, layers = params["embed"][tokens_B], []
-        for w, h_BD in zip(params["cells"], state.h_LBD, strict=True):
-            x_BD = jnp.tanh((x_BD + h_BD) @ w)
+        for layer, w in enumerate(params["cells"]):
+            x_BD = jnp.tanh((x_BD + state["hidden"][:, layer]) @ w)
             layers.append(x_BD)
-        return x_BD @ params["embed"].T, State(jnp.stack(layers))
+        return x_BD @ params["embed"].T, {"hidden": jnp.stack(layers, axis=1)}
 
 
 def test_a_cache_may_be_a_state(tiny):
@@ -244,7 +234,7 @@ def test_a_cache_may_be_a_state(tiny):
         for h in row:
             end = [EOS] if len(h.tokens) < 7 else []
             text, total = [*prompt, *h.tokens, *end], 0.0
-            state = State(jnp.zeros((2, 1, 8)))
+            state = {"hidden": jnp.zeros((1, 2, 8))}
             for t, token in enumerate(text[:-1]):
                 logits, state = step(params, jnp.asarray([token]), t, state)
                 log_probs = np.asarray(jax.nn.log_softmax(logits[0]))
