@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import ConfigError, ModelConfig
+from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.decode import (
@@ -89,7 +89,7 @@ class Scorer:
         """Yield windows that are as long when padded, and (rows, length, source's)."""
         config, limit = self.model.config, self.model.config.max_length
         # Relative positions reach as far as a source does.
-        far = sources is not None and config.position == "relative"
+        far = isinstance(config, EncoderDecoderConfig) and config.position == "relative"
         source_limit = 1 << 30 if far else limit
         groups: dict[tuple[int, int], list[Window]] = {}
         for i, (context, text) in enumerate(texts):
