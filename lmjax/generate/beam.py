@@ -144,7 +144,7 @@ class BeamSearch:
             written,
             self.generator.ends(stop_ids),
             max_tokens,
-            beams.length_penalty,
+            float(beams.length_penalty),
             num_beams=beams.num_beams,
             early_finish=beams.early_finish,
             constraints=constraints,
