@@ -48,17 +48,29 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def generate(args: argparse.Namespace) -> int:
-    """Print the continuation of a prompt as it comes."""
-    from lmjax.generate.sampling import Sampling
+    """Print the continuation of a prompt as it comes, or the best that beams find."""
+    from lmjax.generate.beam import Beams, sampling_or_beams
+    from lmjax.generate.constraints import Constraints
     from lmjax.language_model import load as load_model
 
-    sampling = Sampling(
-        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p
+    way = sampling_or_beams(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        default_temperature=0.8,
+        num_beams=args.num_beams,
+        length_penalty=args.length_penalty,
+        early_finish=args.early_finish,
     )
+    constraints = Constraints(
+        min_tokens=args.min_tokens, no_repeat_ngram=args.no_repeat_ngram
+    )
+    common: Any = {"max_tokens": args.max_tokens, "constraints": constraints}
     lm = load_model(args.workdir, step=args.step)
-    for piece in lm.stream(
-        args.prompt, max_tokens=args.max_tokens, sampling=sampling, seed=args.seed
-    ):
+    if isinstance(way, Beams):
+        print(lm.search([args.prompt], beams=way, **common)[0][0]["text"])
+        return 0
+    for piece in lm.stream(args.prompt, sampling=way, seed=args.seed, **common):
         print(piece, end="", flush=True)
     print()
     return 0
@@ -175,9 +187,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--step", **step)
     sub = verb("generate", generate, "--workdir", "--prompt")
     sub.add_argument("--max_tokens", type=int, default=64)
-    sub.add_argument("--temperature", type=float, default=0.8)
+    sub.add_argument("--temperature", type=float, help="default: 0.8; 0 with beams")
     sub.add_argument("--top_k", type=int, default=0)
     sub.add_argument("--top_p", type=float, default=1.0)
+    sub.add_argument("--num_beams", type=int, default=1, help="search, do not draw")
+    sub.add_argument("--length_penalty", type=float, default=1.0, help="of beams")
+    sub.add_argument("--early_finish", action="store_true", help="of beams")
+    sub.add_argument("--min_tokens", type=int, default=0)
+    sub.add_argument("--no_repeat_ngram", type=int, default=0, help="0: may repeat")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--step", **step)
     sub = verb("score", score, "--workdir", "--input")

@@ -14,17 +14,14 @@ from jax.sharding import Mesh
 
 from lmjax import models, sharding, workdir
 from lmjax.checkpoint import Checkpoints, Step
-from lmjax.config import Config, ConfigError, MeshConfig, ModelConfig
-from lmjax.data.special_ids import present
+from lmjax.config import Config, ConfigError, MeshConfig
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
-from lmjax.generate.decode import (
-    Generator,
-    check_text,
-    encode_prompt,
-    encode_prompts,
-)
+from lmjax.generate.beam import Beams, BeamSearch, sampling_or_beams
+from lmjax.generate.constraints import Constraints
+from lmjax.generate.decode import Generator, encode_prompts
 from lmjax.generate.sampling import Sampling
-from lmjax.generate.score import Scorer
+from lmjax.generate.score import Scorer, encode_pairs
+from lmjax.generate.stretch import stretch
 from lmjax.generate.text_stream import TextStream
 from lmjax.models import Model
 from lmjax.types import Array, Batch, Params
@@ -127,34 +124,114 @@ class LanguageModel:
         prompts: Sequence[str],
         *,
         max_tokens: int = 64,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_finish: bool = False,
+        min_tokens: int = 0,
+        no_repeat_ngram: int = 0,
+        num_return: int = 1,
     ) -> list[str]:
         """Return a continuation of each prompt, without the prompt.
 
         To an encoder-decoder a prompt is the source, and what it writes is returned.
 
+        Args:
+          prompts: texts, or sources.
+          max_tokens: to write after each.
+          temperature: of `Sampling`, by default 1; 0 takes the most likely token.
+          top_k: of `Sampling`.
+          top_p: of `Sampling`.
+          seed: of chance.
+          num_beams: of `Beams`; from 2 on nothing is drawn, but `search`ed for.
+          length_penalty: of `Beams`.
+          early_finish: of `Beams`.
+          min_tokens: of `Constraints`.
+          no_repeat_ngram: of `Constraints`.
+          num_return: of `Beams`; the texts of one prompt follow one another.
+
         Raises:
           ConfigError: an option out of range, or too many tokens for the model.
         """
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+        way = sampling_or_beams(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            early_finish=early_finish,
+            num_return=num_return,
+        )
+        constraints = Constraints(
+            min_tokens=min_tokens, no_repeat_ngram=no_repeat_ngram
+        )
+        common: Any = {"max_tokens": max_tokens, "constraints": constraints}
+        if isinstance(way, Beams):
+            found = self.search(prompts, beams=way, **common)
+            return [text["text"] for texts in found for text in texts]
         read = self._read(prompts)
         with jax.set_mesh(self.mesh):
             rows = self._generator.continuations(
                 self.params,
                 **read,
-                max_tokens=max_tokens,
-                sampling=sampling,
+                **common,
+                sampling=way,
                 stop_ids=self.tokenizer.stop_ids,
                 seed=seed,
             )
         pairs = zip(self._before(read), rows, strict=True)
         return [self._decode_after(before, row) for before, row in pairs]
 
+    def search(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_tokens: int = 64,
+        beams: Beams = Beams(),
+        constraints: Constraints = Constraints(),
+    ) -> list[list[dict[str, Any]]]:
+        """Return the best continuations of each prompt that a beam search finds.
+
+        Returns:
+          For each prompt `num_return` texts, the best first: `text`; `log_prob` in
+          nats, of its end too where it was written; `score`, what texts compare by.
+
+        Raises:
+          ConfigError: an option out of range, or too many tokens for the model.
+        """
+        read = self._read(prompts)
+        with jax.set_mesh(self.mesh):
+            rows = self._beam_search.hypotheses(
+                self.params,
+                **read,
+                max_tokens=max_tokens,
+                beams=beams,
+                stop_ids=self.tokenizer.stop_ids,
+                constraints=constraints,
+            )
+        return [
+            [
+                {
+                    "text": self._decode_after(before, found.tokens),
+                    "log_prob": found.log_prob,
+                    "score": found.score,
+                }
+                for found in row
+            ]
+            for before, row in zip(self._before(read), rows, strict=True)
+        ]
+
     def stream(
-        self, prompt: str, *, max_tokens: int, sampling: Sampling, seed: int = 0
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        sampling: Sampling,
+        constraints: Constraints = Constraints(),
+        seed: int = 0,
     ) -> Iterator[str]:
         """Yield the continuation of one prompt in pieces, as they come."""
         read = self._read([prompt])
@@ -164,6 +241,7 @@ class LanguageModel:
             max_tokens=max_tokens,
             sampling=sampling,
             stop_ids=self.tokenizer.stop_ids,
+            constraints=constraints,
             seed=seed,
         )
         text = TextStream(self.tokenizer, self._before(read)[0])
@@ -183,23 +261,20 @@ class LanguageModel:
 
         Args:
           texts: the first token of one is scored given the tokenizer's BOS, and not at
-            all if there is neither BOS nor context.
+            all if there is neither BOS nor context. An encoder-decoder takes pairs
+            alone: the context is its source.
           eos: also score that the text ends.
 
         Returns:
           `log_prob` in nats, `num_tokens` scored, `perplexity` (None of no tokens).
+
+        Raises:
+          ConfigError: a model that predicts no text, or one that has no source to read.
         """
-        if self.model.config.kind != "decoder":
-            kind = self.model.config.kind
-            raise ConfigError(f"score: config.model.kind = {kind!r}: needs a decoder")
-        pairs = [text if isinstance(text, tuple) else ("", text) for text in texts]
-        tail = present(self.tokenizer.eos_id) if eos else ()
-        ids = [
-            (encode_prompt(self.tokenizer, context), [*self._encode(text), *tail])
-            for context, text in pairs
-        ]
+        config = self.model.config
+        read = encode_pairs(self.tokenizer, texts, config=config, eos=eos)
         with jax.set_mesh(self.mesh):
-            scores = self._scorer.log_probs(self.params, ids)
+            scores = self._scorer.log_probs(self.params, **read)
         return [
             {
                 "log_prob": log_prob,
@@ -223,23 +298,19 @@ class LanguageModel:
         if (source is None) == (config.kind == "encoder_decoder"):
             word = "needs" if source is None else "takes none"
             raise ConfigError(f"source: config.model.kind = {config.kind!r} {word}")
-        batch = _stretch("tokens", tokens, segments, config)
+        batch = stretch("tokens", tokens, segments, config=config)
         if source is not None:
-            read = _stretch("source", source, source_segments, config)
+            read = stretch("source", source, source_segments, config=config)
             batch["source"] = read.pop("tokens")
             batch |= {f"source_{name}": array for name, array in read.items()}
         if token_types is not None:
             batch["token_types"] = np.asarray(token_types)
         return {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
 
-    def _encode(self, text: str) -> list[int]:
-        check_text(text, name="text")
-        return [int(t) for t in self.tokenizer.encode(text)]
-
-    def _read(self, prompts: Sequence[str]) -> dict[str, list[list[int]]]:
+    def _read(self, prompts: Sequence[str]) -> dict[str, Any]:
         return encode_prompts(self.tokenizer, prompts, config=self.model.config)
 
-    def _before(self, read: dict[str, list[list[int]]]) -> list[list[int]]:
+    def _before(self, read: dict[str, Any]) -> list[list[int]]:
         """Return the ids that each text goes on from: none after a source."""
         prompts = read["prompts"]
         return [[]] * len(prompts) if "sources" in read else prompts
@@ -261,6 +332,10 @@ class LanguageModel:
     @functools.cached_property
     def _generator(self) -> Generator:
         return Generator(self.model, self.tokenizer.vocab_size)
+
+    @functools.cached_property
+    def _beam_search(self) -> BeamSearch:
+        return BeamSearch(self._generator)
 
     @functools.cached_property
     def _scorer(self) -> Scorer:
@@ -311,37 +386,3 @@ def _default_mesh(config: MeshConfig, model: Model) -> Mesh:
             sharding.param_shardings(model.axes, model.shapes, mesh)
             return mesh
     return sharding.make_mesh(MeshConfig())
-
-
-def _stretch(name: str, ids: Any, segments: Any, config: ModelConfig) -> Batch:
-    """Return ids, segments, and positions that restart where the segment changes.
-
-    Raises:
-      ConfigError: the shapes disagree, or the model has no such id or position.
-    """
-    ids_BT = np.asarray(ids)
-    if ids_BT.ndim != 2 or not np.issubdtype(ids_BT.dtype, np.integer):
-        raise ConfigError(
-            f"{name}: must be integers of shape (B, T), not {ids_BT.dtype} "
-            f"{ids_BT.shape}"
-        )
-    if ids_BT.size and not 0 <= ids_BT.min() <= ids_BT.max() < config.vocab_size:
-        raise ConfigError(
-            f"{name}: ids from {ids_BT.min()} to {ids_BT.max()}; "
-            f"config.model.vocab_size = {config.vocab_size}"
-        )
-    segments_BT = np.ones_like(ids_BT) if segments is None else np.asarray(segments)
-    if segments_BT.shape != ids_BT.shape:
-        raise ConfigError(
-            f"{name}: shape {ids_BT.shape}, but its segments {segments_BT.shape}"
-        )
-    index = np.arange(ids_BT.shape[1])
-    changes = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
-    positions_BT = index - np.maximum.accumulate(np.where(changes, index, 0), axis=1)
-    longest = int(positions_BT.max(initial=-1)) + 1
-    if config.position in ("learned", "sinusoidal") and longest > config.max_length:
-        raise ConfigError(
-            f"{name}: a text of {longest} tokens; config.model.max_length = "
-            f"{config.max_length}"
-        )
-    return {"tokens": ids_BT, "segments": segments_BT, "positions": positions_BT}

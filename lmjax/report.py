@@ -119,7 +119,8 @@ def score_file(
     """Yield the score of each line of a file, `context<TAB>text` or `text`.
 
     Raises:
-      ConfigError: the file cannot be read, or is not UTF-8 (with the line).
+      ConfigError: the file cannot be read, or (with the line) is not UTF-8, or has no
+        context where the model needs one.
     """
     try:
         lines = file.read_bytes().split(b"\n")
@@ -129,6 +130,13 @@ def score_file(
         lines.pop()
     texts = [_line(file, i, line) for i, line in enumerate(lines, start=1)]
     lm = load(directory, step=step)
+    if lm.model.config.kind == "encoder_decoder":
+        for i, text in enumerate(texts, start=1):
+            if isinstance(text, str):
+                raise ConfigError(
+                    f"{file}:{i}: no context: an encoder-decoder scores "
+                    "context<TAB>text, its source and what it writes"
+                )
     for first in range(0, len(texts), LINES_AT_A_TIME):
         yield from lm.score(texts[first : first + LINES_AT_A_TIME], eos=eos)
 

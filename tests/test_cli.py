@@ -87,6 +87,43 @@ def test_generate_is_reproducible(run, capsys):
     assert answer(capsys, *argv, "--seed=1")[1] == first
 
 
+def test_generate_by_a_search(run, capsys):
+    argv = ["generate", f"--workdir={run}", "--prompt=line", "--max_tokens=6"]
+    beams = ["--num_beams=3", "--length_penalty=0.6", "--early_finish"]
+    limits = ["--min_tokens=3", "--no_repeat_ngram=2"]
+    code, printed, _ = answer(capsys, *argv, *beams, *limits)
+    assert code == 0
+    assert answer(capsys, *argv, *beams, *limits, "--seed=1")[1] == printed
+    assert answer(capsys, *argv, *limits)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def translator(script):
+    directory = script.parent / "translator"
+    leaves = ("model.kind=encoder_decoder", "task.kind=prefix_lm", "num_steps=1")
+    leaves += ("data.isolate_documents=False",)
+    overrides = [f"--config.{leaf}" for leaf in leaves]
+    argv = ["train", f"--config={script}", f"--workdir={directory}", *overrides]
+    assert main(argv) == 0
+    return directory
+
+
+def test_score_given_a_source(translator, capsys, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("line\t number\nline\t\n")
+    argv = ["score", f"--workdir={translator}", f"--input={lines}"]
+    code, printed, _ = answer(capsys, *argv)
+    given, empty = map(json.loads, printed.splitlines())
+    assert code == 0
+    assert (given["num_tokens"], empty["num_tokens"]) == (7, 0)
+    lines.write_text("line\t number\nline\n")
+    code, _, said = answer(capsys, *argv)
+    assert code == 2
+    assert said == f"error: {lines}:2: no context: an encoder-decoder scores " + (
+        "context<TAB>text, its source and what it writes\n"
+    )
+
+
 def test_score_follows_the_chain_rule(run, capsys, tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text("line number\nline\t number\nline\n\n")
@@ -140,6 +177,15 @@ def test_prepare_in_two_jobs(script, capsys, tmp_path):
         (["generate", "--workdir=RUN", "--prompt=a", "--max_tokens=99"], "max_tokens"),
         (["generate", "--workdir=RUN", "--prompt=a", "--top_p=0"], "top_p"),
         (["generate", "--workdir=RUN", "--prompt=a", "--temperature=x"], "temperature"),
+        (["generate", "--workdir=RUN", "--prompt=a", "--num_beams=0"], "num_beams"),
+        (
+            ["generate", "--workdir=RUN", "--prompt=a", "--num_beams=2", "--top_k=3"],
+            "top_k = 3: must be 0 or left out with num_beams = 2",
+        ),
+        (
+            ["generate", "--workdir=RUN", "--prompt=a", "--min_tokens=70"],
+            "min_tokens = 70: must be at most max_tokens = 64",
+        ),
         (["score", "--workdir=RUN", "--input=none.txt"], "--input=none.txt"),
         (["train", "--config=C", "--workdir=w", "--profile=3"], "--profile=3"),
         (["prepare", "--config=C", "--workdir=w", "--job=3/2"], "--job=3/2"),

@@ -7,6 +7,8 @@ import pytest
 from lmjax import sharding
 from lmjax.config import ConfigError, MeshConfig
 from lmjax.data.tokenizer import Bytes
+from lmjax.generate.beam import Beams
+from lmjax.generate.constraints import Constraints
 from lmjax.generate.sampling import Sampling
 from lmjax.language_model import LanguageModel, _default_mesh
 
@@ -15,15 +17,15 @@ GREEDY = Sampling(temperature=0.0)
 
 @pytest.fixture(scope="module")
 def make_lm(make_config, tiny, random_params):
-    def make(*, bos=True, num_unused=0, **sizes):
+    def make(architecture="llama", *, bos=True, num_unused=0, **sizes):
         vocab = {"vocab_size": 257 + bos + num_unused}
-        model = tiny("llama", scan_layers=True, **vocab)
+        model = tiny(architecture, scan_layers=True, **vocab)
         config = MeshConfig(**sizes) if sizes else MeshConfig(data=1)
         devices = jax.devices() if sizes else jax.devices()[:1]
         mesh = sharding.make_mesh(config, devices)
         shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
         return LanguageModel(
-            config=make_config("llama", **vocab),
+            config=make_config(architecture, **vocab),
             tokenizer=Bytes(bos=bos),
             model=model,
             params=jax.device_put(random_params(model), shardings),
@@ -105,6 +107,48 @@ class Scripted:
         for byte in self.text:
             yield np.array([byte], np.int32)
         yield np.array([-1], np.int32)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+def test_beams(make_lm, architecture):
+    lm, prompts = make_lm(architecture), ["ab", "def f"]
+    options = {"max_tokens": 6, "num_beams": 3, "length_penalty": 0.5}
+    options |= {"min_tokens": 2, "no_repeat_ngram": 2}
+    best = lm.generate(prompts, **options)
+    several = lm.generate(prompts, num_return=3, temperature=0.0, **options)
+    assert len(best) == 2 and several[::3] == best
+    beams = Beams(num_beams=3, num_return=3, length_penalty=0.5)
+    constraints = Constraints(min_tokens=2, no_repeat_ngram=2)
+    found = lm.search(prompts, max_tokens=6, beams=beams, constraints=constraints)
+    assert [text["text"] for texts in found for text in texts] == several
+    assert all(text["score"] < 0 and text["log_prob"] < 0 for text in found[0])
+    greedy = lm.generate(prompts, max_tokens=6, temperature=0.0)
+    assert lm.generate(prompts, max_tokens=6, temperature=0.0, num_beams=1) == greedy
+
+
+def test_mistakes_of_beams(lm):
+    for options, message in (
+        ({"num_beams": 2, "temperature": 0.5}, "temperature = 0.5: must be 0 or left"),
+        ({"num_return": 2}, "num_return = 2: must be from 1 to num_beams = 1"),
+        ({"min_tokens": 65}, "min_tokens = 65: must be at most max_tokens = 64"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            lm.generate(["a"], **options)
+
+
+def test_an_encoder_decoder_scores_texts_given_sources(make_lm):
+    lm = make_lm("t5")
+    start, eos = lm.config.model.start_id, lm.tokenizer.eos_id
+    (score,) = lm.score([("né", "abc")], eos=True)
+    source = lm.encode_rows(["né"])
+    logits = np.float64(lm.logits([[start, *b"abc"]], source=source))[0]
+    each = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = each[range(4), [*b"abc", eos]].sum()
+    assert score["num_tokens"] == 4
+    assert score["log_prob"] == pytest.approx(expected, rel=1e-5)
+    assert lm.score([]) == []
+    with pytest.raises(ConfigError, match="score: text 1 has no context"):
+        lm.score([("a", "b"), "c"])
 
 
 @pytest.mark.parametrize(

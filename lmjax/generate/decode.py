@@ -1,4 +1,4 @@
-"""Decoding with a cache. B batch, T prompt length."""
+"""Decoding with a cache. B batch, T prompt length, S places of a text."""
 
 import dataclasses
 import functools
@@ -11,12 +11,25 @@ import numpy as np
 
 from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig
 from lmjax.data.tokenizer import Tokenizer
+from lmjax.generate.constraints import Constraints
 from lmjax.generate.sampling import Sampling, sample
 from lmjax.models import Model
 from lmjax.types import Array, HostBatch, Params
 
 # Prompts and caches are padded to multiples of this, which bounds compilations.
 LENGTH_MULTIPLE = 64
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """Texts so far, and what goes on from them."""
+
+    text_BS: Array  # int32 ids, as long as the cache
+    lengths_B: Array  # how many of them there are
+    logits_BV: Array  # for the next
+    cache: Any
+    num_steps: Array | int = 0  # tokens written after the prompts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +51,7 @@ class Generator:
         sampling: Sampling,
         stop_ids: Collection[int],
         sources: Sequence[Sequence[int]] | None = None,
+        constraints: Constraints = Constraints(),
         seed: int = 0,
     ) -> Iterator[np.ndarray]:
         """Yield the next token of every prompt, int32 (B,), step by step.
@@ -53,6 +67,7 @@ class Generator:
           sampling: how the next token is chosen.
           stop_ids: what ends a row.
           sources: what an encoder-decoder reads, one for each prompt.
+          constraints: on what may be chosen.
           seed: of chance.
 
         Raises:
@@ -60,26 +75,18 @@ class Generator:
         """
         if not 0 <= seed < 1 << 32:  # higher bits would be dropped
             raise ConfigError(f"seed = {seed}: must be >= 0, < {1 << 32}")
-        self.check(prompts, max_tokens=max_tokens, sources=sources)
-        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        tokens = np.zeros((len(prompts), _padded(max(lengths))), np.int32)
-        for row, prompt in zip(tokens, prompts, strict=True):
-            row[: len(prompt)] = prompt
+        constraints.check(max_tokens=max_tokens)
+        written = self.begin(params, prompts, max_tokens=max_tokens, sources=sources)
         keys = jax.random.split(jax.random.key(seed), len(prompts))
-        cache_length = _padded(tokens.shape[1] + max_tokens)
-        logits, cache = self._prefill(
-            params,
-            tokens,
-            lengths,
-            cache_length=cache_length,
-            source=None if sources is None else _padded_rows(sources),
+        ends_V = self.ends(stop_ids)
+        step = functools.partial(
+            self._step, params, sampling=sampling, constraints=constraints
         )
-        step = _Step(logits, jnp.asarray(lengths), cache)
         waiting = None
         ended = np.zeros(len(prompts), bool)
         for _ in range(max_tokens):
             # The next step is under way before the host looks at this one's token.
-            token, step = self._step(params, step, keys, sampling=sampling)
+            token, written = step(written, keys, ends_V)
             if waiting is not None:
                 yield _hide_ended(waiting, ended, stop_ids)
                 if ended.all():
@@ -97,6 +104,40 @@ class Generator:
         columns = list(self.tokens(params, prompts, **options))
         rows = np.stack(columns, axis=1) if columns else np.zeros((len(prompts), 0))
         return [[int(t) for t in row if t >= 0] for row in rows]
+
+    def begin(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        sources: Sequence[Sequence[int]] | None = None,
+    ) -> Written:
+        """Read prompts, with room for `max_tokens` more; arguments as for `tokens`.
+
+        Raises:
+          ConfigError: an empty prompt, or more tokens than the model has positions.
+        """
+        self.check(prompts, max_tokens=max_tokens, sources=sources)
+        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+        length = _padded(max(lengths))
+        text = np.zeros((len(prompts), _padded(length + max_tokens)), np.int32)
+        for row, prompt in zip(text, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        logits, cache = self._prefill(
+            params,
+            text[:, :length],
+            lengths,
+            cache_length=text.shape[1],
+            source=None if sources is None else _padded_sources(sources),
+        )
+        at = jnp.asarray
+        return Written(at(text), at(lengths), logits, cache, at(0, jnp.int32))
+
+    def ends(self, stop_ids: Collection[int]) -> np.ndarray:
+        """Return which of the ids that may be drawn end a text, bool (V,)."""
+        size = self.vocab_size or self.model.config.vocab_size
+        return np.isin(np.arange(size), list(stop_ids))
 
     def check(
         self,
@@ -121,19 +162,7 @@ class Generator:
                 f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
                 f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
             )
-        self._check_sources(sources)
-
-    def _check_sources(self, sources: Sequence[Sequence[int]] | None) -> None:
-        config = self.model.config
-        assert (sources is None) == (config.kind != "encoder_decoder")
-        longest = max(map(len, sources or [[]]))
-        if sources is not None and not all(map(len, sources)):
-            raise ConfigError("prompt: empty; an encoder-decoder needs a source")
-        if config.position != "relative" and longest > config.max_length:
-            raise ConfigError(
-                f"prompt: a source of {longest} tokens "
-                f"(config.model.max_length = {config.max_length})"
-            )
+        check_sources(sources, config=self.model.config, name="prompt")
 
     @functools.cached_property
     def _prefill(self) -> Any:
@@ -142,27 +171,31 @@ class Generator:
     @functools.cached_property
     def _step(self) -> Any:
         def step(
-            params: Params, before: "_Step", keys: Array, *, sampling: Sampling
-        ) -> tuple[Array, "_Step"]:
-            step_keys = jax.vmap(jax.random.fold_in)(keys, before.positions)
-            logits = before.logits[:, : self.vocab_size]
-            token = sample(logits, step_keys, sampling=sampling)
-            logits, cache = self.model.decode_step(
-                params, token, before.positions, before.cache
+            params: Params,
+            before: Written,
+            keys: Array,
+            ends_V: Array,
+            *,
+            sampling: Sampling,
+            constraints: Constraints,
+        ) -> tuple[Array, Written]:
+            text, lengths = before.text_BS, before.lengths_B
+            step_keys = jax.vmap(jax.random.fold_in)(keys, lengths)
+            logits = constraints.apply(
+                before.logits_BV[:, : self.vocab_size],
+                text_BS=text,
+                lengths_B=lengths,
+                ends_V=ends_V,
+                num_steps=before.num_steps,
             )
-            return token, _Step(logits, before.positions + 1, cache)
+            token = sample(logits, step_keys, sampling=sampling)
+            text = text.at[jnp.arange(len(text)), lengths].set(token)
+            logits, cache = self.model.decode_step(params, token, lengths, before.cache)
+            num_steps = before.num_steps + 1
+            return token, Written(text, lengths + 1, logits, cache, num_steps)
 
-        return jax.jit(step, static_argnames="sampling", donate_argnums=1)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """Where decoding stands: logits (B, V) for the tokens at `positions` (B,)."""
-
-    logits: Array
-    positions: Array
-    cache: Any
+        static = ("sampling", "constraints")
+        return jax.jit(step, static_argnames=static, donate_argnums=1)
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -192,9 +225,30 @@ def encode_prompts(
     return {"prompts": [[config.start_id]] * len(prompts), "sources": sources}
 
 
-def _padded_rows(rows: Sequence[Sequence[int]]) -> HostBatch:
-    """Return sources as arrays of one length, padded on the right."""
-    shape = (len(rows), _padded(max(map(len, rows))))
+def check_sources(
+    sources: Sequence[Sequence[int]] | None, *, config: ModelConfig, name: str
+) -> None:
+    """Raise unless an encoder-decoder can read these sources.
+
+    Raises:
+      ConfigError: an empty source, or one longer than the model's positions.
+    """
+    if not isinstance(config, EncoderDecoderConfig):
+        assert sources is None
+        return
+    assert sources is not None
+    longest = max(map(len, sources), default=0)
+    if not all(map(len, sources)):
+        raise ConfigError(f"{name}: empty; an encoder-decoder needs a source")
+    if config.position != "relative" and longest > config.max_length:
+        raise ConfigError(
+            f"{name}: a source of {longest} tokens "
+            f"(config.model.max_length = {config.max_length})"
+        )
+
+
+def source_batch(rows: Sequence[Sequence[int]], *, shape: tuple[int, int]) -> HostBatch:
+    """Return sources as arrays of one shape, padded on the right and below."""
     ids, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
@@ -206,6 +260,10 @@ def _padded_rows(rows: Sequence[Sequence[int]]) -> HostBatch:
         "source_segments": segments,
         "source_positions": positions * segments,
     }
+
+
+def _padded_sources(rows: Sequence[Sequence[int]]) -> HostBatch:
+    return source_batch(rows, shape=(len(rows), _padded(max(map(len, rows)))))
 
 
 def check_text(text: str, *, name: str) -> None:

@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import ConfigError
+from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig
+from lmjax.data.special_ids import present
+from lmjax.data.tokenizer import Tokenizer
+from lmjax.generate.decode import (
+    check_sources,
+    check_text,
+    encode_prompts,
+    source_batch,
+)
 from lmjax.models import Model
 from lmjax.tasks.losses import cross_entropy
 from lmjax.types import Array, Batch, HostBatch, Params
@@ -35,7 +43,11 @@ class Scorer:
     model: Model
 
     def log_probs(
-        self, params: Params, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+        self,
+        params: Params,
+        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> list[tuple[float, int]]:
         """Return log P(text | context) in nats, and how many tokens it is over.
 
@@ -45,35 +57,53 @@ class Scorer:
 
         Args:
           params: the model's.
-          texts: pairs of token ids, (context, text); either may be empty.
+          texts: pairs of token ids, (context, text); either may be empty. The context
+            of an encoder-decoder is its `start_id`.
+          sources: what an encoder-decoder reads, one for each text.
 
         Raises:
-          ConfigError: the model predicts no token from those before it alone.
+          ConfigError: the model predicts no token from those before it alone, or a
+            source is empty or longer than its positions.
         """
-        if self.model.config.kind != "decoder":
-            raise ConfigError(
-                f"config.model.kind = {self.model.config.kind!r}: only decoders score "
-                "texts by the chain rule"
-            )
-        limit = self.model.config.max_length
-        windows = [
-            window
-            for i, (context, text) in enumerate(texts)
-            for window in cut_windows(i, context, text, length=limit)
-        ]
-        windows.sort(key=lambda window: len(window.tokens), reverse=True)
-        totals = [0.0] * len(texts)
+        config, totals = self.model.config, [0.0] * len(texts)
+        if config.kind == "encoder":
+            raise ConfigError("config.model.kind = 'encoder': it scores no texts")
+        check_sources(sources, config=config, name="context")
         counts = [0] * len(texts)
-        while windows:
-            length = padded_length(len(windows[0].tokens) - 1, limit=limit)
-            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // length))
-            group, windows = windows[:num_rows], windows[num_rows:]
+        for (num_rows, length, source_length), group in self._groups(texts, sources):
             batch = _batch(group, shape=(num_rows, length))
+            if sources is not None:
+                read = [sources[window.text] for window in group]
+                batch |= source_batch(read, shape=(num_rows, source_length))
             sums = np.asarray(self._score(params, batch))
             for window, total in zip(group, sums, strict=False):
                 totals[window.text] += float(total)
                 counts[window.text] += window.num_scored
         return list(zip(totals, counts, strict=True))
+
+    def _groups(
+        self,
+        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        sources: Sequence[Sequence[int]] | None,
+    ) -> Iterator[tuple[tuple[int, int, int], list[Window]]]:
+        """Yield windows that are as long when padded, and (rows, length, source's)."""
+        config, limit = self.model.config, self.model.config.max_length
+        # Relative positions reach as far as a source does.
+        far = isinstance(config, EncoderDecoderConfig) and config.position == "relative"
+        source_limit = 1 << 30 if far else limit
+        groups: dict[tuple[int, int], list[Window]] = {}
+        for i, (context, text) in enumerate(texts):
+            num = 0 if sources is None else len(sources[i])
+            source_length = num and padded_length(num, limit=source_limit)
+            for window in cut_windows(i, context, text, length=limit):
+                length = padded_length(len(window.tokens) - 1, limit=limit)
+                groups.setdefault((length, source_length), []).append(window)
+        for (length, source_length), windows in groups.items():
+            num_tokens = max(length, source_length)
+            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // num_tokens))
+            for first in range(0, len(windows), num_rows):
+                group = windows[first : first + num_rows]
+                yield (num_rows, length, source_length), group
 
     @functools.cached_property
     def _score(self) -> Any:
@@ -83,6 +113,35 @@ class Scorer:
             return -jnp.sum(nll_BT * batch["weights"], axis=-1)
 
         return jax.jit(score)
+
+
+def encode_pairs(
+    tokenizer: Tokenizer,
+    texts: Sequence[str | tuple[str, str]],
+    *,
+    config: ModelConfig,
+    eos: bool,
+) -> dict[str, Any]:
+    """Return the ids of texts and their contexts: arguments of `Scorer.log_probs`.
+
+    Raises:
+      ConfigError: a text that cannot be written in UTF-8, or, of an encoder-decoder,
+        one without a context.
+    """
+    alone = [i for i, text in enumerate(texts) if isinstance(text, str)]
+    if alone and config.kind == "encoder_decoder":
+        raise ConfigError(
+            f"score: text {alone[0]} has no context: config.model.kind = "
+            "'encoder_decoder' takes (context, text), its source and what it writes"
+        )
+    pairs = [("", text) if isinstance(text, str) else text for text in texts]
+    read = encode_prompts(tokenizer, [context for context, _ in pairs], config=config)
+    tail = present(tokenizer.eos_id) if eos else ()
+    ids = []
+    for before, (_, text) in zip(read.pop("prompts"), pairs, strict=True):
+        check_text(text, name="text")
+        ids.append((before, [*map(int, tokenizer.encode(text)), *tail]))
+    return {"texts": ids, **read}
 
 
 def cut_windows(

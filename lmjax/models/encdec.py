@@ -69,7 +69,9 @@ class EncoderDecoder(nnx.Module):
           cache: earlier tokens, which these ones also see.
         """
         if cache is not None and cache.source is not None:
-            memory_segments_BS = cache.source.segments_BS
+            segments_BS = cache.source.segments_BS
+            num_beams = tokens_BT.shape[0] // segments_BS.shape[0]
+            memory_segments_BS = jnp.repeat(segments_BS, num_beams, axis=0)
         return self.decoder(
             self.embed(tokens_BT, jnp.dtype(self.config.dtype)),
             positions_BT=positions_BT,

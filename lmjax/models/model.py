@@ -140,6 +140,19 @@ def _advance(cache: Cache, num_tokens: int) -> Cache:
     return dataclasses.replace(cache, own=own)
 
 
+def take_rows(cache: Any, rows_B: Array) -> Any:
+    """Return a cache whose row i goes on from row `rows_B[i]` of this one.
+
+    Args:
+      cache: of `prefill` or `decode_step`: a `Cache`, or any tree of arrays (B, ...),
+        such as the state of a recurrent network.
+      rows_B: int32; rows may come several times, or not at all.
+    """
+    if isinstance(cache, Cache):
+        return cache.take(rows_B)
+    return jax.tree.map(lambda x: x[rows_B], cache)
+
+
 def build(config: ModelConfig, *, platform: str) -> Model:
     """Return the model of a config, for "cpu", "gpu" or "tpu"; allocates nothing.
 

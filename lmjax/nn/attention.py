@@ -55,6 +55,16 @@ class KVCache:
             v_LBSKH=jax.lax.dynamic_update_slice(self.v_LBSKH, v_BTKH[None], start),
         )
 
+    def take(self, rows_B: Array) -> "KVCache":
+        """Return a cache whose row i goes on from row `rows_B[i]` of this one."""
+        return dataclasses.replace(
+            self,
+            k_LBSKH=self.k_LBSKH[:, rows_B],
+            v_LBSKH=self.v_LBSKH[:, rows_B],
+            positions_BS=self.positions_BS[rows_B],
+            segments_BS=self.segments_BS[rows_B],
+        )
+
 
 class Attention(nnx.Module):
     """Multi-head attention with grouped queries (Ainslie et al. 2023)."""
@@ -105,7 +115,8 @@ class Attention(nnx.Module):
           memory_BSD: what keys and values are made of; by default `x_BTD`.
           key: for dropout of the weights.
           cache: its slots are the keys; those made here are written first. With
-            `filled` nothing is made, and the slots are read as they are.
+            `filled` nothing is made, and the slots are read as they are, each row's
+            by as many rows of queries as follow from the sizes of both.
           layer: which of the cache's layers this is.
         """
         q = self.query(x_BTD)
@@ -120,6 +131,10 @@ class Attention(nnx.Module):
             cache = cache and cache.write(layer, k, v)
         if cache is not None:
             k, v = cache.k_LBSKH[layer], cache.v_LBSKH[layer]
+        if k.shape[0] != q.shape[0]:
+            # Beams of one source: queries of one row, and its keys are read once.
+            q = q.reshape(k.shape[0], -1, *q.shape[2:])
+            mask = mask.reshape(k.shape[0], 1, q.shape[1], -1)
         c = self.config
         out_BTNH = ATTENTION[c.attention](
             q,
@@ -132,6 +147,7 @@ class Attention(nnx.Module):
             dropout_rate=c.attention_dropout,
             key=key,
         )
+        out_BTNH = out_BTNH.reshape(*x_BTD.shape[:2], *out_BTNH.shape[2:])
         out_BTNH = constrain(out_BTNH, "batch", "length", "heads", "head_dim")
         return self.out(out_BTNH), cache
 

@@ -26,10 +26,22 @@ from lmjax.types import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Keys and values of earlier tokens, and of the source where there is one."""
+    """Keys and values of earlier tokens, and of the source where there is one.
+
+    The source may have fewer rows: each is then read by several that follow one
+    another, such as the beams of a search.
+    """
 
     own: KVCache
     source: KVCache | None = None
+
+    def take(self, rows_B: Array) -> "Cache":
+        """Return a cache whose row i goes on from row `rows_B[i]` of this one.
+
+        What was read of sources is not copied: equally many rows are to go on from
+        each, those of one source side by side.
+        """
+        return dataclasses.replace(self, own=self.own.take(rows_B))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

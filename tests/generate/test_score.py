@@ -1,8 +1,11 @@
 """Log-probabilities against sums by hand; each token is scored exactly once."""
 
+import jax
 import numpy as np
 import pytest
 
+from lmjax.config import ConfigError
+from lmjax.generate.decode import source_batch
 from lmjax.generate.score import Scorer, cut_windows
 
 
@@ -44,6 +47,48 @@ def test_one_compilation_for_a_padded_length(setup):
         scorer.log_probs(params, [([1], [2] * n) for n in range(num_texts)])
     assert scorer._score._cache_size() == 1
     assert scorer.log_probs(params, []) == []
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_given_a_source_they_are_those_of_one_token_at_a_time(
+    tiny, random_params, architecture
+):
+    model = tiny(architecture)
+    params, start = random_params(model), model.config.start_id
+    prefill = jax.jit(model.prefill, static_argnames="cache_length")
+    step = jax.jit(model.decode_step)
+    rng = np.random.default_rng(0)
+    ids = lambda n: rng.integers(0, 64, n).tolist()
+    sizes = [(3, 5), (1, 1), (33, 40), (60, 2), (7, 0), (9, 64), (3, 4)]
+    sources, texts = zip(*[(ids(s), ids(t)) for s, t in sizes], strict=True)
+    pairs = [([start], text) for text in texts]
+    found = Scorer(model).log_probs(params, pairs, sources=sources)
+    for source, text, (log_prob, count) in zip(sources, texts, found, strict=True):
+        read = source_batch([source], shape=(1, 64))
+        before = np.full((1, 1), start), np.ones(1, int)
+        logits, cache = prefill(params, *before, cache_length=128, source=read)
+        total = 0.0
+        for i, token in enumerate(text):
+            total += np.asarray(jax.nn.log_softmax(logits))[0, token]
+            logits, cache = step(params, np.array([token]), np.array([i + 1]), cache)
+        assert count == len(text)
+        assert log_prob == pytest.approx(total, rel=1e-5)
+
+
+def test_sources_share_compilations(tiny, random_params):
+    model = tiny("t5")
+    scorer = Scorer(model)
+    for num in (1, 17):
+        pairs = [([1], [2] * n) for n in range(num)]
+        sources = [[5] * (n + 1) for n in range(num)]
+        scorer.log_probs(random_params(model), pairs, sources=sources)
+    assert scorer._score._cache_size() == 1
+    # Relative positions have no end.
+    scorer.log_probs(random_params(model), [([1], [2])], sources=[[5] * 100])
+    with pytest.raises(ConfigError, match="context: a source of 100 tokens"):
+        model = tiny("bart")
+        scorer = Scorer(model)
+        scorer.log_probs(random_params(model), [([1], [2])], sources=[[5] * 100])
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 8])

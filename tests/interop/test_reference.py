@@ -11,6 +11,8 @@ import pytest
 from references import reference, write
 
 import lmjax
+from lmjax.generate.beam import Beams
+from lmjax.generate.constraints import Constraints
 from lmjax.interop import hf
 from lmjax.interop.transfer import export_tensors
 
@@ -164,6 +166,74 @@ def test_greedy_search_writes_the_same(both, name):
         expected = [continued(theirs, len(p), input_ids=in_torch([p])) for p in prompts]
     assert found == expected
     assert max(map(len, found)) == 64
+
+
+# Many tokens end a text, so that texts of all lengths compete.
+STOPS = (4, *range(2, 67, 5))
+# Settings of a search, in our names.
+CONSTRAINED = {"min_tokens": 4, "no_repeat_ngram": 2, "length_penalty": 0.6}
+SEARCHES = [
+    {},
+    {"length_penalty": 0.0},
+    {"length_penalty": 2.0, "early_finish": True},
+    {"length_penalty": -1.0, "no_repeat_ngram": 3},
+]
+CASES = [(name, CONSTRAINED) for name in LONG]
+CASES += [(name, options) for name in ("gpt2", "bart") for options in SEARCHES]
+THEIR_NAMES = {
+    "early_finish": "early_stopping",
+    "min_tokens": "min_new_tokens",
+    "no_repeat_ngram": "no_repeat_ngram_size",
+}
+
+
+def searched(theirs, prompts, start, options, **more):
+    """Return the four best texts of each prompt by transformers, and their scores."""
+    theirs.generation_config.forced_eos_token_id = None
+    settings = {THEIR_NAMES.get(k, k): v for k, v in options.items()}
+    with torch.no_grad():
+        found = theirs.generate(
+            in_torch(prompts),
+            max_new_tokens=16,
+            do_sample=False,
+            num_beams=4,
+            num_return_sequences=4,
+            eos_token_id=list(STOPS),
+            output_scores=True,
+            return_dict_in_generate=True,
+            **settings,
+            **more,
+        )
+    rows = np.append(found.sequences[:, start:], np.full((len(prompts) * 4, 1), 2), 1)
+    ends = np.isin(rows, STOPS).argmax(axis=1)
+    texts = [row[:end].tolist() for row, end in zip(rows, ends, strict=True)]
+    return texts, found.sequences_scores.numpy()
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_beam_search_finds_the_same(both, name, options):
+    theirs, lm = both(name, **LONG[name])
+    prompts, more = ids(3, 8, seed=1).tolist(), {}
+    read, start = {"prompts": prompts}, 8
+    if lm.config.model.kind == "encoder_decoder":
+        start_id, start = lm.config.model.start_id, 1
+        more = {"decoder_start_token_id": start_id}
+        read = {"prompts": [[start_id]] * 3, "sources": prompts}
+    limits = {k: options[k] for k in ("min_tokens", "no_repeat_ngram") if k in options}
+    beams = {k: v for k, v in options.items() if k not in limits}
+    found = lm._beam_search.hypotheses(
+        lm.params,
+        **read,
+        max_tokens=16,
+        beams=Beams(num_return=4, **beams),
+        stop_ids=STOPS,
+        constraints=Constraints(**limits),
+    )
+    texts, scores = searched(theirs, prompts, start, options, **more)
+    every = [h for row in found for h in row]
+    assert [h.tokens for h in every] == texts
+    assert min(map(len, texts)) < 16
+    np.testing.assert_allclose([h.score for h in every], scores, rtol=1e-5)
 
 
 SENTENCES = [
