@@ -14,7 +14,13 @@ from jax.sharding import Mesh
 
 from lmjax import models, sharding, workdir
 from lmjax.checkpoint import Checkpoints, Step
-from lmjax.config import Config, ConfigError, MeshConfig, ModelConfig
+from lmjax.config import (
+    Config,
+    ConfigError,
+    MeshConfig,
+    ModelConfig,
+    RecurrentConfig,
+)
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
 from lmjax.generate.decode import (
@@ -26,6 +32,7 @@ from lmjax.generate.decode import (
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 from lmjax.generate.text_stream import TextStream
+from lmjax.model_config import CAUSAL_KINDS
 from lmjax.models import Model
 from lmjax.types import Array, Batch, Params
 
@@ -105,7 +112,7 @@ class LanguageModel:
           ConfigError: a model that reads a source.
         """
         rows = self.encode_rows(texts, max_length=max_length)
-        means = np.zeros((len(rows), self.model.config.dim), np.float32)
+        means = np.zeros((len(rows), self.model.config.width), np.float32)
         for first in range(0, len(rows), EMBED_ROWS):
             group = rows[first : first + EMBED_ROWS]
             longest = max(1, *map(len, group))
@@ -189,7 +196,7 @@ class LanguageModel:
         Returns:
           `log_prob` in nats, `num_tokens` scored, `perplexity` (None of no tokens).
         """
-        if self.model.config.kind != "decoder":
+        if self.model.config.kind not in CAUSAL_KINDS:
             kind = self.model.config.kind
             raise ConfigError(f"score: config.model.kind = {kind!r}: needs a decoder")
         pairs = [text if isinstance(text, tuple) else ("", text) for text in texts]
@@ -286,7 +293,9 @@ def load(
     config = workdir.read_config(directory)
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     # Nothing is dropped out here: no backend need be passed over for it.
-    used = dataclasses.replace(config.model, dropout=0.0, attention_dropout=0.0)
+    used = config.model
+    if not isinstance(used, RecurrentConfig):
+        used = dataclasses.replace(used, dropout=0.0, attention_dropout=0.0)
     model = models.build(used, platform=device.platform)
     mesh = _default_mesh(config.mesh, model) if mesh is None else mesh
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
@@ -339,7 +348,11 @@ def _stretch(name: str, ids: Any, segments: Any, config: ModelConfig) -> Batch:
     changes = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
     positions_BT = index - np.maximum.accumulate(np.where(changes, index, 0), axis=1)
     longest = int(positions_BT.max(initial=-1)) + 1
-    if config.position in ("learned", "sinusoidal") and longest > config.max_length:
+    if isinstance(config, RecurrentConfig):
+        limited = False
+    else:
+        limited = config.position in ("learned", "sinusoidal")
+    if limited and longest > config.max_length:
         raise ConfigError(
             f"{name}: a text of {longest} tokens; config.model.max_length = "
             f"{config.max_length}"

@@ -36,3 +36,6 @@ class TrainState:
     key: Array  # never advances: step keys are folded from it
     num_skipped: Array  # int32, updates left out because they were not finite
     ema_params: Params | None = None
+    # What a recurrent network remembers of each row, where its next window goes on
+    # from there; the batch dimension comes first.
+    carry: dict[str, Array] | None = None

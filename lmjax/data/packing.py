@@ -54,6 +54,8 @@ def cut_windows(
     eos_id: int | None,
     isolate: bool,
     circular: bool,
+    sizes: np.ndarray | None = None,
+    before: np.ndarray | None = None,
 ) -> "HostBatch":
     """Cut the windows that begin at `starts`.
 
@@ -68,6 +70,9 @@ def cut_windows(
         to be predicted from, and its weight is 0. Otherwise a window is one segment.
       circular: after the stream's last token comes its first, though no window holds
         a token twice. Otherwise what lies past the end is padding.
+      sizes: (B,) tokens of each window, the rest of which is padding; None: T.
+      before: (B,) the position of each window's first token, unless a document begins
+        there that is to be isolated; None: 0.
 
     Returns:
       int32 tokens, targets, segments, positions and float32 weights, all (B, T).
@@ -79,10 +84,13 @@ def cut_windows(
     targets_BT = np.full(shape, filler, np.int32)
     begins_BT = np.zeros(shape, bool)  # a document's first token
     real_BT = np.zeros(shape, bool)
-    for row, start in enumerate(map(int, starts)):
+    sizes = np.full(len(starts), length) if sizes is None else sizes
+    for row, (start, size) in enumerate(zip(map(int, starts), sizes, strict=True)):
         if 0 < start <= store.num_tokens:
             previous_B[row] = store.read(start - 1, start)[0]
-        for at, low, high in _runs(start, length, store.num_tokens, circular=circular):
+        for at, low, high in _runs(
+            start, int(size), store.num_tokens, circular=circular
+        ):
             targets_BT[row, at : at + high - low] = store.read(low, high)
             begins_BT[row, store.document_starts(low, high) - low + at] = True
             real_BT[row, at : at + high - low] = True
@@ -95,6 +103,10 @@ def cut_windows(
         weights_BT = real_BT & ~begins_BT
     cuts_BT = begins_BT if isolate else np.zeros(shape, bool)
     segments_BT, positions_BT = _segments(cuts_BT)
+    if before is not None:
+        # Up to the first cut, all of it in a window without one.
+        whole_BT = ~np.maximum.accumulate(cuts_BT, axis=1)
+        positions_BT = positions_BT + np.where(whole_BT, before[:, None], 0)
     return {
         "tokens": tokens_BT.astype(np.int32),
         "targets": targets_BT,

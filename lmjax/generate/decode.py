@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig
+from lmjax.config import (
+    ConfigError,
+    EncoderDecoderConfig,
+    ModelConfig,
+    RecurrentConfig,
+)
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.sampling import Sampling, sample
 from lmjax.models import Model
@@ -115,8 +120,9 @@ class Generator:
         if max_tokens < 1:
             raise ConfigError(f"max_tokens = {max_tokens}: must be >= 1")
         longest = max(len(prompt) for prompt in prompts)
-        limit = self.model.config.max_length
-        if longest + max_tokens > limit:
+        config, limit = self.model.config, self.model.config.max_length
+        # A recurrent network has no positions to run out of.
+        if not isinstance(config, RecurrentConfig) and longest + max_tokens > limit:
             raise ConfigError(
                 f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
                 f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
@@ -125,9 +131,12 @@ class Generator:
 
     def _check_sources(self, sources: Sequence[Sequence[int]] | None) -> None:
         config = self.model.config
-        assert (sources is None) == (config.kind != "encoder_decoder")
-        longest = max(map(len, sources or [[]]))
-        if sources is not None and not all(map(len, sources)):
+        if not isinstance(config, EncoderDecoderConfig):
+            assert sources is None
+            return
+        assert sources is not None
+        longest = max(map(len, sources))
+        if not all(map(len, sources)):
             raise ConfigError("prompt: empty; an encoder-decoder needs a source")
         if config.position != "relative" and longest > config.max_length:
             raise ConfigError(

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.config import ConfigError
+from lmjax.model_config import CAUSAL_KINDS
 from lmjax.models import Model
+from lmjax.nn.recurrent import State
 from lmjax.tasks.losses import cross_entropy
 from lmjax.types import Array, Batch, HostBatch, Params
 
@@ -41,7 +43,8 @@ class Scorer:
 
         Without a context the first token of a text has nothing to be given, and is
         not scored. A text longer than the model's positions is read in windows that
-        overlap by half: each token is scored once, given at least that much.
+        overlap by half: each token is scored once, given at least that much. A
+        recurrent network reads any text to its end.
 
         Args:
           params: the model's.
@@ -50,11 +53,13 @@ class Scorer:
         Raises:
           ConfigError: the model predicts no token from those before it alone.
         """
-        if self.model.config.kind != "decoder":
+        if self.model.config.kind not in CAUSAL_KINDS:
             raise ConfigError(
                 f"config.model.kind = {self.model.config.kind!r}: only decoders score "
                 "texts by the chain rule"
             )
+        if self.model.config.kind == "recurrent":
+            return self._log_probs_from_states(params, texts)
         limit = self.model.config.max_length
         windows = [
             window
@@ -75,14 +80,48 @@ class Scorer:
                 counts[window.text] += window.num_scored
         return list(zip(totals, counts, strict=True))
 
+    def _log_probs_from_states(
+        self, params: Params, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[tuple[float, int]]:
+        """Return what `log_probs` does: each text is read on from its last state."""
+        counts = [max(len(text) - (not context), 0) for context, text in texts]
+        scored = [i for i, count in enumerate(counts) if count]
+        whole = [Window(i, [*texts[i][0], *texts[i][1]], counts[i]) for i in scored]
+        whole.sort(key=lambda window: len(window.tokens), reverse=True)
+        totals = [0.0] * len(texts)
+        while whole:
+            longest = len(whole[0].tokens) - 1
+            part = padded_length(longest, limit=self.model.config.max_length)
+            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // part))
+            group, whole = whole[:num_rows], whole[num_rows:]
+            batch = _batch(group, shape=(num_rows, -(-longest // part) * part))
+            state = self.model.start(num_rows)
+            for at in range(0, longest, part):
+                here = {name: x[:, at : at + part] for name, x in batch.items()}
+                sums, state = self._score_from(params, here, state)
+                for window, total in zip(group, np.asarray(sums), strict=False):
+                    totals[window.text] += float(total)
+        return list(zip(totals, counts, strict=True))
+
     @functools.cached_property
     def _score(self) -> Any:
-        def score(params: Params, batch: Batch) -> Array:
-            logits = self.model.apply(params, batch)
-            nll_BT, _ = cross_entropy(logits, batch["targets"])
-            return -jnp.sum(nll_BT * batch["weights"], axis=-1)
+        return jax.jit(
+            lambda params, batch: _log_prob(self.model.apply(params, batch), batch)
+        )
+
+    @functools.cached_property
+    def _score_from(self) -> Any:
+        def score(params: Params, batch: Batch, state: State) -> tuple[Array, State]:
+            logits, state = self.model.apply_from(params, batch, state)
+            return _log_prob(logits, batch), state
 
         return jax.jit(score)
+
+
+def _log_prob(logits_BTV: Array, batch: Batch) -> Array:
+    """Return the summed log-probability of each row's weighted targets, (B,)."""
+    nll_BT, _ = cross_entropy(logits_BTV, batch["targets"])
+    return -jnp.sum(nll_BT * batch["weights"], axis=-1)
 
 
 def cut_windows(
