@@ -16,7 +16,10 @@ def test_every_token_is_read_once_an_epoch(num_tokens, num_lanes, length):
     lanes = Lanes(num_tokens=num_tokens, num_lanes=num_lanes, length=length)
     size = lanes.steps_per_epoch * num_lanes
     read = lambda w: np.concatenate(
-        [np.arange(a, a + n) % num_tokens for a, n in zip(w.starts, w.sizes, strict=True)]
+        [
+            np.arange(a, a + n) % num_tokens
+            for a, n in zip(w.starts, w.sizes, strict=True)
+        ]
     )
     for epoch in range(3):
         windows = lanes.train(np.arange(size) + epoch * size, seed=1)

@@ -173,7 +173,7 @@ def test_dropout_lies_between_layers_and_only_with_a_key():
     module, plain = make("rnn", dropout=0.5), make("rnn")
     x, told = inputs()
     np.testing.assert_array_equal(module(x, **told)[0], plain(x, **told)[0])
-    dropped, state = module(x, **told, key=jax.random.key(0))
+    _, state = module(x, **told, key=jax.random.key(0))
     _, expected = plain(x, **told)
     first, second = (state["hidden"][:, i] for i in range(2))
     np.testing.assert_array_equal(first, expected["hidden"][:, 0])
