@@ -1,18 +1,29 @@
 """Recurrent language models in use: trained, generating, scoring, counted."""
 
+import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from lmjax import models, optim, sharding, step, tasks
-from lmjax.config import CausalLMConfig, ConfigError, MeshConfig, OptimConfig, parse
+from lmjax.config import (
+    CausalLMConfig,
+    ConfigError,
+    MeshConfig,
+    OptimConfig,
+    load,
+    parse,
+)
 from lmjax.data.tokenizer import Bytes
 from lmjax.flops import flops_per_token
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 from lmjax.language_model import LanguageModel
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +170,12 @@ def test_tied_embeddings_are_the_default(make_config):
     model = models.build(tied.model, platform="cpu")
     assert tied.model.hidden_dim == 32
     assert "embedding" not in model.shapes["head"]
+
+
+@pytest.mark.parametrize(("size", "millions"), [("small", 4.65), ("medium", 19.8)])
+def test_the_models_on_penn_treebank_have_the_published_sizes(size, millions):
+    config = load(f"{ROOT}/experiments/rnn/ptb_lstm.py:{size}")
+    model = dataclasses.replace(config.model, vocab_size=10_001)
+    shapes = models.build(model, platform="cpu").shapes
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count / 1e6 == pytest.approx(millions, rel=0.005)

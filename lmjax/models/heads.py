@@ -11,7 +11,7 @@ from lmjax.model_config import (
 )
 from lmjax.nn.feedforward import ACTIVATIONS
 from lmjax.nn.linear import Embed, Linear, attend
-from lmjax.nn.norm import make_norm
+from lmjax.nn.norm import LayerNorm, RMSNorm, make_norm
 from lmjax.nn.param import normal, param, zeros
 from lmjax.sharding import constrain
 from lmjax.types import Array
@@ -26,12 +26,9 @@ class Head(nnx.Module):
         c, keys = config, jax.random.split(key, 3)
         self.config = c
         # BERT predicts masked tokens from hidden states that go through a layer more.
-        self.dense = self.norm = None
-        if transform:
-            assert isinstance(c, TransformerConfig)
-            dims, epsilon = ({"embed": c.dim}, {"features": c.dim}), c.norm_epsilon
-            self.dense = Linear(keys[0], *dims, bias=True)
-            self.norm = make_norm(keys[1], c.norm, c.dim, epsilon=epsilon, bias=True)
+        dims = {"embed": c.dim}, {"features": c.dim}
+        self.dense = Linear(keys[0], *dims, bias=True) if transform else None
+        self.norm = _norm(keys[1], c) if transform else None
         shape, axes = [c.vocab_size, c.width], ["vocab", "embed"]
         self.embedding = (
             None
@@ -61,6 +58,12 @@ class Head(nnx.Module):
         if logits.ndim == 3:
             logits = constrain(logits, "batch", "length", "vocab")
         return logits
+
+
+def _norm(key: Array, config: NetworkConfig) -> LayerNorm | RMSNorm:
+    c = config
+    assert isinstance(c, TransformerConfig), "no other network transforms"
+    return make_norm(key, c.norm, c.dim, epsilon=c.norm_epsilon, bias=True)
 
 
 class Pooler(Linear):
