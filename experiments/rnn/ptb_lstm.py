@@ -16,7 +16,7 @@ LANES = 20
 # learning rate is their number times its 1, and the norm to clip at its 5 divided by
 # it. Its rate falls geometrically after some epochs, this one linearly.
 SIZES = {
-    "small": {"dim": 200, "dropout": 0.0, "length": 20, "epochs": 9},
+    "small": {"dim": 200, "dropout": 0.0, "length": 20, "epochs": 8},
     "medium": {"dim": 650, "dropout": 0.5, "length": 35, "epochs": 39},
 }
 
