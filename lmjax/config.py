@@ -267,8 +267,6 @@ class Config:
                     f"{path}.{name} = {size}: must be a multiple of "
                     f"mesh.data * mesh.fsdp = {rows}"
                 )
-        if self.data.order == "contiguous":
-            yield from self._contiguous_mistakes(path)
         if self.optim.warmup_steps > self.num_steps:
             yield (
                 f"{path}.optim.warmup_steps = {self.optim.warmup_steps}: must be at "
@@ -287,20 +285,6 @@ class Config:
             )
         if self.eval.patience and not self.checkpoint.best_metric:
             yield f"{path}.eval.patience: needs {path}.checkpoint.best_metric"
-
-    def _contiguous_mistakes(self, path: str) -> Iterator[str]:
-        why = f"{path}.data.order = 'contiguous'"
-        if not isinstance(self.model, RecurrentConfig):
-            yield (
-                f"{why}: needs {path}.model.kind = 'recurrent', not {self.model.kind!r}"
-            )
-        if self.data.source == "mixture":
-            yield f"{why}: takes one source, not {path}.data.source = 'mixture'"
-        if self.eval.num_batches:
-            yield (
-                f"{path}.eval.num_batches = {self.eval.num_batches}: must be 0: with "
-                f"{why} a split is read from its beginning to its end"
-            )
 
 
 # What evaluation tells only when it has read all of a split.

@@ -130,18 +130,14 @@ def accumulate(
     has None in their places, and so has the gradient. The rows go on from `carry`.
     """
 
-    def loss(params: Params, batch: Batch, key: Array, carry: Any) -> Any:
+    def loss(params: Params, *inputs: Any) -> Any:
         params = params if frozen is None else _joined(params, frozen)
-        if carry is None:
-            loss_sum, *rest = task.loss(model, params, batch, key)
-        else:
-            assert isinstance(task, CausalLM), "the config sees to it"
-            loss_sum, *rest, carry = task.loss_from(model, params, batch, key, carry)
-        return loss_sum, (rest, carry)
+        return _loss(model, task, params, *inputs)
 
-    def grad(batch: Batch, key: Array, carry: Any) -> Any:
+    def grad(*inputs: Any) -> Any:
+        """Take a batch, a key and a carry."""
         of = jax.grad(loss, has_aux=True)
-        grads, ((weight, metrics), carry) = of(params, batch, key, carry)
+        grads, (weight, metrics, carry) = of(params, *inputs)
         return (grads, weight, metrics), carry
 
     if num == 1:
@@ -161,6 +157,18 @@ def accumulate(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     sums, carry = jax.lax.scan(body, zeros, parts)
     return *sums, jax.tree.map(join, carry)
+
+
+def _loss(
+    model: Model, task: Task, params: Params, batch: Batch, key: Array, carry: Any
+) -> tuple[Array, Any]:
+    """Return the summed loss; its weight, the metrics, and the next carry, if any."""
+    if carry is None:
+        loss_sum, weight, metrics = task.loss(model, params, batch, key)
+        return loss_sum, (weight, metrics, None)
+    assert isinstance(task, CausalLM), "the config sees to it"
+    loss_sum, *rest = task.loss_from(model, params, batch, key, carry)
+    return loss_sum, tuple(rest)
 
 
 def _joined(a: Params, b: Params) -> Params:

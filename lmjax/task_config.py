@@ -165,6 +165,8 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{path}.task.kind = {task.kind!r}"
         )
     yield from _sample_mistakes(config, path)
+    if data.order == "contiguous":
+        yield from _contiguous_mistakes(config, path)
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, Seq2SeqConfig):
@@ -193,6 +195,22 @@ def _sample_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{path}.sample.max_tokens = {sample.max_tokens}: with a prompt of "
             f"{longest} tokens must be at most {max(room, 0)} "
             f"({path}.model.max_length = {config.model.max_length})"
+        )
+
+
+def _contiguous_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps the rows of a batch from going on in the next."""
+    why = f"{path}.data.order = 'contiguous'"
+    if config.model.kind != "recurrent":
+        yield (
+            f"{why}: needs {path}.model.kind = 'recurrent', not {config.model.kind!r}"
+        )
+    if config.data.source == "mixture":
+        yield f"{why}: takes one source, not {path}.data.source = 'mixture'"
+    if config.eval.num_batches:
+        yield (
+            f"{path}.eval.num_batches = {config.eval.num_batches}: must be 0: with "
+            f"{why} a split is read from its beginning to its end"
         )
 
 

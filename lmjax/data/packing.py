@@ -102,11 +102,8 @@ def cut_windows(
     elif isolate:
         weights_BT = real_BT & ~begins_BT
     cuts_BT = begins_BT if isolate else np.zeros(shape, bool)
-    segments_BT, positions_BT = _segments(cuts_BT)
-    if before is not None:
-        # Up to the first cut, all of it in a window without one.
-        whole_BT = ~np.maximum.accumulate(cuts_BT, axis=1)
-        positions_BT = positions_BT + np.where(whole_BT, before[:, None], 0)
+    before = np.zeros(len(starts), np.int64) if before is None else before
+    segments_BT, positions_BT = _segments(cuts_BT, before)
     return {
         "tokens": tokens_BT.astype(np.int32),
         "targets": targets_BT,
@@ -129,9 +126,15 @@ def _runs(
         yield taken, 0, rest
 
 
-def _segments(cuts_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the stretches between cuts from 1, and the tokens of each from 0."""
+def _segments(
+    cuts_BT: np.ndarray, before_B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number the stretches between cuts from 1, and the tokens of each from 0.
+
+    Tokens that follow no cut are numbered from `before_B`.
+    """
     place_T = np.arange(cuts_BT.shape[1])
-    first_BT = np.maximum.accumulate(np.where(cuts_BT, place_T, 0), axis=1)
+    first_BT = np.where(cuts_BT, place_T, -before_B[:, None])
+    first_BT = np.maximum.accumulate(first_BT, axis=1)
     inner_BT = cuts_BT & (place_T > 0)  # a cut at the window's start divides nothing
     return inner_BT.cumsum(axis=1) + 1, place_T - first_BT
