@@ -84,7 +84,7 @@ def initial_params(program: Program, key: Array) -> Params:
         origin.config.model, platform=program.mesh.devices.flat[0].platform
     )
     given = origin.read(model, program.mesh)
-    if model.config.lora.rank and not program.model.config.lora.rank:
+    if lora.rank(model.config) and not lora.rank(program.model.config):
         given, _ = lora.merged(given, model.config)
     old, new = _flat(given), _flat(program.state_shapes.params)
     axes = _flat(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
