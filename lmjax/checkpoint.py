@@ -298,6 +298,8 @@ def _items(state: TrainState) -> dict[str, Any]:
         "key": key,
         "num_skipped": state.num_skipped,
     }
+    if state.carry is not None:
+        train["carry"] = state.carry
     items = {"params": state.params, "ema_params": state.ema_params, "train": train}
     return {item: tree for item, tree in items.items() if tree is not None}
 
@@ -311,6 +313,7 @@ def _state(items: dict[str, Any]) -> TrainState:
         key=jax.random.wrap_key_data(train["key"]),
         num_skipped=train["num_skipped"],
         ema_params=items.get("ema_params"),
+        carry=train.get("carry"),
     )
 
 

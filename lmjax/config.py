@@ -20,6 +20,8 @@ from lmjax.model_config import (
     Fraction,
     ModelConfig,
     NonNegative,
+    RecurrentConfig,
+    TransformerConfig,
     derived,
 )
 from lmjax.optim_config import OptimConfig
@@ -59,6 +61,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PrefixLMConfig",
+    "RecurrentConfig",
     "SpanCorruptionConfig",
     "TaskConfig",
     "load",
@@ -133,6 +136,8 @@ class DataConfig(SourceConfig):
     length: Count = 1024  # tokens in a row; of an encoder-decoder, in its source
     target_length: CountOrZero = 0  # of an encoder-decoder; 0: what length asks for
     isolate_documents: bool = True  # no attention from one document to another
+    order: Literal["shuffled", "contiguous"] = "shuffled"  # contiguous: each row goes
+    # on where it stopped a step before, as does the state of a recurrent network
     mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
     store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
     num_store_workers: CountOrZero = runtime(0)  # 0: one for each core
@@ -267,7 +272,7 @@ class Config:
                 f"{path}.optim.warmup_steps = {self.optim.warmup_steps}: must be at "
                 f"most {path}.num_steps = {self.num_steps}"
             )
-        for axis in ("num_heads", "num_kv_heads", "mlp_dim"):
+        for axis in self.model.split_by_tensor:
             if self.mesh.tensor > 0 and getattr(self.model, axis) % self.mesh.tensor:
                 yield (
                     f"{path}.model.{axis} = {getattr(self.model, axis)}: must be a "
@@ -347,7 +352,9 @@ def changed_identity(old: Config, new: Config) -> list[str]:
 def _derive(config: Config) -> Config:
     """Fill in the zeros that stand for "follows from the rest"."""
     optim = config.optim
-    if config.model.lora.rank and "*" not in optim.frozen:
+    model = config.model
+    adapted = isinstance(model, TransformerConfig) and model.lora.rank > 0
+    if adapted and "*" not in optim.frozen:
         learning = (*optim.trainable, "*.lora_a", "*.lora_b")
         optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     if optim.trainable and not optim.frozen:
@@ -358,7 +365,7 @@ def _derive(config: Config) -> Config:
         target_length = seq2seq_lengths(config.data.length, config.task)[1]
     return dataclasses.replace(
         config,
-        model=derived(config.model),
+        model=derived(model),
         optim=optim,
         data=dataclasses.replace(config.data, target_length=target_length),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),

@@ -37,7 +37,7 @@ def evaluate_split(
         stores, config, tokenizer=prepared.tokenizer, rows=rows
     )
     put = lambda batch: device.put_batch(batch, program.mesh)
-    means = mean_metrics(program.eval_step, params, batches, put=put)
+    means = mean_metrics(program.eval_pass(), params, batches, put=put)
     means |= {"perplexity": _exp(means["loss"])}
     window = objectives.build(config, prepared.tokenizer).window
     whole = loader.reads_all(stores, config, window=window)

@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 
-from lmjax.config import ModelConfig
+from lmjax.config import EncoderConfig, ModelConfig, RecurrentConfig
+from lmjax.model_config import TransformerConfig
 from lmjax.types import Batch
 
 
@@ -32,8 +33,11 @@ def flops_per_token(config: ModelConfig, shapes: Any, *, batch: Batch) -> float:
     source = batch["source"].shape[1] if "source" in batch else 0
     predicted = batch["targets"].shape[1] if "targets" in batch else length
     kernels = _kernels(shapes)
-    products = predicted * (kernels("head.") + config.vocab_size * config.dim)
+    products = predicted * (kernels("head.") + config.vocab_size * config.width)
     products += length * kernels("decoder.") + kernels("pooler", "pair.")
+    if isinstance(config, RecurrentConfig):
+        products += length * kernels("recurrent.")
+        return 6 * products * rows / num_tokens(batch)
     pairs = config.num_layers * _pairs(config, length)
     if config.kind == "encoder":
         products += length * kernels("encoder.")
@@ -61,9 +65,9 @@ def _kernels(shapes: Any) -> Any:
     )
 
 
-def _pairs(config: ModelConfig, length: int) -> float:
+def _pairs(config: TransformerConfig, length: int) -> float:
     """Return the pairs of query and key in a row, on average over the layers."""
-    if config.kind == "encoder":
+    if isinstance(config, EncoderConfig):
         return length**2
     whole = length**2 / 2
     if not config.window or config.window >= length:

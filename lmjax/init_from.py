@@ -94,7 +94,8 @@ def initial_params(program: Program, key: Array) -> Params:
         origin.config.model, platform=program.mesh.devices.flat[0].platform
     )
     given = origin.read(model, program.mesh)
-    if model.config.lora != program.model.config.lora:
+    ours, theirs = (getattr(m.config, "lora", None) for m in (program.model, model))
+    if lora.rank(model.config) and ours != theirs:
         given, _ = lora.merged(given, model.config)
     old, new = _flat(given), _flat(program.state_shapes.params)
     axes = _flat(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from lmjax import models, sharding, workdir
 from lmjax.checkpoint import Checkpoints, Step
-from lmjax.config import Config, ConfigError, MeshConfig
+from lmjax.config import Config, ConfigError, MeshConfig, RecurrentConfig
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
 from lmjax.generate.beam import Beams, BeamSearch, sampling_or_beams
 from lmjax.generate.constraints import Constraints
@@ -102,7 +102,7 @@ class LanguageModel:
           ConfigError: a model that reads a source.
         """
         rows = self.encode_rows(texts, max_length=max_length)
-        means = np.zeros((len(rows), self.model.config.dim), np.float32)
+        means = np.zeros((len(rows), self.model.config.width), np.float32)
         for first in range(0, len(rows), EMBED_ROWS):
             group = rows[first : first + EMBED_ROWS]
             longest = max(1, *map(len, group))
@@ -361,7 +361,9 @@ def load(
     config = workdir.read_config(directory)
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     # Nothing is dropped out here: no backend need be passed over for it.
-    used = dataclasses.replace(config.model, dropout=0.0, attention_dropout=0.0)
+    used = config.model
+    if not isinstance(used, RecurrentConfig):
+        used = dataclasses.replace(used, dropout=0.0, attention_dropout=0.0)
     model = models.build(used, platform=device.platform)
     mesh = _default_mesh(config.mesh, model) if mesh is None else mesh
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)

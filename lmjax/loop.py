@@ -206,7 +206,7 @@ def explained(
     """Return the error with the samples of its step and the last good checkpoint."""
     samples = loader.sample_indices(config, step=error.step - 1)
     window = objectives.build(config, prepared.tokenizer).window
-    stores, starts = loader.locate(
+    stores, windows = loader.locate(
         prepared.stores["train"], config, samples=samples, window=window
     )
     checkpoints.wait()
@@ -214,6 +214,6 @@ def explained(
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
     return FloatingPointError(
         f"{error}; its batch is samples {samples[0]} to {samples[-1]}, windows "
-        f"at tokens {starts.tolist()} of train stores {stores.tolist()}; {good} "
-        "(config.optim.on_nonfinite='skip' leaves such updates out)"
+        f"at tokens {windows.starts.tolist()} of train stores {stores.tolist()}; "
+        f"{good} (config.optim.on_nonfinite='skip' leaves such updates out)"
     )

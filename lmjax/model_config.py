@@ -48,17 +48,32 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """What all Transformers are described by."""
+class NetworkConfig:
+    """What all networks over tokens are described by."""
 
     vocab_size: CountOrZero = 0  # 0: as many as the tokenizer has
     dim: Width = 768
     num_layers: Width = 12
+    max_length: Count = 1024
+    tie_embeddings: bool = True
+    head_bias: bool = False  # one number added to the logit of each id
+    dropout: Rate = 0.0
+    dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
+
+    @property
+    def width(self) -> int:
+        """Return the size of the last hidden states."""
+        return self.dim
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(NetworkConfig):
+    """What all Transformers are described by."""
+
     num_heads: Width = 12
     num_kv_heads: WidthOrZero = 0  # 0: as many as num_heads
     head_dim: WidthOrZero = 0  # 0: dim / num_heads
     mlp_dim: WidthOrZero = 0  # 0: 4 * dim
-    max_length: Count = 1024
     position: Literal["learned", "sinusoidal", "rope", "relative"] = "rope"
     position_offset: CountOrZero = 0  # rows of the learned table before position 0
     rope_theta: NonNegative = 10_000.0
@@ -84,15 +99,13 @@ class TransformerConfig:
     attention_scale: NonNegative = 0.0  # of scores; 0: 1 / sqrt(head_dim)
     attention_softcap: NonNegative = 0.0  # 0: none
     logit_softcap: NonNegative = 0.0  # 0: none
-    tie_embeddings: bool = True
-    head_bias: bool = False  # one number added to the logit of each id
-    dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     lora: LoraConfig = LoraConfig()
-    dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
     scan_layers: Literal["auto", True, False] = runtime("auto")
     remat: Literal["none", "dots", "full"] = runtime("none")
     attention: Literal["auto", "xla", "cudnn"] = runtime("auto")
+
+    split_by_tensor = ("num_heads", "num_kv_heads", "mlp_dim")
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields, once derived ones are filled in."""
@@ -165,11 +178,45 @@ class EncoderDecoderConfig(TransformerConfig):
     scale_logits: bool = False  # hidden states by 1 / sqrt(dim) before the head
 
 
-ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecurrentConfig(NetworkConfig):
+    """A recurrent network that reads tokens one after another, such as an LSTM."""
+
+    kind: Literal["recurrent"] = "recurrent"
+    num_layers: Width = 2
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    hidden_dim: WidthOrZero = 0  # 0: dim, the size of the embeddings
+    variational_dropout: bool = False  # drop the same elements at every step of a row
+
+    split_by_tensor = ("hidden_dim",)
+
+    @property
+    def width(self) -> int:
+        """Return the size of the last hidden states."""
+        return self.hidden_dim
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields, once derived ones are filled in."""
+        if self.tie_embeddings and self.hidden_dim != self.dim:
+            yield (
+                f"{path}.hidden_dim = {self.hidden_dim}: must be {path}.dim = "
+                f"{self.dim}, unless {path}.tie_embeddings = False"
+            )
+        if self.variational_dropout and not self.dropout:
+            yield f"{path}.variational_dropout = True: needs {path}.dropout"
+
+
+AnyTransformer = DecoderConfig | EncoderConfig | EncoderDecoderConfig
+ModelConfig = AnyTransformer | RecurrentConfig
+
+# The kinds that predict each token from those before it alone.
+CAUSAL_KINDS = ("decoder", "recurrent")
 
 
 def derived(config: ModelConfig) -> ModelConfig:
     """Fill in the zeros that stand for "follows from the rest"."""
+    if isinstance(config, RecurrentConfig):
+        return dataclasses.replace(config, hidden_dim=config.hidden_dim or config.dim)
     if isinstance(config, EncoderDecoderConfig):
         num_encoder_layers = config.num_encoder_layers or config.num_layers
         config = dataclasses.replace(config, num_encoder_layers=num_encoder_layers)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -11,8 +12,9 @@ from jax.sharding import Mesh
 from lmjax import flops, models, optim, sharding, tasks
 from lmjax.config import Config
 from lmjax.models import Model
+from lmjax.nn.recurrent import State
 from lmjax.optim import Optimizer
-from lmjax.step import eval_step, init_state, train_step
+from lmjax.step import eval_step, eval_step_from, init_state, train_step
 from lmjax.tasks import Task
 from lmjax.types import Array, Batch, Metrics, Params, TrainState
 
@@ -32,18 +34,15 @@ class Program:
     def init(self) -> Callable[[Array], TrainState]:
         """Return the jitted start: each device makes its own part of the state."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
-        start = functools.partial(
-            init_state, model=self.model, optimizer=self.optimizer
-        )
+        start = _starter(self.config, self.model, self.optimizer)
         return jax.jit(start, out_shardings=shardings)
 
     @functools.cached_property
     def begin(self) -> Callable[[Array, Params], TrainState]:
         """Return the jitted start from given parameters, which are donated."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
-        start = lambda key, params: init_state(
-            key, model=self.model, optimizer=self.optimizer, params=params
-        )
+        fresh = _starter(self.config, self.model, self.optimizer)
+        start = lambda key, params: fresh(key, params=params)
         return jax.jit(start, out_shardings=shardings, donate_argnums=1)
 
     def compile_train_step(
@@ -76,6 +75,32 @@ class Program:
         step = functools.partial(eval_step, model=self.model, task=self.task)
         return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 
+    def eval_pass(self) -> Callable[[Params, Batch], Metrics]:
+        """Return the evaluation of one batch after another, in the order of the data.
+
+        In contiguous order its rows go on from one batch to the next.
+        """
+        if self.config.data.order != "contiguous":
+            return self.eval_step
+        step, start = self._eval_step_from
+        carry = start()
+
+        def evaluate(params: Params, batch: Batch) -> Metrics:
+            nonlocal carry
+            metrics, carry = step(params, batch, carry)
+            return metrics
+
+        return evaluate
+
+    @functools.cached_property
+    def _eval_step_from(self) -> tuple[Callable[..., Any], Callable[[], State]]:
+        """Return the jitted evaluation that goes on, and what it begins with."""
+        rows = sharding.batch_sharding(self.mesh)
+        step = functools.partial(eval_step_from, model=self.model, task=self.task)
+        start = functools.partial(self.model.start, self.config.eval.batch_size)
+        outputs = (sharding.replicated(self.mesh), rows)
+        return jax.jit(step, out_shardings=outputs), jax.jit(start, out_shardings=rows)
+
     @property
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, source or target."""
@@ -103,12 +128,11 @@ def make_program(config: Config, mesh: Mesh) -> Program:
     rows = config.batch_size // config.num_microbatches
     sharding.check_rows("config.batch_size / config.num_microbatches", rows, mesh)
     sharding.check_rows("config.eval.batch_size", config.eval.batch_size, mesh)
-    state = jax.eval_shape(
-        functools.partial(init_state, model=model, optimizer=optimizer),
-        jax.random.key(0),
-    )
+    state = jax.eval_shape(_starter(config, model, optimizer), jax.random.key(0))
     params = sharding.param_shardings(model.axes, model.shapes, mesh)
     shardings = sharding.state_shardings(state, model.shapes, params, mesh)
+    of_rows = jax.tree.map(lambda _: sharding.batch_sharding(mesh), state.carry)
+    shardings = dataclasses.replace(shardings, carry=of_rows)
     return Program(
         config=config,
         mesh=mesh,
@@ -116,4 +140,17 @@ def make_program(config: Config, mesh: Mesh) -> Program:
         task=tasks.build(config.task),
         optimizer=optimizer,
         state_shapes=sharding.placed(state, shardings),
+    )
+
+
+def _starter(
+    config: Config, model: Model, optimizer: Optimizer
+) -> Callable[..., TrainState]:
+    """Return `init_state` for this experiment, of a key and maybe parameters."""
+    carries = config.data.order == "contiguous"
+    return functools.partial(
+        init_state,
+        model=model,
+        optimizer=optimizer,
+        carry_rows=config.batch_size if carries else 0,
     )

@@ -18,6 +18,7 @@ from lmjax.data import kept_stores, pipeline
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.evaluate import evaluate_split
 from lmjax.language_model import load
+from lmjax.model_config import CAUSAL_KINDS
 from lmjax.program import make_program
 
 
@@ -45,7 +46,7 @@ def after_training(config: Config, directory: Path) -> None:
     written = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
     there = ", ".join(name for name in written if (directory / name).exists())
     console.print(f"results: {directory}/ ({there})", markup=False)
-    if config.model.kind == "decoder":
+    if config.model.kind in CAUSAL_KINDS:
         command = f"lmjax generate --workdir={directory} --prompt='...'"
         console.print(f"next:    {command}", markup=False)
 

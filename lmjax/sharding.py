@@ -30,6 +30,7 @@ RULES: dict[str, tuple[str | None, str | tuple[str, ...] | None]] = {
     "mlp": ("tensor", "tensor"),
     "heads": ("tensor", "tensor"),
     "kv_heads": ("tensor", "tensor"),
+    "gates": (None, None),
     "head_dim": (None, None),
     "norm": (None, None),
     "features": (None, None),

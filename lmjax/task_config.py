@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from lmjax.model_config import Fraction, NonNegative
+from lmjax.model_config import CAUSAL_KINDS, Fraction, NonNegative
 from lmjax.parsing import Range
 
 
@@ -127,13 +127,13 @@ def seq2seq_lengths(length: int, config: Seq2SeqConfig) -> tuple[int, int]:
     return length, length  # between them, and an end for each
 
 
-# The shape of network that each objective is for.
+# The shapes of network that each objective is for.
 MODEL_KINDS = {
-    "causal_lm": "decoder",
-    "masked_lm": "encoder",
-    "span_corruption": "encoder_decoder",
-    "prefix_lm": "encoder_decoder",
-    "infilling": "encoder_decoder",
+    "causal_lm": CAUSAL_KINDS,
+    "masked_lm": ("encoder",),
+    "span_corruption": ("encoder_decoder",),
+    "prefix_lm": ("encoder_decoder",),
+    "infilling": ("encoder_decoder",),
 }
 SHORTEST = 8  # tokens, of which the ends and a span still leave some
 
@@ -147,10 +147,11 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     task, model, data = config.task, config.model, config.data
     if data.source == "none":
         return
-    if model.kind != MODEL_KINDS[task.kind]:
+    if model.kind not in MODEL_KINDS[task.kind]:
+        kinds = " or ".join(map(repr, MODEL_KINDS[task.kind]))
         yield (
-            f"{path}.task.kind = {task.kind!r}: needs {path}.model.kind = "
-            f"{MODEL_KINDS[task.kind]!r}, not {model.kind!r}"
+            f"{path}.task.kind = {task.kind!r}: needs {path}.model.kind = {kinds}, "
+            f"not {model.kind!r}"
         )
         return
     if model.kind == "encoder" and config.sample.prompts:
@@ -164,6 +165,8 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{path}.task.kind = {task.kind!r}"
         )
     yield from _sample_mistakes(config, path)
+    if data.order == "contiguous":
+        yield from _contiguous_mistakes(config, path)
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, Seq2SeqConfig):
@@ -182,7 +185,7 @@ def _sample_mistakes(config: Any, path: str) -> Iterator[str]:
     it is at least a token, and what is too long is found before training.
     """
     sample, tokenizer, longest = config.sample, config.tokenizer, 1
-    if not sample.prompts:
+    if not sample.prompts or config.model.kind == "recurrent":  # of any length
         return
     if tokenizer.kind == "bytes" and config.model.kind == "decoder":
         longest = tokenizer.bos + max(len(text.encode()) for text in sample.prompts)
@@ -192,6 +195,22 @@ def _sample_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{path}.sample.max_tokens = {sample.max_tokens}: with a prompt of "
             f"{longest} tokens must be at most {max(room, 0)} "
             f"({path}.model.max_length = {config.model.max_length})"
+        )
+
+
+def _contiguous_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps the rows of a batch from going on in the next."""
+    why = f"{path}.data.order = 'contiguous'"
+    if config.model.kind != "recurrent":
+        yield (
+            f"{why}: needs {path}.model.kind = 'recurrent', not {config.model.kind!r}"
+        )
+    if config.data.source == "mixture":
+        yield f"{why}: takes one source, not {path}.data.source = 'mixture'"
+    if config.eval.num_batches:
+        yield (
+            f"{path}.eval.num_batches = {config.eval.num_batches}: must be 0: with "
+            f"{why} a split is read from its beginning to its end"
         )
 
 

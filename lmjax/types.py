@@ -14,7 +14,8 @@ Axes = dict[str, Any]
 #   tokens, targets  int32
 #   weights          float32, 0 where a target carries no loss
 #   segments         int32, which document of its row a token belongs to; 0 = padding
-#   positions        int32, restarting at each document
+#   positions        int32, restarting at each document; in contiguous order they go
+#                    on from window to window
 # An encoder-decoder's holds source, source_segments and source_positions (B, S) beside.
 # Masked language modelling predicts at K places of a row: targets, weights and
 # predict_positions are (B, K). With pairs of texts it has token_types (B, T), which of
@@ -36,3 +37,6 @@ class TrainState:
     key: Array  # never advances: step keys are folded from it
     num_skipped: Array  # int32, updates left out because they were not finite
     ema_params: Params | None = None
+    # What a recurrent network remembers of each row, where its next window goes on
+    # from there; the batch dimension comes first.
+    carry: dict[str, Array] | None = None

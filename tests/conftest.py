@@ -91,7 +91,20 @@ ARCHITECTURES = {
         "head_bias": True,
     },
 }
+for cell in ("rnn", "lstm", "gru"):
+    ARCHITECTURES[cell] = {
+        "kind": "recurrent",
+        "vocab_size": 64,
+        "dim": 32,
+        "hidden_dim": 24,
+        "num_layers": 2,
+        "max_length": 64,
+        "cell": cell,
+        "tie_embeddings": False,
+        "head_bias": True,
+    }
 DECODERS = ("gpt2", "llama", "gemma")
+RECURRENT = ("rnn", "lstm", "gru")
 
 
 def pytest_addoption(parser):
@@ -105,13 +118,19 @@ def architecture(request):
     return request.param
 
 
+@pytest.fixture(params=DECODERS + RECURRENT)
+def causal(request):
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def make_config():
     """Return the whole config around a tiny model: make_config("gpt2", dropout=0.1)."""
     from lmjax.config import parse
 
     def make(architecture="llama", *, overrides=(), **model):
-        source = "python_stdlib" if architecture in DECODERS else "none"
+        learns = architecture in DECODERS + RECURRENT
+        source = "python_stdlib" if learns else "none"
         sections = {
             "batch_size": 8,
             "model": {**ARCHITECTURES[architecture], **model},

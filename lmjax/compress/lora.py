@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lmjax.config import ModelConfig
-from lmjax.model_config import LoraConfig
+from lmjax.model_config import AnyTransformer, LoraConfig, RecurrentConfig
 from lmjax.types import Array, Params
 
 NAMES = ("lora_a", "lora_b")
@@ -23,6 +23,8 @@ def merged(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
 
     Each kernel becomes kernel + alpha / rank * lora_a @ lora_b, in float32.
     """
+    if isinstance(config, RecurrentConfig):
+        return params, config
     scale = config.lora.alpha / max(config.lora.rank, 1)
 
     def merge(tree: Any) -> Any:
@@ -36,7 +38,12 @@ def merged(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
     return merge(params), without(config)
 
 
-def without(config: ModelConfig) -> ModelConfig:
+def rank(config: ModelConfig) -> int:
+    """Return the rank of a model's adapters, 0 where it has none."""
+    return 0 if isinstance(config, RecurrentConfig) else config.lora.rank
+
+
+def without(config: AnyTransformer) -> AnyTransformer:
     """Return the config of the same model without adapters."""
     return dataclasses.replace(config, lora=LoraConfig())
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmjax.config import Config
-from lmjax.data import objectives, order, packing, pipeline
+from lmjax.data import lanes, objectives, order, packing, pipeline
+from lmjax.data.lanes import Lanes, Windows
 from lmjax.data.objectives import Objective
 from lmjax.data.token_store import TokenStore
 from lmjax.data.tokenizer import Tokenizer
@@ -92,13 +93,13 @@ class TrainBatches:
         step = self.start_step + int(index)
         samples = sample_indices(self.config, step=step)[self.rows]
         window = self.objective.window
-        part_B, start_B = locate(
+        part_B, windows_B = locate(
             self.stores, self.config, samples=samples, window=window
         )
         windows = _cut(
             self.stores,
             part_B,
-            start_B,
+            windows_B,
             config=self.config,
             window=window,
             ids=(self.bos_id, self.eos_id),
@@ -114,8 +115,8 @@ def sample_indices(config: Config, *, step: int) -> np.ndarray:
 
 def locate(
     stores: Sequence[TokenStore], config: Config, *, samples: np.ndarray, window: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find training samples: each one's store, and where its window begins there.
+) -> tuple[np.ndarray, Windows]:
+    """Find training samples: each one's store, and its window there.
 
     With `sample_indices` this tells what a step has seen.
 
@@ -125,6 +126,10 @@ def locate(
       samples: their numbers.
       window: tokens in a window, as the objective has it.
     """
+    if config.data.order == "contiguous":
+        own = _lanes(stores, num_lanes=config.batch_size, length=window)
+        found = own.train(samples, seed=order.part_seed(config.seed, 0))
+        return np.zeros(len(samples), np.int64), found
     weights = tuple(part.weight for part in pipeline.source_parts(config).values())
     part_B, index_B = order.deal(samples, weights=weights, seed=config.seed)
     start_B = np.zeros(len(samples), np.int64)
@@ -136,7 +141,7 @@ def locate(
             length=window,
             seed=order.part_seed(config.seed, int(part)),
         )
-    return part_B, start_B
+    return part_B, lanes.unrelated(start_B, length=window)
 
 
 def eval_batches(
@@ -151,17 +156,18 @@ def eval_batches(
     What an objective draws follows from the seed and the row's number. The last batch
     is filled up with rows of padding, so all have one shape, and each host has as
     many. With `config.eval.num_batches` as many batches hold windows at even distances
-    from all of the stores.
+    from all of the stores. In contiguous order each row is a part of the text, from
+    its beginning to its end.
     """
     rows = np.arange(config.eval.batch_size) if rows is None else rows
     objective = objectives.build(config, tokenizer)
-    part_N, start_N = _eval_windows(stores, config, window=objective.window)
+    part_N, windows_N = _eval_windows(stores, config, window=objective.window)
     for batch in range(num_eval_batches(stores, config, window=objective.window)):
         index_B = batch * config.eval.batch_size + rows
         windows = _cut(
             stores,
             part_N[index_B],
-            start_N[index_B],
+            windows_N[index_B],
             config=config,
             window=objective.window,
             ids=(tokenizer.bos_id, tokenizer.eos_id),
@@ -174,6 +180,9 @@ def num_eval_batches(
     stores: Sequence[TokenStore], config: Config, *, window: int
 ) -> int:
     """Count the batches of `eval_batches`, for an objective's window."""
+    if config.data.order == "contiguous":
+        own = _lanes(stores, num_lanes=config.eval.batch_size, length=window)
+        return own.steps_per_epoch
     windows = _num_windows(stores, window=window)
     return min(
         -(-windows // config.eval.batch_size), config.eval.num_batches or windows
@@ -193,9 +202,13 @@ def _num_windows(stores: Sequence[TokenStore], *, window: int) -> int:
 
 def _eval_windows(
     stores: Sequence[TokenStore], config: Config, *, window: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the store and the start of each window; padding starts past the end."""
+) -> tuple[np.ndarray, Windows]:
+    """Return the store of each window, and the windows; padding is past the end."""
     batch_size = config.eval.batch_size
+    if config.data.order == "contiguous":
+        own = _lanes(stores, num_lanes=batch_size, length=window)
+        samples = np.arange(own.steps_per_epoch * batch_size)
+        return np.zeros_like(samples), own.held_out(samples)
     starts = [np.arange(0, store.num_tokens, window) for store in stores]
     part_N = np.repeat(np.arange(len(stores)), [len(start) for start in starts])
     start_N = np.concatenate(starts)
@@ -205,13 +218,19 @@ def _eval_windows(
         part_N, start_N = part_N[spread], start_N[spread]
     padding = -len(part_N) % batch_size
     past_end = np.full(padding, stores[0].num_tokens)
-    return np.pad(part_N, (0, padding)), np.concatenate([start_N, past_end])
+    start_N = np.concatenate([start_N, past_end])
+    return np.pad(part_N, (0, padding)), lanes.unrelated(start_N, length=window)
+
+
+def _lanes(stores: Sequence[TokenStore], *, num_lanes: int, length: int) -> Lanes:
+    (store,) = stores  # the config refuses mixtures
+    return Lanes(num_tokens=store.num_tokens, num_lanes=num_lanes, length=length)
 
 
 def _cut(
     stores: Sequence[TokenStore],
     part_B: np.ndarray,
-    start_B: np.ndarray,
+    windows_B: Windows,
     *,
     config: Config,
     window: int,
@@ -220,17 +239,20 @@ def _cut(
 ) -> "HostBatch":
     """Cut rows out of several stores, in the order of the rows."""
     rows = np.arange(len(part_B))
+    parts = {int(part): windows_B[part_B == part] for part in np.unique(part_B)}
     cut = {
-        int(part): packing.cut_windows(
+        part: packing.cut_windows(
             stores[part],
-            start_B[part_B == part],
+            windows.starts,
+            sizes=windows.sizes,
+            before=windows.before,
             length=window,
             bos_id=ids[0],
             eos_id=ids[1],
             isolate=config.data.isolate_documents,
             circular=circular,
         )
-        for part in np.unique(part_B)
+        for part, windows in parts.items()
     }
     if len(cut) == 1:
         return next(iter(cut.values()))

@@ -54,6 +54,8 @@ def cut_windows(
     eos_id: int | None,
     isolate: bool,
     circular: bool,
+    sizes: np.ndarray | None = None,
+    before: np.ndarray | None = None,
 ) -> "HostBatch":
     """Cut the windows that begin at `starts`.
 
@@ -68,6 +70,9 @@ def cut_windows(
         to be predicted from, and its weight is 0. Otherwise a window is one segment.
       circular: after the stream's last token comes its first, though no window holds
         a token twice. Otherwise what lies past the end is padding.
+      sizes: (B,) tokens of each window, the rest of which is padding; None: T.
+      before: (B,) the position of each window's first token, unless a document begins
+        there that is to be isolated; None: 0.
 
     Returns:
       int32 tokens, targets, segments, positions and float32 weights, all (B, T).
@@ -79,10 +84,13 @@ def cut_windows(
     targets_BT = np.full(shape, filler, np.int32)
     begins_BT = np.zeros(shape, bool)  # a document's first token
     real_BT = np.zeros(shape, bool)
-    for row, start in enumerate(map(int, starts)):
+    sizes = np.full(len(starts), length) if sizes is None else sizes
+    for row, (start, size) in enumerate(zip(map(int, starts), sizes, strict=True)):
         if 0 < start <= store.num_tokens:
             previous_B[row] = store.read(start - 1, start)[0]
-        for at, low, high in _runs(start, length, store.num_tokens, circular=circular):
+        for at, low, high in _runs(
+            start, int(size), store.num_tokens, circular=circular
+        ):
             targets_BT[row, at : at + high - low] = store.read(low, high)
             begins_BT[row, store.document_starts(low, high) - low + at] = True
             real_BT[row, at : at + high - low] = True
@@ -94,7 +102,8 @@ def cut_windows(
     elif isolate:
         weights_BT = real_BT & ~begins_BT
     cuts_BT = begins_BT if isolate else np.zeros(shape, bool)
-    segments_BT, positions_BT = _segments(cuts_BT)
+    before = np.zeros(len(starts), np.int64) if before is None else before
+    segments_BT, positions_BT = _segments(cuts_BT, before)
     return {
         "tokens": tokens_BT.astype(np.int32),
         "targets": targets_BT,
@@ -117,9 +126,15 @@ def _runs(
         yield taken, 0, rest
 
 
-def _segments(cuts_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the stretches between cuts from 1, and the tokens of each from 0."""
+def _segments(
+    cuts_BT: np.ndarray, before_B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number the stretches between cuts from 1, and the tokens of each from 0.
+
+    Tokens that follow no cut are numbered from `before_B`.
+    """
     place_T = np.arange(cuts_BT.shape[1])
-    first_BT = np.maximum.accumulate(np.where(cuts_BT, place_T, 0), axis=1)
+    first_BT = np.where(cuts_BT, place_T, -before_B[:, None])
+    first_BT = np.maximum.accumulate(first_BT, axis=1)
     inner_BT = cuts_BT & (place_T > 0)  # a cut at the window's start divides nothing
     return inner_BT.cumsum(axis=1) + 1, place_T - first_BT

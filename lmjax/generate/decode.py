@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig
+from lmjax.config import (
+    ConfigError,
+    EncoderDecoderConfig,
+    ModelConfig,
+    RecurrentConfig,
+)
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.constraints import Constraints
 from lmjax.generate.sampling import Sampling, sample
@@ -156,8 +161,9 @@ class Generator:
         if max_tokens < 1:
             raise ConfigError(f"max_tokens = {max_tokens}: must be >= 1")
         longest = max(len(prompt) for prompt in prompts)
-        limit = self.model.config.max_length
-        if longest + max_tokens > limit:
+        config, limit = self.model.config, self.model.config.max_length
+        # A recurrent network has no positions to run out of.
+        if not isinstance(config, RecurrentConfig) and longest + max_tokens > limit:
             raise ConfigError(
                 f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
                 f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"

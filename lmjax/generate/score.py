@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig
+from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig, RecurrentConfig
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.decode import (
@@ -19,6 +19,7 @@ from lmjax.generate.decode import (
     source_batch,
 )
 from lmjax.models import Model
+from lmjax.nn.recurrent import State
 from lmjax.tasks.losses import cross_entropy
 from lmjax.types import Array, Batch, HostBatch, Params
 
@@ -53,7 +54,8 @@ class Scorer:
 
         Without a context the first token of a text has nothing to be given, and is
         not scored. A text longer than the model's positions is read in windows that
-        overlap by half: each token is scored once, given at least that much.
+        overlap by half: each token is scored once, given at least that much. A
+        recurrent network reads any text to its end.
 
         Args:
           params: the model's.
@@ -68,6 +70,8 @@ class Scorer:
         config, totals = self.model.config, [0.0] * len(texts)
         if config.kind == "encoder":
             raise ConfigError("config.model.kind = 'encoder': it scores no texts")
+        if isinstance(config, RecurrentConfig):
+            return self._log_probs_from_states(params, texts)
         check_sources(sources, config=config, name="context")
         counts = [0] * len(texts)
         for (num_rows, length, source_length), group in self._groups(texts, sources):
@@ -105,14 +109,48 @@ class Scorer:
                 group = windows[first : first + num_rows]
                 yield (num_rows, length, source_length), group
 
+    def _log_probs_from_states(
+        self, params: Params, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[tuple[float, int]]:
+        """Return what `log_probs` does: each text is read on from its last state."""
+        counts = [max(len(text) - (not context), 0) for context, text in texts]
+        scored = [i for i, count in enumerate(counts) if count]
+        whole = [Window(i, [*texts[i][0], *texts[i][1]], counts[i]) for i in scored]
+        whole.sort(key=lambda window: len(window.tokens), reverse=True)
+        totals = [0.0] * len(texts)
+        while whole:
+            longest = len(whole[0].tokens) - 1
+            part = padded_length(longest, limit=self.model.config.max_length)
+            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // part))
+            group, whole = whole[:num_rows], whole[num_rows:]
+            batch = _batch(group, shape=(num_rows, -(-longest // part) * part))
+            state = self.model.start(num_rows)
+            for at in range(0, longest, part):
+                here = {name: x[:, at : at + part] for name, x in batch.items()}
+                sums, state = self._score_from(params, here, state)
+                for window, total in zip(group, np.asarray(sums), strict=False):
+                    totals[window.text] += float(total)
+        return list(zip(totals, counts, strict=True))
+
     @functools.cached_property
     def _score(self) -> Any:
-        def score(params: Params, batch: Batch) -> Array:
-            logits = self.model.apply(params, batch)
-            nll_BT, _ = cross_entropy(logits, batch["targets"])
-            return -jnp.sum(nll_BT * batch["weights"], axis=-1)
+        return jax.jit(
+            lambda params, batch: _log_prob(self.model.apply(params, batch), batch)
+        )
+
+    @functools.cached_property
+    def _score_from(self) -> Any:
+        def score(params: Params, batch: Batch, state: State) -> tuple[Array, State]:
+            logits, state = self.model.apply_from(params, batch, state)
+            return _log_prob(logits, batch), state
 
         return jax.jit(score)
+
+
+def _log_prob(logits_BTV: Array, batch: Batch) -> Array:
+    """Return the summed log-probability of each row's weighted targets, (B,)."""
+    nll_BT, _ = cross_entropy(logits_BTV, batch["targets"])
+    return -jnp.sum(nll_BT * batch["weights"], axis=-1)
 
 
 def encode_pairs(

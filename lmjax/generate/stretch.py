@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.config import ConfigError, ModelConfig
+from lmjax.config import ConfigError, ModelConfig, RecurrentConfig
 from lmjax.types import HostBatch
 
 
@@ -34,7 +34,11 @@ def stretch(name: str, ids: Any, segments: Any, *, config: ModelConfig) -> HostB
     changes = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
     positions_BT = index - np.maximum.accumulate(np.where(changes, index, 0), axis=1)
     longest = int(positions_BT.max(initial=-1)) + 1
-    if config.position in ("learned", "sinusoidal") and longest > config.max_length:
+    if isinstance(config, RecurrentConfig):
+        limited = False
+    else:
+        limited = config.position in ("learned", "sinusoidal")
+    if limited and longest > config.max_length:
         raise ConfigError(
             f"{name}: a text of {longest} tokens; config.model.max_length = "
             f"{config.max_length}"

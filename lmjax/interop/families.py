@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lmjax.config import Config, ConfigError, ModelConfig, nearest, parse
+from lmjax.config import Config, ConfigError, RecurrentConfig, nearest, parse
 from lmjax.interop.bart import BART, MARIAN
 from lmjax.interop.bert import BERT, ROBERTA
 from lmjax.interop.family import Family
@@ -13,6 +13,7 @@ from lmjax.interop.gpt2 import GPT2
 from lmjax.interop.layout import flatten
 from lmjax.interop.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from lmjax.interop.t5 import T5
+from lmjax.model_config import AnyTransformer
 from lmjax.models import Model
 
 FAMILIES: tuple[Family, ...] = (
@@ -92,6 +93,10 @@ def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
     Raises:
       ConfigError: there is none; the text says what the nearest one lacks.
     """
+    if isinstance(model.config, RecurrentConfig):
+        raise ConfigError(
+            "config.model.kind = 'recurrent': no model of transformers is like this"
+        )
     obstacles: dict[str, list[str]] = {}
     for family in FAMILIES:
         if family.kind != model.config.kind:
@@ -116,13 +121,15 @@ def _obstacles(family: Family, values: dict[str, Any], model: Model) -> list[str
         back = read_config(family, values, names, where=family.model_type).model
     except ConfigError as error:
         return [str(error)]
+    assert not isinstance(model.config, RecurrentConfig)
+    assert not isinstance(back, RecurrentConfig)
     a, b = _essence(model.config), _essence(back)
     return [
         f"{name} = {a[name]!r}, there {b[name]!r}" for name in a if a[name] != b[name]
     ]
 
 
-def _essence(config: ModelConfig) -> dict[str, Any]:
+def _essence(config: AnyTransformer) -> dict[str, Any]:
     """Return the fields that decide what a model computes; idle ones have defaults."""
     fields = {
         field.name: field
@@ -137,7 +144,7 @@ def _essence(config: ModelConfig) -> dict[str, Any]:
     return values
 
 
-def _idle(config: ModelConfig) -> list[str]:
+def _idle(config: AnyTransformer) -> list[str]:
     """Return the fields that others leave without a meaning."""
     idle = []
     scaling = config.rope_scaling if config.position == "rope" else ""

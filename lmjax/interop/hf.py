@@ -329,7 +329,7 @@ def restore(source: Path, step: Step) -> tuple[Model, Params]:
 
 def merged(model: Model, params: Params) -> tuple[Model, Params]:
     """Return the same model with its adapters, if it has any, in its matrices."""
-    if not model.config.lora.rank:
+    if not lora.rank(model.config):
         return model, params
     params, plain = lora.merged(params, model.config)
     return models.build(plain, platform=jax.default_backend()), params

@@ -137,6 +137,7 @@ def _trunk(trunk: str, *, gated: bool) -> tuple[Row, ...]:
 
 
 def _table(config: ModelConfig) -> Table:
+    assert isinstance(config, EncoderDecoderConfig), config.kind
     return Table(
         rows=(
             Row("embed.embedding", "shared.weight"),

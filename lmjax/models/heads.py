@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import EncoderDecoderConfig, TransformerConfig
+from lmjax.model_config import (
+    EncoderDecoderConfig,
+    NetworkConfig,
+    TransformerConfig,
+)
 from lmjax.nn.feedforward import ACTIVATIONS
 from lmjax.nn.linear import Embed, Linear, attend
-from lmjax.nn.norm import make_norm
+from lmjax.nn.norm import LayerNorm, RMSNorm, make_norm
 from lmjax.nn.param import normal, param, zeros
 from lmjax.sharding import constrain
 from lmjax.types import Array
@@ -17,19 +21,15 @@ class Head(nnx.Module):
     """Logits over the vocabulary, by the embedding's table or one of its own."""
 
     def __init__(
-        self, key: Array, config: TransformerConfig, *, transform: bool = False
+        self, key: Array, config: NetworkConfig, *, transform: bool = False
     ) -> None:
         c, keys = config, jax.random.split(key, 3)
         self.config = c
         # BERT predicts masked tokens from hidden states that go through a layer more.
         dims = {"embed": c.dim}, {"features": c.dim}
         self.dense = Linear(keys[0], *dims, bias=True) if transform else None
-        self.norm = (
-            make_norm(keys[1], c.norm, c.dim, epsilon=c.norm_epsilon, bias=True)
-            if transform
-            else None
-        )
-        shape, axes = [c.vocab_size, c.dim], ["vocab", "embed"]
+        self.norm = _norm(keys[1], c) if transform else None
+        shape, axes = [c.vocab_size, c.width], ["vocab", "embed"]
         self.embedding = (
             None
             if c.tie_embeddings
@@ -45,6 +45,7 @@ class Head(nnx.Module):
         """Return float32 logits (..., V) of hidden states (..., D)."""
         c = self.config
         if self.dense is not None and self.norm is not None:
+            assert isinstance(c, TransformerConfig)
             x = self.norm(ACTIVATIONS[c.activation](self.dense(x)))
         if isinstance(c, EncoderDecoderConfig) and c.scale_logits:
             x = x * c.dim**-0.5
@@ -52,11 +53,17 @@ class Head(nnx.Module):
         logits = attend(x, table[...])
         if self.bias is not None:
             logits = logits + self.bias[...]
-        if c.logit_softcap:
+        if isinstance(c, TransformerConfig) and c.logit_softcap:
             logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
         if logits.ndim == 3:
             logits = constrain(logits, "batch", "length", "vocab")
         return logits
+
+
+def _norm(key: Array, config: NetworkConfig) -> LayerNorm | RMSNorm:
+    c = config
+    assert isinstance(c, TransformerConfig), "no other network transforms"
+    return make_norm(key, c.norm, c.dim, epsilon=c.norm_epsilon, bias=True)
 
 
 class Pooler(Linear):

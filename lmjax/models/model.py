@@ -13,17 +13,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config import ConfigError, ModelConfig
+from lmjax.model_config import RecurrentConfig, TransformerConfig
 from lmjax.models.decoder import Decoder
 from lmjax.models.encdec import EncoderDecoder
 from lmjax.models.encoder import Encoder
+from lmjax.models.recurrent import RecurrentLM
 from lmjax.nn.attention import KVCache, cudnn_obstacle
 from lmjax.nn.block import Cache
+from lmjax.nn.recurrent import State, zero_state
 from lmjax.types import Array, Axes, Batch, Params
 
 MODELS: dict[str, Any] = {
     "decoder": Decoder,
     "encoder": Encoder,
     "encoder_decoder": EncoderDecoder,
+    "recurrent": RecurrentLM,
 }
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,33 @@ class Model:
         module = self._module(params)
         return module.logits(module(batch, key=key))
 
+    def apply_from(
+        self, params: Params, batch: Batch, state: State, *, key: Array | None = None
+    ) -> tuple[Array, State]:
+        """Return a recurrent network's logits (B, T, V), and its state after them.
+
+        Args:
+          params: the model's.
+          batch: whose `positions` are 0 only where nothing is to be remembered.
+          state: after the tokens before those of the batch.
+          key: for dropout; none without it.
+        """
+        module = self._module(params)
+        hidden_BTD, state = module.extend(
+            batch["tokens"],
+            batch["positions"],
+            batch["segments"],
+            key=key,
+            cache=state,
+        )
+        return module.logits(hidden_BTD), state
+
+    def start(self, batch_size: int) -> State:
+        """Return the state of a recurrent network that has read nothing."""
+        c = self.config
+        assert isinstance(c, RecurrentConfig)
+        return zero_state(c.cell, (batch_size, c.num_layers, c.hidden_dim))
+
     def prefill(
         self,
         params: Params,
@@ -61,8 +92,10 @@ class Model:
         *,
         cache_length: int,
         source: Batch | None = None,
-    ) -> tuple[Array, Cache]:
+    ) -> tuple[Array, Cache | State]:
         """Read prompts, and return the logits (B, V) that follow each, and a cache.
+
+        The cache of a recurrent network is its state, of any length.
 
         Args:
           params: the model's.
@@ -80,26 +113,26 @@ class Model:
             raise ConfigError("config.model.kind = 'encoder': it generates no text")
         positions = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
         segments = (positions < lengths_B[:, None]).astype(jnp.int32)
-        cache = Cache(own=self._empty_cache(batch_size, cache_length))
-        module, memory = self._module(params), {}
-        if source is not None:
-            segments_BS = source["source_segments"]
-            read = self._empty_cache(*segments_BS.shape)
-            read = dataclasses.replace(read, segments_BS=segments_BS)
-            cache = dataclasses.replace(cache, source=read)
-            memory = {"memory_BSD": module.encode(source)}
+        cache: Cache | State
+        if self.config.kind == "recurrent":
+            cache = self.start(batch_size)
+        else:
+            cache = self._empty_cache(batch_size, cache_length, source)
+        module = self._module(params)
+        memory = {} if source is None else {"memory_BSD": module.encode(source)}
         hidden, cache = module.extend(
             tokens_BT, positions, segments, cache=cache, **memory
         )
         last = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)
-        if cache.source is not None:
-            filled = dataclasses.replace(cache.source, filled=True)
-            cache = dataclasses.replace(cache, source=filled)
         return module.logits(last[:, 0]), _advance(cache, length)
 
     def decode_step(
-        self, params: Params, tokens_B: Array, positions_B: Array, cache: Cache
-    ) -> tuple[Array, Cache]:
+        self,
+        params: Params,
+        tokens_B: Array,
+        positions_B: Array,
+        cache: Cache | State,
+    ) -> tuple[Array, Cache | State]:
         """Read one more token of each row, and return the logits (B, V) after it."""
         tokens, positions = tokens_B[:, None], positions_B[:, None]
         module = self._module(params)
@@ -123,8 +156,17 @@ class Model:
     def _module(self, params: Params) -> Any:
         return nnx.merge(self.graphdef, params)
 
-    def _empty_cache(self, batch_size: int, length: int) -> KVCache:
+    def _empty_cache(self, batch_size: int, length: int, source: Batch | None) -> Cache:
+        own = self._empty_keys(batch_size, length)
+        if source is None:
+            return Cache(own=own)
+        segments_BS = source["source_segments"]
+        read = self._empty_keys(*segments_BS.shape)
+        return Cache(own=own, source=dataclasses.replace(read, segments_BS=segments_BS))
+
+    def _empty_keys(self, batch_size: int, length: int) -> KVCache:
         c = self.config
+        assert isinstance(c, TransformerConfig)
         shape = (c.num_layers, batch_size, length, c.num_kv_heads, c.head_dim)
         return KVCache(
             k_LBSKH=jnp.zeros(shape, c.dtype),
@@ -135,9 +177,12 @@ class Model:
         )
 
 
-def _advance(cache: Cache, num_tokens: int) -> Cache:
+def _advance(cache: Cache | State, num_tokens: int) -> Cache | State:
+    if not isinstance(cache, Cache):
+        return cache
     own = dataclasses.replace(cache.own, slot=cache.own.slot + num_tokens)
-    return dataclasses.replace(cache, own=own)
+    source = cache.source and dataclasses.replace(cache.source, filled=True)
+    return Cache(own=own, source=source)
 
 
 def take_rows(cache: Any, rows_B: Array) -> Any:
@@ -173,6 +218,8 @@ def resolve(config: ModelConfig, *, platform: str) -> ModelConfig:
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if platform == "cpu" else "bfloat16"
+    if isinstance(config, RecurrentConfig):
+        return dataclasses.replace(config, dtype=dtype)
     scan = platform != "cpu" if config.scan_layers == "auto" else config.scan_layers
     obstacle = cudnn_obstacle(
         dtype=jnp.dtype(dtype),

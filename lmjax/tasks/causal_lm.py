@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from lmjax.config import CausalLMConfig
 from lmjax.models import Model
+from lmjax.nn.recurrent import State
 from lmjax.tasks.losses import token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 
@@ -36,3 +37,26 @@ class CausalLM:
     def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
         """Return the plain loss and how often the most likely token is right."""
         return token_metrics(model.apply(params, batch), batch)
+
+    def loss_from(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        key: Array | None,
+        carry: State,
+    ) -> tuple[Array, Array, Metrics, State]:
+        """Return what `loss` does of rows that go on from `carry`, and the next carry.
+
+        No gradient reaches back through it: backpropagation through time is truncated
+        to the batch (Williams and Peng 1990).
+        """
+        logits, carry = model.apply_from(params, batch, carry, key=key)
+        return *token_loss(logits, batch, self.config), carry
+
+    def evaluate_from(
+        self, model: Model, params: Params, batch: Batch, carry: State
+    ) -> tuple[Metrics, State]:
+        """Return what `evaluate` does of rows that go on, and the next carry."""
+        logits, carry = model.apply_from(params, batch, carry)
+        return token_metrics(logits, batch), carry

@@ -97,8 +97,8 @@ def test_locate_tells_what_a_step_sees(prepared, config):
     batch = train(prepared, config, start_step=4)[0]
     samples = loader.sample_indices(config, step=4)
     stores = prepared.stores["train"]
-    parts, starts = loader.locate(stores, config, samples=samples, window=16)
-    for row, (part, start) in enumerate(zip(parts, starts, strict=True)):
+    parts, windows = loader.locate(stores, config, samples=samples, window=16)
+    for row, (part, start) in enumerate(zip(parts, windows.starts, strict=True)):
         stop = min(int(start) + 16, stores[part].num_tokens)
         expected = stores[part].read(int(start), stop)
         np.testing.assert_array_equal(batch["targets"][row, : len(expected)], expected)

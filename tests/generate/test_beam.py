@@ -105,7 +105,7 @@ def test_one_beam_is_greedy(setup, options):
         assert [row[0].tokens for row in found] == expected
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gemma", "t5", "bart"])
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma", "t5", "bart", "gru", "lstm"])
 def test_the_log_probability_is_that_of_the_text(setup, architecture):
     here = setup(architecture)
     sources = [[5, 6, 7], [8] * 20, [9, 10]]

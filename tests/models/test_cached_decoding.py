@@ -23,6 +23,12 @@ def steps():
     return make
 
 
+def assert_equal(cached, whole):
+    for row, length in enumerate(LENGTHS):
+        expected = whole[row, length - 1 : length - 1 + NUM_STEPS]
+        np.testing.assert_allclose(cached[row], expected, rtol=1e-5, atol=2e-5)
+
+
 def cached_logits(model, steps, params, tokens):
     """Return logits (B, NUM_STEPS, V) after prompts of LENGTHS, one token at a time."""
     prefill, decode_step = steps(model)
@@ -49,10 +55,15 @@ def test_cached_is_whole(
     model = tiny(architecture, scan_layers=scan_layers)
     params = random_params(tiny(architecture))
     whole = np.asarray(apply(tiny(architecture))(params, one_text(tokens)))
-    cached = cached_logits(model, steps, params, tokens)
-    for row, length in enumerate(LENGTHS):
-        expected = whole[row, length - 1 : length - 1 + NUM_STEPS]
-        np.testing.assert_allclose(cached[row], expected, rtol=1e-5, atol=2e-5)
+    assert_equal(cached_logits(model, steps, params, tokens), whole)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_a_state_is_a_cache(tiny, random_params, apply, one_text, steps, tokens, cell):
+    model = tiny(cell)
+    params = random_params(model)
+    whole = np.asarray(apply(model)(params, one_text(tokens)))
+    assert_equal(cached_logits(model, steps, params, tokens), whole)
 
 
 def test_cached_bfloat16(tiny, random_params, steps, tokens):

@@ -56,9 +56,9 @@ def test_compiled_another_way_it_is_the_same_function(
 
 
 def test_a_changed_token_moves_no_earlier_logit(
-    tiny, random_params, apply, one_text, architecture
+    tiny, random_params, apply, one_text, causal
 ):
-    model = tiny(architecture)
+    model = tiny(causal)
     params = random_params(model)
     tokens = np.random.default_rng(0).integers(0, 64, (1, 12))
     changed = np.repeat(tokens, 12, axis=0)
@@ -71,9 +71,9 @@ def test_a_changed_token_moves_no_earlier_logit(
         assert differs[at, at] > 0, at
 
 
-def test_packed_documents_are_alone(tiny, random_params, apply, one_text, architecture):
+def test_packed_documents_are_alone(tiny, random_params, apply, one_text, causal):
     """In a packed row each document has the logits that it has by itself."""
-    model = tiny(architecture)
+    model = tiny(causal)
     params, rng = random_params(model), np.random.default_rng(1)
     lengths = [5, 1, 6]
     tokens = rng.integers(0, 64, (1, 14))
@@ -111,8 +111,8 @@ def test_a_window_reaches_window_minus_one_back_a_layer(
     assert (differs[:reach] > 0).all() and (differs[reach:] == 0).all()
 
 
-def test_padding_does_not_matter(tiny, random_params, apply, one_text, architecture):
-    model = tiny(architecture)
+def test_padding_does_not_matter(tiny, random_params, apply, one_text, causal):
+    model = tiny(causal)
     params = random_params(model)
     tokens = np.random.default_rng(3).integers(0, 64, (2, 12))
     batch = one_text(tokens)
@@ -166,9 +166,9 @@ def test_soft_caps_bound_logits(tiny, random_params, apply, one_text):
 
 
 def test_bfloat16_computes_close_to_float32(
-    tiny, random_params, apply, one_text, architecture
+    tiny, random_params, apply, one_text, causal
 ):
-    exact, rounded = tiny(architecture), tiny(architecture, dtype="bfloat16")
+    exact, rounded = tiny(causal), tiny(causal, dtype="bfloat16")
     params = random_params(exact)
     batch = one_text(np.random.default_rng(5).integers(0, 64, (2, 12)))
     logits = apply(rounded)(params, batch)

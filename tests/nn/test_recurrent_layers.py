@@ -1,0 +1,190 @@
+"""Recurrent layers: PyTorch's numbers, and states that begin, hold and go on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lmjax.nn.recurrent import CELLS, Recurrent
+
+DIM, HIDDEN, LAYERS = 5, 7, 2
+SHAPE = (3, 9)
+
+
+def make(cell, *, bidirectional=False, seed=0, **options):
+    """Return layers with random parameters, biases included."""
+    options = {"cell": cell, "dim": DIM, "hidden_dim": HIDDEN, **options}
+    options |= {"num_layers": LAYERS, "bidirectional": bidirectional}
+    module = Recurrent(jax.random.key(0), **options)
+    rng = np.random.default_rng(seed)
+    draw = lambda x: jnp.asarray(0.5 * rng.standard_normal(x.shape), jnp.float32)
+    graphdef, state = nnx.split(module)
+    return nnx.merge(graphdef, jax.tree.map(draw, nnx.to_pure_dict(state)))
+
+
+def inputs(seed=1, shape=SHAPE):
+    """Return rows of one text each, with what the layers are told of them."""
+    x = np.random.default_rng(seed).standard_normal((*shape, DIM))
+    positions = np.broadcast_to(np.arange(shape[1]), shape)
+    told = {"positions_BT": positions, "segments_BT": np.ones(shape, int)}
+    return np.float32(x), jax.tree.map(jnp.asarray, told)
+
+
+def random_state(module, rows=SHAPE[0]):
+    rng = np.random.default_rng(2)
+    zeros = module.start(rows)
+    return {n: np.float32(rng.standard_normal(zeros[n].shape)) for n in zeros}
+
+
+def like_torch(module):
+    """Return PyTorch's module with the same parameters."""
+    torch = pytest.importorskip("torch", reason="the reference is not installed")
+    theirs = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+    both = len(module.directions) == 2
+    reference = theirs[module.cell](
+        DIM, HIDDEN, LAYERS, batch_first=True, bidirectional=both
+    )
+    for layer in range(LAYERS):
+        for name, suffix in zip(module.directions, ("", "_reverse"), strict=False):
+            ours = getattr(module, f"{name}_{layer}")
+            for part, linear in (("ih", ours.input), ("hh", ours.hidden)):
+                kernel = np.asarray(linear.kernel[...])
+                weight = kernel.reshape(len(kernel), -1).T
+                bias = np.asarray(linear.bias[...]).reshape(-1)
+                at = f"_{part}_l{layer}{suffix}"
+                getattr(reference, f"weight{at}").data[:] = torch.tensor(weight)
+                getattr(reference, f"bias{at}").data[:] = torch.tensor(bias)
+    return torch, reference
+
+
+def torch_state(torch, state):
+    """Return a state as PyTorch has it: layers first; an LSTM's is two arrays."""
+    parts = [torch.tensor(np.swapaxes(state[name], 0, 1).copy()) for name in state]
+    return tuple(parts) if len(parts) == 2 else parts[0]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_layers_are_those_of_torch(cell, bidirectional):
+    """Outputs, last states, and rows that end before others."""
+    module = make(cell, bidirectional=bidirectional)
+    torch, reference = like_torch(module)
+    x, told = inputs()
+    lengths = np.array([9, 4, 6])
+    real = np.arange(SHAPE[1]) < lengths[:, None]
+    told["segments_BT"] = jnp.asarray(real, jnp.int32)
+    told["positions_BT"] += 1  # they go on from a state
+    state = random_state(module)
+    y, after = module(x, **told, state=state)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        torch.tensor(x), torch.tensor(lengths), batch_first=True, enforce_sorted=False
+    )
+    with torch.no_grad():
+        out, last = reference(packed, torch_state(torch, state))
+    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
+    np.testing.assert_allclose(np.asarray(y)[real], expected.numpy()[real], atol=1e-5)
+    last = last if isinstance(last, tuple) else (last,)
+    for name, theirs in zip(after, last, strict=True):
+        ours = np.swapaxes(after[name], 0, 1)
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_gradients_are_those_of_torch(cell):
+    module = make(cell)
+    torch, reference = like_torch(module)
+    x, told = inputs()
+    ours = jax.grad(lambda x: (module(x, **told)[0] ** 2).sum())(jnp.asarray(x))
+    theirs = torch.tensor(x, requires_grad=True)
+    (reference(theirs)[0] ** 2).sum().backward()
+    np.testing.assert_allclose(ours, theirs.grad.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_scanned_is_step_by_step(cell):
+    module = make(cell)
+    x, told = inputs()
+    whole, last = module(x, **told, state=random_state(module))
+    # As tokens of decoding come: one at a time, none of them the first.
+    state, seen = random_state(module), []
+    told["positions_BT"] += 1
+    unbroken, _ = module(x, **told, state=state)
+    for t in range(SHAPE[1]):
+        here = {name: array[:, t : t + 1] for name, array in told.items()}
+        y, state = module(x[:, t : t + 1], **here, state=state)
+        seen.append(y)
+    np.testing.assert_allclose(np.concatenate(seen, 1), unbroken, atol=1e-6)
+    assert np.abs(whole - unbroken).max() > 0.01, "position 0 forgets the state"
+    assert all(np.isfinite(part).all() for part in last.values())
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_texts_of_a_row_are_alone(cell, bidirectional):
+    module = make(cell, bidirectional=bidirectional)
+    x, _ = inputs(shape=(2, 11))
+    lengths = [4, 1, 5]
+    segments = np.repeat([1, 2, 3, 0], [*lengths, 1])[None].repeat(2, 0)
+    positions = np.concatenate([np.arange(n) for n in (*lengths, 1)])[None].repeat(2, 0)
+    packed, last = module(
+        x, positions_BT=jnp.asarray(positions), segments_BT=jnp.asarray(segments)
+    )
+    start = 0
+    for length in lengths:
+        own, after = module(
+            x[:, start : start + length],
+            positions_BT=jnp.arange(length)[None].repeat(2, 0),
+            segments_BT=jnp.ones((2, length), int),
+        )
+        np.testing.assert_allclose(packed[:, start : start + length], own, atol=1e-6)
+        start += length
+    forward = slice(None, None, 1 + bidirectional)
+    for name in last:  # padding after the last text has left its state alone
+        np.testing.assert_allclose(
+            last[name][:, forward], after[name][:, forward], atol=1e-6
+        )
+
+
+def test_padding_at_the_end_is_not_read_backwards():
+    module = make("lstm", bidirectional=True)
+    x, told = inputs()
+    alone, state = module(x[:, :6], **{n: a[:, :6] for n, a in told.items()})
+    told["segments_BT"] = told["segments_BT"].at[:, 6:].set(0)
+    padded, after = module(x, **told)
+    np.testing.assert_allclose(padded[:, :6], alone, atol=1e-6)
+    for name in state:
+        np.testing.assert_allclose(after[name], state[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_dropout_is_anew_at_each_step_or_locked(variational):
+    module = make("gru", dropout=0.5, variational=variational)
+    x = jnp.ones((4, 6, 64))
+    kept = np.asarray(module.drop(x, jax.random.key(0)))
+    assert set(np.unique(kept)) == {0.0, 2.0}
+    same = (kept == kept[:, :1]).all()
+    assert same == variational
+    assert (kept[0] != kept[1]).any(), "rows differ"
+    np.testing.assert_array_equal(module.drop(x, None), x)
+
+
+def test_dropout_lies_between_layers_and_only_with_a_key():
+    module, plain = make("rnn", dropout=0.5), make("rnn")
+    x, told = inputs()
+    np.testing.assert_array_equal(module(x, **told)[0], plain(x, **told)[0])
+    _, state = module(x, **told, key=jax.random.key(0))
+    _, expected = plain(x, **told)
+    first, second = (state["hidden"][:, i] for i in range(2))
+    np.testing.assert_array_equal(first, expected["hidden"][:, 0])
+    assert np.abs(second - expected["hidden"][:, 1]).max() > 0.01
+
+
+def test_it_computes_in_the_dtype_of_its_input_and_remembers_in_float32():
+    module = make("lstm")
+    x, told = inputs()
+    y, state = module(jnp.asarray(x, jnp.bfloat16), **told)
+    exact, _ = module(x, **told)
+    assert y.dtype == jnp.bfloat16
+    assert {part.dtype for part in state.values()} == {jnp.dtype("float32")}
+    assert np.abs(np.float32(y) - exact).mean() < 0.02
