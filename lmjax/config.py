@@ -18,6 +18,7 @@ from lmjax.model_config import (
     EncoderConfig,
     EncoderDecoderConfig,
     Fraction,
+    LabellingConfig,
     ModelConfig,
     NonNegative,
     derived,
@@ -37,11 +38,14 @@ from lmjax.parsing import (
 )
 from lmjax.task_config import (
     CausalLMConfig,
+    ClassifyConfig,
     InfillingConfig,
+    LabelledConfig,
     MaskedLMConfig,
     PrefixLMConfig,
     Seq2SeqConfig,
     SpanCorruptionConfig,
+    TagConfig,
     TaskConfig,
     objective_mistakes,
     seq2seq_lengths,
@@ -49,17 +53,20 @@ from lmjax.task_config import (
 
 __all__ = [
     "CausalLMConfig",
+    "ClassifyConfig",
     "Config",
     "ConfigError",
     "DecoderConfig",
     "EncoderConfig",
     "EncoderDecoderConfig",
     "InfillingConfig",
+    "LabelledConfig",
     "MaskedLMConfig",
     "ModelConfig",
     "OptimConfig",
     "PrefixLMConfig",
     "SpanCorruptionConfig",
+    "TagConfig",
     "TaskConfig",
     "load",
     "nearest",
@@ -100,30 +107,63 @@ class TokenizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldsConfig:
+    """What a labelled example's parts are called in its file."""
+
+    text: str = "text"
+    pair: str = ""  # a second text; "": there is none
+    label: str = "label"
+    tokens: str = "tokens"  # the words of a sentence
+    tags: str = "tags"  # one for each of them
+    source: str = "source"
+    target: str = "target"
+
+
+FILE_SOURCES = ("text", "jsonl", "tsv", "csv", "conll", "parallel")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Where documents come from."""
 
-    source: Literal["python_stdlib", "text", "jsonl", "tfds", "mixture", "none"] = (
-        "text"
-    )
-    path: str = ""  # text, jsonl: a glob; tfds: a catalog name or a built directory
+    source: Literal[
+        "python_stdlib",
+        "text",
+        "jsonl",
+        "tsv",
+        "csv",
+        "conll",
+        "parallel",
+        "tfds",
+        "mixture",
+        "none",
+    ] = "text"
+    # files: a glob; parallel: what stands before .SOURCE and .TARGET, the names in
+    # `fields`; tfds: a catalog name or a built directory
+    path: str = ""
     valid_path: str = ""  # "": hold documents of `path` out
     test_path: str = ""  # "": no test split
     train_split: str = "train"  # tfds
     valid_split: str = "validation"  # tfds
     test_split: str = ""  # tfds
     field: str = "text"  # jsonl, tfds: the field that holds the text
+    fields: FieldsConfig = FieldsConfig()  # of labelled examples
+    columns: tuple[str, ...] = ("tokens", "pos", "chunk", "tags")  # conll
     document: Literal["file", "line"] = "file"  # text: what one document is
     holdout_every: Annotated[int, Range(2)] = 20  # every n-th is held out for valid
     on_bad_text: Literal["error", "replace"] = "error"  # bytes that are not UTF-8
+    on_bad_example: Literal["error", "skip"] = "error"  # skip: leave it out, and count
     weight: Annotated[float, Range(1e-6)] = 1.0  # share of samples in a mixture
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
-        if self.source in ("text", "jsonl", "tfds") and not self.path:
+        if self.source in ("tfds", *FILE_SOURCES) and not self.path:
             yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
         if self.source in ("python_stdlib", "mixture", "none") and self.path:
             yield f"{path}.path = {self.path!r}: {self.source!r} takes none"
+        for name in dict.fromkeys(self.columns):
+            if self.columns.count(name) > 1:
+                yield f"{path}.columns: {name!r} is there more than once"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +172,7 @@ class DataConfig(SourceConfig):
 
     length: Count = 1024  # tokens in a row; of an encoder-decoder, in its source
     target_length: CountOrZero = 0  # of an encoder-decoder; 0: what length asks for
+    num_buckets: Count = 4  # lengths that rows of labelled examples are filled up to
     isolate_documents: bool = True  # no attention from one document to another
     mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
     store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
@@ -346,13 +387,22 @@ def _derive(config: Config) -> Config:
     target_length = config.data.target_length
     if isinstance(config.task, Seq2SeqConfig) and not target_length:
         target_length = seq2seq_lengths(config.data.length, config.task)[1]
+    model = derived(config.model)
+    model = labelling(model, config.task)
     return dataclasses.replace(
         config,
-        model=derived(config.model),
+        model=model,
         optim=optim,
         data=dataclasses.replace(config.data, target_length=target_length),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
+
+
+def labelling(model: ModelConfig, task: TaskConfig) -> ModelConfig:
+    """Return the model with as many labels as the task, where these are known."""
+    if not (isinstance(task, LabelledConfig) and isinstance(model, LabellingConfig)):
+        return model
+    return dataclasses.replace(model, num_labels=model.num_labels or len(task.labels))
 
 
 def load(
