@@ -90,10 +90,7 @@ def prepare(args: argparse.Namespace) -> int:
         return 0
     for split, stores in prepared.stores.items():
         for store in stores:
-            print(
-                f"{split}: {store.num_documents:,} documents, {store.num_tokens:,} "
-                f"tokens, {store.num_bytes:,} bytes"
-            )
+            print(f"{split}: {store.describe()}")
     return 0
 
 

@@ -1,16 +1,19 @@
 """Evaluation on held-out data: sums and weights until the very end."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from lmjax import device
+from lmjax import device, sharding
 from lmjax.checkpoint import as_loss
 from lmjax.config import Config
-from lmjax.data import loader, objectives, pipeline
+from lmjax.data import batches, labelled, loader, objectives, pipeline
 from lmjax.program import Program
+from lmjax.tasks.metrics import results
 from lmjax.types import Batch, HostBatch, Metrics, Params
 
 
@@ -32,12 +35,13 @@ def evaluate_split(
     nobody has counted.
     """
     stores = prepared.stores[split]
-    rows = device.local_rows(program.mesh, config.eval.batch_size)
-    batches = loader.eval_batches(
-        stores, config, tokenizer=prepared.tokenizer, rows=rows
-    )
+    rows = functools.partial(device.local_rows, program.mesh)
+    parts = sharding.num_parts(program.mesh)
+    held_out = batches.held_out(prepared, split, config, parts=parts, rows=rows)
     put = lambda batch: device.put_batch(batch, program.mesh)
-    means = mean_metrics(program.eval_step, params, batches, put=put)
+    means = mean_metrics(program.eval_step, params, held_out, put=put)
+    if labelled.is_labelled(config):
+        return means
     means |= {"perplexity": _exp(means["loss"])}
     window = objectives.build(config, prepared.tokenizer).window
     whole = loader.reads_all(stores, config, window=window)
@@ -53,20 +57,20 @@ def evaluate_split(
 def mean_metrics(
     eval_step: Callable[[Params, Batch], Metrics],
     params: Params,
-    batches: Iterable[HostBatch],
+    held_out: Iterable[HostBatch],
     *,
     put: Callable[[HostBatch], Batch],
 ) -> dict[str, float]:
-    """Return each metric's sum over its weight, over all batches."""
-    sums: dict[str, tuple[float, float]] = {}
+    """Return the metrics of all batches: each sum over its weight, mostly."""
+    sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     waiting: list[Metrics] = []
-    for batch in batches:
+    for batch in held_out:
         waiting.append(eval_step(params, put(batch)))
         if len(waiting) > 2:  # the device stays busy while older results are read
             _add(sums, waiting.pop(0))
     for metrics in waiting:
         _add(sums, metrics)
-    return {name: total / (weight or 1.0) for name, (total, weight) in sums.items()}
+    return results(sums)
 
 
 def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
@@ -83,7 +87,12 @@ def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
 def metric_names(program: Program) -> list[str]:
     """Return the names of what `evaluate_split` returns; computes nothing."""
     params, batch = program.state_shapes.params, program.batch_shapes()
-    own = [*jax.eval_shape(program.eval_step, params, batch), "perplexity"]
+    shapes = jax.eval_shape(program.eval_step, params, batch)
+    zeros = {n: [np.zeros(part.shape) for part in m] for n, m in shapes.items()}
+    own = [*results({name: (total, weight) for name, (total, weight) in zeros.items()})]
+    if labelled.is_labelled(program.config):
+        return own
+    own.append("perplexity")
     return own + ["word_perplexity", "bits_per_byte"] * program.task.scores_text
 
 
@@ -92,10 +101,11 @@ def describe_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def _add(sums: dict[str, tuple[float, float]], metrics: Any) -> None:
-    for name, (total, weight) in jax.device_get(metrics).items():
+def _add(sums: dict[str, tuple[np.ndarray, np.ndarray]], metrics: Any) -> None:
+    for name, parts in jax.device_get(metrics).items():
+        total, weight = (np.asarray(part, np.float64) for part in parts)
         old = sums.get(name, (0.0, 0.0))
-        sums[name] = (old[0] + float(total), old[1] + float(weight))
+        sums[name] = (old[0] + total, old[1] + weight)
 
 
 def _exp(x: float) -> float:

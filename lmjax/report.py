@@ -88,7 +88,7 @@ def _held_out(
     config: Config, saved: Config, tokenizer: Tokenizer, *, directory: Path
 ) -> pipeline.Prepared:
     """Open the stores of a run, or make those of the text that overrides point to."""
-    same = pipeline.same_text(config.data, saved.data)
+    same = pipeline.same_text(config, saved)
     stores = kept_stores.open_held_out(directory) if same else None
     if stores:
         return pipeline.Prepared(tokenizer=tokenizer, stores=stores)

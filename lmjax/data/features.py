@@ -1,0 +1,197 @@
+"""How a labelled example becomes a row of a batch, for each task.
+
+B rows, T tokens in a row.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lmjax.config import ClassifyConfig, Config, ConfigError, FieldsConfig, nearest
+from lmjax.data import fields
+from lmjax.data.examples import Example
+from lmjax.data.special_ids import present
+from lmjax.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from lmjax.types import HostBatch
+
+FIELDS = "config.data.fields"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An encoded example: one-dimensional arrays of int32, `tokens` among them."""
+
+    columns: Mapping[str, np.ndarray]
+    truncated: bool = False
+
+
+class Features(Protocol):
+    """What a task reads of an example; small to pickle, for loader processes."""
+
+    def texts(self, example: Example) -> list[str]:
+        """Return what a tokenizer would be trained on."""
+
+    def label(self, example: Example) -> Sequence[str]:
+        """Return the labels of an example."""
+
+    def read(self, example: Example, *, labelled: bool = True) -> Any:
+        """Return what `encode` takes, checked.
+
+        Raises:
+          ConfigError: without the example's place.
+        """
+
+    def encode(self, readings: Sequence[Any], tokenizer: Tokenizer) -> list[Row]:
+        """Return the rows of some examples, cut to `config.data.length`."""
+
+    def batch(
+        self, rows: Sequence[Mapping[str, np.ndarray] | None], *, length: int
+    ) -> "HostBatch":
+        """Return a batch of encoded rows; None is a row of padding, of weight 0."""
+
+    def identity(self) -> Any:
+        """Return JSON of what decides the rows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """An example to classify: its texts, and the number of its label."""
+
+    texts: tuple[str, ...]
+    label: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classify:
+    """One or two texts between special tokens, and a label.
+
+    A row: `tokens`, `second` (where the second text begins, or the end), `label`.
+    """
+
+    fields: FieldsConfig
+    labels: tuple[str, ...]
+    length: int
+
+    def texts(self, example: Example) -> list[str]:
+        """Return the text, and the one it is paired with."""
+        names = ("text", "pair") if self.fields.pair else ("text",)
+        return [
+            fields.text_of(example, getattr(self.fields, name), leaf=f"{FIELDS}.{name}")
+            for name in names
+        ]
+
+    def label(self, example: Example) -> list[str]:
+        """Return the label."""
+        leaf = f"{FIELDS}.label"
+        return [fields.label_of(example, self.fields.label, leaf=leaf)]
+
+    def read(self, example: Example, *, labelled: bool = True) -> Reading:
+        """Return the texts and the label's number."""
+        label = label_id(self.label(example)[0], self.labels) if labelled else 0
+        return Reading(tuple(self.texts(example)), label)
+
+    def encode(self, readings: Sequence[Reading], tokenizer: Tokenizer) -> list[Row]:
+        """Return rows; of two texts that are too long the longer one is cut first."""
+        flat = [text for reading in readings for text in reading.texts]
+        encoded = iter(tokenizer.encode_batch(flat))
+        return [
+            self._row([next(encoded) for _ in reading.texts], reading.label, tokenizer)
+            for reading in readings
+        ]
+
+    def batch(
+        self, rows: Sequence[Mapping[str, np.ndarray] | None], *, length: int
+    ) -> "HostBatch":
+        """Return tokens, segments, positions, token_types (B, T); labels, weights."""
+        batch = token_rows(rows, length=length)
+        place_T = np.arange(length)
+        batch["token_types"] = np.zeros_like(batch["tokens"])
+        batch["labels"] = np.zeros(len(rows), np.int32)
+        batch["weights"] = np.zeros(len(rows), np.float32)
+        for b, row in enumerate(rows):
+            if row is not None:
+                real_T = batch["segments"][b] > 0
+                batch["token_types"][b] = real_T & (place_T >= row["second"][0])
+                batch["labels"][b] = row["label"][0]
+                batch["weights"][b] = 1.0
+        return batch
+
+    def identity(self) -> Any:
+        """Return the fields, the labels and the length."""
+        names = self.fields.text, self.fields.pair, self.fields.label
+        return ["classify", *names, self.labels, self.length]
+
+    def _row(self, texts: list[np.ndarray], label: int, tokenizer: Tokenizer) -> Row:
+        prefix, between, suffix = _around(tokenizer)
+        between = between if len(texts) > 1 else []
+        room = self.length - len(prefix) - len(between) - len(suffix)
+        kept = _fit([len(text) for text in texts], room)
+        first, second = texts[0][: kept[0]], [t[: kept[1]] for t in texts[1:]]
+        parts = [prefix, first, between, *second, suffix]
+        begin = len(prefix) + len(first) + len(between)
+        tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
+        columns = {
+            "tokens": tokens,
+            "second": np.array([begin if second else self.length], np.int32),
+            "label": np.array([label], np.int32),
+        }
+        return Row(columns, truncated=sum(kept) < sum(map(len, texts)))
+
+
+def build(config: Config) -> Features:
+    """Return the features of a labelled task."""
+    task = config.task
+    assert isinstance(task, ClassifyConfig), task
+    return Classify(
+        fields=config.data.fields, labels=task.labels, length=config.data.length
+    )
+
+
+def label_id(label: str, labels: Sequence[str]) -> int:
+    """Return the number of a label.
+
+    Raises:
+      ConfigError: it is none of them.
+    """
+    if label in labels:
+        return labels.index(label)
+    shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
+    raise ConfigError(
+        f"label {label!r}: not seen in training{nearest(label, labels)}; "
+        f"config.task.labels are {shown}"
+    )
+
+
+def token_rows(
+    rows: Sequence[Mapping[str, np.ndarray] | None], *, length: int
+) -> "HostBatch":
+    """Return tokens, segments (1, and 0 for padding) and positions, int32 (B, T)."""
+    shape = (len(rows), length)
+    tokens, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for b, row in enumerate(rows):
+        if row is not None:
+            size = len(row["tokens"])
+            tokens[b, :size], segments[b, :size] = row["tokens"], 1
+    positions = np.arange(length, dtype=np.int32) * segments
+    return {"tokens": tokens, "segments": segments, "positions": positions}
+
+
+def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """Return the ids before, between and after texts."""
+    prefix = tokenizer.prefix_ids or present(tokenizer.bos_id)
+    between = tokenizer.pair_ids or present(tokenizer.eos_id)
+    return [*prefix], [*between], [*tokenizer.suffix_ids]
+
+
+def _fit(sizes: Sequence[int], room: int) -> list[int]:
+    """Return how much to keep of one or two texts, the longer one cut first."""
+    if len(sizes) == 1:
+        return [min(sizes[0], room)]
+    a, b = sizes
+    half = room // 2
+    kept = min(a, max(half, room - b))
+    return [kept, min(b, room - kept)]
