@@ -19,9 +19,9 @@ FLOORS = [
     ("models", "device", "flops"),
     ("tasks", "optim", "generate", "checkpoint", "workdir", "compress"),
     ("step", "interop"),
-    ("program",),
+    ("program", "predict"),
     ("evaluate", "language_model", "logging", "init_from"),
-    ("held_out", "report"),
+    ("held_out", "report", "predict_file"),
     ("loop",),
     ("cli",),
 ]

@@ -53,6 +53,14 @@ class Features(Protocol):
     ) -> "HostBatch":
         """Return a batch of encoded rows; None is a row of padding, of weight 0."""
 
+    def of_text(self, text: str) -> Example:
+        """Return the example that a text alone stands for."""
+
+    def answer(
+        self, row: Row, reading: Any, output: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Return JSON of what the task says of a row, given the model's output."""
+
     def identity(self) -> Any:
         """Return JSON of what decides the rows."""
 
@@ -120,6 +128,21 @@ class Classify:
                 batch["weights"][b] = 1.0
         return batch
 
+    def of_text(self, text: str) -> Example:
+        """Return an example of one text."""
+        return {self.fields.text: text}
+
+    def answer(
+        self, row: Row, reading: Reading, output: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Return the likeliest label, and the probability of each."""
+        probs_C = output["probabilities"]
+        each = zip(self.labels, probs_C.tolist(), strict=True)
+        return {
+            "label": self.labels[int(probs_C.argmax())],
+            "probabilities": {label: round(p, 6) for label, p in each},
+        }
+
     def identity(self) -> Any:
         """Return the fields, the labels and the length."""
         names = self.fields.text, self.fields.pair, self.fields.label
@@ -161,8 +184,8 @@ def label_id(label: str, labels: Sequence[str]) -> int:
         return labels.index(label)
     shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
     raise ConfigError(
-        f"label {label!r}: not seen in training{nearest(label, labels)}; "
-        f"config.task.labels are {shown}"
+        f"label {label!r}: not seen in training, nor given in config.task.labels"
+        f"{nearest(label, labels)}; there are {shown}"
     )
 
 

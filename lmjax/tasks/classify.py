@@ -58,6 +58,11 @@ class Classify:
         )
         return metrics | {"confusion": (matrix, weight)}
 
+    def predict(self, model: Model, params: Params, batch: Batch) -> dict[str, Array]:
+        """Return {"probabilities": (B, C)}."""
+        logits_BC = self.logits(model, params, batch)
+        return {"probabilities": jax.nn.softmax(logits_BC, axis=-1)}
+
     def logits(
         self, model: Model, params: Params, batch: Batch, key: Array | None = None
     ) -> Array:
