@@ -3,15 +3,14 @@
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from lmjax import device, sharding
 from lmjax.checkpoint import as_loss
-from lmjax.config import Config
-from lmjax.data import batches, labelled, loader, objectives, pipeline
+from lmjax.config import Config, TagConfig
+from lmjax.data import batches, labelled, loader, objectives, pipeline, spans
 from lmjax.program import Program
 from lmjax.tasks.metrics import results
 from lmjax.types import Batch, HostBatch, Metrics, Params
@@ -39,7 +38,9 @@ def evaluate_split(
     parts = sharding.num_parts(program.mesh)
     held_out = batches.held_out(prepared, split, config, parts=parts, rows=rows)
     put = lambda batch: device.put_batch(batch, program.mesh)
-    means = mean_metrics(program.eval_step, params, held_out, put=put)
+    means = mean_metrics(
+        program.eval_step, params, held_out, put=put, count=_counter(config)
+    )
     if labelled.is_labelled(config):
         return means
     means |= {"perplexity": _exp(means["loss"])}
@@ -60,16 +61,25 @@ def mean_metrics(
     held_out: Iterable[HostBatch],
     *,
     put: Callable[[HostBatch], Batch],
+    count: Callable[[Metrics], Metrics] = lambda metrics: metrics,
 ) -> dict[str, float]:
-    """Return the metrics of all batches: each sum over its weight, mostly."""
+    """Return the metrics of all batches: each sum over its weight, mostly.
+
+    Args:
+      eval_step: returns the metrics of a batch.
+      params: of the model.
+      held_out: the batches.
+      put: lays one of them over the mesh.
+      count: makes sums and weights of the metrics of a batch that are none yet.
+    """
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     waiting: list[Metrics] = []
     for batch in held_out:
         waiting.append(eval_step(params, put(batch)))
         if len(waiting) > 2:  # the device stays busy while older results are read
-            _add(sums, waiting.pop(0))
+            _add(sums, count(jax.device_get(waiting.pop(0))))
     for metrics in waiting:
-        _add(sums, metrics)
+        _add(sums, count(jax.device_get(metrics)))
     return results(sums)
 
 
@@ -88,8 +98,8 @@ def metric_names(program: Program) -> list[str]:
     """Return the names of what `evaluate_split` returns; computes nothing."""
     params, batch = program.state_shapes.params, program.batch_shapes()
     shapes = jax.eval_shape(program.eval_step, params, batch)
-    zeros = {n: [np.zeros(part.shape) for part in m] for n, m in shapes.items()}
-    own = [*results({name: (total, weight) for name, (total, weight) in zeros.items()})]
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    own = [*results(_counter(program.config)(zeros))]
     if labelled.is_labelled(program.config):
         return own
     own.append("perplexity")
@@ -101,8 +111,14 @@ def describe_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def _add(sums: dict[str, tuple[np.ndarray, np.ndarray]], metrics: Any) -> None:
-    for name, parts in jax.device_get(metrics).items():
+def _counter(config: Config) -> Callable[[Metrics], Metrics]:
+    if isinstance(config.task, TagConfig):
+        return functools.partial(spans.counted, config=config.task)
+    return lambda metrics: metrics
+
+
+def _add(sums: dict[str, tuple[np.ndarray, np.ndarray]], metrics: Metrics) -> None:
+    for name, parts in metrics.items():
         total, weight = (np.asarray(part, np.float64) for part in parts)
         old = sums.get(name, (0.0, 0.0))
         sums[name] = (old[0] + total, old[1] + weight)

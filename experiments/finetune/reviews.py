@@ -28,10 +28,13 @@ def get_config(directory: str = "~/.cache/lmjax-data/reviews") -> ConfigDict:
         "test_path": f"{directory}/test.jsonl",
         "length": 128,
     }
-    config.tokenizer = {"kind": "tokenizers", "path": "runs/minilm/tokenizer"}
     config.task = {"kind": "classify"}
     config.optim = base.adamw(
-        learning_rate=1e-4, warmup_steps=60, schedule="linear", weight_decay=0.01
+        learning_rate=1e-4,
+        warmup_steps=60,
+        schedule="linear",
+        weight_decay=0.01,
+        final_fraction=0.0,
     )
     config.checkpoint = {"every_steps": 200, "keep": 1, "best_metric": "accuracy"}
     config.checkpoint.best_mode = "max"

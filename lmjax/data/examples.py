@@ -40,7 +40,8 @@ class JsonExamples(Lines):
     """One example for each line of JSON that is not blank."""
 
     def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
-        return json_object(super().__getitem__(index), where=self.where(index))
+        text = super().__getitem__(index)
+        return json_object(text, where=lambda: self.where(index))
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
@@ -277,8 +278,8 @@ FORMATS: dict[str, Callable[..., Any]] = {
 }
 
 
-def json_object(text: str, *, where: str) -> dict[str, Any]:
-    """Return the object that a line of JSON holds.
+def json_object(text: str, *, where: Callable[[], str]) -> dict[str, Any]:
+    """Return the object that a line of JSON holds; `where` names the line.
 
     Raises:
       ConfigError: it holds none.
@@ -286,9 +287,9 @@ def json_object(text: str, *, where: str) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from error
+        raise ConfigError(f"{where()}: not JSON: {error}") from error
     except (ValueError, RecursionError) as error:  # huge numbers, deep brackets
-        raise ConfigError(f"{where}: cannot be read: {error}") from error
+        raise ConfigError(f"{where()}: cannot be read: {error}") from error
     if not isinstance(record, dict):
-        raise ConfigError(f"{where}: not a JSON object")
+        raise ConfigError(f"{where()}: not a JSON object")
     return record

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lmjax.config import ClassifyConfig, Config, ConfigError, FieldsConfig, nearest
-from lmjax.data import fields
+from lmjax.config import (
+    ClassifyConfig,
+    Config,
+    ConfigError,
+    FieldsConfig,
+    TagConfig,
+    nearest,
+)
+from lmjax.data import fields, spans
 from lmjax.data.examples import Example
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer
@@ -165,13 +172,129 @@ class Classify:
         return Row(columns, truncated=sum(kept) < sum(map(len, texts)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """A sentence to tag: its words, and the number of each one's label."""
+
+    words: tuple[str, ...]
+    labels: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tag:
+    """Words between special tokens, with a label at the first token of each.
+
+    A row: `tokens`, `first` (where the words begin that are not cut off), `label`.
+    """
+
+    fields: FieldsConfig
+    labels: tuple[str, ...]
+    length: int
+    repair: bool
+
+    def texts(self, example: Example) -> list[str]:
+        """Return the words as a text."""
+        return [" ".join(self._words(example))]
+
+    def label(self, example: Example) -> list[str]:
+        """Return the label of each word."""
+        words = self._words(example)
+        tags = fields.words_of(example, self.fields.tags, leaf=f"{FIELDS}.tags")
+        if len(tags) != len(words):
+            raise ConfigError(f"has {len(words)} tokens, but {len(tags)} tags")
+        return tags
+
+    def read(self, example: Example, *, labelled: bool = True) -> Sentence:
+        """Return the words and their labels' numbers."""
+        tags = self.label(example) if labelled else []
+        ids = tuple(label_id(tag, self.labels) for tag in tags)
+        words = tuple(self._words(example))
+        return Sentence(words, ids if labelled else (0,) * len(words))
+
+    def encode(self, readings: Sequence[Sentence], tokenizer: Tokenizer) -> list[Row]:
+        """Return rows; words that do not fit are cut off."""
+        space = _space(tokenizer)
+        flat = [
+            (space if i else "") + word
+            for sentence in readings
+            for i, word in enumerate(sentence.words)
+        ]
+        encoded = iter(tokenizer.encode_batch(flat))
+        unseen = tokenizer.encode("?")
+        return [
+            self._row([next(encoded) for _ in s.words], s.labels, unseen, tokenizer)
+            for s in readings
+        ]
+
+    def batch(
+        self, rows: Sequence[Mapping[str, np.ndarray] | None], *, length: int
+    ) -> "HostBatch":
+        """Return tokens, segments, positions, labels and weights, each (B, T)."""
+        batch = token_rows(rows, length=length)
+        batch["labels"] = np.zeros_like(batch["tokens"])
+        batch["weights"] = np.zeros(batch["tokens"].shape, np.float32)
+        for b, row in enumerate(rows):
+            if row is not None:
+                batch["labels"][b, row["first"]] = row["label"]
+                batch["weights"][b, row["first"]] = 1.0
+        return batch
+
+    def of_text(self, text: str) -> Example:
+        """Return an example of the words of a text, as white space divides it."""
+        return {self.fields.tokens: text.split()}
+
+    def answer(
+        self, row: Row, reading: Sentence, output: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Return the label of each word; None of one that was cut off."""
+        tags = [self.labels[i] for i in output["tags"][row.columns["first"]]]
+        if self.repair:
+            tags = spans.repaired(tags, known=self.labels)
+        return {"tags": [*tags, *[None] * (len(reading.words) - len(tags))]}
+
+    def identity(self) -> Any:
+        """Return the fields, the labels and the length."""
+        names = self.fields.tokens, self.fields.tags
+        return ["tag", *names, self.labels, self.length]
+
+    def _words(self, example: Example) -> list[str]:
+        leaf = f"{FIELDS}.tokens"
+        return fields.words_of(example, self.fields.tokens, leaf=leaf)
+
+    def _row(
+        self,
+        words: list[np.ndarray],
+        labels: Sequence[int],
+        unseen: np.ndarray,
+        tokenizer: Tokenizer,
+    ) -> Row:
+        prefix, _, suffix = _around(tokenizer)
+        # A word that the tokenizer has nothing for still needs a place.
+        words = [word if len(word) else unseen for word in words]
+        stops = np.cumsum([len(prefix), *map(len, words)])
+        count = int(np.searchsorted(stops, self.length - len(suffix), "right")) - 1
+        parts = [prefix, *words[:count], suffix]
+        columns = {
+            "tokens": np.concatenate([np.asarray(part, np.int32) for part in parts]),
+            "first": stops[:count],
+            "label": np.array(labels[:count], np.int32),
+        }
+        return Row(columns, truncated=count < len(words))
+
+
 def build(config: Config) -> Features:
     """Return the features of a labelled task."""
-    task = config.task
+    task, names, length = config.task, config.data.fields, config.data.length
+    if isinstance(task, TagConfig):
+        return Tag(fields=names, labels=task.labels, length=length, repair=task.repair)
     assert isinstance(task, ClassifyConfig), task
-    return Classify(
-        fields=config.data.fields, labels=task.labels, length=config.data.length
-    )
+    return Classify(fields=names, labels=task.labels, length=length)
+
+
+def _space(tokenizer: Tokenizer) -> str:
+    """Return what stands before a word where the tokenizer does not put it there."""
+    twice = [*tokenizer.encode("a"), *tokenizer.encode("a")]
+    return " " if tokenizer.decode(twice) == "aa" else ""
 
 
 def label_id(label: str, labels: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classify import Classify
 from lmjax.tasks.masked_lm import MaskedLM
 from lmjax.tasks.seq2seq import Seq2Seq
+from lmjax.tasks.tag import Tag
 from lmjax.types import Array, Batch, Metrics, Params
 
 
@@ -46,6 +47,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "prefix_lm": Seq2Seq,
     "infilling": Seq2Seq,
     "classify": Classify,
+    "tag": Tag,
 }
 
 
