@@ -222,3 +222,42 @@ def test_every_leaf_of_labelled_data_is_read(make, tmp_path, monkeypatch):
 def shallow(config):
     """Stand in for `dataclasses.asdict`, which would read every leaf."""
     return json.loads(json.dumps(config, default=lambda c: dict(vars(c))))
+
+
+def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
+    pytest.importorskip("seqeval")
+    rng = random.Random(0)
+    for split, num in (("train", 90), ("valid", 21)):
+        lines = []
+        for _ in range(count):
+            for word in rng.choices(
+                ["Ann Lee", "Ulm", "met", "in"], k=rng.randint(1, 5)
+            ):
+                kind = {"Ann Lee": "PER", "Ulm": "LOC"}.get(word)
+                for i, part in enumerate(word.split()):
+                    lines.append(f"{part} {'BI'[i] + '-' + kind if kind else 'O'}")
+            lines.append("")
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    flags = {
+        "model.kind": "encoder",
+        "task.kind": "tag",
+        "num_steps": 60,
+        "eval.every_steps": 60,
+        "checkpoint.best_metric": "f1",
+        "data.source": "conll",
+        "data.columns": "('tokens','tags')",
+        "data.path": tmp_path / "train.txt",
+        "data.valid_path": tmp_path / "valid.txt",
+        "data.test_path": "",
+        "mesh.data": 4,
+        "mesh.fsdp": 2,
+    }
+    run = tmp_path / "run"
+    assert loop.train(make(*(f"{k}={v}" for k, v in flags.items())), run)
+    last = metrics(run, "valid")[-1]
+    assert {"loss", "accuracy", "precision", "recall", "f1"} <= last.keys()
+    assert last["f1"] > 0.9
+    (again,) = report.evaluate_workdir(run, step=None, overrides=["data.num_buckets=1"])
+    assert again["f1"] == last["f1"]
+    answers = lmjax.load(run).predict([{"tokens": ["Ann", "Lee", "met"]}, "in Ulm"])
+    assert [a["tags"] for a in answers] == [["B-PER", "I-PER", "O"], ["O", "B-LOC"]]
