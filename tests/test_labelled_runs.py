@@ -229,7 +229,7 @@ def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
     rng = random.Random(0)
     for split, num in (("train", 90), ("valid", 21)):
         lines = []
-        for _ in range(count):
+        for _ in range(num):
             for word in rng.choices(
                 ["Ann Lee", "Ulm", "met", "in"], k=rng.randint(1, 5)
             ):
