@@ -105,8 +105,8 @@ def at_step(monkeypatch, step, act):
     add = Meter.add
     done = []
 
-    def wrapped(self, number, metrics):
-        add(self, number, metrics)
+    def wrapped(self, number, metrics, **more):
+        add(self, number, metrics, **more)
         if number == step and not done:
             done.append(number)
             act()
