@@ -88,6 +88,20 @@ def score(args: argparse.Namespace) -> int:
     return 0
 
 
+def predict(args: argparse.Namespace) -> int:
+    """Apply a fine-tuned task to each line of a file; goes on where it was cut off."""
+    from lmjax.predict_file import predict_file
+
+    predict_file(
+        Path(args.workdir),
+        Path(args.input),
+        Path(args.output),
+        step=args.step,
+        skip_bad=args.skip_bad,
+    )
+    return 0
+
+
 def prepare(args: argparse.Namespace) -> int:
     """Build the tokenizer and the token stores ahead of training."""
     config = load(args.config, args.overrides, defaults=_defaults(args.workdir))
@@ -102,10 +116,7 @@ def prepare(args: argparse.Namespace) -> int:
         return 0
     for split, stores in prepared.stores.items():
         for store in stores:
-            print(
-                f"{split}: {store.num_documents:,} documents, {store.num_tokens:,} "
-                f"tokens, {store.num_bytes:,} bytes"
-            )
+            print(f"{split}: {store.describe()}")
     return 0
 
 
@@ -199,6 +210,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--step", **step)
     sub = verb("score", score, "--workdir", "--input")
     sub.add_argument("--eos", action="store_true", help="score the end of text too")
+    sub.add_argument("--step", **step)
+    sub = verb("predict", predict, "--workdir", "--input", "--output")
+    sub.add_argument("--skip_bad", action="store_true", help="answer with the error")
     sub.add_argument("--step", **step)
     sub = verb("prepare", prepare, "--config", "--workdir")
     sub.add_argument("--job", metavar="I/N", default="0/1", help="a share, I from 0")

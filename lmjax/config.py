@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from lmjax.data_config import DataConfig, FieldsConfig, SourceConfig
 from lmjax.model_config import (
     Count,
     CountOrZero,
@@ -18,6 +19,7 @@ from lmjax.model_config import (
     EncoderConfig,
     EncoderDecoderConfig,
     Fraction,
+    LabellingConfig,
     ModelConfig,
     NonNegative,
     RecurrentConfig,
@@ -39,11 +41,14 @@ from lmjax.parsing import (
 )
 from lmjax.task_config import (
     CausalLMConfig,
+    ClassifyConfig,
     InfillingConfig,
+    LabelledConfig,
     MaskedLMConfig,
     PrefixLMConfig,
     Seq2SeqConfig,
     SpanCorruptionConfig,
+    TagConfig,
     TaskConfig,
     objective_mistakes,
     seq2seq_lengths,
@@ -51,18 +56,24 @@ from lmjax.task_config import (
 
 __all__ = [
     "CausalLMConfig",
+    "ClassifyConfig",
     "Config",
     "ConfigError",
+    "DataConfig",
     "DecoderConfig",
     "EncoderConfig",
     "EncoderDecoderConfig",
+    "FieldsConfig",
     "InfillingConfig",
+    "LabelledConfig",
     "MaskedLMConfig",
     "ModelConfig",
     "OptimConfig",
     "PrefixLMConfig",
     "RecurrentConfig",
+    "SourceConfig",
     "SpanCorruptionConfig",
+    "TagConfig",
     "TaskConfig",
     "load",
     "nearest",
@@ -100,61 +111,6 @@ class TokenizerConfig:
             yield f"{path}.path = '': {path}.kind = 'tokenizers' needs one"
         if trained and self.lossless and self.algorithm == "word":
             yield f"{path}.lossless = True: words cannot be; set it to False"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Where documents come from."""
-
-    source: Literal["python_stdlib", "text", "jsonl", "tfds", "mixture", "none"] = (
-        "text"
-    )
-    path: str = ""  # text, jsonl: a glob; tfds: a catalog name or a built directory
-    valid_path: str = ""  # "": hold documents of `path` out
-    test_path: str = ""  # "": no test split
-    train_split: str = "train"  # tfds
-    valid_split: str = "validation"  # tfds
-    test_split: str = ""  # tfds
-    field: str = "text"  # jsonl, tfds: the field that holds the text
-    document: Literal["file", "line"] = "file"  # text: what one document is
-    holdout_every: Annotated[int, Range(2)] = 20  # every n-th is held out for valid
-    on_bad_text: Literal["error", "replace"] = "error"  # bytes that are not UTF-8
-    weight: Annotated[float, Range(1e-6)] = 1.0  # share of samples in a mixture
-
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
-        if self.source in ("text", "jsonl", "tfds") and not self.path:
-            yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
-        if self.source in ("python_stdlib", "mixture", "none") and self.path:
-            yield f"{path}.path = {self.path!r}: {self.source!r} takes none"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(SourceConfig):
-    """The documents, and how windows of tokens are cut from them."""
-
-    length: Count = 1024  # tokens in a row; of an encoder-decoder, in its source
-    target_length: CountOrZero = 0  # of an encoder-decoder; 0: what length asks for
-    isolate_documents: bool = True  # no attention from one document to another
-    order: Literal["shuffled", "contiguous"] = "shuffled"  # contiguous: each row goes
-    # on where it stopped a step before, as does the state of a recurrent network
-    mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
-    store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
-    num_store_workers: CountOrZero = runtime(0)  # 0: one for each core
-    num_workers: CountOrZero = runtime(0)  # loader processes; 0: one thread
-    prefetch_batches: Count = runtime(8)
-
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields, and in each part of a mixture."""
-        yield from super().mistakes(path)
-        if (self.source == "mixture") != bool(self.mixture):
-            yield (
-                f"{path}.mixture: give its parts exactly when {path}.source = 'mixture'"
-            )
-        for i, part in enumerate(self.mixture):
-            if part.source == "mixture":
-                yield f"{path}.mixture[{i}].source = 'mixture': must not be nested"
-            yield from part.mistakes(f"{path}.mixture[{i}]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -355,7 +311,8 @@ def _derive(config: Config) -> Config:
     model = config.model
     adapted = isinstance(model, TransformerConfig) and model.lora.rank > 0
     if adapted and "*" not in optim.frozen:
-        learning = (*optim.trainable, "*.lora_a", "*.lora_b")
+        head = ("classifier.*",) if isinstance(config.task, LabelledConfig) else ()
+        learning = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
         optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     if optim.trainable and not optim.frozen:
         optim = dataclasses.replace(optim, frozen=("*",))
@@ -363,13 +320,22 @@ def _derive(config: Config) -> Config:
     target_length = config.data.target_length
     if isinstance(config.task, Seq2SeqConfig) and not target_length:
         target_length = seq2seq_lengths(config.data.length, config.task)[1]
+    model = derived(config.model)
+    model = labelling(model, config.task)
     return dataclasses.replace(
         config,
-        model=derived(model),
+        model=model,
         optim=optim,
         data=dataclasses.replace(config.data, target_length=target_length),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
+
+
+def labelling(model: ModelConfig, task: TaskConfig) -> ModelConfig:
+    """Return the model with as many labels as the task, where these are known."""
+    if not (isinstance(task, LabelledConfig) and isinstance(model, LabellingConfig)):
+        return model
+    return dataclasses.replace(model, num_labels=model.num_labels or len(task.labels))
 
 
 def load(

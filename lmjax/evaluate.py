@@ -1,16 +1,18 @@
 """Evaluation on held-out data: sums and weights until the very end."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
+import numpy as np
 
-from lmjax import device
+from lmjax import device, sharding
 from lmjax.checkpoint import as_loss
-from lmjax.config import Config
-from lmjax.data import loader, objectives, pipeline
+from lmjax.config import Config, TagConfig
+from lmjax.data import batches, labelled, loader, objectives, pipeline, spans
 from lmjax.program import Program
+from lmjax.tasks.metrics import results
 from lmjax.types import Batch, HostBatch, Metrics, Params
 
 
@@ -32,12 +34,15 @@ def evaluate_split(
     nobody has counted.
     """
     stores = prepared.stores[split]
-    rows = device.local_rows(program.mesh, config.eval.batch_size)
-    batches = loader.eval_batches(
-        stores, config, tokenizer=prepared.tokenizer, rows=rows
-    )
+    rows = functools.partial(device.local_rows, program.mesh)
+    parts = sharding.num_parts(program.mesh)
+    held_out = batches.held_out(prepared, split, config, parts=parts, rows=rows)
     put = lambda batch: device.put_batch(batch, program.mesh)
-    means = mean_metrics(program.eval_pass(), params, batches, put=put)
+    means = mean_metrics(
+        program.eval_pass(), params, held_out, put=put, count=_counter(config)
+    )
+    if labelled.is_labelled(config):
+        return means
     means |= {"perplexity": _exp(means["loss"])}
     window = objectives.build(config, prepared.tokenizer).window
     whole = loader.reads_all(stores, config, window=window)
@@ -53,20 +58,29 @@ def evaluate_split(
 def mean_metrics(
     eval_step: Callable[[Params, Batch], Metrics],
     params: Params,
-    batches: Iterable[HostBatch],
+    held_out: Iterable[HostBatch],
     *,
     put: Callable[[HostBatch], Batch],
+    count: Callable[[Metrics], Metrics] = lambda metrics: metrics,
 ) -> dict[str, float]:
-    """Return each metric's sum over its weight, over all batches."""
-    sums: dict[str, tuple[float, float]] = {}
+    """Return the metrics of all batches: each sum over its weight, mostly.
+
+    Args:
+      eval_step: returns the metrics of a batch.
+      params: of the model.
+      held_out: the batches.
+      put: lays one of them over the mesh.
+      count: makes sums and weights of the metrics of a batch that are none yet.
+    """
+    sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     waiting: list[Metrics] = []
-    for batch in batches:
+    for batch in held_out:
         waiting.append(eval_step(params, put(batch)))
         if len(waiting) > 2:  # the device stays busy while older results are read
-            _add(sums, waiting.pop(0))
+            _add(sums, count(jax.device_get(waiting.pop(0))))
     for metrics in waiting:
-        _add(sums, metrics)
-    return {name: total / (weight or 1.0) for name, (total, weight) in sums.items()}
+        _add(sums, count(jax.device_get(metrics)))
+    return results(sums)
 
 
 def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
@@ -83,7 +97,12 @@ def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
 def metric_names(program: Program) -> list[str]:
     """Return the names of what `evaluate_split` returns; computes nothing."""
     params, batch = program.state_shapes.params, program.batch_shapes()
-    own = [*jax.eval_shape(program.eval_step, params, batch), "perplexity"]
+    shapes = jax.eval_shape(program.eval_step, params, batch)
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    own = [*results(_counter(program.config)(zeros))]
+    if labelled.is_labelled(program.config):
+        return own
+    own.append("perplexity")
     return own + ["word_perplexity", "bits_per_byte"] * program.task.scores_text
 
 
@@ -92,10 +111,17 @@ def describe_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def _add(sums: dict[str, tuple[float, float]], metrics: Any) -> None:
-    for name, (total, weight) in jax.device_get(metrics).items():
+def _counter(config: Config) -> Callable[[Metrics], Metrics]:
+    if isinstance(config.task, TagConfig):
+        return functools.partial(spans.counted, config=config.task)
+    return lambda metrics: metrics
+
+
+def _add(sums: dict[str, tuple[np.ndarray, np.ndarray]], metrics: Metrics) -> None:
+    for name, parts in metrics.items():
+        total, weight = (np.asarray(part, np.float64) for part in parts)
         old = sums.get(name, (0.0, 0.0))
-        sums[name] = (old[0] + float(total), old[1] + float(weight))
+        sums[name] = (old[0] + total, old[1] + weight)
 
 
 def _exp(x: float) -> float:

@@ -33,7 +33,10 @@ def flops_per_token(config: ModelConfig, shapes: Any, *, batch: Batch) -> float:
     source = batch["source"].shape[1] if "source" in batch else 0
     predicted = batch["targets"].shape[1] if "targets" in batch else length
     kernels = _kernels(shapes)
-    products = predicted * (kernels("head.") + config.vocab_size * config.width)
+    if "labels" in batch:  # of each row, or of each token
+        products = kernels("classifier.") * batch["labels"].size / rows
+    else:
+        products = predicted * (kernels("head.") + config.vocab_size * config.width)
     products += length * kernels("decoder.") + kernels("pooler", "pair.")
     if isinstance(config, RecurrentConfig):
         products += length * kernels("recurrent.")

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # What a task adds to a model: it may be new, and may be left behind. All else must
 # be there, in the same shape but for the axes that can grow.
-HEADS = ("head", "pooler", "pair")
+HEADS = ("head", "pooler", "pair", "classifier")
 GROWING = ("vocab", "length", "token_types")
 
 
@@ -64,7 +64,9 @@ def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
     config = read_config(workdir) if begun and workdir is not None else None
     if config is None or config.init_from != path:
         config = open_origin(path).config
-    return {"model": to_dict(config.model), "tokenizer": to_dict(config.tokenizer)}
+    model = to_dict(config.model)
+    model.pop("num_labels", None)  # which follow from the task
+    return {"model": model, "tokenizer": to_dict(config.tokenizer)}
 
 
 def initial_state(program: Program) -> TrainState:
@@ -99,6 +101,8 @@ def initial_params(program: Program, key: Array) -> Params:
         given, _ = lora.merged(given, model.config)
     old, new = _flat(given), _flat(program.state_shapes.params)
     axes = _flat(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
+    # A classifier of so many other labels is another classifier.
+    old = {n: p for n, p in old.items() if not _relabelled(n, p, new)}
     fresh = [name for name in new if name not in old]
     grown = [name for name in new if name not in fresh and _grew(name, old, new, axes)]
     lost = [name for name in old if name not in new]
@@ -135,6 +139,12 @@ def _open_workdir(directory: Path) -> Origin:
         return checkpoints.restore_params(like, step=checkpoints.find(None), ema=ema)
 
     return Origin(dataclasses.replace(config, tokenizer=tokenizer), read)
+
+
+def _relabelled(name: str, old: Any, new: dict[str, Any]) -> bool:
+    """Return whether a parameter belongs to a classifier of other labels."""
+    mine = name.startswith("classifier.") and name in new
+    return mine and old.shape != new[name].shape
 
 
 def _essential(name: str) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lmjax.generate.score import Scorer, encode_pairs
 from lmjax.generate.stretch import stretch
 from lmjax.generate.text_stream import TextStream
 from lmjax.models import Model
+from lmjax.predict import Predictor
 from lmjax.types import Array, Batch, Params
 
 EMBED_ROWS, EMBED_MULTIPLE = 32, 32
@@ -285,6 +286,31 @@ class LanguageModel:
             }
             for log_prob, num_tokens in scores
         ]
+
+    def predict(
+        self, examples: Sequence[Mapping[str, Any] | str]
+    ) -> list[dict[str, Any]]:
+        """Return a fine-tuned task's answer to each example.
+
+        Args:
+          examples: with the fields that the run's own had, labels aside; or just the
+            text, where that is all.
+
+        Returns:
+          Of `classify` each the `label` and the `probabilities` of all; of `tag` the
+          `tags` of the words.
+
+        Raises:
+          ConfigError: an example lacks a field, or the model was trained on another
+            kind of task.
+        """
+        readings = self.predictor.read_all(examples)
+        return self.predictor.answers(self.params, readings, mesh=self.mesh)[0]
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """Return what applies the run's task."""
+        return Predictor(self.config, self.tokenizer, self.model)
 
     def _batch(
         self,

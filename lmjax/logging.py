@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from lmjax import device, flops
+from lmjax import device
 from lmjax.config import ConfigError, LogConfig
 from lmjax.program import Program
 from lmjax.types import Metrics
@@ -230,7 +230,8 @@ class Meter:
     Written every `log.every_steps`: the metrics of that very step (so that a resumed
     run logs the same), and, over the steps since the last writing, `step_seconds`,
     `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (model FLOPs utilisation,
-    where the device's peak is known), `data_wait_seconds` and `peak_bytes`.
+    where the device's peak is known), `data_wait_seconds` and `peak_bytes`; after a
+    compilation `compile_seconds`, and `num_compilations` so far.
     """
 
     def __init__(
@@ -239,17 +240,20 @@ class Meter:
         progress: ProgressLine,
         *,
         program: Program,
-        first: Mapping[str, float],
     ) -> None:
         self.metric_log, self.progress = metric_log, progress
         self.config = program.config
         self.flops_per_token = program.flops_per_token
-        self.num_tokens = flops.num_tokens(program.batch_shapes())
-        self.first = dict(first)
-        self.unread: collections.deque[tuple[int, Metrics]] = collections.deque()
+        self.compile_seconds, self.num_compilations = 0.0, 0
+        self.unread: collections.deque[tuple[int, int, Metrics]] = collections.deque()
         self.seconds_waited = 0.0
-        self.steps_timed = 0
+        self.steps_timed = self.num_tokens = 0
         self.mark = time.perf_counter()
+
+    def compiled(self, seconds: float) -> None:
+        """Note that the step was compiled for one more shape of batch."""
+        self.compile_seconds += seconds
+        self.num_compilations += 1
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -267,36 +271,36 @@ class Meter:
         yield
         self.mark += time.perf_counter() - begin
 
-    def add(self, step: int, metrics: Metrics) -> None:
-        """Take the metrics of a step that has been dispatched.
+    def add(self, step: int, metrics: Metrics, *, num_tokens: int) -> None:
+        """Take the metrics of a step that has been dispatched, and its batch's tokens.
 
         Raises:
           NonFiniteError: an earlier step went wrong, and the config says to stop.
         """
-        self.unread.append((step, metrics))
+        self.unread.append((step, num_tokens, metrics))
         if len(self.unread) > STEPS_IN_FLIGHT:
             self._read()
 
     def _read(self) -> None:
-        step, metrics = self.unread.popleft()
+        step, num_tokens, metrics = self.unread.popleft()
         values = {
             name: float(total) / (float(weight) or 1.0)
             for name, (total, weight) in jax.device_get(metrics).items()
         }
         self.steps_timed += 1
+        self.num_tokens += num_tokens
         finite = math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])
         if not finite and self.config.optim.on_nonfinite == "stop":
             raise NonFiniteError(step, values)
         if step % self.config.log.every_steps == 0 or step == self.config.num_steps:
             values |= self._speed()
-            self.metric_log.write(step, "train", values | self.first)
+            self.metric_log.write(step, "train", values)
             self.progress.update(step, values)
-            self.first = {}
 
     def _speed(self) -> dict[str, float]:
         now = time.perf_counter()
         seconds = (now - self.mark) / self.steps_timed
-        tokens = self.num_tokens / seconds
+        tokens = self.num_tokens / (now - self.mark)
         num_devices = jax.device_count()
         values = {
             "step_seconds": seconds,
@@ -309,5 +313,9 @@ class Meter:
             values["mfu"] = tokens * self.flops_per_token / (peak * num_devices)
         if memory is not None:
             values["peak_bytes"] = memory
-        self.mark, self.steps_timed, self.seconds_waited = now, 0, 0.0
+        if self.compile_seconds:
+            values["compile_seconds"] = self.compile_seconds
+            values["num_compilations"] = self.num_compilations
+        self.mark, self.steps_timed, self.num_tokens = now, 0, 0
+        self.seconds_waited = self.compile_seconds = 0.0
         return values

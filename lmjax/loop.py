@@ -1,6 +1,7 @@
 """The training loop: restore, train, evaluate, log, save, stop."""
 
 import contextlib
+import functools
 import signal
 import threading
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any, Protocol
 
 import jax
 
-from lmjax import device, sharding, workdir
+from lmjax import device, flops, sharding, workdir
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config
-from lmjax.data import loader, objectives, pipeline
+from lmjax.data import batches, pipeline
 from lmjax.held_out import HeldOut
 from lmjax.init_from import initial_state
 from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine, Tracer
@@ -92,11 +93,14 @@ def _train(
             held_out.finish(start, state, checkpoints)
             return True
         progress.print(f"training from step {start} to {config.num_steps}")
+        parts = sharding.num_parts(program.mesh)
+        if shapes := batches.describe(prepared, config, parts=parts):
+            progress.print(shapes)
         tracer = opened(Tracer(directory, profile))
         try:
             return _steps(state, program, held_out, checkpoints, tracer, stop)
         except NonFiniteError as error:
-            raise explained(error, config, prepared, checkpoints) from None
+            raise explained(error, program, prepared, checkpoints) from None
 
 
 def _steps(
@@ -109,21 +113,27 @@ def _steps(
 ) -> bool:
     """Train to the end, or until told to stop; save, and return whether it is done."""
     config, start = program.config, int(state.step)
-    train_step, seconds = program.compile_train_step()
-    first = {"compile_seconds": seconds}
-    meter = Meter(held_out.metric_log, held_out.progress, program=program, first=first)
-    rows = device.local_rows(program.mesh, config.batch_size)
-    batches = loader.train_batches(
-        held_out.prepared, config, start_step=start, rows=rows
+    train_step, mesh = program.train_step, program.mesh
+    meter = Meter(held_out.metric_log, held_out.progress, program=program)
+    to_train = batches.train(
+        held_out.prepared,
+        config,
+        start_step=start,
+        parts=sharding.num_parts(mesh),
+        rows=functools.partial(device.local_rows, mesh),
     )
     stop.deferred = True
     for step in range(start + 1, config.num_steps + 1):
         with meter.waiting():
-            batch = next(batches)
+            host_batch = next(to_train)
+        batch = device.put_batch(host_batch, mesh)
+        if not train_step.knows(batch):
+            with meter.paused():
+                meter.compiled(train_step.compile(batch))
         tracer.begin(step)
-        state, metrics = train_step(state, device.put_batch(batch, program.mesh))
+        state, metrics = train_step(state, batch)
         tracer.end(step, metrics)
-        meter.add(step, metrics)
+        meter.add(step, metrics, num_tokens=flops.num_tokens(batch))
         results = None
         if step == config.num_steps or due(step, config.eval):
             with meter.paused():
@@ -199,21 +209,18 @@ class StopSignal:
 
 def explained(
     error: NonFiniteError,
-    config: Config,
+    program: Program,
     prepared: pipeline.Prepared,
     checkpoints: Checkpoints,
 ) -> FloatingPointError:
     """Return the error with the samples of its step and the last good checkpoint."""
-    samples = loader.sample_indices(config, step=error.step - 1)
-    window = objectives.build(config, prepared.tokenizer).window
-    stores, windows = loader.locate(
-        prepared.stores["train"], config, samples=samples, window=window
-    )
+    config = program.config
     checkpoints.wait()
     saved = checkpoints.steps()
+    parts = sharding.num_parts(program.mesh)
+    batch = batches.describe_step(prepared, config, error.step, parts=parts)
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
     return FloatingPointError(
-        f"{error}; its batch is samples {samples[0]} to {samples[-1]}, windows "
-        f"at tokens {windows.starts.tolist()} of train stores {stores.tolist()}; "
-        f"{good} (config.optim.on_nonfinite='skip' leaves such updates out)"
+        f"{error}; {batch}; {good} "
+        "(config.optim.on_nonfinite='skip' leaves such updates out)"
     )

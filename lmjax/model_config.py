@@ -145,14 +145,21 @@ class TransformerConfig(NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig(TransformerConfig):
+class LabellingConfig(TransformerConfig):
+    """What can give labels to texts, or to their tokens."""
+
+    num_labels: CountOrZero = 0  # 0: as many as the task has; none without such a task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig(LabellingConfig):
     """A decoder-only Transformer, from GPT-2 to Gemma by its fields."""
 
     kind: Literal["decoder"] = "decoder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig(TransformerConfig):
+class EncoderConfig(LabellingConfig):
     """A Transformer in which every token sees every other, such as BERT."""
 
     kind: Literal["encoder"] = "encoder"

@@ -19,6 +19,44 @@ from lmjax.tasks import Task
 from lmjax.types import Array, Batch, Metrics, Params, TrainState
 
 
+class TrainStep:
+    """The training step, compiled ahead of time for each shape of batch it is given.
+
+    The state is donated: its buffers become those of the next state.
+    """
+
+    def __init__(self, jitted: Any, state_shapes: TrainState) -> None:
+        self._jitted, self._state_shapes = jitted, state_shapes
+        self._compiled: dict[tuple[Any, ...], Any] = {}
+
+    @property
+    def num_compilations(self) -> int:
+        """Count the shapes met so far."""
+        return len(self._compiled)
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Return the next state and the step's metrics."""
+        self.compile(batch)
+        return self._compiled[_shape(batch)](state, batch)
+
+    def knows(self, batch: Batch) -> bool:
+        """Return whether the step is compiled for batches such as this one."""
+        return _shape(batch) in self._compiled
+
+    def compile(self, batch: Batch) -> float:
+        """Compile for batches such as this one; return the seconds that took."""
+        if self.knows(batch):
+            return 0.0
+        begin = time.perf_counter()
+        lowered = self._jitted.lower(self._state_shapes, batch)
+        self._compiled[_shape(batch)] = lowered.compile()
+        return time.perf_counter() - begin
+
+
+def _shape(batch: Batch) -> tuple[Any, ...]:
+    return tuple((name, batch[name].shape) for name in sorted(batch))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """What a config and a mesh make: nothing here holds an array."""
@@ -45,13 +83,9 @@ class Program:
         start = lambda key, params: fresh(key, params=params)
         return jax.jit(start, out_shardings=shardings, donate_argnums=1)
 
-    def compile_train_step(
-        self,
-    ) -> tuple[Callable[[TrainState, Batch], tuple[TrainState, Metrics]], float]:
-        """Compile the training step, once; return it and the seconds that took.
-
-        The state is donated: its buffers become those of the next state.
-        """
+    @functools.cached_property
+    def train_step(self) -> "TrainStep":
+        """Return the training step, compiled when it first meets a shape of batch."""
         step = functools.partial(
             train_step,
             model=self.model,
@@ -65,9 +99,7 @@ class Program:
             donate_argnums=0,
             out_shardings=(shardings, sharding.replicated(self.mesh)),
         )
-        begin = time.perf_counter()
-        compiled = jitted.lower(self.state_shapes, self.batch_shapes()).compile()
-        return compiled, time.perf_counter() - begin
+        return TrainStep(jitted, self.state_shapes)
 
     @functools.cached_property
     def eval_step(self) -> Callable[[Params, Batch], Metrics]:

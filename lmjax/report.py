@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lmjax import flops, models, sharding, tasks, workdir
 from lmjax.checkpoint import Step
-from lmjax.config import Config, ConfigError, parse, to_dict
+from lmjax.config import Config, ConfigError, LabelledConfig, parse, to_dict
 from lmjax.data import kept_stores, pipeline
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.evaluate import evaluate_split
@@ -31,11 +31,13 @@ def after_training(config: Config, directory: Path) -> None:
     if samples:
         console.print(f"\n{samples[-1].read_text(errors='replace')}", markup=False)
     scores_text = tasks.build(config.task).scores_text
-    third = "bits_per_byte" if scores_text else "accuracy"
-    table = Table("split", "loss", "perplexity", third.replace("_", " "))
+    names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
+    if isinstance(config.task, LabelledConfig):
+        names = ("loss", "accuracy", "f1" if config.task.kind == "tag" else "macro_f1")
+    table = Table("split", *(name.replace("_", " ") for name in names))
     for split in ("valid", "test"):
         if split in last:
-            values = (last[split].get(name) for name in ("loss", "perplexity", third))
+            values = (last[split].get(name) for name in names)
             cells = ("-" if value is None else f"{value:.4g}" for value in values)
             table.add_row(split, *cells)
     if config.eval.compressors and scores_text:
@@ -46,7 +48,10 @@ def after_training(config: Config, directory: Path) -> None:
     written = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
     there = ", ".join(name for name in written if (directory / name).exists())
     console.print(f"results: {directory}/ ({there})", markup=False)
-    if config.model.kind in CAUSAL_KINDS:
+    if isinstance(config.task, LabelledConfig):
+        command = f"lmjax predict --workdir={directory} --input=... --output=..."
+        console.print(f"next:    {command}", markup=False)
+    elif config.model.kind in CAUSAL_KINDS:
         command = f"lmjax generate --workdir={directory} --prompt='...'"
         console.print(f"next:    {command}", markup=False)
 
@@ -89,7 +94,7 @@ def _held_out(
     config: Config, saved: Config, tokenizer: Tokenizer, *, directory: Path
 ) -> pipeline.Prepared:
     """Open the stores of a run, or make those of the text that overrides point to."""
-    same = pipeline.same_text(config.data, saved.data)
+    same = pipeline.same_text(config, saved)
     stores = kept_stores.open_held_out(directory) if same else None
     if stores:
         return pipeline.Prepared(tokenizer=tokenizer, stores=stores)

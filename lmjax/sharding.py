@@ -177,7 +177,7 @@ def check_rows(name: str, rows: int, mesh: Mesh) -> None:
     Raises:
       ConfigError: naming the leaf.
     """
-    parts = _num_parts(mesh)
+    parts = num_parts(mesh)
     if rows % parts:
         raise ConfigError(
             f"{name} = {rows}: must be a multiple of the {parts} parts that "
@@ -202,10 +202,11 @@ def constrain(x: Array, *axes: str) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    if axes[0] == "batch" and x.shape[0] % _num_parts(mesh):
+    if axes[0] == "batch" and x.shape[0] % num_parts(mesh):
         spec[0] = None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def _num_parts(mesh: Mesh | AbstractMesh) -> int:
+def num_parts(mesh: Mesh | AbstractMesh) -> int:
+    """Return how many parts a batch's rows are split into, over data and fsdp."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

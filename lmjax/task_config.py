@@ -71,12 +71,44 @@ class InfillingConfig(LossConfig):
     sentence_permutation: bool = False  # also put sentences in another order
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledConfig(LossConfig):
+    """What tasks with a set of labels have."""
+
+    labels: tuple[str, ...] = ()  # (): those of the training data, sorted
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        if len(self.labels) == 1:
+            yield f"{path}.labels = {self.labels}: must be at least two"
+        for label in dict.fromkeys(self.labels):
+            if self.labels.count(label) > 1:
+                yield f"{path}.labels: {label!r} is there more than once"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(LabelledConfig):
+    """Give each text, or pair of texts, one of some labels."""
+
+    kind: Literal["classify"] = "classify"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TagConfig(LabelledConfig):
+    """Give each word of a sentence a label: that of its first token."""
+
+    kind: Literal["tag"] = "tag"
+    repair: bool = True  # predictions: an I- that continues nothing begins a span
+
+
 TaskConfig = (
     CausalLMConfig
     | MaskedLMConfig
     | SpanCorruptionConfig
     | PrefixLMConfig
     | InfillingConfig
+    | ClassifyConfig
+    | TagConfig
 )
 Seq2SeqConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
 
@@ -134,7 +166,15 @@ MODEL_KINDS = {
     "span_corruption": ("encoder_decoder",),
     "prefix_lm": ("encoder_decoder",),
     "infilling": ("encoder_decoder",),
+    "classify": ("encoder", "decoder"),
+    "tag": ("encoder", "decoder"),
 }
+# Where each labelled task's examples may come from, and the sources of nothing else.
+LABELLED_SOURCES = {
+    "classify": ("jsonl", "tsv", "csv"),
+    "tag": ("conll", "jsonl"),
+}
+ONLY_EXAMPLES = ("tsv", "csv", "conll", "parallel")
 SHORTEST = 8  # tokens, of which the ends and a span still leave some
 
 
@@ -154,6 +194,7 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
             f"not {model.kind!r}"
         )
         return
+    yield from _source_mistakes(config, path)
     if model.kind == "encoder" and config.sample.prompts:
         yield (
             f"{path}.sample.prompts = {config.sample.prompts}: must be empty: an "
@@ -169,12 +210,48 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield from _contiguous_mistakes(config, path)
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
+    if isinstance(task, LabelledConfig):
+        yield from _labelled_mistakes(config, path)
     if isinstance(task, Seq2SeqConfig):
         yield from _seq2seq_mistakes(config, path)
     elif data.target_length:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0: "
             f"{path}.task.kind = {task.kind!r} has no target apart from its row"
+        )
+
+
+def _source_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps the data from being what the task learns from."""
+    kind, source = config.task.kind, config.data.source
+    allowed = LABELLED_SOURCES.get(kind, ())
+    if allowed and source not in allowed:
+        yield (
+            f"{path}.data.source = {source!r}: must be one of {', '.join(allowed)} for "
+            f"{path}.task.kind = {kind!r}"
+        )
+    sources = [source, *(part.source for part in config.data.mixture)]
+    for name in sources if not allowed else ():
+        if name in ONLY_EXAMPLES:
+            yield (
+                f"{path}.data.source = {name!r}: holds labelled examples, not the text "
+                f"that {path}.task.kind = {kind!r} learns from"
+            )
+
+
+def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
+    task, model = config.task, config.model
+    if model.kind == "encoder" and task.kind == "classify" and not model.pooler:
+        yield f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it"
+    if model.num_labels and model.num_labels != len(task.labels):
+        yield (
+            f"{path}.model.num_labels = {model.num_labels}: must be 0, or as many as "
+            f"{path}.task.labels has: {len(task.labels)}"
+        )
+    if config.sample.prompts and model.kind != "encoder":  # said of all encoders
+        yield (
+            f"{path}.sample.prompts = {config.sample.prompts}: must be empty: "
+            f"{path}.task.kind = {task.kind!r} does not write"
         )
 
 

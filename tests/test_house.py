@@ -12,16 +12,16 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A room imports only itself and rooms of lower floors; `data` stands on the first.
 FLOORS = [
     ("parsing",),
-    ("model_config", "optim_config", "task_config"),
+    ("model_config", "optim_config", "task_config", "data_config"),
     ("config", "types"),
     ("sharding", "data"),
     ("nn",),
     ("models", "device", "flops"),
     ("tasks", "optim", "generate", "checkpoint", "workdir", "compress"),
     ("step", "interop"),
-    ("program",),
+    ("program", "predict"),
     ("evaluate", "language_model", "logging", "init_from"),
-    ("held_out", "report"),
+    ("held_out", "report", "predict_file"),
     ("loop",),
     ("cli",),
 ]

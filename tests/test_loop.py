@@ -105,8 +105,8 @@ def at_step(monkeypatch, step, act):
     add = Meter.add
     done = []
 
-    def wrapped(self, number, metrics):
-        add(self, number, metrics)
+    def wrapped(self, number, metrics, **more):
+        add(self, number, metrics, **more)
         if number == step and not done:
             done.append(number)
             act()
@@ -382,6 +382,8 @@ def test_every_leaf_of_the_config_is_read(tmp_path, tiny, monkeypatch):
         loop.train(config, tmp_path / str(i))
         assert seen - seen_before or i
     other_sources = {"train_split", "valid_split", "test_split", "field", "mixture"}
+    # Those of labelled examples: see test_labelled_runs.
+    other_sources |= {"fields", "columns", "on_bad_example", "num_buckets"}
     unread = {name for _, name in leaves - seen} - other_sources
     # Read where SentencePiece is trained, and by the report after training.
     assert unread <= {"path", "algorithm", "num_training_bytes", "lossless"} | {

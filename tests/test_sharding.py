@@ -58,7 +58,7 @@ def states(program, make_batch):
         state = jax.tree.map(place, jax.tree.map(jnp.copy, first), p.state_shapes)
         seen = [jax.device_get(_without_key(state))]
         with jax.set_mesh(p.mesh):
-            step, _ = p.compile_train_step()
+            step = p.train_step
             for i in range(3):
                 batch = put_batch(make_batch(seed=i), p.mesh)
                 state, metrics = step(state, batch)

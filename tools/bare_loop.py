@@ -140,7 +140,7 @@ def compare(config: Config, directory: Path, blocks: int, steps: int) -> None:
     prepared = pipeline.prepare(config, workdir=directory)
     with jax.set_mesh(mesh):
         program = make_program(config, mesh)
-        ours, _ = program.compile_train_step()
+        ours = program.train_step
         state = program.init(jax.random.key(0))
         lmjax_step = lambda state, batch: ours(state, device.put_batch(batch, mesh))
         loaded = loader.train_batches(prepared, config, start_step=0)

@@ -5,6 +5,7 @@ import errno
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from lmjax.config import ConfigError
 
@@ -18,6 +19,25 @@ def locked(directory: Path) -> Iterator[None]:
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def locked_file(file: Path, *, name: str) -> Iterator[IO[bytes]]:
+    """Open a file to read and write it, made if it is not there, and hold it alone.
+
+    Raises:
+      ConfigError: it cannot be opened, or another process holds it; `name` is its flag.
+    """
+    try:
+        opened = file.open("a+b")
+    except OSError as error:
+        raise ConfigError(f"{name}={file}: {error.strerror}") from error
+    with opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{name}={file}: another process writes it") from error
+        yield opened
 
 
 @contextlib.contextmanager

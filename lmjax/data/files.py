@@ -1,6 +1,7 @@
 """Documents in files: one for each file, line, or line of JSON."""
 
 import functools
+import glob
 import hashlib
 import json
 import mmap
@@ -16,7 +17,22 @@ _WHOLE_BYTES = 256 << 20
 _END_BYTES = 64 << 10
 
 
-class _OnDisk:
+def files_of(pattern: str, *, path: str) -> list[Path]:
+    """Return the files that match a glob, sorted; directories are passed over.
+
+    Raises:
+      ConfigError: there is none; `path` says where the pattern stands.
+    """
+    expanded = str(Path(pattern).expanduser())
+    found = [Path(name) for name in glob.glob(expanded, recursive=True)]  # noqa: PTH207
+    files = sorted(file for file in found if not file.is_dir())
+    if not files:
+        what = "matches only directories" if found else "matches no file"
+        raise ConfigError(f"{path} = {pattern!r}: {what}")
+    return files
+
+
+class OnDisk:
     """The files behind documents, and the hash of what is in them."""
 
     def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
@@ -29,7 +45,7 @@ class _OnDisk:
         return _contents(self._paths, path=self._path)
 
 
-class Files(_OnDisk):
+class Files(OnDisk):
     """One document for each file."""
 
     def __len__(self) -> int:
@@ -56,7 +72,7 @@ class Files(_OnDisk):
         return digest("files", self._on_bad_text, self._contents)
 
 
-class Lines(_OnDisk):
+class Lines(OnDisk):
     """One document for each line that is not blank; white space around it is cut.
 
     When first needed the files are scanned, once, for where their lines begin.
@@ -73,7 +89,7 @@ class Lines(_OnDisk):
     def __getitem__(self, index: int, /) -> str:
         return decode(
             self._line(index),
-            where=lambda: self._where(index),
+            where=lambda: self.where(index),
             on_bad_text=self._on_bad_text,
             path=self._path,
         )
@@ -108,8 +124,8 @@ class Lines(_OnDisk):
                 )
         return self._maps[file]
 
-    def _where(self, index: int) -> str:
-        """Return FILE:LINE for an error message."""
+    def where(self, index: int, /) -> str:
+        """Return FILE:LINE, for an error message."""
         file, start, _ = self._find(index)
         line = self._map(file)[:start].count(b"\n") + 1
         return f"{self._paths[file]}:{line}"
@@ -128,15 +144,15 @@ class JsonLines(Lines):
         try:
             record = json.loads(super().__getitem__(index))
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{self._where(index)}: not JSON: {error}") from error
+            raise ConfigError(f"{self.where(index)}: not JSON: {error}") from error
         except (ValueError, RecursionError) as error:  # huge numbers, deep brackets
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(
-                f"{self._where(index)}: cannot be read: {error}"
+                f"{self.where(index)}: cannot be read: {error}"
             ) from error
         if not isinstance(record, dict):
-            raise ConfigError(f"{self._where(index)}: not a JSON object")
+            raise ConfigError(f"{self.where(index)}: not a JSON object")
         if not isinstance(record.get(self._field), str):
             raise ConfigError(self._no_text(index, record))
         text = record[self._field]
@@ -151,7 +167,7 @@ class JsonLines(Lines):
         return digest("jsonl", self._field, super().fingerprint())
 
     def _no_text(self, index: int, record: dict[str, Any]) -> str:
-        place = f"{self._where(index)}: {self._path}.field = {self._field!r}"
+        place = f"{self.where(index)}: {self._path}.field = {self._field!r}"
         if self._field in record:
             kind = type(record[self._field]).__name__
             return f"{place}: holds {kind}, not a string"
@@ -164,7 +180,7 @@ class JsonLines(Lines):
         if self._on_bad_text == "replace":
             return raw.decode("utf-16-le", "replace")
         raise ConfigError(
-            f"{self._where(index)}: half of a surrogate pair is not text; to read it "
+            f"{self.where(index)}: half of a surrogate pair is not text; to read it "
             f"as U+FFFD set {self._path}.on_bad_text='replace'"
         )
 

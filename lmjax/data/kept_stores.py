@@ -3,15 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lmjax.config import ConfigError
+from lmjax.data import example_store
 from lmjax.data.directory import locked, one_line_errors
+from lmjax.data.example_store import ExampleStore
 from lmjax.data.token_store import TokenStore
 
 _NOTE = "stores.json"
 
 
-def note(workdir: str | Path, stores: Mapping[str, Sequence[TokenStore]]) -> None:
+def note(workdir: str | Path, stores: Mapping[str, Sequence[Any]]) -> None:
     """Note the directories of the stores of each split, from WORKDIR/store on."""
     directory = Path(workdir) / "store"
     noted = {
@@ -27,7 +30,7 @@ def note(workdir: str | Path, stores: Mapping[str, Sequence[TokenStore]]) -> Non
             partial.replace(file)
 
 
-def open_held_out(workdir: str | Path) -> dict[str, list[TokenStore]] | None:
+def open_held_out(workdir: str | Path) -> dict[str, list[Any]] | None:
     """Open the stores of the valid and the test split that a run has; None: no note.
 
     Raises:
@@ -49,9 +52,10 @@ def open_held_out(workdir: str | Path) -> dict[str, list[TokenStore]] | None:
         raise ConfigError(f"{directory / _NOTE}: cannot be used: {error}") from error
 
 
-def _open(directory: Path) -> TokenStore:
+def _open(directory: Path) -> Any:
     try:
-        return TokenStore(directory)
+        kind = ExampleStore if example_store.is_one(directory) else TokenStore
+        return kind(directory)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{directory}: cannot be read: {error}") from error
 

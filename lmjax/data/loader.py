@@ -46,8 +46,6 @@ def train_batches(
     Raises:
       ConfigError: the tokenizer lacks an id that the objective needs.
     """
-    import grain  # brings jax along: not for those who only build stores
-
     source = TrainBatches(
         stores=tuple(prepared.stores["train"]),
         config=config,
@@ -57,6 +55,17 @@ def train_batches(
         start_step=start_step,
         rows=np.arange(config.batch_size) if rows is None else rows,
     )
+    return read_ahead(source, config)
+
+
+def read_ahead(source: Any, config: Config) -> Generator["HostBatch", None, None]:
+    """Return the batches of a random-access source, made ahead of time.
+
+    In a thread, or in `config.data.num_workers` processes, to which it is pickled;
+    `close` stops them, and so does the end of the program.
+    """
+    import grain  # brings jax along: not for those who only build stores
+
     num_workers, ahead = config.data.num_workers, config.data.prefetch_batches
     batches = grain.MapDataset.source(source).to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)

@@ -6,17 +6,27 @@ import lzma
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lmjax.config import Config, ConfigError, DataConfig, SourceConfig
-from lmjax.data import kept_stores, objectives, store_builder, tokenizer
+from lmjax.config import Config, ConfigError, SourceConfig
+from lmjax.data import (
+    example_store,
+    kept_stores,
+    labelled,
+    objectives,
+    store_builder,
+    tokenizer,
+)
 from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import Documents
+from lmjax.data.example_store import ExampleStore, LabelledPart
 from lmjax.data.sources import Split, open_splits
 from lmjax.data.token_store import TokenStore
 from lmjax.data.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
+Store = TokenStore | ExampleStore
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
@@ -25,15 +35,19 @@ class Prepared:
     """What a run reads: a tokenizer, and for each split a store of each part."""
 
     tokenizer: Tokenizer
-    stores: Mapping[str, Sequence[TokenStore]]
+    stores: Mapping[str, Sequence[Any]]  # of `Store`, all of one kind
 
 
 def with_vocabulary(config: Config) -> Config:
     """Return the config with the tokenizer's vocabulary where the model names none.
 
+    And with the labels of the training data, where the task has some and names none.
+
     Raises:
-      ConfigError: the model's own is too small for the tokenizer.
+      ConfigError: the model's own is too small for the tokenizer, or there are no
+        labels.
     """
+    config = labelled.with_labels(config)
     own, size = config.model.vocab_size, tokenizer.vocab_size(config.tokenizer)
     if own and own < size:
         raise ConfigError(
@@ -65,7 +79,8 @@ def prepare(
         made = _kept_tokenizer(config, workdir, documents)
     else:
         made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
-    objectives.build(config, made)  # has the ids it needs, before the work begins
+    if not labelled.is_labelled(config):
+        objectives.build(config, made)  # has the ids it needs, before the work begins
     prepared = _with_stores(config, workdir, documents, made)
     kept_stores.note(workdir, prepared.stores)
     return prepared
@@ -93,6 +108,8 @@ def prepare_job(
     The jobs may run at once or one after another, on one file system; the tokenizer
     is made by the first of them.
     """
+    if labelled.is_labelled(config):  # too few to be shared out
+        return prepare(config, workdir=workdir) if job == 0 else None
     documents = open_documents(config)
     made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
     plans = []
@@ -112,7 +129,7 @@ def prepare_job(
 def open_documents(
     config: Config, *, splits: Sequence[Split] = SPLITS
 ) -> dict[str, list[Documents]]:
-    """Open the documents of each split there is: one item for each part.
+    """Open the documents, or examples, of each split there is: an item for each part.
 
     Raises:
       ConfigError: a part cannot be read, or has no train split.
@@ -123,6 +140,12 @@ def open_documents(
             "--config.data.source, and what it needs"
         )
     opened: dict[str, list[Documents]] = {}
+    if labelled.is_labelled(config):
+        opened |= {
+            split: [part]
+            for split, part in labelled.open_parts(config, splits=splits).items()
+        }
+        return opened
     for path, part in source_parts(config).items():
         found = open_splits(part, splits=splits, path=path)
         if "train" in splits and "train" not in found:
@@ -207,7 +230,7 @@ def _refuse_other_stores(
     """Raise if the store of a run that goes on holds other text than there is now."""
     for _, directory, part in _places(config, workdir, documents, made):
         kept = store_builder.kept_identity(directory)
-        if kept and kept != store_builder.identity(part, made):
+        if kept and kept != _identity(part, made):
             raise ConfigError(
                 f"{directory}: the text behind config.data {_NOT_THE_SAME}"
             )
@@ -225,13 +248,7 @@ def _with_stores(
     made: Tokenizer,
 ) -> Prepared:
     built = {
-        name: store_builder.build_store(
-            directory,
-            documents=part,
-            tokenizer=made,
-            num_workers=config.data.num_store_workers,
-            label=name,
-        )
+        name: _build(config, directory, part, made, label=name)
         for name, directory, part in _places(config, workdir, documents, made)
     }
     stores = {
@@ -239,6 +256,22 @@ def _with_stores(
         for split, parts in documents.items()
     }
     return Prepared(tokenizer=made, stores=stores)
+
+
+def _build(
+    config: Config, directory: Path, part: Documents, made: Tokenizer, *, label: str
+) -> Store:
+    if isinstance(part, LabelledPart):
+        return example_store.build_store(
+            directory, part=part, tokenizer=made, label=label
+        )
+    return store_builder.build_store(
+        directory,
+        documents=part,
+        tokenizer=made,
+        num_workers=config.data.num_store_workers,
+        label=label,
+    )
 
 
 def _places(
@@ -290,10 +323,14 @@ def source_parts(config: Config) -> dict[str, SourceConfig]:
     return {f"config.data.mixture[{i}]": p for i, p in enumerate(config.data.mixture)}
 
 
-def same_text(a: DataConfig, b: DataConfig) -> bool:
-    """Return whether two configs read the same documents, however they cut them."""
-    names = [field.name for field in dataclasses.fields(SourceConfig)]
-    return all(getattr(a, name) == getattr(b, name) for name in [*names, "mixture"])
+def same_text(a: Config, b: Config) -> bool:
+    """Return whether two configs read the same documents, however they cut them.
+
+    Examples are kept as they were cut.
+    """
+    names = [field.name for field in dataclasses.fields(SourceConfig)] + ["mixture"]
+    names += ["length"] * labelled.is_labelled(b)
+    return all(getattr(a.data, name) == getattr(b.data, name) for name in names)
 
 
 def _named(split: str, parts: Sequence[Documents]) -> Iterator[tuple[str, Documents]]:
@@ -312,5 +349,12 @@ def _store_directory(
     """Return where a store is kept; experiments that share a place do not collide."""
     if not config.data.store:
         return Path(workdir) / "store" / name
-    identity = store_builder.identity(part, tokenizer)[:12]
-    return Path(config.data.store).expanduser() / f"{name}-{identity}"
+    name = f"{name}-{_identity(part, tokenizer)[:12]}"
+    return Path(config.data.store).expanduser() / name
+
+
+def _identity(part: Documents, tokenizer: Tokenizer) -> str:
+    """Hash what decides what is in a store."""
+    if isinstance(part, LabelledPart):
+        return part.identity(tokenizer)
+    return store_builder.identity(part, tokenizer)

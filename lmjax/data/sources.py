@@ -4,15 +4,14 @@ A mixture is several sources side by side; `pipeline` holds them.
 """
 
 import functools
-import glob
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from lmjax.config import ConfigError, SourceConfig
+from lmjax.config import SourceConfig
 from lmjax.data.documents import Checked, Documents, HeldOut
-from lmjax.data.files import Files, JsonLines, Lines
+from lmjax.data.files import Files, JsonLines, Lines, files_of
 from lmjax.data.tfds_source import open_tfds
 
 Split = Literal["train", "valid", "test"]
@@ -112,7 +111,7 @@ def _from_globs(
 
     @functools.cache
     def given(leaf: str) -> Documents:
-        return opener(_glob(getattr(config, leaf), path=f"{path}.{leaf}"))
+        return opener(files_of(getattr(config, leaf), path=f"{path}.{leaf}"))
 
     def open_split(split: Split) -> Documents | None:
         if split == "test":
@@ -126,17 +125,6 @@ def _from_globs(
 
 def _hold_out(documents: Documents, config: SourceConfig, *, split: Split) -> Documents:
     return HeldOut(documents, every=config.holdout_every, held_out=split == "valid")
-
-
-def _glob(pattern: str, *, path: str) -> list[Path]:
-    """Return the files that match, sorted; directories are passed over."""
-    expanded = str(Path(pattern).expanduser())
-    found = [Path(name) for name in glob.glob(expanded, recursive=True)]  # noqa: PTH207
-    files = sorted(file for file in found if not file.is_dir())
-    if not files:
-        what = "matches only directories" if found else "matches no file"
-        raise ConfigError(f"{path} = {pattern!r}: {what}")
-    return files
 
 
 def _empty(config: SourceConfig, *, split: Split, path: str) -> str:

@@ -124,6 +124,13 @@ class TokenStore:
         """Count the words of the text, as white space divides it."""
         return self.counts.num_words
 
+    def describe(self) -> str:
+        """Return what there is, for people to read."""
+        return (
+            f"{self.num_documents:,} documents, {self.num_tokens:,} tokens, "
+            f"{self.num_bytes:,} bytes"
+        )
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tokens [start, stop) of the stream, int32."""
         runs = [self._tokens(shard)[a:b] for shard, a, b in self._runs(start, stop)]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.model_config import DecoderConfig
-from lmjax.models.heads import Head
+from lmjax.models.heads import Classifier, Head
 from lmjax.nn.block import Cache, Trunk
 from lmjax.nn.linear import Embed
 from lmjax.types import Array, Batch
@@ -20,6 +20,13 @@ class Decoder(nnx.Module):
         self.embed = Embed(keys[0], {"vocab": c.vocab_size, "embed": c.dim})
         self.decoder = Trunk(keys[1], c, num_layers=c.num_layers, causal=True)
         self.head = Head(keys[2], c)
+        self.classifier = (
+            Classifier(
+                jax.random.fold_in(key, 3), c.dim, c.num_labels, dropout=c.dropout
+            )
+            if c.num_labels
+            else None
+        )
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the last hidden states (B, T, D); dropout only with a key."""
@@ -57,3 +64,8 @@ class Decoder(nnx.Module):
     def logits(self, x: Array) -> Array:
         """Return float32 logits (..., V) of hidden states (..., D)."""
         return self.head(x, self.embed)
+
+    def summary(self, x_BTD: Array, segments_BT: Array) -> Array:
+        """Return one vector for each row (B, D): its last token's."""
+        last_B = jnp.maximum((segments_BT > 0).sum(axis=1) - 1, 0)
+        return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]

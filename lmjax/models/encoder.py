@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.model_config import EncoderConfig
-from lmjax.models.heads import Head, Pooler
+from lmjax.models.heads import Classifier, Head, Pooler
 from lmjax.nn.block import Trunk
 from lmjax.nn.linear import Embed, Linear
 from lmjax.parsing import ConfigError
@@ -26,6 +26,13 @@ class Encoder(nnx.Module):
         self.pooler = Pooler(keys[4], c.dim) if c.pooler else None
         pair = {"embed": c.dim}, {"features": 2}
         self.pair = Linear(keys[5], *pair, bias=True) if c.pair_head else None
+        self.classifier = (
+            Classifier(
+                jax.random.fold_in(key, 6), c.dim, c.num_labels, dropout=c.dropout
+            )
+            if c.num_labels
+            else None
+        )
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the last hidden states (B, T, D); dropout only with a key.
@@ -62,6 +69,10 @@ class Encoder(nnx.Module):
         if self.pooler is None:
             raise ConfigError("config.model.pooler = False: nothing pools the tokens")
         return self.pooler(x_BTD)
+
+    def summary(self, x_BTD: Array, segments_BT: Array) -> Array:
+        """Return one vector for each row (B, D), the pooler's."""
+        return self.pooled(x_BTD)
 
     def pair_logits(self, x_BTD: Array) -> Array:
         """Return float32 logits (B, 2): are the two texts in order, or swapped?

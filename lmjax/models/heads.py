@@ -1,4 +1,7 @@
-"""What turns hidden states into answers. B batch, T length, D dim, V vocabulary."""
+"""What turns hidden states into answers.
+
+B batch, T length, D dim, V vocabulary, C labels.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ from lmjax.model_config import (
 from lmjax.nn.feedforward import ACTIVATIONS
 from lmjax.nn.linear import Embed, Linear, attend
 from lmjax.nn.norm import LayerNorm, RMSNorm, make_norm
-from lmjax.nn.param import normal, param, zeros
+from lmjax.nn.param import dropout, normal, param, zeros
 from lmjax.sharding import constrain
 from lmjax.types import Array
 
@@ -75,3 +78,18 @@ class Pooler(Linear):
     def __call__(self, x_BTD: Array) -> Array:
         """Return one vector for each row (B, D)."""
         return jnp.tanh(super().__call__(x_BTD[:, 0]))
+
+
+class Classifier(Linear):
+    """Logits over some labels (BERT, Devlin et al. 2019)."""
+
+    def __init__(
+        self, key: Array, dim: int, num_labels: int, *, dropout: float
+    ) -> None:
+        super().__init__(key, {"embed": dim}, {"features": num_labels}, bias=True)
+        self.dropout = dropout
+
+    def __call__(self, x: Array, *, key: Array | None = None) -> Array:
+        """Return float32 logits (..., C) of vectors (..., D); dropout with a key."""
+        x = dropout(x, rate=self.dropout, key=key)
+        return super().__call__(x.astype(jnp.float32))

@@ -1,6 +1,6 @@
 """What the rest of lmjax sees of a network: pure functions over plain dicts.
 
-B batch, T length, S cache slots, D dim, V vocabulary, L layers.
+B batch, T length, S cache slots, D dim, V vocabulary, L layers, C labels.
 """
 
 import dataclasses
@@ -148,6 +148,25 @@ class Model:
     def pair_logits(self, params: Params, hidden_BTD: Array) -> Array:
         """Return an encoder's logits (B, 2): are the two texts in order, or swapped?"""
         return self._module(params).pair_logits(hidden_BTD)
+
+    def summary(self, params: Params, hidden_BTD: Array, segments_BT: Array) -> Array:
+        """Return one vector (B, D) for each row: the pooler's, or the last token's."""
+        return self._module(params).summary(hidden_BTD, segments_BT)
+
+    def label_logits(
+        self, params: Params, x: Array, *, key: Array | None = None
+    ) -> Array:
+        """Return float32 logits (..., C) over labels of vectors (..., D).
+
+        Dropout only with a key.
+
+        Raises:
+          ConfigError: the model has no head for labels.
+        """
+        classifier = self._module(params).classifier
+        if classifier is None:
+            raise ConfigError("config.model.num_labels = 0: the model gives no labels")
+        return classifier(x, key=key)
 
     def token_logits(self, params: Params, hidden: Array) -> Array:
         """Return float32 logits (..., V) of hidden states (..., D)."""

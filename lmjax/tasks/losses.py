@@ -27,6 +27,12 @@ def token_loss(
     return (objective_BT * weights_BT).sum(), weight, metrics
 
 
+def padding(batch: Batch) -> tuple[Array, Array]:
+    """Return how many of a batch's tokens are padding, and how many there are."""
+    segments_BT = batch["segments"]
+    return (segments_BT == 0).sum(), jnp.float32(segments_BT.size)
+
+
 def token_metrics(logits_BTV: Array, batch: Batch) -> Metrics:
     """Return the plain loss and how often the most likely token is right."""
     nll_BT, _ = cross_entropy(logits_BTV, batch["targets"])

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 from lmjax.config import TaskConfig
 from lmjax.models import Model
 from lmjax.tasks.causal_lm import CausalLM
+from lmjax.tasks.classify import Classify
 from lmjax.tasks.masked_lm import MaskedLM
 from lmjax.tasks.seq2seq import Seq2Seq
+from lmjax.tasks.tag import Tag
 from lmjax.types import Array, Batch, Metrics, Params
 
 
@@ -44,6 +46,8 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "span_corruption": Seq2Seq,
     "prefix_lm": Seq2Seq,
     "infilling": Seq2Seq,
+    "classify": Classify,
+    "tag": Tag,
 }
 
 

@@ -1,0 +1,42 @@
+"""An encoder fine-tuned to find names in news (Tjong Kim Sang and De Meulder 2003).
+
+    python ../shared/data/get.py conll2003 minilm
+    lmjax import --from=~/.cache/lmjax-data/minilm --workdir=runs/minilm
+    lmjax train --config=experiments/finetune/conll2003.py --workdir=runs/conll2003
+
+The argument is the directory of {train,valid,test}.txt in CoNLL's columns;
+--config.init_from is any encoder, a workdir or a Hugging Face directory. With a network
+the same is `conll2003` of TFDS.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+
+def get_config(directory: str = "~/.cache/lmjax-data/conll2003") -> ConfigDict:
+    config = ConfigDict()
+    config.init_from = "runs/minilm"
+    config.num_steps = 2200
+    config.batch_size = 32
+    config.model = {"kind": "encoder", "mlm_head": False}
+    config.model.dropout = config.model.attention_dropout = 0.1
+    config.data = {
+        "source": "conll",
+        "path": f"{directory}/train.txt",
+        "valid_path": f"{directory}/valid.txt",
+        "test_path": f"{directory}/test.txt",
+        "length": 128,
+    }
+    config.task = {"kind": "tag"}
+    config.optim = base.adamw(
+        learning_rate=2e-4,
+        warmup_steps=200,
+        schedule="linear",
+        final_fraction=0.0,
+        weight_decay=0.01,
+    )
+    config.checkpoint = {"every_steps": 440, "keep": 1, "best_metric": "f1"}
+    config.checkpoint.best_mode = "max"
+    config.eval = {"every_steps": 440, "batch_size": 64}
+    return config

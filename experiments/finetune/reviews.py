@@ -1,0 +1,42 @@
+"""An encoder fine-tuned to tell good film reviews from bad ones (Devlin et al. 2019).
+
+    python ../shared/data/get.py reviews minilm
+    lmjax import --from=~/.cache/lmjax-data/minilm --workdir=runs/minilm
+    lmjax train --config=experiments/finetune/reviews.py --workdir=runs/reviews
+
+The argument is the directory of {train,valid,test}.jsonl with the fields text and
+label; --config.init_from is any encoder, a workdir or a Hugging Face directory. With a
+network the same is `imdb_reviews` of TFDS.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+
+def get_config(directory: str = "~/.cache/lmjax-data/reviews") -> ConfigDict:
+    config = ConfigDict()
+    config.init_from = "runs/minilm"
+    config.num_steps = 600
+    config.batch_size = 32
+    config.model = {"kind": "encoder", "pooler": True, "mlm_head": False}
+    config.model.dropout = config.model.attention_dropout = 0.1
+    config.data = {
+        "source": "jsonl",
+        "path": f"{directory}/train.jsonl",
+        "valid_path": f"{directory}/valid.jsonl",
+        "test_path": f"{directory}/test.jsonl",
+        "length": 128,
+    }
+    config.task = {"kind": "classify"}
+    config.optim = base.adamw(
+        learning_rate=1e-4,
+        warmup_steps=60,
+        schedule="linear",
+        weight_decay=0.01,
+        final_fraction=0.0,
+    )
+    config.checkpoint = {"every_steps": 200, "keep": 1, "best_metric": "accuracy"}
+    config.checkpoint.best_mode = "max"
+    config.eval = {"every_steps": 200, "batch_size": 64}
+    return config

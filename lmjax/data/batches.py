@@ -1,0 +1,171 @@
+"""What a run reads, whatever its task: windows of a stream, or examples in buckets.
+
+B rows of a batch, or this host's share of them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lmjax.config import Config
+from lmjax.data import bucketing, features, labelled, loader, objectives
+from lmjax.data.bucketing import PADDING, Buckets, Schedule
+from lmjax.data.example_store import ExampleStore
+from lmjax.data.features import Features
+from lmjax.data.pipeline import Prepared
+
+if TYPE_CHECKING:
+    from lmjax.types import HostBatch
+
+# Which rows of a global batch of so many this host wants.
+Rows = Callable[[int], np.ndarray]
+
+
+def train(
+    prepared: Prepared,
+    config: Config,
+    *,
+    start_step: int,
+    parts: int = 1,
+    rows: Rows = np.arange,
+) -> Generator["HostBatch", None, None]:
+    """Return the batches from `start_step` to the last step; as `loader.train_batches`.
+
+    Args:
+      prepared: tokenizer and stores.
+      config: the experiment.
+      start_step: the updates done so far.
+      parts: what the rows of a batch are split into.
+      rows: which rows of a global batch this host wants.
+    """
+    if not labelled.is_labelled(config):
+        here = rows(config.batch_size)
+        return loader.train_batches(prepared, config, start_step=start_step, rows=here)
+    schedule = train_schedule(prepared, config, parts=parts)
+    source = LabelledBatches(
+        store=_store(prepared, "train"),
+        features=features.build(config),
+        schedule=schedule,
+        steps=range(start_step, config.num_steps),
+        rows={count: rows(count) for count in schedule.buckets.num_rows},
+    )
+    return loader.read_ahead(source, config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledBatches:
+    """A host's rows of the batch of each of some steps, to read at random."""
+
+    store: ExampleStore
+    features: Features
+    schedule: Schedule
+    steps: range
+    rows: Mapping[int, np.ndarray]  # this host's, by how many there are in all
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> "HostBatch":
+        length, examples_B = self.schedule.batch(self.steps[int(index)])
+        here = examples_B[self.rows[len(examples_B)]]
+        return _batch(self.store, self.features, here, length=length)
+
+
+def train_schedule(prepared: Prepared, config: Config, *, parts: int) -> Schedule:
+    """Return the training batches of a labelled task: their shapes, and their order."""
+    lengths = _store(prepared, "train").lengths
+    buckets = bucketing.choose(
+        lengths,
+        num_buckets=config.data.num_buckets,
+        batch_size=config.batch_size,
+        parts=parts * config.num_microbatches,
+    )
+    return Schedule(lengths, buckets, config.seed)
+
+
+def held_out(
+    prepared: Prepared,
+    split: str,
+    config: Config,
+    *,
+    parts: int = 1,
+    rows: Rows = np.arange,
+) -> Iterator["HostBatch"]:
+    """Yield batches that hold all of a split once; as `loader.eval_batches`."""
+    if not labelled.is_labelled(config):
+        here = rows(config.eval.batch_size)
+        yield from loader.eval_batches(
+            prepared.stores[split], config, tokenizer=prepared.tokenizer, rows=here
+        )
+        return
+    store, read = _store(prepared, split), features.build(config)
+    epoch = bucketing.in_order(
+        store.lengths, held_out_buckets(prepared, config, parts=parts)
+    )
+    for number in _some(len(epoch), config.eval.num_batches):
+        length, examples_B = epoch.batch(number)
+        here = examples_B[rows(len(examples_B))]
+        yield _batch(store, read, here, length=length)
+
+
+def held_out_buckets(prepared: Prepared, config: Config, *, parts: int) -> Buckets:
+    """Return the buckets that all held-out splits share."""
+    stores = [_store(prepared, n) for n in ("valid", "test") if n in prepared.stores]
+    return bucketing.choose(
+        np.concatenate([store.lengths for store in stores]),
+        num_buckets=config.data.num_buckets,
+        batch_size=config.eval.batch_size,
+        parts=parts,
+    )
+
+
+def describe(prepared: Prepared, config: Config, *, parts: int) -> str:
+    """Return the shapes of the batches to come and their padding; "" for a stream."""
+    if not labelled.is_labelled(config):
+        return ""
+    schedule = train_schedule(prepared, config, parts=parts)
+    padding = schedule.buckets.padding_share(schedule.lengths_N)
+    return (
+        f"batches of {schedule.buckets} tokens, {schedule.steps_per_epoch:,} an epoch; "
+        f"{padding:.1%} padding"
+    )
+
+
+def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) -> str:
+    """Return which samples the batch of a step held, steps counted from 1."""
+    if labelled.is_labelled(config):
+        schedule = train_schedule(prepared, config, parts=parts)
+        examples_B = schedule.batch(step - 1)[1]
+        return f"its batch is train examples {examples_B[examples_B >= 0].tolist()}"
+    samples = loader.sample_indices(config, step=step - 1)
+    window = objectives.build(config, prepared.tokenizer).window
+    stores, windows = loader.locate(
+        prepared.stores["train"], config, samples=samples, window=window
+    )
+    return (
+        f"its batch is samples {samples[0]} to {samples[-1]}, windows at tokens "
+        f"{windows.starts.tolist()} of train stores {stores.tolist()}"
+    )
+
+
+def _batch(
+    store: ExampleStore, read: Features, examples_B: np.ndarray, *, length: int
+) -> "HostBatch":
+    rows = [None if i == PADDING else store[int(i)] for i in examples_B]
+    return read.batch(rows, length=length)
+
+
+def _some(count: int, wanted: int) -> Sequence[int]:
+    """Return the numbers of all batches, or of as many as wanted at even distances."""
+    if not 0 < wanted < count:
+        return range(count)
+    return [i * count // wanted for i in range(wanted)]
+
+
+def _store(prepared: Prepared, split: str) -> Any:
+    """Return the one store that a labelled split has."""
+    (store,) = prepared.stores[split]
+    assert isinstance(store, ExampleStore), store
+    return store

@@ -1,0 +1,97 @@
+"""What a run learns from, as config sections: documents or examples, and the cuts."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from lmjax.model_config import Count, CountOrZero
+from lmjax.parsing import Range, runtime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldsConfig:
+    """What a labelled example's parts are called in its file."""
+
+    text: str = "text"
+    pair: str = ""  # a second text; "": there is none
+    label: str = "label"
+    tokens: str = "tokens"  # the words of a sentence
+    tags: str = "tags"  # one for each of them
+    source: str = "source"
+    target: str = "target"
+
+
+FILE_SOURCES = ("text", "jsonl", "tsv", "csv", "conll", "parallel")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where documents come from."""
+
+    source: Literal[
+        "python_stdlib",
+        "text",
+        "jsonl",
+        "tsv",
+        "csv",
+        "conll",
+        "parallel",
+        "tfds",
+        "mixture",
+        "none",
+    ] = "text"
+    # files: a glob; parallel: what stands before .SOURCE and .TARGET, the names in
+    # `fields`; tfds: a catalog name or a built directory
+    path: str = ""
+    valid_path: str = ""  # "": hold documents of `path` out
+    test_path: str = ""  # "": no test split
+    train_split: str = "train"  # tfds
+    valid_split: str = "validation"  # tfds
+    test_split: str = ""  # tfds
+    field: str = "text"  # jsonl, tfds: the field that holds the text
+    fields: FieldsConfig = FieldsConfig()  # of labelled examples
+    columns: tuple[str, ...] = ("tokens", "pos", "chunk", "tags")  # conll
+    document: Literal["file", "line"] = "file"  # text: what one document is
+    holdout_every: Annotated[int, Range(2)] = 20  # every n-th is held out for valid
+    on_bad_text: Literal["error", "replace"] = "error"  # bytes that are not UTF-8
+    on_bad_example: Literal["error", "skip"] = "error"  # skip: leave it out, and count
+    weight: Annotated[float, Range(1e-6)] = 1.0  # share of samples in a mixture
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        if self.source in ("tfds", *FILE_SOURCES) and not self.path:
+            yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
+        if self.source in ("python_stdlib", "mixture", "none") and self.path:
+            yield f"{path}.path = {self.path!r}: {self.source!r} takes none"
+        for name in dict.fromkeys(self.columns):
+            if self.columns.count(name) > 1:
+                yield f"{path}.columns: {name!r} is there more than once"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(SourceConfig):
+    """The documents, and how windows of tokens are cut from them."""
+
+    length: Count = 1024  # tokens in a row; of an encoder-decoder, in its source
+    target_length: CountOrZero = 0  # of an encoder-decoder; 0: what length asks for
+    num_buckets: Count = 4  # lengths that rows of labelled examples are filled up to
+    isolate_documents: bool = True  # no attention from one document to another
+    order: Literal["shuffled", "contiguous"] = "shuffled"  # contiguous: each row goes
+    # on where it stopped a step before, as does the state of a recurrent network
+    mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
+    store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
+    num_store_workers: CountOrZero = runtime(0)  # 0: one for each core
+    num_workers: CountOrZero = runtime(0)  # loader processes; 0: one thread
+    prefetch_batches: Count = runtime(8)
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields, and in each part of a mixture."""
+        yield from super().mistakes(path)
+        if (self.source == "mixture") != bool(self.mixture):
+            yield (
+                f"{path}.mixture: give its parts exactly when {path}.source = 'mixture'"
+            )
+        for i, part in enumerate(self.mixture):
+            if part.source == "mixture":
+                yield f"{path}.mixture[{i}].source = 'mixture': must not be nested"
+            yield from part.mistakes(f"{path}.mixture[{i}]")

@@ -1,0 +1,127 @@
+"""A fine-tuned task applied to examples: batched by length, answered in their order.
+
+B rows of a batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lmjax import device, sharding, tasks
+from lmjax.config import Config, ConfigError, LabelledConfig
+from lmjax.data import bucketing, features
+from lmjax.data.bucketing import PADDING, Buckets
+from lmjax.data.example_store import placed
+from lmjax.data.examples import Example
+from lmjax.data.features import Row
+from lmjax.data.tokenizer import Tokenizer
+from lmjax.models import Model
+from lmjax.types import Params
+
+TOKENS = 8192  # in a batch, unless there are fewer to predict
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+    """Answers for examples, by a model and the task it was trained on.
+
+    Raises:
+      ConfigError: the task has no answers.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    model: Model
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.config.task, LabelledConfig):
+            kind = self.config.task.kind
+            raise ConfigError(
+                f"config.task.kind = {kind!r}: predict applies classify and tag; for "
+                "text there is generate"
+            )
+
+    def read(self, example: Example | str) -> Any:
+        """Return what `answers` takes of an example: a mapping, or just a text.
+
+        Raises:
+          ConfigError: a field is missing, or not what it should be.
+        """
+        if isinstance(example, str):
+            example = self._features.of_text(example)
+        if not isinstance(example, Mapping):
+            kind = type(example).__name__
+            raise ConfigError(f"must be a mapping of fields, or a text, not {kind}")
+        return self._features.read(example, labelled=False)
+
+    def read_all(self, examples: Sequence[Example | str]) -> list[Any]:
+        """Return what `answers` takes; as `read`, but the error names the example."""
+        readings = []
+        for i, example in enumerate(examples):
+            try:
+                readings.append(self.read(example))
+            except ConfigError as error:
+                raise placed(error, f"examples[{i}]") from error
+        return readings
+
+    def answers(
+        self, params: Params, readings: Sequence[Any], *, mesh: Mesh
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Return the answer to each example, and how many texts were cut to fit."""
+        rows = self._features.encode(readings, self.tokenizer)
+        answers: list[dict[str, Any]] = [{} for _ in rows]
+        with jax.set_mesh(mesh):
+            for i, output in self._outputs(params, rows, mesh):
+                answers[i] = self._features.answer(rows[i], readings[i], output)
+        return answers, sum(row.truncated for row in rows)
+
+    def _outputs(
+        self, params: Params, rows: Sequence[Row], mesh: Mesh
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield what the model says of each example, and its number."""
+        if not rows:
+            return
+        lengths = np.array([len(row.columns["tokens"]) for row in rows])
+        longest = max(self.config.data.length, int(lengths.max()))
+        buckets = _buckets(lengths, longest=longest, parts=sharding.num_parts(mesh))
+        epoch = bucketing.in_order(lengths, buckets)
+        for number in range(len(epoch)):
+            length, examples_B = epoch.batch(number)
+            columns = [None if i == PADDING else rows[i].columns for i in examples_B]
+            batch = device.put_batch(self._features.batch(columns, length=length), mesh)
+            output = jax.device_get(self._predict(params, batch))
+            for b, i in enumerate(examples_B[examples_B != PADDING]):
+                yield int(i), {name: values[b] for name, values in output.items()}
+
+    @functools.cached_property
+    def _features(self) -> Any:
+        return features.build(self.config)
+
+    @functools.cached_property
+    def _predict(self) -> Any:
+        task: Any = tasks.build(self.config.task)
+        return jax.jit(functools.partial(task.predict, self.model))
+
+
+def _buckets(lengths_N: np.ndarray, *, longest: int, parts: int) -> Buckets:
+    """Return a ladder of lengths with as many rows as there are, or fit a batch.
+
+    Row counts are powers of two, as far as the mesh allows: few shapes are compiled,
+    whatever is asked.
+    """
+    lengths = bucketing.ladder(longest)
+    counts = np.bincount(np.searchsorted(lengths, lengths_N), minlength=len(lengths))
+    num_rows = [
+        -(-min(_power_of_two(int(count)), max(1, TOKENS // length)) // parts) * parts
+        for count, length in zip(counts, lengths, strict=True)
+    ]
+    return Buckets(lengths=lengths, num_rows=tuple(num_rows))
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << max(count - 1, 0).bit_length()

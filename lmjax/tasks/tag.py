@@ -1,0 +1,71 @@
+"""Tagging: give each word one of some labels. B batch, T length, C labels."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.config import TagConfig
+from lmjax.models import Model
+from lmjax.tasks.losses import padding, token_loss
+from lmjax.types import Array, Batch, Metrics, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """The loss of `labels` (B, T) where `weights` (B, T) are not 0.
+
+    That is at the first token of each word, as in BERT (Devlin et al. 2019).
+    """
+
+    config: TagConfig
+    scores_text = False
+
+    def batch_shapes(
+        self, batch_size: int, length: int, *, target_length: int = 0
+    ) -> Batch:
+        """Return what a batch holds."""
+        row = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+        names = ("tokens", "segments", "positions", "labels")
+        weights = jax.ShapeDtypeStruct((batch_size, length), jnp.float32)
+        return {**dict.fromkeys(names, row), "weights": weights}
+
+    def loss(
+        self, model: Model, params: Params, batch: Batch, key: Array | None
+    ) -> tuple[Array, Array, Metrics]:
+        """Return the objective's sum, its weight, {"loss": nats a word, "padding"}."""
+        logits_BTC = self.logits(model, params, batch, key)
+        asked = {**batch, "targets": batch["labels"]}
+        objective, weight, metrics = token_loss(logits_BTC, asked, self.config)
+        return objective, weight, metrics | {"padding": padding(batch)}
+
+    def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
+        """Return the plain loss, the accuracy, and "tags": those given and the true.
+
+        Both (B, T), and -1 where no word begins: `spans.counted` makes sums of them.
+        """
+        logits_BTC = self.logits(model, params, batch)
+        asked = {**batch, "targets": batch["labels"]}
+        metrics = token_loss(logits_BTC, asked, TagConfig())[2]
+        given_BT = jnp.argmax(logits_BTC, axis=-1)
+        weights_BT = batch["weights"]
+        right_BT = (given_BT == batch["labels"]) * weights_BT
+        here_BT = weights_BT > 0
+        both = tuple(jnp.where(here_BT, x, -1) for x in (given_BT, batch["labels"]))
+        return metrics | {
+            "accuracy": (right_BT.sum(), weights_BT.sum()),
+            "tags": both,
+        }
+
+    def predict(self, model: Model, params: Params, batch: Batch) -> dict[str, Array]:
+        """Return {"tags": (B, T)}, of which those where a word begins count."""
+        logits_BTC = self.logits(model, params, batch)
+        return {"tags": jnp.argmax(logits_BTC, axis=-1)}
+
+    def logits(
+        self, model: Model, params: Params, batch: Batch, key: Array | None = None
+    ) -> Array:
+        """Return float32 logits (B, T, C); dropout only with a key."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        hidden_BTD = model.hidden(params, batch, key=keys[0])
+        return model.label_logits(params, hidden_BTD, key=keys[1])

@@ -1,0 +1,222 @@
+"""Labelled examples from the file to batches: labels, rows, stores, mistakes."""
+
+import json
+import logging
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmjax.config import ConfigError, parse
+from lmjax.data import batches, labelled, pipeline
+from lmjax.data.example_store import ExampleStore
+from lmjax.data.features import Classify, Reading
+from lmjax.data.tokenizer import Bytes
+
+BOS, EOS = 257, 256
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a config of 60 training and 13 held-out texts to classify."""
+    rng = random.Random(0)
+
+    def row():
+        text = rng.choice("ab") * rng.randint(1, 40)
+        return {"text": text, "label": text[0].upper()}
+
+    train = write(tmp_path / "train.jsonl", [row() for _ in range(60)])
+    valid = write(tmp_path / "valid.jsonl", [row() for _ in range(13)])
+
+    def build(*overrides, **data):
+        sections = {
+            "batch_size": 4,
+            "num_steps": 40,
+            "model": {"kind": "decoder", "dim": 8, "num_layers": 1, "num_heads": 1},
+            "tokenizer": {"kind": "bytes"},
+            "data": {
+                "source": "jsonl",
+                "path": train,
+                "valid_path": valid,
+                "length": 24,
+                "num_buckets": 2,
+                **data,
+            },
+            "task": {"kind": "classify"},
+        }
+        return pipeline.with_vocabulary(parse(sections, overrides))
+
+    return build
+
+
+def test_labels_are_found_and_sorted(make, tmp_path):
+    config = make()
+    assert config.task.labels == ("A", "B")
+    assert config.model.num_labels == 2
+    rows = [{"text": "x", "label": label} for label in (10, 9, -1, True, "z", "10")]
+    config = make(path=write(tmp_path / "numbers.jsonl", rows))
+    assert config.task.labels == ("-1", "9", "10", "true", "z")
+    given = make("task.labels=('B','A')")
+    assert given.task.labels == ("B", "A")
+    with pytest.raises(ConfigError, match=r"at least two labels; found A"):
+        make(path=write(tmp_path / "one.jsonl", [{"text": "x", "label": "A"}]))
+    with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 3: must be 0"):
+        make("task.labels=('B','A')", "model.num_labels=3")
+
+
+def test_batches_of_an_epoch_hold_each_text_once(make, tmp_path):
+    config = make()
+    prepared = pipeline.prepare(config, workdir=tmp_path)
+    (store,) = prepared.stores["train"]
+    assert isinstance(store, ExampleStore)
+    assert len(store) == 60
+    schedule = batches.train_schedule(prepared, config, parts=1)
+    found = batches.train(prepared, config, start_step=0)
+    seen = []
+    for _ in range(schedule.steps_per_epoch):
+        batch = next(found)
+        for b in np.flatnonzero(batch["weights"]):
+            real = batch["segments"][b] > 0
+            tokens = batch["tokens"][b][real]
+            assert tokens[0] == BOS
+            assert tokens[-1] == EOS
+            np.testing.assert_array_equal(batch["positions"][b][real], range(sum(real)))
+            text = bytes(tokens[1:-1].tolist()).decode()
+            label = config.task.labels[batch["labels"][b]]
+            assert text[0].upper() == label
+            seen.append((text, label))
+        assert not batch["segments"][batch["weights"] == 0].any()
+    rows = [*map(json.loads, Path(config.data.path).read_text().splitlines())]
+    assert sorted(seen) == sorted((row["text"][:22], row["label"]) for row in rows)
+    assert store.num_truncated == sum(len(row["text"]) > 22 for row in rows)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_resuming_and_hosts_take_the_same_rows(make, tmp_path, num_workers):
+    config = make(num_workers=num_workers)
+    prepared = pipeline.prepare(config, workdir=tmp_path)
+    whole = list(batches.train(prepared, make(), start_step=0, parts=2))
+    assert len(whole) == 40
+    halves = [
+        batches.train(prepared, config, start_step=31, parts=2, rows=rows)
+        for rows in (lambda n: np.arange(n // 2), lambda n: np.arange(n // 2, n))
+    ]
+    for expected, first, second in zip(whole[31:], *halves, strict=True):
+        for name, value in expected.items():
+            both = np.concatenate([first[name], second[name]])
+            np.testing.assert_array_equal(both, value)
+
+
+def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
+    seen = []
+    for num_buckets in (1, 3):
+        config = make(num_buckets=num_buckets)
+        prepared = pipeline.prepare(config, workdir=tmp_path / str(num_buckets))
+        found = batches.held_out(prepared, "valid", config)
+        rows = [
+            (tuple(batch["tokens"][b][batch["segments"][b] > 0]), batch["labels"][b])
+            for batch in found
+            for b in np.flatnonzero(batch["weights"])
+        ]
+        assert len(rows) == 13
+        seen.append(sorted(rows))
+    assert seen[0] == seen[1]
+    some = make("eval.num_batches=2")
+    assert len(list(batches.held_out(prepared, "valid", some))) == 2
+
+
+def test_a_store_is_kept_until_something_changes(make, tmp_path):
+    def prepared(config):
+        return pipeline.prepare(config, workdir=tmp_path).stores["train"][0]
+
+    first = prepared(make())
+    stamp = (first.directory / "manifest.json").stat().st_mtime_ns
+    again = prepared(make("num_steps=3"))
+    assert (again.directory / "manifest.json").stat().st_mtime_ns == stamp
+    assert prepared(make(length=12)).made_from != first.made_from
+    (again.directory / "manifest.json").write_text("{")
+    assert len(prepared(make())) == 60
+
+
+BAD = {
+    "empty": ({"text": " ", "label": "A"}, "'text' is empty"),
+    "number": ({"text": 3, "label": "A"}, "'text' holds int, not a string"),
+    "unseen": ({"text": "x", "label": "a"}, "label 'a': not seen"),
+    "missing": ({"txt": "x", "label": "A"}, "no such field.*did you mean 'txt'"),
+    "surrogate": ({"text": "\ud800", "label": "A"}, "half of a surrogate pair"),
+    "none": ({"text": "x", "label": None}, "'label' holds NoneType, not a label"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_example_is_an_error_or_counted(make, tmp_path, name, caplog):
+    bad, why = BAD[name]
+    path = write(tmp_path / "bad.jsonl", [{"text": "x", "label": "A"}, bad])
+    config = make(valid_path=path)
+    with pytest.raises(ConfigError, match=rf"bad\.jsonl:2: .*{why}.*on_bad_example"):
+        pipeline.prepare(config, workdir=tmp_path / "run")
+    skipping = make(valid_path=path, on_bad_example="skip")
+    with caplog.at_level(logging.INFO, logger="lmjax"):
+        prepared = pipeline.prepare(skipping, workdir=tmp_path / "run")
+    assert prepared.stores["valid"][0].num_skipped == 1
+    assert "left out 1 of 2 examples" in caplog.text
+
+
+def test_bad_examples_alone_are_an_error(make, tmp_path):
+    path = write(tmp_path / "bad.jsonl", [{"label": "A"}])
+    config = make(valid_path=path, on_bad_example="skip")
+    with pytest.raises(ConfigError, match=r"no example can be used; the first: .*:1: "):
+        pipeline.prepare(config, workdir=tmp_path / "run")
+
+
+def test_of_two_texts_the_longer_one_is_cut_first():
+    read = Classify(fields=None, labels=("a", "b"), length=13)
+    cases = {
+        ("abcdefgh", "xy"): ("abcdefgh", "xy"),
+        ("abcd", "x" * 20): ("abcd", "x" * 6),
+    }
+    cases |= {
+        ("a" * 20, "xy"): ("a" * 8, "xy"),
+        ("a" * 20, "x" * 20): ("aaaaa", "xxxxx"),
+    }
+    rows = read.encode([Reading(texts, 1) for texts in cases], Bytes(bos=True))
+    for row, (first, second) in zip(rows, cases.values(), strict=True):
+        expected = [BOS, *first.encode(), EOS, *second.encode(), EOS]
+        assert row.columns["tokens"].tolist() == expected
+        assert row.columns["second"][0] == len(first) + 2
+    assert [row.truncated for row in rows] == [False, True, True, True]
+    batch = read.batch([rows[0].columns, None], length=16)
+    assert batch["token_types"][0].tolist() == [0] * 10 + [1] * 3 + [0] * 3
+    assert batch["weights"].tolist() == [1, 0]
+
+
+def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
+    words = [{"text": f"the film {i} is good", "label": i % 2} for i in range(300)]
+    config = make(
+        "tokenizer.kind=sentencepiece",
+        "tokenizer.vocab_size=300",
+        path=write(tmp_path / "words.jsonl", words),
+        valid_path="",
+    )
+    made = pipeline.prepare(config, workdir=tmp_path).tokenizer
+    assert made.decode(made.encode("the film")) == "the film"
+    again = pipeline.prepare(config, workdir=tmp_path, keep_tokenizer=True).tokenizer
+    assert again.fingerprint() == made.fingerprint()
+
+
+def test_what_does_not_belong_to_the_task_is_refused(make):
+    assert labelled.is_labelled(make())
+    with pytest.raises(ConfigError, match=r"data\.source = 'text': must be one of"):
+        make(source="text")
+    with pytest.raises(ConfigError, match="holds labelled examples, not the text"):
+        parse({"data": {"source": "csv", "path": "x"}})
+    with pytest.raises(ConfigError, match=r"labels: 'a' is there more than once"):
+        make("task.labels=('a','a')")
+    with pytest.raises(ConfigError, match=r"pooler = False: .*'classify' needs it"):
+        make("model.kind=encoder")
