@@ -19,6 +19,7 @@ from lmjax.config import (
 )
 from lmjax.data.tokenizer import Bytes
 from lmjax.flops import flops_per_token
+from lmjax.generate.beam import Beams
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 from lmjax.language_model import LanguageModel
@@ -66,6 +67,21 @@ def test_generate_and_stream_agree(lm):
     (text,) = lm.generate(["to be"], **options)
     pieces = lm.stream("to be", sampling=Sampling(temperature=1.0), **options)
     assert "".join(pieces) == text
+
+
+def test_beams_carry_states_of_their_own(lm):
+    """What a search finds is as likely as it says, and more than what is greedy."""
+    prompt, common = [lm.tokenizer.bos_id, *b"to be"], {"max_tokens": 8, "stop_ids": ()}
+    ((found,),) = lm._beam_search.hypotheses(
+        lm.params, [prompt], beams=Beams(num_beams=4), **common
+    )
+    (greedy,) = lm._generator.continuations(
+        lm.params, [prompt], sampling=Sampling(temperature=0.0), **common
+    )
+    texts = [(prompt, found.tokens), (prompt, greedy)]
+    (best, _), (first, _) = Scorer(lm.model).log_probs(lm.params, texts)
+    assert found.log_prob == pytest.approx(best, rel=1e-5)
+    assert best >= first - 1e-5
 
 
 @pytest.mark.parametrize("length", [1, 16, 17, 90])
