@@ -87,8 +87,8 @@ def last_state(directory, config):
 def kill_at(monkeypatch, step):
     add = Meter.add
 
-    def wrapped(self, number, metrics):
-        add(self, number, metrics)
+    def wrapped(self, number, metrics, **options):
+        add(self, number, metrics, **options)
         if number == step:
             raise KeyboardInterrupt
 
