@@ -49,7 +49,7 @@ def data(tmp_path):
 
 def metrics(directory, split):
     rows = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
-    timed = ("seconds", "tokens_per", "bytes")
+    timed = ("seconds", "tokens_per", "bytes", "num_comp")
     return [
         {name: row[name] for name in row if not any(t in name for t in timed)}
         for row in rows
