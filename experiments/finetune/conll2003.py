@@ -19,7 +19,7 @@ def get_config(directory: str = "~/.cache/lmjax-data/conll2003") -> ConfigDict:
     config.init_from = "runs/minilm"
     config.num_steps = 2200
     config.batch_size = 32
-    config.model = {"kind": "encoder", "mlm_head": False}
+    config.model = {"kind": "encoder", "mlm_head": False, "pooler": False}
     config.model.dropout = config.model.attention_dropout = 0.1
     config.data = {
         "source": "conll",

@@ -220,9 +220,8 @@ class Tag:
             for i, word in enumerate(sentence.words)
         ]
         encoded = iter(tokenizer.encode_batch(flat))
-        unseen = tokenizer.encode("?")
         return [
-            self._row([next(encoded) for _ in s.words], s.labels, unseen, tokenizer)
+            self._row([next(encoded) for _ in s.words], s.labels, tokenizer)
             for s in readings
         ]
 
@@ -265,12 +264,11 @@ class Tag:
         self,
         words: list[np.ndarray],
         labels: Sequence[int],
-        unseen: np.ndarray,
         tokenizer: Tokenizer,
     ) -> Row:
         prefix, _, suffix = _around(tokenizer)
         # A word that the tokenizer has nothing for still needs a place.
-        words = [word if len(word) else unseen for word in words]
+        words = [word if len(word) else tokenizer.encode("?") for word in words]
         stops = np.cumsum([len(prefix), *map(len, words)])
         count = int(np.searchsorted(stops, self.length - len(suffix), "right")) - 1
         parts = [prefix, *words[:count], suffix]
@@ -293,8 +291,8 @@ def build(config: Config) -> Features:
 
 def _space(tokenizer: Tokenizer) -> str:
     """Return what stands before a word where the tokenizer does not put it there."""
-    twice = [*tokenizer.encode("a"), *tokenizer.encode("a")]
-    return " " if tokenizer.decode(twice) == "aa" else ""
+    twice = [*tokenizer.encode("1"), *tokenizer.encode("1")]
+    return " " if tokenizer.decode(twice) == "11" else ""
 
 
 def label_id(label: str, labels: Sequence[str]) -> int:

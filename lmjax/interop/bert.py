@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
+from lmjax.interop import labels
 from lmjax.interop.family import Family, has
 from lmjax.interop.layout import Row, Table, linear, norm
 from lmjax.interop.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
@@ -25,6 +26,7 @@ _BERT = {
     "add_cross_attention": False,
     "position_embedding_type": "absolute",
     "tie_word_embeddings": True,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
 }
 _ROBERTA = {**_BERT, "vocab_size": 50265, "pad_token_id": 1}
 
@@ -73,10 +75,23 @@ def _heads(
 
 _BERT_DENSE = "predictions.transform.dense.weight"
 _BERT_PAIR = "cls.seq_relationship.weight"
+_BERT_LABELS = "classifier.weight"
 
 
 def _read_bert(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    return _read(s) | _heads(s, names, dense=_BERT_DENSE, pair=_BERT_PAIR)
+    fields = _read(s) | _heads(s, names, dense=_BERT_DENSE, pair=_BERT_PAIR)
+    if has(names, _BERT_LABELS):
+        fields["num_labels"] = len(labels.read(s))
+    return fields
+
+
+def _bert_task(s: Settings, names: Collection[str]) -> dict[str, Any]:
+    """Return the task of a classifier: of texts if there is a pooler, or of words."""
+    if not has(names, _BERT_LABELS):
+        return {}
+    s.only("problem_type", None, "single_label_classification")
+    kind = "classify" if has(names, "pooler.dense.weight") else "tag"
+    return {"kind": kind, "labels": labels.read(s)}
 
 
 def _read_roberta(s: Settings, names: Collection[str]) -> dict[str, Any]:
@@ -110,7 +125,12 @@ def _write_bert(c: EncoderConfig) -> dict[str, Any]:
     name = "BertForMaskedLM" if c.mlm_head else "BertModel"
     if c.pair_head:
         name = "BertForPreTraining"
-    return {"architectures": [name], "model_type": "bert", **_write(c)}
+    values = {"architectures": [name], "model_type": "bert", **_write(c)}
+    if not c.num_labels:
+        return values
+    name = "Bert" + labels.ENDINGS["classify" if c.pooler else "tag"]
+    named = labels.numbered(labels.placeholders(c.num_labels))
+    return {**values, "architectures": [name], **named}
 
 
 def _write_roberta(c: EncoderConfig) -> dict[str, Any]:
@@ -173,6 +193,7 @@ def _bert_table(config: ModelConfig) -> Table:
         *linear("head.dense", "cls.predictions.transform.dense"),
         *norm("head.norm", "cls.predictions.transform.LayerNorm"),
         *linear("pair", "cls.seq_relationship"),
+        *linear("classifier", "classifier"),
     )
     return _table(config, prefix="bert.", head=head, bias="cls.predictions.bias")
 
@@ -187,12 +208,19 @@ def _roberta_table(config: ModelConfig) -> Table:
 
 BERT = Family(
     model_type="bert",
-    architectures=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
+    architectures=(
+        "BertModel",
+        "BertForMaskedLM",
+        "BertForPreTraining",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+    ),
     defaults=_BERT,
     config_from_hf=_read_bert,
     config_to_hf=_write_bert,
     table=_bert_table,
     kind="encoder",
+    task_from_hf=_bert_task,
 )
 ROBERTA = Family(
     model_type="roberta",

@@ -78,6 +78,7 @@ def read_config(
         "model": fields,
         "tokenizer": {"kind": "ids", "vocab_size": fields["vocab_size"]},
         "data": {"source": "none", "length": min(fields["max_length"], 1024)},
+        "task": family.task_from_hf(settings, names),
     }
     try:
         return parse(sections)

@@ -23,6 +23,10 @@ class Family:
     config_to_hf: Callable[[Any], dict[str, Any]]
     table: Callable[[ModelConfig], Table]
     kind: str = "decoder"
+    # Fields of our task config, where the files hold a head for one.
+    task_from_hf: Callable[[Settings, Collection[str]], dict[str, Any]] = (
+        lambda settings, names: {}
+    )
 
     def settings(self, values: Mapping[str, Any], *, where: str) -> Settings:
         """Return the settings of a config.json of this family."""

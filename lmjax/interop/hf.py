@@ -29,6 +29,7 @@ from lmjax.data.tokenizer import (
     load_tokenizer,
     make_tokenizer,
 )
+from lmjax.interop import labels
 from lmjax.interop.families import choose_family, find_family, read_config
 from lmjax.interop.family import Family
 from lmjax.interop.layout import Table
@@ -178,7 +179,8 @@ def export_hf(
         raise ConfigError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
     source, goal = Path(directory).expanduser(), Path(target).expanduser()
     refuse_occupied(goal, flag="--to")
-    model, params = merged(*restore(source, step))
+    task = workdir.read_config(source).task
+    model, params = labels.used(*merged(*restore(source, step)), task)
     family, values = choose_family(model)
     architecture = values["architectures"][0]
     table = family.table(model.config)
@@ -192,6 +194,7 @@ def export_hf(
         if jax.process_index() == 0:
             special = _special_settings(tokenizer)
             values = {**special, **values, "torch_dtype": dtype}
+            values |= labels.settings_of(task)
             (part / "config.json").write_text(json.dumps(values, indent=2) + "\n")
             for name, content in files.items():
                 (part / name).write_bytes(content)

@@ -79,6 +79,11 @@ CASES = {
     "bert_base": ("BertModel", SMALL),
     "bert": ("BertForMaskedLM", SMALL),
     "bert_pretraining": ("BertForPreTraining", {**SMALL, "hidden_act": "relu"}),
+    "bert_classify": (
+        "BertForSequenceClassification",
+        {**SMALL, "id2label": {0: "bad", 1: "fair", 2: "good"}},
+    ),
+    "bert_tag": ("BertForTokenClassification", {**SMALL, "num_labels": 5}),
     "roberta_base": ("RobertaModel", {**SMALL, "type_vocab_size": 1}),
     "roberta": ("RobertaForMaskedLM", {**SMALL, "type_vocab_size": 1}),
     "bert_untied": ("BertForMaskedLM", {**SMALL, "tie_word_embeddings": False}),

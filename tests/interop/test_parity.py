@@ -65,6 +65,10 @@ def outputs(name, model, params, ours):
         if getattr(model.config, "pooler", False):
             found["pooler_output"] = jax.jit(model.pooled)(params, hidden)
         return found
+    if name in ("bert_classify", "bert_tag"):
+        if name == "bert_classify":
+            hidden = jax.jit(model.summary)(params, hidden, ours["segments"])
+        return {"logits": jax.jit(model.label_logits)(params, hidden)}
     if name == "bert_pretraining":
         return {
             "prediction_logits": jax.jit(model.token_logits)(params, hidden),

@@ -1,0 +1,76 @@
+"""Labels, which Hugging Face keeps with the model, and ours with the task."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from lmjax import models
+from lmjax.config import ConfigError, EncoderConfig, LabelledConfig, TaskConfig
+from lmjax.interop.settings import Settings
+from lmjax.models import Model
+from lmjax.types import Params
+
+# Their class of an encoder, by our task.
+ENDINGS = {"classify": "ForSequenceClassification", "tag": "ForTokenClassification"}
+
+
+def read(settings: Settings) -> tuple[str, ...]:
+    """Return the labels that a config.json names, in the order of their numbers.
+
+    Raises:
+      ConfigError: they are not numbered from 0.
+    """
+    named = settings.get("id2label")
+    try:
+        by_number = {int(number): str(label) for number, label in named.items()}
+    except (AttributeError, ValueError) as error:
+        why = "must be an object of numbers and labels"
+        raise settings.error("id2label", why) from error
+    if sorted(by_number) != [*range(len(by_number))]:
+        raise settings.error("id2label", "must be numbered from 0, without a gap")
+    return tuple(by_number[i] for i in range(len(by_number)))
+
+
+def numbered(labels: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings that name labels."""
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
+
+def placeholders(count: int) -> tuple[str, ...]:
+    """Return what transformers calls labels that nobody has named."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def settings_of(task: TaskConfig) -> dict[str, Any]:
+    """Return the settings that name a task's labels; none of a task without any."""
+    return numbered(task.labels) if isinstance(task, LabelledConfig) else {}
+
+
+def used(model: Model, params: Params, task: TaskConfig) -> tuple[Model, Params]:
+    """Return the model without the heads that its labelled task does not use.
+
+    Their classes have the classifier alone, over the pooler to classify texts, and
+    without one to tag.
+
+    Raises:
+      ConfigError: the model has a classifier, but no task to go with it.
+    """
+    config = model.config
+    if not isinstance(config, EncoderConfig) or not config.num_labels:
+        return model, params
+    if not isinstance(task, LabelledConfig):
+        raise ConfigError(
+            f"config.task.kind = {task.kind!r}: does not say what config.model."
+            f"num_labels = {config.num_labels} are labels of"
+        )
+    pooler = task.kind == "classify"
+    config = dataclasses.replace(
+        config, mlm_head=False, pair_head=False, pooler=pooler, head_bias=False
+    )
+    idle = {"head", "pair"} if pooler else {"head", "pair", "pooler"}
+    kept = {name: part for name, part in params.items() if name not in idle}
+    return models.build(config, platform=jax.default_backend()), kept

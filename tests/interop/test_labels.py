@@ -1,0 +1,57 @@
+"""Classifiers of Hugging Face directories: their labels become a task, and back."""
+
+import json
+
+import pytest
+from references import reference, write
+
+import lmjax
+from lmjax import workdir
+from lmjax.config import ConfigError
+from lmjax.interop import hf
+
+pytest.importorskip("torch", reason="the reference runs on torch")
+pytest.importorskip("transformers", reason="is the reference")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "labels"),
+    [
+        ("bert_classify", "classify", ("bad", "fair", "good")),
+        ("bert_tag", "tag", tuple(f"LABEL_{i}" for i in range(5))),
+    ],
+)
+def test_labels_come_and_go(name, kind, labels, tmp_path):
+    write(name, reference(name), tmp_path / "theirs")
+    hf.import_hf(tmp_path / "theirs", tmp_path / "ours")
+    config = workdir.read_config(tmp_path / "ours")
+    assert config.task.kind == kind
+    assert config.task.labels == labels
+    hf.export_hf(tmp_path / "ours", tmp_path / "back")
+    before, after = (
+        json.loads((tmp_path / where / "config.json").read_text())
+        for where in ("theirs", "back")
+    )
+    assert after["architectures"] == before["architectures"]
+    assert tuple(after["id2label"].values()) == labels
+    answers = lmjax.load(tmp_path / "ours").predict
+    if kind == "classify":  # the tokenizer of tests reads ids
+        assert answers([{"text": "3 4 5"}])[0]["label"] in labels
+    else:
+        assert set(answers([{"tokens": ["3", "4"]}])[0]["tags"]) <= {*labels}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"id2label": {"0": "a", "2": "b"}}, "numbered from 0, without a gap"),
+        ({"id2label": ["a"]}, "must be an object of numbers and labels"),
+        ({"problem_type": "regression"}, "problem_type = 'regression': allowed"),
+    ],
+)
+def test_mistakes(change, why, tmp_path):
+    write("bert_classify", reference("bert_classify"), tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ConfigError, match=why):
+        hf.import_hf(tmp_path / "theirs", tmp_path / "ours")
