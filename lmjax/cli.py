@@ -188,12 +188,33 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(flag, required=True)
         return sub
 
-    step: Any = {"type": _step, "metavar": "N|best", "help": "default: the newest"}
+    _verbs_that_make(verb)
+    _verbs_that_use(verb)
+    return parser
+
+
+# Adds a verb, what it runs, and the flags it cannot do without.
+Verb = Callable[..., Any]
+
+
+def _verbs_that_make(verb: Verb) -> None:
+    """Add the verbs of experiments and of workdirs to be."""
     sub = verb("train", train, "--config", "--workdir")
     sub.add_argument("--profile", metavar="STEP:STEPS", help="write a profiler trace")
     sub.add_argument(
         "--distributed", action="store_true", help="one process of a cluster's job"
     )
+    sub = verb("prepare", prepare, "--config", "--workdir")
+    sub.add_argument("--job", metavar="I/N", default="0/1", help="a share, I from 0")
+    sub = verb("describe", describe, "--config")
+    sub.add_argument("--devices", type=int, default=0, help="default: what mesh says")
+    sub = verb("import", import_model, "--workdir")
+    sub.add_argument("--from", dest="source", required=True, metavar="HF_DIR|ORG/NAME")
+
+
+def _verbs_that_use(verb: Verb) -> None:
+    """Add the verbs of what is trained."""
+    step: Any = {"type": _step, "metavar": "N|best", "help": "default: the newest"}
     sub = verb("eval", evaluate, "--workdir")
     sub.add_argument("--step", **step)
     sub = verb("generate", generate, "--workdir", "--prompt")
@@ -214,19 +235,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("predict", predict, "--workdir", "--input", "--output")
     sub.add_argument("--skip_bad", action="store_true", help="answer with the error")
     sub.add_argument("--step", **step)
-    sub = verb("prepare", prepare, "--config", "--workdir")
-    sub.add_argument("--job", metavar="I/N", default="0/1", help="a share, I from 0")
-    sub = verb("describe", describe, "--config")
-    sub.add_argument("--devices", type=int, default=0, help="default: what mesh says")
-    sub = verb("import", import_model, "--workdir")
-    sub.add_argument("--from", dest="source", required=True, metavar="HF_DIR|ORG/NAME")
     sub = verb("export", export_model, "--workdir", "--to")
     sub.add_argument("--step", **step)
     sub.add_argument("--dtype", default="float32", help="of the weights in the files")
     sub.add_argument(
         "--adapters", action="store_true", help="LoRA's alone, for PEFT; else merged"
     )
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

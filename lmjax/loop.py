@@ -4,6 +4,7 @@ import contextlib
 import functools
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from lmjax.held_out import HeldOut
 from lmjax.init_from import initial_state
 from lmjax.logging import Meter, MetricLog, NonFiniteError, ProgressLine, Tracer
 from lmjax.program import Program, make_program
-from lmjax.types import TrainState
+from lmjax.types import HostBatch, TrainState
 
 EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: run the same command again to go on
 
@@ -112,21 +113,14 @@ def _steps(
     stop: "StopSignal",
 ) -> bool:
     """Train to the end, or until told to stop; save, and return whether it is done."""
-    config, start = program.config, int(state.step)
-    train_step, mesh = program.train_step, program.mesh
+    config, start, train_step = program.config, int(state.step), program.train_step
     meter = Meter(held_out.metric_log, held_out.progress, program=program)
-    to_train = batches.train(
-        held_out.prepared,
-        config,
-        start_step=start,
-        parts=sharding.num_parts(mesh),
-        rows=functools.partial(device.local_rows, mesh),
-    )
+    to_train = _batches(program, held_out.prepared, start)
     stop.deferred = True
     for step in range(start + 1, config.num_steps + 1):
         with meter.waiting():
             host_batch = next(to_train)
-        batch = device.put_batch(host_batch, mesh)
+        batch = device.put_batch(host_batch, program.mesh)
         if not train_step.knows(batch):
             with meter.paused():
                 meter.compiled(train_step.compile(batch))
@@ -153,6 +147,19 @@ def _steps(
     if finished:
         held_out.finish(step, state, checkpoints)
     return finished
+
+
+def _batches(
+    program: Program, prepared: pipeline.Prepared, start: int
+) -> Iterator[HostBatch]:
+    """Return this process's rows of the batches from a step on."""
+    return batches.train(
+        prepared,
+        program.config,
+        start_step=start,
+        parts=sharding.num_parts(program.mesh),
+        rows=functools.partial(device.local_rows, program.mesh),
+    )
 
 
 class Every(Protocol):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import random
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import lmjax
-from lmjax import cli, loop, report
+from lmjax import cli, init_from, loop, report, workdir
 from lmjax import config as config_lib
 from lmjax.config import ConfigError, parse
 
@@ -261,3 +262,25 @@ def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
     assert again["f1"] == last["f1"]
     answers = lmjax.load(run).predict([{"tokens": ["Ann", "Lee", "met"]}, "in Ulm"])
     assert [a["tags"] for a in answers] == [["B-PER", "I-PER", "O"], ["O", "B-LOC"]]
+
+
+def test_fine_tuning_to_other_labels_begins_a_classifier_anew(
+    finished, make, tmp_path, caplog
+):
+    examples = [*rows(40, 7)]
+    for i, row in enumerate(examples):
+        row["label"] = i % 3
+    path = tmp_path / "three.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in examples))
+    base = {**TINY, "model": {"dropout": 0.1, "kind": "encoder"}, "num_steps": 2}
+    del base["tokenizer"]
+    data = {"source": "jsonl", "length": 32, "path": str(path)}
+    config = parse(
+        {**base, "data": data, "init_from": str(finished)}, defaults=init_from.sections
+    )
+    assert config.model.num_labels == 0
+    make()  # one device
+    with caplog.at_level(logging.INFO, logger="lmjax"):
+        assert loop.train(config, tmp_path / "run")
+    assert "fresh: classifier.bias, classifier.kernel" in caplog.text
+    assert workdir.read_config(tmp_path / "run").task.labels == ("0", "1", "2")
