@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from lmjax import models, sharding
 from lmjax.checkpoint import Checkpoints
 from lmjax.compress import lora
-from lmjax.config import Config, ConfigError, to_dict
+from lmjax.config import Config, ConfigError, LabelledConfig, to_dict
 from lmjax.interop.hf import open_hf
 from lmjax.models import Model
 from lmjax.parsing import differences
@@ -101,8 +101,8 @@ def initial_params(program: Program, key: Array) -> Params:
         given, _ = lora.merged(given, model.config)
     old, new = _flat(given), _flat(program.state_shapes.params)
     axes = _flat(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
-    # A classifier of so many other labels is another classifier.
-    old = {n: p for n, p in old.items() if not _relabelled(n, p, new)}
+    if _labels(origin.config) != _labels(program.config):  # another classifier
+        old = {n: p for n, p in old.items() if not n.startswith("classifier.")}
     fresh = [name for name in new if name not in old]
     grown = [name for name in new if name not in fresh and _grew(name, old, new, axes)]
     lost = [name for name in old if name not in new]
@@ -141,10 +141,9 @@ def _open_workdir(directory: Path) -> Origin:
     return Origin(dataclasses.replace(config, tokenizer=tokenizer), read)
 
 
-def _relabelled(name: str, old: Any, new: dict[str, Any]) -> bool:
-    """Return whether a parameter belongs to a classifier of other labels."""
-    mine = name.startswith("classifier.") and name in new
-    return mine and old.shape != new[name].shape
+def _labels(config: Config) -> tuple[str, ...]:
+    """Return what the outputs of a classifier stand for."""
+    return config.task.labels if isinstance(config.task, LabelledConfig) else ()
 
 
 def _essential(name: str) -> bool:

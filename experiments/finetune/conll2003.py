@@ -27,6 +27,7 @@ def get_config(directory: str = "~/.cache/lmjax-data/conll2003") -> ConfigDict:
         "valid_path": f"{directory}/valid.txt",
         "test_path": f"{directory}/test.txt",
         "length": 128,
+        "num_buckets": 6,
     }
     config.task = {"kind": "tag"}
     config.optim = base.adamw(
