@@ -7,6 +7,10 @@
 The argument is the directory of {train,valid,test}.txt in CoNLL's columns;
 --config.init_from is any encoder, a workdir or a Hugging Face directory. With a network
 the same is `conll2003` of TFDS.
+
+Of 400 steps alone (`--config.num_steps=400 --config.optim.warmup_steps=40`, and 4
+buckets): test span F1 0.850, on two CPU cores that others used too (a step took 0.5 to
+1.1 seconds). The 2,200 steps have not been measured.
 """
 
 from ml_collections import ConfigDict

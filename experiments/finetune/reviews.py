@@ -7,6 +7,10 @@
 The argument is the directory of {train,valid,test}.jsonl with the fields text and
 label; --config.init_from is any encoder, a workdir or a Hugging Face directory. With a
 network the same is `imdb_reviews` of TFDS.
+
+Of 300 steps alone (`--config.num_steps=300 --config.optim.warmup_steps=30`): test
+accuracy 0.843, on two CPU cores that others used too (a step took 3.4 to 11 seconds).
+The 600 steps have not been measured.
 """
 
 from ml_collections import ConfigDict
