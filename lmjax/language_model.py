@@ -19,6 +19,7 @@ from lmjax.data.tokenizer import Tokenizer, load_tokenizer
 from lmjax.generate.beam import Beams, BeamSearch, sampling_or_beams
 from lmjax.generate.constraints import Constraints
 from lmjax.generate.decode import Generator, encode_prompts
+from lmjax.generate.embed import mean_rows, wrapped
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer, encode_pairs
 from lmjax.generate.stretch import stretch
@@ -26,8 +27,6 @@ from lmjax.generate.text_stream import TextStream
 from lmjax.models import Model
 from lmjax.predict import Predictor
 from lmjax.types import Array, Batch, Params
-
-EMBED_ROWS, EMBED_MULTIPLE = 32, 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,12 +86,8 @@ class LanguageModel:
           max_length: tokens to keep of each, the special ones included; 0: as many as
             the model has positions.
         """
-        t, limit = self.tokenizer, max_length or self.model.config.max_length
-        room = limit - len(t.prefix_ids) - len(t.suffix_ids)
-        return [
-            [*t.prefix_ids, *ids[:room].tolist(), *t.suffix_ids]
-            for ids in t.encode_batch(list(texts))
-        ]
+        limit = max_length or self.model.config.max_length
+        return wrapped(self.tokenizer, texts, max_length=limit)
 
     def embed(self, texts: Sequence[str], *, max_length: int = 0) -> np.ndarray:
         """Return the mean of each text's last hidden states, float32 (N, D).
@@ -103,22 +98,10 @@ class LanguageModel:
           ConfigError: a model that reads a source.
         """
         rows = self.encode_rows(texts, max_length=max_length)
-        means = np.zeros((len(rows), self.model.config.width), np.float32)
-        for first in range(0, len(rows), EMBED_ROWS):
-            group = rows[first : first + EMBED_ROWS]
-            longest = max(1, *map(len, group))
-            # Multiples bound how many shapes are compiled.
-            length = -(-longest // EMBED_MULTIPLE) * EMBED_MULTIPLE
-            length = max(longest, min(length, self.model.config.max_length))
-            tokens = np.zeros((len(group), length), np.int32)
-            for line, row in zip(tokens, group, strict=True):
-                line[: len(row)] = row
-            lengths = np.array([len(row) for row in group])
-            segments = np.arange(length) < lengths[:, None]
-            hidden = np.asarray(self.hidden(tokens, segments=segments.astype(int)))
-            sums = np.where(segments[..., None], hidden, 0).sum(axis=1)
-            means[first : first + len(group)] = sums / np.maximum(lengths, 1)[:, None]
-        return means
+        config = self.model.config
+        return mean_rows(
+            rows, self.hidden, dim=config.width, max_length=config.max_length
+        )
 
     def generate(
         self,

@@ -1,0 +1,52 @@
+"""One vector for each text. N texts, T length, D dim."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lmjax.data.tokenizer import Tokenizer
+
+# Texts at once, and what their lengths are rounded up to: both bound compilations.
+ROWS, MULTIPLE = 32, 32
+
+
+def wrapped(
+    tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int
+) -> list[list[int]]:
+    """Return the ids of texts, cut so that with what stands around they fit."""
+    before, after = tokenizer.prefix_ids, tokenizer.suffix_ids
+    room = max(max_length - len(before) - len(after), 0)
+    encoded = tokenizer.encode_batch(list(texts))
+    return [[*before, *ids[:room].tolist(), *after] for ids in encoded]
+
+
+def mean_rows(
+    rows: Sequence[Sequence[int]],
+    hidden: Callable[..., Any],
+    *,
+    dim: int,
+    max_length: int,
+) -> np.ndarray:
+    """Return the mean of each row's last hidden states, float32 (N, D).
+
+    Args:
+      rows: token ids; a row of none has the mean 0.
+      hidden: from tokens (B, T) and their `segments` to hidden states (B, T, D).
+      dim: D.
+      max_length: the positions that the model has.
+    """
+    means = np.zeros((len(rows), dim), np.float32)
+    for first in range(0, len(rows), ROWS):
+        group = rows[first : first + ROWS]
+        longest = max(1, *map(len, group))
+        length = max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, max_length))
+        tokens = np.zeros((len(group), length), np.int32)
+        for line, row in zip(tokens, group, strict=True):
+            line[: len(row)] = row
+        lengths = np.array([len(row) for row in group])
+        inside = np.arange(length) < lengths[:, None]
+        states = np.asarray(hidden(tokens, segments=inside.astype(np.int32)))
+        sums = np.where(inside[..., None], states, 0).sum(axis=1)
+        means[first : first + len(group)] = sums / np.maximum(lengths, 1)[:, None]
+    return means
