@@ -42,14 +42,16 @@ from lmjax.parsing import (
 from lmjax.task_config import (
     CausalLMConfig,
     ClassifyConfig,
+    ExamplesConfig,
     InfillingConfig,
+    JudgedConfig,
     LabelledConfig,
     MaskedLMConfig,
     PrefixLMConfig,
-    Seq2SeqConfig,
     SpanCorruptionConfig,
     TagConfig,
     TaskConfig,
+    WindowPairConfig,
     objective_mistakes,
     seq2seq_lengths,
 )
@@ -63,8 +65,10 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "EncoderDecoderConfig",
+    "ExamplesConfig",
     "FieldsConfig",
     "InfillingConfig",
+    "JudgedConfig",
     "LabelledConfig",
     "MaskedLMConfig",
     "ModelConfig",
@@ -318,7 +322,7 @@ def _derive(config: Config) -> Config:
         optim = dataclasses.replace(optim, frozen=("*",))
     batch_size = config.eval.batch_size or config.batch_size
     target_length = config.data.target_length
-    if isinstance(config.task, Seq2SeqConfig) and not target_length:
+    if isinstance(config.task, WindowPairConfig) and not target_length:
         target_length = seq2seq_lengths(config.data.length, config.task)[1]
     model = derived(config.model)
     model = labelling(model, config.task)

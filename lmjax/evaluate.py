@@ -1,58 +1,103 @@
 """Evaluation on held-out data: sums and weights until the very end."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from lmjax import device, sharding
 from lmjax.checkpoint import as_loss
-from lmjax.config import Config, TagConfig
-from lmjax.data import batches, labelled, loader, objectives, pipeline, spans
+from lmjax.config import Config, JudgedConfig, TagConfig
+from lmjax.data import (
+    batches,
+    labelled,
+    loader,
+    objectives,
+    pipeline,
+    spans,
+    task_features,
+)
+from lmjax.predict import Predictor
 from lmjax.program import Program
 from lmjax.tasks.metrics import results
 from lmjax.types import Batch, HostBatch, Metrics, Params
 
 
-def evaluate_split(
-    split: str,
-    params: Params,
-    *,
-    config: Config,
-    program: Program,
-    prepared: pipeline.Prepared,
-) -> dict[str, float]:
-    """Return the metrics on a held-out split, each the exact weighted mean.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The held-out splits of a run, and what measures a model on them."""
 
-    Beside the task's own: `perplexity` (a token); and where each token of the text is
-    predicted once from those before it, `word_perplexity` (a white-space separated
-    word, or an end of a document) and `bits_per_byte`. These spread the nats of all
-    tokens over the words and the UTF-8 bytes of the text, whatever the tokenizer; they
-    are left out where `eval.num_batches` reads only a part, whose words and bytes
-    nobody has counted.
-    """
-    stores = prepared.stores[split]
-    rows = functools.partial(device.local_rows, program.mesh)
-    parts = sharding.num_parts(program.mesh)
-    held_out = batches.held_out(prepared, split, config, parts=parts, rows=rows)
-    put = lambda batch: device.put_batch(batch, program.mesh)
-    means = mean_metrics(
-        program.eval_pass(), params, held_out, put=put, count=_counter(config)
-    )
-    if labelled.is_labelled(config):
-        return means
-    means |= {"perplexity": _exp(means["loss"])}
-    window = objectives.build(config, prepared.tokenizer).window
-    whole = loader.reads_all(stores, config, window=window)
-    if not (program.task.scores_text and whole):
-        return means
-    nats = means["loss"] * sum(store.num_tokens for store in stores)
-    return means | {
-        "word_perplexity": _exp(nats / pipeline.held_out_words(stores)),
-        "bits_per_byte": nats / math.log(2) / pipeline.held_out_bytes(stores),
-    }
+    program: Program
+    prepared: pipeline.Prepared
+
+    def metrics(self, split: str, params: Params) -> dict[str, float]:
+        """Return the metrics on a split, each the exact weighted mean.
+
+        Beside the task's own: `perplexity` (a token); and where each token of the text
+        is predicted once from those before it, `word_perplexity` (a white-space
+        separated word, or an end of a document) and `bits_per_byte`. These spread the
+        nats of all tokens over the words and the UTF-8 bytes of the text, whatever the
+        tokenizer; they are left out where `eval.num_batches` reads only a part, whose
+        words and bytes nobody has counted.
+        """
+        means = self._means(split, params)
+        config = self.program.config
+        if isinstance(config.task, JudgedConfig):
+            return means | self._judged(split, params, config.task)
+        if labelled.reads_examples(config):
+            return means
+        return means | self._of_text(split, loss=means["loss"])
+
+    def _means(self, split: str, params: Params) -> dict[str, float]:
+        """Return what adds up over the batches of a split."""
+        program = self.program
+        held_out = batches.held_out(
+            self.prepared,
+            split,
+            program.config,
+            parts=sharding.num_parts(program.mesh),
+            rows=functools.partial(device.local_rows, program.mesh),
+        )
+        put = lambda batch: device.put_batch(batch, program.mesh)
+        return mean_metrics(
+            program.eval_pass(),
+            params,
+            held_out,
+            put=put,
+            count=_counter(program.config),
+        )
+
+    def _judged(
+        self, split: str, params: Params, task: JudgedConfig
+    ) -> dict[str, float]:
+        """Return the metrics of the answers to the examples of a split."""
+        (store,) = self.prepared.stores[split]
+        wanted = task.num_answers if split == "valid" else 0
+        chosen = batches.some(store.num_examples, wanted)
+        examples = [store.examples[i] for i in chosen]
+        return self._predictor.judged(params, examples, mesh=self.program.mesh)
+
+    def _of_text(self, split: str, *, loss: float) -> dict[str, float]:
+        config, stores = self.program.config, self.prepared.stores[split]
+        window = objectives.build(config, self.prepared.tokenizer).window
+        whole = loader.reads_all(stores, config, window=window)
+        if not (self.program.task.scores_text and whole):
+            return {"perplexity": _exp(loss)}
+        nats = loss * sum(store.num_tokens for store in stores)
+        return {
+            "perplexity": _exp(loss),
+            "word_perplexity": _exp(nats / pipeline.held_out_words(stores)),
+            "bits_per_byte": nats / math.log(2) / pipeline.held_out_bytes(stores),
+        }
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        program = self.program
+        return Predictor(program.config, self.prepared.tokenizer, program.model)
 
 
 def mean_metrics(
@@ -95,12 +140,15 @@ def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
 
 
 def metric_names(program: Program) -> list[str]:
-    """Return the names of what `evaluate_split` returns; computes nothing."""
+    """Return the names of what `Evaluation.metrics` returns; computes nothing."""
     params, batch = program.state_shapes.params, program.batch_shapes()
     shapes = jax.eval_shape(program.eval_step, params, batch)
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
     own = [*results(_counter(program.config)(zeros))]
-    if labelled.is_labelled(program.config):
+    if isinstance(program.config.task, JudgedConfig):
+        judging: Any = task_features.build(program.config)
+        return [*own, *judging.judges]
+    if labelled.reads_examples(program.config):
         return own
     own.append("perplexity")
     return own + ["word_perplexity", "bits_per_byte"] * program.task.scores_text

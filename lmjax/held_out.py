@@ -11,8 +11,8 @@ from lmjax.checkpoint import Checkpoints
 from lmjax.config import ConfigError, nearest
 from lmjax.data import pipeline
 from lmjax.evaluate import (
+    Evaluation,
     describe_metrics,
-    evaluate_split,
     evaluations_since_best,
     metric_names,
 )
@@ -132,6 +132,10 @@ class HeldOut:
         )
 
     @functools.cached_property
+    def _evaluation(self) -> Evaluation:
+        return Evaluation(self.program, self.prepared)
+
+    @functools.cached_property
     def _generator(self) -> Generator:
         return Generator(self.program.model, self.prepared.tokenizer.vocab_size)
 
@@ -141,13 +145,7 @@ class HeldOut:
         """Evaluate, log and print; `best` is the step of the parameters, if another."""
         if split not in self.prepared.stores:
             return {}
-        results = evaluate_split(
-            split,
-            params,
-            config=self.program.config,
-            program=self.program,
-            prepared=self.prepared,
-        )
+        results = self._evaluation.metrics(split, params)
         note = {} if best is None else {"params_step": best}
         self.metric_log.write(step, split, results | note)
         of = "" if best is None else f" (with the best parameters, of step {best})"

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lmjax import device, sharding, tasks
-from lmjax.config import Config, ConfigError, LabelledConfig
-from lmjax.data import bucketing, features
+from lmjax.config import Config, ConfigError, ExamplesConfig
+from lmjax.data import bucketing, task_features
 from lmjax.data.bucketing import PADDING, Buckets
 from lmjax.data.example_store import placed
 from lmjax.data.examples import Example
@@ -39,11 +39,11 @@ class Predictor:
     model: Model
 
     def __post_init__(self) -> None:
-        if not isinstance(self.config.task, LabelledConfig):
+        if not isinstance(self.config.task, ExamplesConfig):
             kind = self.config.task.kind
             raise ConfigError(
-                f"config.task.kind = {kind!r}: predict applies classify and tag; for "
-                "text there is generate"
+                f"config.task.kind = {kind!r}: predict applies tasks that are learnt "
+                "from examples; for text there is generate"
             )
 
     def read(self, example: Example | str) -> Any:
@@ -73,20 +73,34 @@ class Predictor:
         self, params: Params, readings: Sequence[Any], *, mesh: Mesh
     ) -> tuple[list[dict[str, Any]], int]:
         """Return the answer to each example, and how many texts were cut to fit."""
-        rows = self._features.encode(readings, self.tokenizer)
-        answers: list[dict[str, Any]] = [{} for _ in rows]
+        parts = self._features.encode(readings, self.tokenizer)
+        rows = [row for part in parts for row in part]
+        outputs: list[Mapping[str, Any]] = [{} for _ in rows]
         with jax.set_mesh(mesh):
             for i, output in self._outputs(params, rows, mesh):
-                answers[i] = self._features.answer(rows[i], readings[i], output)
-        return answers, sum(row.truncated for row in rows)
+                outputs[i] = output
+        given = iter(outputs)
+        answers = [
+            self._features.answer(reading, part, [next(given) for _ in part])
+            for reading, part in zip(readings, parts, strict=True)
+        ]
+        return answers, sum(any(row.truncated for row in part) for part in parts)
+
+    def judged(
+        self, params: Params, examples: Sequence[Example], *, mesh: Mesh
+    ) -> dict[str, float]:
+        """Return the metrics of the answers to examples that say what is right."""
+        readings = [self._features.read(example) for example in examples]
+        answers, _ = self.answers(params, readings, mesh=mesh)
+        return self._features.judge(answers, readings)
 
     def _outputs(
         self, params: Params, rows: Sequence[Row], mesh: Mesh
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yield what the model says of each example, and its number."""
+        """Yield what the model says of each row, and its number."""
         if not rows:
             return
-        lengths = np.array([len(row.columns["tokens"]) for row in rows])
+        lengths = np.array([row.size for row in rows])
         longest = max(self.config.data.length, int(lengths.max()))
         buckets = _buckets(lengths, longest=longest, parts=sharding.num_parts(mesh))
         epoch = bucketing.in_order(lengths, buckets)
@@ -100,7 +114,7 @@ class Predictor:
 
     @functools.cached_property
     def _features(self) -> Any:
-        return features.build(self.config)
+        return task_features.build(self.config)
 
     @functools.cached_property
     def _predict(self) -> Any:

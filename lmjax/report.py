@@ -16,7 +16,7 @@ from lmjax.checkpoint import Step
 from lmjax.config import Config, ConfigError, LabelledConfig, parse, to_dict
 from lmjax.data import kept_stores, pipeline
 from lmjax.data.tokenizer import Tokenizer
-from lmjax.evaluate import evaluate_split
+from lmjax.evaluate import Evaluation
 from lmjax.language_model import load
 from lmjax.model_config import CAUSAL_KINDS
 from lmjax.program import make_program
@@ -73,11 +73,9 @@ def evaluate_workdir(
     lm = load(directory, step=step)
     prepared = _held_out(config, saved, lm.tokenizer, directory=directory)
     with jax.set_mesh(lm.mesh):
-        program = make_program(config, lm.mesh)
+        evaluation = Evaluation(make_program(config, lm.mesh), prepared)
         for split in prepared.stores:
-            metrics = evaluate_split(
-                split, lm.params, config=config, program=program, prepared=prepared
-            )
+            metrics = evaluation.metrics(split, lm.params)
             yield {"step": lm.step, "split": split, **metrics}
 
 

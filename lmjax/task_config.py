@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from lmjax.model_config import CAUSAL_KINDS, Fraction, NonNegative
-from lmjax.parsing import Range
+from lmjax.model_config import CAUSAL_KINDS, CountOrZero, Fraction, NonNegative
+from lmjax.parsing import Range, runtime
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,19 @@ class InfillingConfig(LossConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelledConfig(LossConfig):
+class ExamplesConfig(LossConfig):
+    """What all tasks have that learn from examples, not from a stream of text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgedConfig(ExamplesConfig):
+    """What tasks have whose answers are texts: evaluation makes and compares them."""
+
+    num_answers: CountOrZero = runtime(0)  # of valid, at each evaluation; 0: all
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledConfig(ExamplesConfig):
     """What tasks with a set of labels have."""
 
     labels: tuple[str, ...] = ()  # (): those of the training data, sorted
@@ -110,7 +122,8 @@ TaskConfig = (
     | ClassifyConfig
     | TagConfig
 )
-Seq2SeqConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
+# Objectives whose source and target are cut from one window of text.
+WindowPairConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
 
 
 def num_predictions(length: int, *, rate: float) -> int:
@@ -150,7 +163,7 @@ def span_corruption_lengths(
     return window, corrupted(window)[1]
 
 
-def seq2seq_lengths(length: int, config: Seq2SeqConfig) -> tuple[int, int]:
+def seq2seq_lengths(length: int, config: WindowPairConfig) -> tuple[int, int]:
     """Return how many tokens make a source of `length` at most, and a target."""
     if isinstance(config, SpanCorruptionConfig):
         return span_corruption_lengths(length, config)
@@ -169,8 +182,8 @@ MODEL_KINDS = {
     "classify": ("encoder", "decoder"),
     "tag": ("encoder", "decoder"),
 }
-# Where each labelled task's examples may come from, and the sources of nothing else.
-LABELLED_SOURCES = {
+# Where each task's examples may come from, and the sources of nothing else.
+EXAMPLE_SOURCES = {
     "classify": ("jsonl", "tsv", "csv"),
     "tag": ("conll", "jsonl"),
 }
@@ -212,8 +225,8 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, LabelledConfig):
         yield from _labelled_mistakes(config, path)
-    if isinstance(task, Seq2SeqConfig):
-        yield from _seq2seq_mistakes(config, path)
+    if isinstance(task, WindowPairConfig):
+        yield from _window_pair_mistakes(config, path)
     elif data.target_length:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0: "
@@ -224,7 +237,7 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
 def _source_mistakes(config: Any, path: str) -> Iterator[str]:
     """Yield what keeps the data from being what the task learns from."""
     kind, source = config.task.kind, config.data.source
-    allowed = LABELLED_SOURCES.get(kind, ())
+    allowed = EXAMPLE_SOURCES.get(kind, ())
     if allowed and source not in allowed:
         yield (
             f"{path}.data.source = {source!r}: must be one of {', '.join(allowed)} for "
@@ -234,7 +247,7 @@ def _source_mistakes(config: Any, path: str) -> Iterator[str]:
     for name in sources if not allowed else ():
         if name in ONLY_EXAMPLES:
             yield (
-                f"{path}.data.source = {name!r}: holds labelled examples, not the text "
+                f"{path}.data.source = {name!r}: holds examples, not the text "
                 f"that {path}.task.kind = {kind!r} learns from"
             )
 
@@ -308,7 +321,7 @@ def _masked_lm_mistakes(config: Any, path: str) -> Iterator[str]:
         yield f"{path}.data.isolate_documents = True: {why} texts that see each other"
 
 
-def _seq2seq_mistakes(config: Any, path: str) -> Iterator[str]:
+def _window_pair_mistakes(config: Any, path: str) -> Iterator[str]:
     task, model, data = config.task, config.model, config.data
     needed = seq2seq_lengths(data.length, task)[1]
     if data.target_length < needed:

@@ -13,7 +13,7 @@ from lmjax import loop, optim, sharding, step, tasks
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import CausalLMConfig, ConfigError, MeshConfig, OptimConfig, parse
 from lmjax.data import loader, pipeline
-from lmjax.evaluate import evaluate_split
+from lmjax.evaluate import Evaluation
 from lmjax.logging import Meter
 from lmjax.program import make_program
 
@@ -216,13 +216,7 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
         program, state, prepared = learner(
             tmp_path, f"data.length={length}", "eval.batch_size=1"
         )
-        results = evaluate_split(
-            "valid",
-            state.params,
-            config=program.config,
-            program=program,
-            prepared=prepared,
-        )
+        results = Evaluation(program, prepared).metrics("valid", state.params)
         found.append(results)
     (store,) = prepared.stores["valid"]
     text, eos = store.read(0, store.num_tokens), prepared.tokenizer.eos_id

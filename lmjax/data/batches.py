@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmjax.config import Config
-from lmjax.data import bucketing, features, labelled, loader, objectives
+from lmjax.data import bucketing, labelled, loader, objectives, task_features
 from lmjax.data.bucketing import PADDING, Buckets, Schedule
 from lmjax.data.example_store import ExampleStore
 from lmjax.data.features import Features
@@ -40,13 +40,13 @@ def train(
       parts: what the rows of a batch are split into.
       rows: which rows of a global batch this host wants.
     """
-    if not labelled.is_labelled(config):
+    if not labelled.reads_examples(config):
         here = rows(config.batch_size)
         return loader.train_batches(prepared, config, start_step=start_step, rows=here)
     schedule = train_schedule(prepared, config, parts=parts)
     source = LabelledBatches(
         store=_store(prepared, "train"),
-        features=features.build(config),
+        features=task_features.build(config),
         schedule=schedule,
         steps=range(start_step, config.num_steps),
         rows={count: rows(count) for count in schedule.buckets.num_rows},
@@ -75,7 +75,7 @@ class LabelledBatches:
 
 def train_schedule(prepared: Prepared, config: Config, *, parts: int) -> Schedule:
     """Return the training batches of a labelled task: their shapes, and their order."""
-    lengths = _store(prepared, "train").lengths
+    lengths = _store(prepared, "train").sizes
     buckets = bucketing.choose(
         lengths,
         num_buckets=config.data.num_buckets,
@@ -94,17 +94,17 @@ def held_out(
     rows: Rows = np.arange,
 ) -> Iterator["HostBatch"]:
     """Yield batches that hold all of a split once; as `loader.eval_batches`."""
-    if not labelled.is_labelled(config):
+    if not labelled.reads_examples(config):
         here = rows(config.eval.batch_size)
         yield from loader.eval_batches(
             prepared.stores[split], config, tokenizer=prepared.tokenizer, rows=here
         )
         return
-    store, read = _store(prepared, split), features.build(config)
+    store, read = _store(prepared, split), task_features.build(config)
     epoch = bucketing.in_order(
-        store.lengths, held_out_buckets(prepared, config, parts=parts)
+        store.sizes, held_out_buckets(prepared, config, parts=parts)
     )
-    for number in _some(len(epoch), config.eval.num_batches):
+    for number in some(len(epoch), config.eval.num_batches):
         length, examples_B = epoch.batch(number)
         here = examples_B[rows(len(examples_B))]
         yield _batch(store, read, here, length=length)
@@ -114,7 +114,7 @@ def held_out_buckets(prepared: Prepared, config: Config, *, parts: int) -> Bucke
     """Return the buckets that all held-out splits share."""
     stores = [_store(prepared, n) for n in ("valid", "test") if n in prepared.stores]
     return bucketing.choose(
-        np.concatenate([store.lengths for store in stores]),
+        np.concatenate([store.sizes for store in stores]),
         num_buckets=config.data.num_buckets,
         batch_size=config.eval.batch_size,
         parts=parts,
@@ -123,7 +123,7 @@ def held_out_buckets(prepared: Prepared, config: Config, *, parts: int) -> Bucke
 
 def describe(prepared: Prepared, config: Config, *, parts: int) -> str:
     """Return the shapes of the batches to come and their padding; "" for a stream."""
-    if not labelled.is_labelled(config):
+    if not labelled.reads_examples(config):
         return ""
     schedule = train_schedule(prepared, config, parts=parts)
     padding = schedule.buckets.padding_share(schedule.lengths_N)
@@ -135,7 +135,7 @@ def describe(prepared: Prepared, config: Config, *, parts: int) -> str:
 
 def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) -> str:
     """Return which samples the batch of a step held, steps counted from 1."""
-    if labelled.is_labelled(config):
+    if labelled.reads_examples(config):
         schedule = train_schedule(prepared, config, parts=parts)
         examples_B = schedule.batch(step - 1)[1]
         return f"its batch is train examples {examples_B[examples_B >= 0].tolist()}"
@@ -157,7 +157,7 @@ def _batch(
     return read.batch(rows, length=length)
 
 
-def _some(count: int, wanted: int) -> Sequence[int]:
+def some(count: int, wanted: int) -> Sequence[int]:
     """Return the numbers of all batches, or of as many as wanted at even distances."""
     if not 0 < wanted < count:
         return range(count)

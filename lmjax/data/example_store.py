@@ -1,14 +1,18 @@
 """Encoded examples on disk: ragged columns of int32, memory-mapped, built once.
 
-NAME.values.npy  the column's numbers, one example after another
-NAME.starts.npy  int64, where each example's begin, and the end
+NAME.values.npy  the column's numbers, one row after another
+NAME.starts.npy  int64, where each row's begin, and the end
+size.npy         int32, the length of the shortest batch that holds a row
+examples.jsonl   the examples, where evaluation compares answers with them
 manifest.json    written last; without it there is no store
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +21,13 @@ import numpy as np
 from lmjax.config import ConfigError
 from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import digest
-from lmjax.data.examples import Examples
+from lmjax.data.examples import Example, Examples, JsonExamples
 from lmjax.data.features import Features, Row
 from lmjax.data.token_store import MANIFEST
 from lmjax.data.tokenizer import Tokenizer
 
-VERSION = 1
+VERSION = 2
+KEPT = "examples.jsonl"
 _AT_ONCE = 1024  # examples that are encoded together
 
 _log = logging.getLogger(__name__)
@@ -43,6 +48,7 @@ class ExampleStore:
             if manifest["examples"] != VERSION:
                 raise ValueError(f"version {manifest['examples']}, not {VERSION}")
             self.made_from: str = manifest["made_from"]
+            self.num_examples: int = manifest["num_examples"]
             self.num_truncated: int = manifest["num_truncated"]
             self.num_skipped: int = manifest["num_skipped"]
             names: list[str] = manifest["columns"]
@@ -50,31 +56,30 @@ class ExampleStore:
             raise ValueError(f"{MANIFEST} is not one of examples: {error!r}") from error
         self._values = {n: self._load(f"{n}.values.npy") for n in names}
         self._starts = {n: self._load(f"{n}.starts.npy") for n in names}
+        self.sizes = self._load("size.npy")
 
     def __len__(self) -> int:
-        return len(self._starts["tokens"]) - 1
+        return len(self.sizes)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Return the columns of one example."""
+        """Return the columns of one row."""
         return {
             name: self._values[name][starts[index] : starts[index + 1]]
             for name, starts in self._starts.items()
         }
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Return the number of tokens of each example."""
-        return np.diff(self._starts["tokens"])
-
-    @property
-    def num_tokens(self) -> int:
-        """Count the tokens of all examples."""
-        return int(self._starts["tokens"][-1])
+    @functools.cached_property
+    def examples(self) -> Examples:
+        """Return the examples that the rows were made of, where they are kept."""
+        file = self.directory / KEPT
+        return JsonExamples([file], on_bad_text="error", path=str(file))
 
     def describe(self) -> str:
         """Return what there is, for people to read."""
+        num_tokens = int(self._starts["tokens"][-1])
+        rows = f" in {len(self):,} rows" if len(self) != self.num_examples else ""
         return (
-            f"{len(self):,} examples, {self.num_tokens:,} tokens; "
+            f"{self.num_examples:,} examples{rows}, {num_tokens:,} tokens; "
             f"{self.num_truncated:,} cut to fit, {self.num_skipped:,} left out"
         )
 
@@ -86,12 +91,13 @@ class ExampleStore:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class LabelledPart:
+class ExamplePart:
     """Examples, and what a task makes of them; to a tokenizer, documents."""
 
     examples: Examples
     features: Features
     on_bad_example: str
+    kept: bool  # the store keeps the examples themselves, too
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -112,7 +118,8 @@ class LabelledPart:
     def fingerprint(self) -> str:
         """Hash the examples, and what decides the rows."""
         identity = self.features.identity()
-        return digest(self.examples.fingerprint(), identity, self.on_bad_example)
+        options = self.on_bad_example, self.kept
+        return digest(self.examples.fingerprint(), identity, *options)
 
     def identity(self, tokenizer: Tokenizer) -> str:
         """Hash what decides the rows of a store."""
@@ -120,7 +127,7 @@ class LabelledPart:
 
 
 def build_store(
-    directory: str | Path, *, part: LabelledPart, tokenizer: Tokenizer, label: str
+    directory: str | Path, *, part: ExamplePart, tokenizer: Tokenizer, label: str
 ) -> ExampleStore:
     """Return the store of some examples: the one that is there, or a new one.
 
@@ -145,20 +152,25 @@ def build_store(
     return store
 
 
-def encoded(part: LabelledPart, tokenizer: Tokenizer, bad: list[str]) -> Iterator[Row]:
-    """Yield the rows of examples; what is wrong with those left out goes to `bad`."""
+def encoded(
+    part: ExamplePart, tokenizer: Tokenizer, bad: list[str]
+) -> Iterator[tuple[Example, Sequence[Row]]]:
+    """Yield examples and their rows; `bad` takes what is wrong with those left out."""
     for first in range(0, len(part), _AT_ONCE):
-        readings = []
+        examples, readings = [], []
         for i in range(first, min(first + _AT_ONCE, len(part))):
             try:
-                readings.append(part.features.read(part.examples[i]))
+                example = part.examples[i]
+                readings.append(part.features.read(example))
+                examples.append(example)
             except ConfigError as error:
                 told = placed(error, part.examples.where(i))
                 if part.on_bad_example == "error":
                     hint = "config.data.on_bad_example='skip' leaves such examples out"
                     raise ConfigError(f"{told} ({hint})") from error
                 bad.append(str(told))
-        yield from part.features.encode(readings, tokenizer)
+        rows = part.features.encode(readings, tokenizer)
+        yield from zip(examples, rows, strict=True)
 
 
 def placed(error: ConfigError, where: str) -> ConfigError:
@@ -167,23 +179,33 @@ def placed(error: ConfigError, where: str) -> ConfigError:
     return ConfigError(text if text.startswith(where) else f"{where}: {text}")
 
 
-def _write(directory: Path, part: LabelledPart, tokenizer: Tokenizer) -> None:
+def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
     bad: list[str] = []
     columns: dict[str, list[np.ndarray]] = {}
-    num_truncated = 0
-    for row in encoded(part, tokenizer, bad):
-        num_truncated += row.truncated
-        for name, values in row.columns.items():
-            columns.setdefault(name, []).append(values)
+    sizes: list[int] = []
+    num_examples = num_truncated = 0
+    with _kept(directory, part) as keep:
+        for example, rows in encoded(part, tokenizer, bad):
+            keep(example)
+            num_examples += 1
+            num_truncated += any(row.truncated for row in rows)
+            sizes += [row.size for row in rows]
+            for row in rows:
+                for name, values in row.columns.items():
+                    columns.setdefault(name, []).append(values)
     if bad:
         _log.warning("left out %d of %d examples: %s", len(bad), len(part), bad[0])
     if not columns:
         raise ConfigError(f"no example can be used; the first: {bad[0]}")
     for name, arrays in columns.items():
-        _save(directory, name, arrays)
+        starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+        _save(directory / f"{name}.starts.npy", starts)
+        _save(directory / f"{name}.values.npy", np.concatenate(arrays, dtype=np.int32))
+    _save(directory / "size.npy", np.array(sizes, np.int32))
     manifest = {
         "examples": VERSION,
         "made_from": part.identity(tokenizer),
+        "num_examples": num_examples,
         "num_truncated": num_truncated,
         "num_skipped": len(bad),
         "columns": [*columns],
@@ -191,13 +213,23 @@ def _write(directory: Path, part: LabelledPart, tokenizer: Tokenizer) -> None:
     _write_whole(directory / MANIFEST, manifest)
 
 
-def _save(directory: Path, name: str, values: Sequence[np.ndarray]) -> None:
-    starts = np.cumsum([0, *map(len, values)], dtype=np.int64)
-    joined = np.concatenate(values).astype(np.int32)
-    for file, array in ((f"{name}.starts.npy", starts), (f"{name}.values.npy", joined)):
-        with (directory / f"{file}.partial").open("wb") as out:
-            np.save(out, array)
-        (directory / f"{file}.partial").replace(directory / file)
+@contextlib.contextmanager
+def _kept(
+    directory: Path, part: ExamplePart
+) -> Generator[Callable[[Example], None], None, None]:
+    """Yield what keeps an example, if the part's are kept."""
+    if not part.kept:
+        yield lambda example: None
+        return
+    with (directory / KEPT).open("w", encoding="utf-8") as out:
+        yield lambda example: print(json.dumps(example), file=out)
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("wb") as out:
+        np.save(out, array)
+    partial.replace(file)
 
 
 def _write_whole(file: Path, manifest: Mapping[str, Any]) -> None:

@@ -1,18 +1,26 @@
-"""From a config to labelled examples: what the labels are, and what each task reads."""
+"""From a config to examples: what the labels are, and what each task reads."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
-from lmjax.config import Config, ConfigError, LabelledConfig, labelling
-from lmjax.data import features
-from lmjax.data.example_store import LabelledPart, placed
+from lmjax.config import (
+    Config,
+    ConfigError,
+    ExamplesConfig,
+    JudgedConfig,
+    LabelledConfig,
+    labelling,
+)
+from lmjax.data import task_features
+from lmjax.data.example_store import ExamplePart, placed
 from lmjax.data.examples import Examples, open_examples
 from lmjax.data.sources import Split
 
 
-def is_labelled(config: Config) -> bool:
-    """Return whether a run learns from labelled examples, not from a stream."""
-    return isinstance(config.task, LabelledConfig)
+def reads_examples(config: Config) -> bool:
+    """Return whether a run learns from examples, not from a stream of text."""
+    return isinstance(config.task, ExamplesConfig)
 
 
 def with_labels(config: Config) -> Config:
@@ -31,20 +39,21 @@ def with_labels(config: Config) -> Config:
     return dataclasses.replace(config, task=task, model=labelling(config.model, task))
 
 
-def open_parts(config: Config, *, splits: Sequence[Split]) -> dict[Split, LabelledPart]:
+def open_parts(config: Config, *, splits: Sequence[Split]) -> dict[Split, ExamplePart]:
     """Open the examples of each split there is.
 
     Raises:
       ConfigError: a file cannot be read.
     """
     config = with_labels(config)
-    read = features.build(config)
+    read = task_features.build(config)
     opened = {split: _opened(config, split) for split in splits}
     return {
-        split: LabelledPart(
+        split: ExamplePart(
             examples=examples,
             features=read,
             on_bad_example=config.data.on_bad_example,
+            kept=split != "train" and isinstance(config.task, JudgedConfig),
         )
         for split, examples in opened.items()
         if examples is not None
@@ -62,7 +71,8 @@ def _opened(config: Config, split: Split) -> Examples | None:
 
 def _found(config: Config, examples: Examples) -> tuple[str, ...]:
     """Return the labels there are, in an order that only they decide."""
-    read, found = features.build(config), set[str]()
+    read: Any = task_features.build(config)
+    found = set[str]()
     for i in range(len(examples)):
         try:
             found.update(read.label(examples[i]))

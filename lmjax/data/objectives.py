@@ -16,8 +16,8 @@ from lmjax.data.tokenizer import Tokenizer
 from lmjax.task_config import (
     InfillingConfig,
     MaskedLMConfig,
-    Seq2SeqConfig,
     SpanCorruptionConfig,
+    WindowPairConfig,
     num_predictions,
     seq2seq_lengths,
     span_counts,
@@ -60,7 +60,7 @@ def build(config: Config, tokenizer: Tokenizer) -> Objective:
     task = config.task
     if isinstance(task, MaskedLMConfig):
         return _masked_lm(config, task, tokenizer)
-    if isinstance(task, Seq2SeqConfig):
+    if isinstance(task, WindowPairConfig):
         return _seq2seq(config, task, tokenizer)
     return CausalLM(window=config.data.length)
 
@@ -235,7 +235,7 @@ def _masked_lm(config: Config, task: MaskedLMConfig, tokenizer: Tokenizer) -> Ma
     )
 
 
-def _seq2seq(config: Config, task: Seq2SeqConfig, tokenizer: Tokenizer) -> Seq2Seq:
+def _seq2seq(config: Config, task: WindowPairConfig, tokenizer: Tokenizer) -> Seq2Seq:
     assert isinstance(config.model, EncoderDecoderConfig), config.model
     window, _ = seq2seq_lengths(config.data.length, task)
     if tokenizer.eos_id is None:
@@ -255,7 +255,7 @@ def _seq2seq(config: Config, task: Seq2SeqConfig, tokenizer: Tokenizer) -> Seq2S
 
 
 def _corruption(
-    config: Config, task: Seq2SeqConfig, tokenizer: Tokenizer, *, window: int
+    config: Config, task: WindowPairConfig, tokenizer: Tokenizer, *, window: int
 ) -> Corruption:
     if isinstance(task, SpanCorruptionConfig):
         needed, found = span_counts(window, task)[1], len(tokenizer.sentinel_ids)

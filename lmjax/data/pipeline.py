@@ -19,7 +19,7 @@ from lmjax.data import (
 )
 from lmjax.data.directory import locked, one_line_errors
 from lmjax.data.documents import Documents
-from lmjax.data.example_store import ExampleStore, LabelledPart
+from lmjax.data.example_store import ExamplePart, ExampleStore
 from lmjax.data.sources import Split, open_splits
 from lmjax.data.token_store import TokenStore
 from lmjax.data.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ def prepare(
         made = _kept_tokenizer(config, workdir, documents)
     else:
         made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
-    if not labelled.is_labelled(config):
+    if not labelled.reads_examples(config):
         objectives.build(config, made)  # has the ids it needs, before the work begins
     prepared = _with_stores(config, workdir, documents, made)
     kept_stores.note(workdir, prepared.stores)
@@ -108,7 +108,7 @@ def prepare_job(
     The jobs may run at once or one after another, on one file system; the tokenizer
     is made by the first of them.
     """
-    if labelled.is_labelled(config):  # too few to be shared out
+    if labelled.reads_examples(config):  # too few to be shared out
         return prepare(config, workdir=workdir) if job == 0 else None
     documents = open_documents(config)
     made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
@@ -140,7 +140,7 @@ def open_documents(
             "--config.data.source, and what it needs"
         )
     opened: dict[str, list[Documents]] = {}
-    if labelled.is_labelled(config):
+    if labelled.reads_examples(config):
         opened |= {
             split: [part]
             for split, part in labelled.open_parts(config, splits=splits).items()
@@ -261,7 +261,7 @@ def _with_stores(
 def _build(
     config: Config, directory: Path, part: Documents, made: Tokenizer, *, label: str
 ) -> Store:
-    if isinstance(part, LabelledPart):
+    if isinstance(part, ExamplePart):
         return example_store.build_store(
             directory, part=part, tokenizer=made, label=label
         )
@@ -329,7 +329,7 @@ def same_text(a: Config, b: Config) -> bool:
     Examples are kept as they were cut.
     """
     names = [field.name for field in dataclasses.fields(SourceConfig)] + ["mixture"]
-    names += ["length"] * labelled.is_labelled(b)
+    names += ["length"] * labelled.reads_examples(b)
     return all(getattr(a.data, name) == getattr(b.data, name) for name in names)
 
 
@@ -355,6 +355,6 @@ def _store_directory(
 
 def _identity(part: Documents, tokenizer: Tokenizer) -> str:
     """Hash what decides what is in a store."""
-    if isinstance(part, LabelledPart):
+    if isinstance(part, ExamplePart):
         return part.identity(tokenizer)
     return store_builder.identity(part, tokenizer)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models import Model
-from lmjax.task_config import Seq2SeqConfig
+from lmjax.task_config import WindowPairConfig
 from lmjax.tasks.losses import token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 
@@ -15,7 +15,7 @@ from lmjax.types import Array, Batch, Metrics, Params
 class Seq2Seq:
     """The loss of `targets` (B, T) given `source` (B, S), however they were made."""
 
-    config: Seq2SeqConfig
+    config: WindowPairConfig
     scores_text = False  # the source tells part of the text, or all
 
     def batch_shapes(

@@ -10,8 +10,8 @@ import pytest
 
 from lmjax.config import ConfigError, parse
 from lmjax.data import batches, labelled, pipeline
+from lmjax.data.classify_features import Classify, Reading
 from lmjax.data.example_store import ExampleStore
-from lmjax.data.features import Classify, Reading
 from lmjax.data.tokenizer import Bytes
 
 BOS, EOS = 257, 256
@@ -185,7 +185,8 @@ def test_of_two_texts_the_longer_one_is_cut_first():
         ("a" * 20, "xy"): ("a" * 8, "xy"),
         ("a" * 20, "x" * 20): ("aaaaa", "xxxxx"),
     }
-    rows = read.encode([Reading(texts, 1) for texts in cases], Bytes(bos=True))
+    parts = read.encode([Reading(texts, 1) for texts in cases], Bytes(bos=True))
+    rows = [row for part in parts for row in part]
     for row, (first, second) in zip(rows, cases.values(), strict=True):
         expected = [BOS, *first.encode(), EOS, *second.encode(), EOS]
         assert row.columns["tokens"].tolist() == expected
@@ -211,10 +212,10 @@ def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
 
 
 def test_what_does_not_belong_to_the_task_is_refused(make):
-    assert labelled.is_labelled(make())
+    assert labelled.reads_examples(make())
     with pytest.raises(ConfigError, match=r"data\.source = 'text': must be one of"):
         make(source="text")
-    with pytest.raises(ConfigError, match="holds labelled examples, not the text"):
+    with pytest.raises(ConfigError, match="holds examples, not the text"):
         parse({"data": {"source": "csv", "path": "x"}})
     with pytest.raises(ConfigError, match=r"labels: 'a' is there more than once"):
         make("task.labels=('a','a')")

@@ -8,7 +8,7 @@ import pytest
 
 from lmjax.config import ConfigError, FieldsConfig, TagConfig, parse
 from lmjax.data import pipeline, spans
-from lmjax.data.features import Tag
+from lmjax.data.tag_features import Tag
 from lmjax.data.tokenizer import Bytes
 
 LABELS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
@@ -18,7 +18,7 @@ BOS, EOS = 257, 256
 
 def encode(words, tags):
     example = {"tokens": words, "tags": tags}
-    return READ.encode([READ.read(example)], Bytes(bos=True))[0]
+    return READ.encode([READ.read(example)], Bytes(bos=True))[0][0]
 
 
 def test_a_word_is_labelled_at_its_first_token():
@@ -39,7 +39,12 @@ def test_words_that_do_not_fit_are_cut_off_whole():
     assert len(row.columns["tokens"]) == 11
     output = {"tags": np.full(16, 1)}
     reading = READ.read({"tokens": words}, labelled=False)
-    assert READ.answer(row, reading, output)["tags"] == ["B-PER", "B-PER", None, None]
+    assert READ.answer(reading, [row], [output])["tags"] == [
+        "B-PER",
+        "B-PER",
+        None,
+        None,
+    ]
     exact = encode(["abcd", "efgh", "ijkl"], ["O"] * 3)
     assert not exact.truncated
     assert len(exact.columns["tokens"]) == 16
@@ -51,7 +56,7 @@ def test_a_word_without_tokens_keeps_its_place():
             return super().encode(text.replace("x", "").replace(" ", ""))
 
     example = {"tokens": ["a", "x", "b"], "tags": ["O", "B-PER", "O"]}
-    row = READ.encode([READ.read(example)], Deaf(bos=True))[0]
+    row = READ.encode([READ.read(example)], Deaf(bos=True))[0][0]
     assert row.columns["tokens"].tolist() == [BOS, *b"a?b", EOS]
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from lmjax import models, optim, step, tasks
 from lmjax.config import ConfigError, OptimConfig, parse
-from lmjax.data import features
-from lmjax.data.features import Row
+from lmjax.data import task_features
 
 SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "num_heads": 4, "max_length": 32}
 KINDS = {
@@ -31,16 +30,14 @@ def make(kind, dropout=0.0):
     )
     rng = np.random.default_rng(0)
     rows = [
-        Row(
-            {
-                "tokens": rng.integers(1, 64, rng.integers(3, 17)).astype(np.int32),
-                "second": np.array([rng.integers(2, 9)]),
-                "label": np.array([i % 3]),
-            }
-        ).columns
+        {
+            "tokens": rng.integers(1, 64, rng.integers(3, 17)).astype(np.int32),
+            "second": np.array([rng.integers(2, 9)]),
+            "label": np.array([i % 3]),
+        }
         for i in range(7)
     ]
-    batch = features.build(config).batch([*rows, None], length=16)
+    batch = task_features.build(config).batch([*rows, None], length=16)
     return models.build(config.model, platform="cpu"), tasks.build(config.task), batch
 
 

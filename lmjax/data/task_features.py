@@ -1,0 +1,15 @@
+"""From a config to the features of its task."""
+
+from lmjax.config import ClassifyConfig, Config, TagConfig
+from lmjax.data.classify_features import Classify
+from lmjax.data.features import Features
+from lmjax.data.tag_features import Tag
+
+
+def build(config: Config) -> Features:
+    """Return the features of a task that learns from examples."""
+    task, names, length = config.task, config.data.fields, config.data.length
+    if isinstance(task, TagConfig):
+        return Tag(fields=names, labels=task.labels, length=length, repair=task.repair)
+    assert isinstance(task, ClassifyConfig), task
+    return Classify(fields=names, labels=task.labels, length=length)
