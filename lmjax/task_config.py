@@ -269,8 +269,8 @@ def _tag_mistakes(config: Any, path: str) -> Iterator[str]:
     num_types = getattr(config.model, "num_token_types", 0)
     if config.task.casing and num_types < len(CASES):
         yield (
-            f"{path}.task.casing = True: needs {path}.model.num_token_types of at least "
-            f"{len(CASES)}, not {num_types}"
+            f"{path}.task.casing = True: needs {path}.model.num_token_types of at "
+            f"least {len(CASES)}, not {num_types}"
         )
 
 

@@ -20,7 +20,7 @@ FLOORS = [
     ("tasks", "optim", "generate", "checkpoint", "workdir", "compress"),
     ("step", "interop"),
     ("program", "predict"),
-    ("evaluate", "language_model", "logging", "init_from"),
+    ("evaluate", "language_model", "logging", "init_from", "init_embedding"),
     ("held_out", "report", "predict_file"),
     ("loop",),
     ("cli",),

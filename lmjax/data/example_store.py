@@ -71,6 +71,10 @@ class ExampleStore:
         """Count the tokens of all examples."""
         return int(self._starts["tokens"][-1])
 
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return tokens [start, stop) of all examples, one after another, int32."""
+        return np.asarray(self._values["tokens"][start:stop])
+
     def describe(self) -> str:
         """Return what there is, for people to read."""
         return (

@@ -18,6 +18,7 @@ from lmjax.config import (
     nearest,
 )
 from lmjax.data import fields, spans
+from lmjax.data.casing import casing
 from lmjax.data.examples import Example
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer
@@ -184,13 +185,15 @@ class Sentence:
 class Tag:
     """Words between special tokens, with a label at the first token of each.
 
-    A row: `tokens`, `first` (where the words begin that are not cut off), `label`.
+    A row: `tokens`, `first` (where the words begin that are not cut off), `label`; with
+    `casing` also `case`, of each word.
     """
 
     fields: FieldsConfig
     labels: tuple[str, ...]
     length: int
     repair: bool
+    casing: bool = False
 
     def texts(self, example: Example) -> list[str]:
         """Return the words as a text."""
@@ -221,14 +224,16 @@ class Tag:
         ]
         encoded = iter(tokenizer.encode_batch(flat))
         return [
-            self._row([next(encoded) for _ in s.words], s.labels, tokenizer)
-            for s in readings
+            self._row(s, [next(encoded) for _ in s.words], tokenizer) for s in readings
         ]
 
     def batch(
         self, rows: Sequence[Mapping[str, np.ndarray] | None], *, length: int
     ) -> "HostBatch":
-        """Return tokens, segments, positions, labels and weights, each (B, T)."""
+        """Return tokens, segments, positions, labels and weights, each (B, T).
+
+        With `casing` token_types, too: where a word begins, which of `CASES` it is.
+        """
         batch = token_rows(rows, length=length)
         batch["labels"] = np.zeros_like(batch["tokens"])
         batch["weights"] = np.zeros(batch["tokens"].shape, np.float32)
@@ -236,6 +241,11 @@ class Tag:
             if row is not None:
                 batch["labels"][b, row["first"]] = row["label"]
                 batch["weights"][b, row["first"]] = 1.0
+        if self.casing:
+            batch["token_types"] = np.zeros_like(batch["tokens"])
+            for b, row in enumerate(rows):
+                if row is not None:
+                    batch["token_types"][b, row["first"]] = row["case"]
         return batch
 
     def of_text(self, text: str) -> Example:
@@ -254,17 +264,15 @@ class Tag:
     def identity(self) -> Any:
         """Return the fields, the labels and the length."""
         names = self.fields.tokens, self.fields.tags
-        return ["tag", *names, self.labels, self.length]
+        casing = ["casing"] if self.casing else []
+        return ["tag", *names, self.labels, self.length, *casing]
 
     def _words(self, example: Example) -> list[str]:
         leaf = f"{FIELDS}.tokens"
         return fields.words_of(example, self.fields.tokens, leaf=leaf)
 
     def _row(
-        self,
-        words: list[np.ndarray],
-        labels: Sequence[int],
-        tokenizer: Tokenizer,
+        self, sentence: Sentence, words: list[np.ndarray], tokenizer: Tokenizer
     ) -> Row:
         prefix, _, suffix = _around(tokenizer)
         # A word that the tokenizer has nothing for still needs a place.
@@ -275,8 +283,10 @@ class Tag:
         columns = {
             "tokens": np.concatenate([np.asarray(part, np.int32) for part in parts]),
             "first": stops[:count],
-            "label": np.array(labels[:count], np.int32),
+            "label": np.array(sentence.labels[:count], np.int32),
         }
+        if self.casing:
+            columns["case"] = np.array([*map(casing, sentence.words[:count])], np.int32)
         return Row(columns, truncated=count < len(words))
 
 
@@ -284,7 +294,13 @@ def build(config: Config) -> Features:
     """Return the features of a labelled task."""
     task, names, length = config.task, config.data.fields, config.data.length
     if isinstance(task, TagConfig):
-        return Tag(fields=names, labels=task.labels, length=length, repair=task.repair)
+        return Tag(
+            fields=names,
+            labels=task.labels,
+            length=length,
+            repair=task.repair,
+            casing=task.casing,
+        )
     assert isinstance(task, ClassifyConfig), task
     return Classify(fields=names, labels=task.labels, length=length)
 

@@ -6,6 +6,7 @@ the numbers as float32. Which it is shows in the first bytes.
 """
 
 import dataclasses
+import hashlib
 import mmap
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lmjax.config import ConfigError
+from lmjax.data.documents import reading
 
 _HEADER = re.compile(rb"([0-9]+) ([0-9]+) *\r?\n")
 _TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
@@ -73,6 +75,11 @@ class WordVectors:
             if wanted(entry.word):
                 yield entry.word, self._numbers(entry)
 
+    def fingerprint(self) -> str:
+        """Hash the file."""
+        with reading(self._file, path=self._leaf), self._file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def check_dim(self, dim: int) -> None:
         """Raise if the vectors are not as wide as a model's.
 
@@ -104,7 +111,7 @@ class WordVectors:
             raise self._bad(number, told)
 
     def _with_spaces(self, line: bytes, more: int, number: int) -> tuple[bytes, bytes]:
-        """Return a word that has spaces in it, as some of GloVe's have, and the rest."""
+        """Return a word with spaces in it, as some of GloVe's have, and the rest."""
         parts = line.split(b" ")
         if more < 0 or any(map(_is_number, parts[1 : 1 + more])):
             told = f"{len(parts) - 1} numbers, where others have {self.dim}"
