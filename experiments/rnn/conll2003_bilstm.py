@@ -19,14 +19,14 @@ def get_config(argument: str = "") -> ConfigDict:
     directory = directory or f"{DATA}/conll2003"
     vectors = vectors or f"{DATA}/glove/glove.6B.50d.txt"
     config = ConfigDict()
-    config.num_steps = 6600
+    config.num_steps = 4000
     config.batch_size = 32
     config.init_embedding_from = vectors
     config.model = {
         "kind": "recurrent",
         "cell": "lstm",
         "dim": 50,
-        "hidden_dim": 200,
+        "hidden_dim": 128,
         "num_layers": 1,
         "bidirectional": True,
         "num_token_types": 5,
@@ -61,8 +61,8 @@ def get_config(argument: str = "") -> ConfigDict:
         weight_decay=0.01,
         frozen=("embed.*",),
     )
-    config.checkpoint = {"every_steps": 660, "keep": 1, "best_metric": "f1"}
+    config.checkpoint = {"every_steps": 800, "keep": 1, "best_metric": "f1"}
     config.checkpoint.best_mode = "max"
-    config.eval = {"every_steps": 660, "batch_size": 64}
+    config.eval = {"every_steps": 800, "batch_size": 64}
     config.log = {"every_steps": 50}
     return config
