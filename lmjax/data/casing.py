@@ -5,7 +5,7 @@ from lmjax.task_config import CASES
 _NONE, _LOWER, _UPPER, _TITLE, _MIXED = range(len(CASES))
 
 
-def casing(word: str) -> int:
+def case_of(word: str) -> int:
     """Return which of `CASES` a word is; a single capital begins a word."""
     if word.islower():
         return _LOWER

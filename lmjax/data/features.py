@@ -18,7 +18,7 @@ from lmjax.config import (
     nearest,
 )
 from lmjax.data import fields, spans
-from lmjax.data.casing import casing
+from lmjax.data.casing import case_of
 from lmjax.data.examples import Example
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer
@@ -237,14 +237,13 @@ class Tag:
         batch = token_rows(rows, length=length)
         batch["labels"] = np.zeros_like(batch["tokens"])
         batch["weights"] = np.zeros(batch["tokens"].shape, np.float32)
+        if self.casing:
+            batch["token_types"] = np.zeros_like(batch["tokens"])
         for b, row in enumerate(rows):
             if row is not None:
                 batch["labels"][b, row["first"]] = row["label"]
                 batch["weights"][b, row["first"]] = 1.0
-        if self.casing:
-            batch["token_types"] = np.zeros_like(batch["tokens"])
-            for b, row in enumerate(rows):
-                if row is not None:
+                if self.casing:
                     batch["token_types"][b, row["first"]] = row["case"]
         return batch
 
@@ -264,8 +263,7 @@ class Tag:
     def identity(self) -> Any:
         """Return the fields, the labels and the length."""
         names = self.fields.tokens, self.fields.tags
-        casing = ["casing"] if self.casing else []
-        return ["tag", *names, self.labels, self.length, *casing]
+        return ["tag", *names, self.labels, self.length] + ["casing"] * self.casing
 
     def _words(self, example: Example) -> list[str]:
         leaf = f"{FIELDS}.tokens"
@@ -286,7 +284,9 @@ class Tag:
             "label": np.array(sentence.labels[:count], np.int32),
         }
         if self.casing:
-            columns["case"] = np.array([*map(casing, sentence.words[:count])], np.int32)
+            columns["case"] = np.array(
+                [*map(case_of, sentence.words[:count])], np.int32
+            )
         return Row(columns, truncated=count < len(words))
 
 

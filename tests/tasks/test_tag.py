@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lmjax import sharding, tasks
-from lmjax.config import MeshConfig, parse
+from lmjax.config import TagConfig, parse
 from lmjax.data import features
-from lmjax.data.casing import casing
+from lmjax.data.casing import case_of
 from lmjax.data.features import Sentence
 from lmjax.data.tokenizer import Bytes
 from lmjax.device import put_batch
@@ -70,15 +70,13 @@ def make(mesh=(1, 1, 1), *, kind="tag", adam=False):
     rows = [row.columns for row in read.encode(readings, Bytes(bos=True))]
     batch = read.batch([*rows[:3], None] if not adam else rows, length=24)
     devices = jax.devices()[: int(np.prod(mesh))]
-    return make_program(
-        config, sharding.make_mesh(MeshConfig(**vars(config.mesh)), devices)
-    ), batch
+    return make_program(config, sharding.make_mesh(config.mesh, devices)), batch
 
 
 def test_words_are_told_apart_by_their_capitals():
     words = ["and", "EU", "Ann", "iPad", "McAdam", "A", "I'm", "U.S.", "3", "3rd", ","]
     words += ["É", "ÉTÉ", "日本"]
-    kinds = [CASES[casing(word)] for word in words]
+    kinds = [CASES[case_of(word)] for word in words]
     assert kinds == [
         *("lower", "upper", "title", "mixed", "mixed", "title", "title", "upper"),
         *("none", "lower", "none", "title", "upper", "none"),
@@ -105,13 +103,8 @@ def test_without_casing_nothing_is_another():
     assert "case" not in row.columns
     assert "token_types" not in plain.batch([row.columns], length=24)
     assert "casing" not in plain.identity()
-    assert "token_types" not in tasks.build(parse_task()).batch_shapes(4, 24)
-
-
-def parse_task():
-    from lmjax.config import TagConfig
-
-    return TagConfig(labels=LABELS)
+    task = tasks.build(TagConfig(labels=LABELS))
+    assert "token_types" not in task.batch_shapes(4, 24)
 
 
 def test_a_tiny_tagger_overfits():
