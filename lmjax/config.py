@@ -55,6 +55,7 @@ from lmjax.task_config import (
     objective_mistakes,
     seq2seq_lengths,
 )
+from lmjax.tokenizer_config import TokenizerConfig
 
 __all__ = [
     "CausalLMConfig",
@@ -79,42 +80,12 @@ __all__ = [
     "SpanCorruptionConfig",
     "TagConfig",
     "TaskConfig",
+    "TokenizerConfig",
     "load",
     "nearest",
     "parse",
     "to_dict",
 ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """How text becomes token ids; a trained tokenizer is saved in the workdir."""
-
-    kind: Literal["sentencepiece", "bytes", "ids", "tokenizers"] = "sentencepiece"
-    # sentencepiece: a .model to use, "": train one on data's train split;
-    # tokenizers: a Hugging Face directory, or its tokenizer.json, vocab.txt or .model
-    path: str = ""
-    algorithm: Literal["unigram", "bpe", "char", "word"] = "bpe"
-    vocab_size: CountOrZero = 0  # 0: what `path` or the bytes have
-    bos: bool = True  # begin each document with a token that is never predicted
-    lossless: bool = True  # byte fallback, white space kept, no normalization
-    num_training_bytes: Annotated[int, Range(1, below=1 << 40)] = 4_000_000  # sampled
-    mask: bool = False  # have a token that stands for one to be guessed
-    num_sentinels: CountOrZero = 0  # tokens that stand for spans to be guessed
-
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
-        trained = self.kind == "sentencepiece" and not self.path
-        if trained and not self.vocab_size:
-            yield f"{path}.vocab_size = 0: must be given for a tokenizer to be trained"
-        if self.kind == "ids" and not self.vocab_size:
-            yield f"{path}.vocab_size = 0: must be given for texts that are ids"
-        if self.kind in ("bytes", "ids") and self.path:
-            yield f"{path}.path = {self.path!r}: {self.kind!r} takes no file"
-        if self.kind == "tokenizers" and not self.path:
-            yield f"{path}.path = '': {path}.kind = 'tokenizers' needs one"
-        if trained and self.lossless and self.algorithm == "word":
-            yield f"{path}.lossless = True: words cannot be; set it to False"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,6 +163,7 @@ class Config:
     batch_size: Count = 8  # sequences, over all devices
     num_microbatches: Count = runtime(1)  # the batch is worked off in so many parts
     init_from: str = ""  # a workdir, or a Hugging Face directory or name, to begin with
+    init_embedding_from: str = ""  # word vectors, GloVe's or word2vec's, to begin with
     model: ModelConfig = DecoderConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
@@ -216,6 +188,11 @@ class Config:
             yield (
                 f"{path}.num_microbatches = {self.num_microbatches}: must divide "
                 f"{path}.batch_size = {self.batch_size}"
+            )
+        if self.init_from and self.init_embedding_from:
+            yield (
+                f"{path}.init_embedding_from = {self.init_embedding_from!r}: must be "
+                f"'' with {path}.init_from, which has embeddings of its own"
             )
         rows = max(self.mesh.data, 1) * max(self.mesh.fsdp, 1)
         for name, size in (

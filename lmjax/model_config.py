@@ -65,6 +65,18 @@ class NetworkConfig:
         """Return the size of the last hidden states."""
         return self.dim
 
+    @property
+    def mute(self) -> str:
+        """Return the leaf that keeps the model from writing text; "": none does."""
+        return ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabellingConfig(NetworkConfig):
+    """What can give labels to texts, or to their tokens."""
+
+    num_labels: CountOrZero = 0  # 0: as many as the task has; none without such a task
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(NetworkConfig):
@@ -145,21 +157,14 @@ class TransformerConfig(NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabellingConfig(TransformerConfig):
-    """What can give labels to texts, or to their tokens."""
-
-    num_labels: CountOrZero = 0  # 0: as many as the task has; none without such a task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig(LabellingConfig):
+class DecoderConfig(LabellingConfig, TransformerConfig):
     """A decoder-only Transformer, from GPT-2 to Gemma by its fields."""
 
     kind: Literal["decoder"] = "decoder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig(LabellingConfig):
+class EncoderConfig(LabellingConfig, TransformerConfig):
     """A Transformer in which every token sees every other, such as BERT."""
 
     kind: Literal["encoder"] = "encoder"
@@ -167,6 +172,11 @@ class EncoderConfig(LabellingConfig):
     mlm_head: bool = True  # what predicts masked tokens
     pooler: bool = False  # a tanh layer on the first token
     pair_head: bool = False  # tells from the pooler which of two texts came first
+
+    @property
+    def mute(self) -> str:
+        """Return the leaf that keeps the model from writing text."""
+        return f"kind = {self.kind!r}"
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields, once derived ones are filled in."""
@@ -186,7 +196,7 @@ class EncoderDecoderConfig(TransformerConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecurrentConfig(NetworkConfig):
+class RecurrentConfig(LabellingConfig):
     """A recurrent network that reads tokens one after another, such as an LSTM."""
 
     kind: Literal["recurrent"] = "recurrent"
@@ -194,17 +204,37 @@ class RecurrentConfig(NetworkConfig):
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden_dim: WidthOrZero = 0  # 0: dim, the size of the embeddings
     variational_dropout: bool = False  # drop the same elements at every step of a row
+    lm_head: bool = True  # what predicts the next token
+    bidirectional: bool = False  # also read backwards; both ways' states side by side
+    num_token_types: CountOrZero = 0  # 0: tokens have no types
+    # What of a text is classified: the last state of each direction, or over all states
+    summary: Literal["last", "mean", "max"] = "last"
 
     split_by_tensor = ("hidden_dim",)
 
     @property
     def width(self) -> int:
         """Return the size of the last hidden states."""
-        return self.hidden_dim
+        return self.hidden_dim * (1 + self.bidirectional)
+
+    @property
+    def mute(self) -> str:
+        """Return the leaf that keeps the model from writing text; "": none does."""
+        return "" if self.lm_head else "lm_head = False"
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields, once derived ones are filled in."""
-        if self.tie_embeddings and self.hidden_dim != self.dim:
+        if self.lm_head and self.bidirectional:
+            yield (
+                f"{path}.bidirectional = True: must be False with {path}.lm_head = "
+                "True, whose tokens must not see later ones"
+            )
+        if self.lm_head and self.num_token_types:
+            yield (
+                f"{path}.num_token_types = {self.num_token_types}: must be 0 with "
+                f"{path}.lm_head = True: a text to go on with has none"
+            )
+        if self.lm_head and self.tie_embeddings and self.hidden_dim != self.dim:
             yield (
                 f"{path}.hidden_dim = {self.hidden_dim}: must be {path}.dim = "
                 f"{self.dim}, unless {path}.tie_embeddings = False"

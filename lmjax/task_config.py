@@ -111,6 +111,7 @@ class TagConfig(LabelledConfig):
 
     kind: Literal["tag"] = "tag"
     repair: bool = True  # predictions: an I- that continues nothing begins a span
+    casing: bool = False  # a token's type tells its word's capitals, one of CASES
 
 
 TaskConfig = (
@@ -179,9 +180,12 @@ MODEL_KINDS = {
     "span_corruption": ("encoder_decoder",),
     "prefix_lm": ("encoder_decoder",),
     "infilling": ("encoder_decoder",),
-    "classify": ("encoder", "decoder"),
-    "tag": ("encoder", "decoder"),
+    "classify": ("encoder", "decoder", "recurrent"),
+    "tag": ("encoder", "decoder", "recurrent"),
 }
+# How a word is spelled (Collobert et al. 2011): its letters are small, capitals, the
+# first of them one, or another one; or there is none.
+CASES = ("none", "lower", "upper", "title", "mixed")
 # Where each task's examples may come from, and the sources of nothing else.
 EXAMPLE_SOURCES = {
     "classify": ("jsonl", "tsv", "csv"),
@@ -221,6 +225,10 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     yield from _sample_mistakes(config, path)
     if data.order == "contiguous":
         yield from _contiguous_mistakes(config, path)
+    if config.tokenizer.kind == "words":
+        yield from _words_mistakes(config, path)
+    if isinstance(task, CausalLMConfig) and model.mute:
+        yield f"{path}.model.{model.mute}: {path}.task.kind = 'causal_lm' needs it"
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, LabelledConfig):
@@ -261,10 +269,36 @@ def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{path}.model.num_labels = {model.num_labels}: must be 0, or as many as "
             f"{path}.task.labels has: {len(task.labels)}"
         )
+    if task.kind == "tag":
+        yield from _tag_mistakes(config, path)
     if config.sample.prompts and model.kind != "encoder":  # said of all encoders
         yield (
             f"{path}.sample.prompts = {config.sample.prompts}: must be empty: "
             f"{path}.task.kind = {task.kind!r} does not write"
+        )
+
+
+def _tag_mistakes(config: Any, path: str) -> Iterator[str]:
+    num_types = getattr(config.model, "num_token_types", 0)
+    if config.task.casing and num_types < len(CASES):
+        yield (
+            f"{path}.task.casing = True: needs {path}.model.num_token_types of at "
+            f"least {len(CASES)}, not {num_types}"
+        )
+
+
+def _words_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps a vocabulary of words from serving its task."""
+    task, tokenizer = config.task, config.tokenizer
+    if task.kind == "tag" and tokenizer.split != "white_space":
+        yield (
+            f"{path}.tokenizer.split = {tokenizer.split!r}: must be 'white_space' for "
+            f"{path}.task.kind = 'tag', whose words are given"
+        )
+    if task.kind != "classify" and tokenizer.stop_words:
+        yield (
+            f"{path}.tokenizer.stop_words = {tokenizer.stop_words!r}: must be '' for "
+            f"{path}.task.kind = {task.kind!r}, which needs every word"
         )
 
 

@@ -19,7 +19,8 @@ Axes = dict[str, Any]
 # An encoder-decoder's holds source, source_segments and source_positions (B, S) beside.
 # Masked language modelling predicts at K places of a row: targets, weights and
 # predict_positions are (B, K). With pairs of texts it has token_types (B, T), which of
-# the two a token is of, and pair_labels (B,), 1 where they are swapped.
+# the two a token is of, and pair_labels (B,), 1 where they are swapped. Of words to tag
+# token_types may tell the capitals.
 Batch = dict[str, Any]  # NumPy before `device.put_batch`, jax after
 HostBatch = dict[str, np.ndarray]
 # A metric is (sum, weight); they add up over microbatches, devices and hosts.

@@ -103,6 +103,13 @@ for cell in ("rnn", "lstm", "gru"):
         "tie_embeddings": False,
         "head_bias": True,
     }
+ARCHITECTURES["bilstm"] = {
+    **ARCHITECTURES["lstm"],
+    "lm_head": False,
+    "bidirectional": True,
+    "num_token_types": 2,
+    "num_labels": 5,
+}
 DECODERS = ("gpt2", "llama", "gemma")
 RECURRENT = ("rnn", "lstm", "gru")
 

@@ -74,12 +74,20 @@ class ExampleStore:
         file = self.directory / KEPT
         return JsonExamples([file], on_bad_text="error", path=str(file))
 
+    @property
+    def num_tokens(self) -> int:
+        """Count the tokens of all rows."""
+        return int(self._starts["tokens"][-1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return tokens [start, stop) of all examples, one after another, int32."""
+        return np.asarray(self._values["tokens"][start:stop])
+
     def describe(self) -> str:
         """Return what there is, for people to read."""
-        num_tokens = int(self._starts["tokens"][-1])
         rows = f" in {len(self):,} rows" if len(self) != self.num_examples else ""
         return (
-            f"{self.num_examples:,} examples{rows}, {num_tokens:,} tokens; "
+            f"{self.num_examples:,} examples{rows}, {self.num_tokens:,} tokens; "
             f"{self.num_truncated:,} cut to fit, {self.num_skipped:,} left out"
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from lmjax.config import ConfigError, FieldsConfig
 from lmjax.data import fields, spans
+from lmjax.data.casing import case_of
 from lmjax.data.examples import Example
 from lmjax.data.features import FIELDS, Columns, Row, around, label_id, token_rows
 from lmjax.data.tokenizer import Tokenizer
@@ -31,13 +32,15 @@ class Sentence:
 class Tag:
     """Words between special tokens, with a label at the first token of each.
 
-    A row: `tokens`, `first` (where the words begin that are not cut off), `label`.
+    A row: `tokens`, `first` (where the words begin that are not cut off), `label`; with
+    `casing` also `case`, of each word.
     """
 
     fields: FieldsConfig
     labels: tuple[str, ...]
     length: int
     repair: bool
+    casing: bool = False
 
     def texts(self, example: Example) -> list[str]:
         """Return the words as a text."""
@@ -70,20 +73,26 @@ class Tag:
         ]
         encoded = iter(tokenizer.encode_batch(flat))
         made = (
-            self._row([next(encoded) for _ in s.words], s.labels, tokenizer)
-            for s in readings
+            self._row(s, [next(encoded) for _ in s.words], tokenizer) for s in readings
         )
         return [(row,) for row in made]
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
-        """Return tokens, segments, positions, labels and weights, each (B, T)."""
+        """Return tokens, segments, positions, labels and weights, each (B, T).
+
+        With `casing` token_types, too: where a word begins, which of `CASES` it is.
+        """
         batch = token_rows(rows, length=length)
         batch["labels"] = np.zeros_like(batch["tokens"])
         batch["weights"] = np.zeros(batch["tokens"].shape, np.float32)
+        if self.casing:
+            batch["token_types"] = np.zeros_like(batch["tokens"])
         for b, row in enumerate(rows):
             if row is not None:
                 batch["labels"][b, row["first"]] = row["label"]
                 batch["weights"][b, row["first"]] = 1.0
+                if self.casing:
+                    batch["token_types"][b, row["first"]] = row["case"]
         return batch
 
     def of_text(self, text: str) -> Example:
@@ -106,17 +115,14 @@ class Tag:
     def identity(self) -> Any:
         """Return the fields, the labels and the length."""
         names = self.fields.tokens, self.fields.tags
-        return ["tag", *names, self.labels, self.length]
+        return ["tag", *names, self.labels, self.length] + ["casing"] * self.casing
 
     def _words(self, example: Example) -> list[str]:
         leaf = f"{FIELDS}.tokens"
         return fields.words_of(example, self.fields.tokens, leaf=leaf)
 
     def _row(
-        self,
-        words: list[np.ndarray],
-        labels: Sequence[int],
-        tokenizer: Tokenizer,
+        self, sentence: Sentence, words: list[np.ndarray], tokenizer: Tokenizer
     ) -> Row:
         prefix, _, suffix = around(tokenizer)
         # A word that the tokenizer has nothing for still needs a place.
@@ -128,8 +134,12 @@ class Tag:
         columns = {
             "tokens": tokens,
             "first": stops[:count],
-            "label": np.array(labels[:count], np.int32),
+            "label": np.array(sentence.labels[:count], np.int32),
         }
+        if self.casing:
+            columns["case"] = np.array(
+                [*map(case_of, sentence.words[:count])], np.int32
+            )
         return Row(columns=columns, size=len(tokens), truncated=count < len(words))
 
 

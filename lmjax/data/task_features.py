@@ -10,6 +10,12 @@ def build(config: Config) -> Features:
     """Return the features of a task that learns from examples."""
     task, names, length = config.task, config.data.fields, config.data.length
     if isinstance(task, TagConfig):
-        return Tag(fields=names, labels=task.labels, length=length, repair=task.repair)
+        return Tag(
+            fields=names,
+            labels=task.labels,
+            length=length,
+            repair=task.repair,
+            casing=task.casing,
+        )
     assert isinstance(task, ClassifyConfig), task
     return Classify(fields=names, labels=task.labels, length=length)

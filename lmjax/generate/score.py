@@ -68,8 +68,8 @@ class Scorer:
             source is empty or longer than its positions.
         """
         config, totals = self.model.config, [0.0] * len(texts)
-        if config.kind == "encoder":
-            raise ConfigError("config.model.kind = 'encoder': it scores no texts")
+        if config.mute:
+            raise ConfigError(f"config.model.{config.mute}: it scores no texts")
         if isinstance(config, RecurrentConfig):
             return self._log_probs_from_states(params, texts)
         check_sources(sources, config=config, name="context")

@@ -17,7 +17,7 @@ from lmjax.model_config import RecurrentConfig, TransformerConfig
 from lmjax.models.decoder import Decoder
 from lmjax.models.encdec import EncoderDecoder
 from lmjax.models.encoder import Encoder
-from lmjax.models.recurrent import RecurrentLM
+from lmjax.models.recurrent import RecurrentNetwork
 from lmjax.nn.attention import KVCache, cudnn_obstacle
 from lmjax.nn.block import Cache
 from lmjax.nn.recurrent import State, zero_state
@@ -27,7 +27,7 @@ MODELS: dict[str, Any] = {
     "decoder": Decoder,
     "encoder": Encoder,
     "encoder_decoder": EncoderDecoder,
-    "recurrent": RecurrentLM,
+    "recurrent": RecurrentNetwork,
 }
 
 log = logging.getLogger(__name__)
@@ -105,12 +105,12 @@ class Model:
           source: for an encoder-decoder: source, source_segments, source_positions.
 
         Raises:
-          ConfigError: an encoder, which continues nothing.
+          ConfigError: the model continues nothing.
         """
         batch_size, length = tokens_BT.shape
         assert length <= cache_length, (length, cache_length)
-        if self.config.kind == "encoder":
-            raise ConfigError("config.model.kind = 'encoder': it generates no text")
+        if self.config.mute:
+            raise ConfigError(f"config.model.{self.config.mute}: it generates no text")
         positions = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
         segments = (positions < lengths_B[:, None]).astype(jnp.int32)
         cache: Cache | State
@@ -150,7 +150,7 @@ class Model:
         return self._module(params).pair_logits(hidden_BTD)
 
     def summary(self, params: Params, hidden_BTD: Array, segments_BT: Array) -> Array:
-        """Return one vector (B, D) for each row: the pooler's, or the last token's."""
+        """Return one vector (B, D) for each row, as the kind of model makes it."""
         return self._module(params).summary(hidden_BTD, segments_BT)
 
     def label_logits(

@@ -26,7 +26,8 @@ class Tag:
     ) -> Batch:
         """Return what a batch holds."""
         row = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-        names = ("tokens", "segments", "positions", "labels")
+        names = ["tokens", "segments", "positions", "labels"]
+        names += ["token_types"] * self.config.casing
         weights = jax.ShapeDtypeStruct((batch_size, length), jnp.float32)
         return {**dict.fromkeys(names, row), "weights": weights}
 
