@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from sweep_report import best_trial, describe, write_best, write_plot, write_table
+from sweep_report import best_trial, describe, write_best, write_table
 from sweep_space import brief, suggest
 from sweep_study import Claim, Sweep, claim, first_trial, open_study, rungs
 from sweep_trial import (
@@ -23,6 +23,7 @@ from sweep_trial import (
 )
 
 from lmjax.config import ConfigError
+from lmjax.data.directory import locked
 
 # So many failures alike, and not a trial without: it is not the values that are wrong.
 ALIKE = 3
@@ -38,8 +39,8 @@ def search(sweep: Sweep, *, timeout_seconds: float) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     study = open_study(sweep)
     _say(console, pruning(sweep))
-    stop = Stop(after_seconds=timeout_seconds)
-    done = _trials(study, sweep, stop, console)
+    with Stop(after_seconds=timeout_seconds) as stop:
+        done = _trials(study, sweep, stop, console)
     report(study, sweep, console)
     if done and best_trial(study) is None:
         raise ConfigError(f"none of {sweep.num_trials} trials could be completed")
@@ -130,9 +131,12 @@ def report(study: Study, sweep: Sweep, console: Console) -> None:
     if best_trial(study) is None:
         _say(console, "no trial has been completed yet")
         return
+    import sweep_plot  # matplotlib takes a while to import
+
     path = sweep.workdir / "trials.png"
-    write_plot(study, sweep, path)
-    best = write_best(study, sweep)
+    with locked(sweep.workdir):  # others may come to their end at the same time
+        sweep_plot.write_plot(study, sweep, path)
+        best = write_best(study, sweep)
     _say(console, f"results: {sweep.workdir}/ (best.json, {path.name}, study.db)")
     _say(console, f"best:    {best['command']}")
 

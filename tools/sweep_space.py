@@ -51,8 +51,8 @@ def _distribution(leaf: str, spelling: str, kind: Any) -> BaseDistribution:
     head, _, rest = spelling.partition(":")
     if head == "choice":
         return _choices(leaf, rest, kind)
-    if not rest:
-        hint = nearest(head, ("choice", "log", "int"))
+    hint = "" if head in ("log", "int") else nearest(head, ("choice", "log", "int"))
+    if not rest or hint:
         raise ConfigError(f"must be {SPELLINGS}{hint}")
     if base not in (int, float):
         named = f", as in choice:{_example(base)}"

@@ -1,5 +1,6 @@
 """One trial of a sweep: an ordinary `lmjax train`, followed, pruned and stopped."""
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -33,8 +34,16 @@ class Stop:
     def __init__(self, *, after_seconds: float = math.inf) -> None:
         self.deadline = time.monotonic() + after_seconds
         self.signalled = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+            self.before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     @property
     def requested(self) -> bool:
@@ -194,7 +203,8 @@ def _follow(
         if stop.requested:
             return Outcome(state=None)
         show(f"step {evaluations.step}/{num_steps}  {told}")
-        time.sleep(POLL_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
 
 
 def _judged(
