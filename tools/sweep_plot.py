@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
@@ -19,14 +19,14 @@ from sweep_report import STATES
 from sweep_study import Sweep
 
 BLUE, ORANGE, RED, GREY = "#2f6da8", "#e07b00", "#b5342c", "#8c96a0"
-COLUMNS = 4  # panels in a row
+COLUMNS = 4  # panels in a row, at most
 
 
 def write_plot(study: Study, sweep: Sweep, path: Path) -> None:
     """Draw the best so far over the trials, and each leaf against the metric."""
     trials = study.get_trials(deepcopy=False)
-    columns = min(len(sweep.space), COLUMNS)
     rows = math.ceil(len(sweep.space) / COLUMNS)
+    columns = math.ceil(len(sweep.space) / rows)
     figure = Figure(figsize=(max(2.6 * columns, 6.5), 3.0 + 2.3 * rows), dpi=150)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=[1.25] + [1] * rows)
@@ -34,9 +34,9 @@ def write_plot(study: Study, sweep: Sweep, path: Path) -> None:
     top = figure.add_subplot(grid[0, :])
     _draw_history(top, trials, sweep, limits)
     for i, (leaf, distribution) in enumerate(sweep.space.items()):
-        panel = figure.add_subplot(grid[1 + i // COLUMNS, i % COLUMNS])
+        panel = figure.add_subplot(grid[1 + i // columns, i % columns])
         _draw_leaf(panel, leaf, distribution, trials, sweep, limits)
-        if i % COLUMNS:
+        if i % columns:
             panel.tick_params(labelleft=False)
         else:
             panel.set_ylabel(sweep.metric)
@@ -102,7 +102,12 @@ def _draw_leaf(
         axes.set_xlim(-0.5, len(choices) - 0.5)
     elif distribution.log:
         axes.set_xscale("log")
-        margin = (distribution.high / distribution.low) ** 0.04
+        ratio = distribution.high / distribution.low
+        margin = ratio**0.04
+        within = (1.0,) if ratio >= 1000 else (1.0, 2.0, 5.0)
+        axes.xaxis.set_major_locator(LogLocator(subs=within, numticks=7))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(distribution.low / margin, distribution.high * margin)
     else:
         margin = 0.04 * (distribution.high - distribution.low)

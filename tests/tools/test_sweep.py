@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import optuna
@@ -42,7 +43,8 @@ def script(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def plotless(monkeypatch):
     """Draw nothing, which takes longer than all else: that has tests of its own."""
-    monkeypatch.setattr("sweep_plot.write_plot", lambda *_: None)
+    stub = types.SimpleNamespace(write_plot=lambda *_: None)
+    monkeypatch.setitem(sys.modules, "sweep_plot", stub)
 
 
 @pytest.fixture
@@ -57,7 +59,11 @@ def run(argv, trainer=TRAINER):
 
 def started(argv, **environ):
     """Start a sweep in a process of its own."""
-    code = f"import sys, sweep; sys.exit(sweep.main(sys.argv[1:], trainer={TRAINER}))"
+    code = f"""
+import sys, types, sweep
+sys.modules["sweep_plot"] = types.SimpleNamespace(write_plot=lambda *_: None)
+sys.exit(sweep.main(sys.argv[1:], trainer={TRAINER}))
+"""
     path = f"{ROOT}{os.pathsep}{ROOT / 'tools'}"
     return subprocess.Popen(
         [sys.executable, "-c", code, *argv],
