@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None, *, trainer: Sequence[str] = TRAINER)
     try:
         return _main(list(sys.argv[1:] if argv is None else argv), trainer)
     except (ConfigError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        told = str(error)
+        if isinstance(error, OSError) and error.filename:
+            told = f"{error.filename}: {error.strerror}"
+        print(f"error: {' '.join(told.split())}", file=sys.stderr)
         return 2
 
 
@@ -62,7 +65,9 @@ def _main(argv: Sequence[str], trainer: Sequence[str]) -> int:
         f"--config.{text}" for text in args.overrides
     ]
     workdir = Path(args.workdir)
-    import sweep_search
+    if not args.dry_run:
+        workdir.mkdir(parents=True, exist_ok=True)
+    import sweep_search  # optuna's storage takes a while to import
     from sweep_study import Sweep
 
     sweep = Sweep(
@@ -86,6 +91,9 @@ def _main(argv: Sequence[str], trainer: Sequence[str]) -> int:
 
 def _arguments(argv: Sequence[str]) -> Any:
     """Read and check the command line."""
+    for arg in argv:
+        if arg.startswith(PREFIXES) and "=" not in arg:
+            raise ConfigError(f"{arg}: is written {arg}=VALUE")
     rest = [arg for arg in argv if not arg.startswith(PREFIXES)]
     parser = _parser()
     args, unknown = parser.parse_known_args(rest)

@@ -101,17 +101,13 @@ def _trials(study: Study, sweep: Sweep, stop: Stop, console: Console) -> bool:
 
 
 def _run(claimed: Claim, sweep: Sweep, stop: Stop, console: Console) -> Outcome:
-    """Run a trial behind a live line, where there is a terminal to show one."""
-    begins = f"trial {claimed.trial.number}: {brief(claimed.values)}"
+    """Run a trial, with a live line below where there is a terminal to show one."""
+    _say(console, f"trial {claimed.trial.number}: {brief(claimed.values)}")
     if not console.is_terminal:
-        _say(console, begins)
         return run(claimed, sweep, stop, show=lambda text: None)
     # Drawn only when told to: no thread beside the one that starts processes.
     with Live(console=console, auto_refresh=False, transient=True) as live:
-
-        def show(text: str) -> None:
-            live.update(Text(f"{begins}  {text}", overflow="ellipsis"), refresh=True)
-
+        show = lambda text: live.update(Text(text, overflow="ellipsis"), refresh=True)
         return run(claimed, sweep, stop, show=show)
 
 

@@ -56,13 +56,13 @@ def _distribution(leaf: str, spelling: str, kind: Any) -> BaseDistribution:
         raise ConfigError(f"must be {SPELLINGS}{hint}")
     if base not in (int, float):
         named = f", as in choice:{_example(base)}"
-        raise ConfigError(f"is no number; give choices{named}")
+        raise ConfigError(f"takes no numbers; give choices{named}")
     if head == "log":
         return _range(leaf, rest.split(":"), kind, integer=base is int, log=True)
     if head == "int" and base is float:
-        raise ConfigError(f"is a fraction, not an integer; give {rest}")
+        raise ConfigError(f"takes fractions, not integers; give {rest}")
     if head != "int" and base is int:
-        raise ConfigError(f"is an integer; give int:{spelling}")
+        raise ConfigError(f"takes integers; give int:{spelling}")
     bounds = rest if head == "int" else spelling
     return _range(leaf, bounds.split(":"), kind, integer=base is int, log=False)
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from optuna import Trial
 from optuna.trial import TrialState
-from sweep_space import flags
+from sweep_space import flags, short
 from sweep_study import Claim, Sweep, try_lock
 
 from lmjax.config import ConfigError, nearest
@@ -193,7 +193,7 @@ def _follow(
     while True:
         ended = process.poll() is not None  # asked before the last reading
         for line in evaluations.new():
-            told = f"{sweep.metric} {line.get(sweep.metric)} at step {line['step']}"
+            told = f"{sweep.metric} {short(line.get(sweep.metric))}"
             last = line["step"] >= num_steps
             outcome = _judged(line, claim.trial, sweep.metric, last=last)
             if outcome is not None:

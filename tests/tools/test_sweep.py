@@ -86,7 +86,7 @@ def starts(directory, number):
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -155,10 +155,13 @@ def test_a_killed_sweep_loses_nothing(argv, tmp_path):
 
 def test_two_processes_share_a_study(argv, tmp_path):
     flags = [*argv, RATE, "--num_trials=5", "--pruner=none"]
-    both = [started(flags, STEP_SECONDS="0.1") for _ in range(2)]
+    directory, gate = tmp_path / "sweep", tmp_path / "gate"
+    both = [started(flags, GATE=str(gate)) for _ in range(2)]
+    first = [directory / "trials" / str(n) / "starts" for n in range(2)]
+    wait_for(lambda: all(path.exists() and path.read_text() for path in first))
+    gate.touch()
     said = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    directory = tmp_path / "sweep"
     assert [t.state for t in trials(directory)] == [TrialState.COMPLETE] * 5
     begun = [starts(directory, number) for number in range(5)]
     assert all(len(each) == 1 for each in begun)

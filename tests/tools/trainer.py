@@ -28,6 +28,8 @@ with (workdir / ".lock").open("a") as lock:
     start = int(saved.read_text()) if saved.exists() else 0
     with (workdir / "starts").open("a") as file:
         print(start, os.getppid(), file=file)
+    while "GATE" in os.environ and not Path(os.environ["GATE"]).exists():
+        time.sleep(0.02)
     if layers == 5:
         sys.exit("error: config.model.num_heads = 5: does not divide it")
     offset = abs(math.log10(rate) + 2.0) + abs(layers - 3) + (name != "lion")
