@@ -111,6 +111,11 @@ class TagConfig(LabelledConfig):
 
     kind: Literal["tag"] = "tag"
     repair: bool = True  # predictions: an I- that continues nothing begins a span
+    # how a predicate is shown: its tokens are of type 1, or stand between separators
+    mark_predicate: Literal["token_types", "separators"] = "token_types"
+    unscored: tuple[
+        str, ...
+    ] = ()  # types of spans that precision, recall, F1 leave out
 
 
 TaskConfig = (
@@ -184,10 +189,10 @@ MODEL_KINDS = {
 }
 # Where each task's examples may come from, and the sources of nothing else.
 EXAMPLE_SOURCES = {
-    "classify": ("jsonl", "tsv", "csv"),
-    "tag": ("conll", "jsonl"),
+    "classify": ("jsonl", "tsv", "csv", "tfds"),
+    "tag": ("conll", "props", "jsonl", "tfds"),
 }
-ONLY_EXAMPLES = ("tsv", "csv", "conll", "parallel")
+ONLY_EXAMPLES = ("tsv", "csv", "conll", "props", "parallel")
 SHORTEST = 8  # tokens, of which the ends and a span still leave some
 
 
@@ -225,6 +230,8 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, LabelledConfig):
         yield from _labelled_mistakes(config, path)
+    if isinstance(task, TagConfig):
+        yield from _tag_mistakes(config, path)
     if isinstance(task, WindowPairConfig):
         yield from _window_pair_mistakes(config, path)
     elif data.target_length:
@@ -265,6 +272,16 @@ def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
         yield (
             f"{path}.sample.prompts = {config.sample.prompts}: must be empty: "
             f"{path}.task.kind = {task.kind!r} does not write"
+        )
+
+
+def _tag_mistakes(config: Any, path: str) -> Iterator[str]:
+    mark = config.task.mark_predicate
+    num_types = getattr(config.model, "num_token_types", 0)
+    if config.data.fields.predicate and mark == "token_types" and num_types < 2:
+        yield (
+            f"{path}.task.mark_predicate = {mark!r}: needs {path}.model.num_token_types"
+            f" of at least 2, not {num_types}; 'separators' suits any model"
         )
 
 

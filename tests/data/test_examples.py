@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from lmjax.config import ConfigError, FieldsConfig, SourceConfig
-from lmjax.data.examples import open_examples
+from lmjax.data.example_formats import open_examples
 
 
 def opened(source, path, split="train", **more):

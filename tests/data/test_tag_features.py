@@ -24,7 +24,7 @@ def encode(words, tags):
 def test_a_word_is_labelled_at_its_first_token():
     row = encode(["Ann", "in", "Ulm"], ["B-PER", "O", "B-LOC"])
     assert row.columns["tokens"].tolist() == [BOS, *b"Ann in Ulm", EOS]
-    assert row.columns["first"].tolist() == [1, 4, 7]
+    assert row.columns["place"].tolist() == [1, 4, 7]
     batch = READ.batch([row.columns, None], length=16)
     assert batch["labels"][0, [1, 4, 7]].tolist() == [1, 4, 0]
     assert batch["weights"].sum() == 3
@@ -35,7 +35,7 @@ def test_words_that_do_not_fit_are_cut_off_whole():
     words = ["abcd", "efgh", "ijklmn", "op"]
     row = encode(words, ["O"] * 4)
     assert row.truncated
-    assert row.columns["first"].tolist() == [1, 5]
+    assert row.columns["place"].tolist() == [1, 5]
     assert len(row.columns["tokens"]) == 11
     output = {"tags": np.full(16, 1)}
     reading = READ.read({"tokens": words}, labelled=False)
