@@ -51,7 +51,8 @@ def open_examples(
         every = config.holdout_every
         found = HeldOutExamples(found, every=every, held_out=split == "valid")
     if not len(found):
-        raise ConfigError(f"{path}.{leaf} = {pattern!r}: no example for {split}")
+        why = f"; give {path}.valid_path" if held_out and split == "train" else ""
+        raise ConfigError(f"{path}.{leaf} = {pattern!r}: no example for {split}{why}")
     return found
 
 

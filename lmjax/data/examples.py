@@ -4,6 +4,7 @@ Whatever the format, `examples[i]` is a dict, and `examples.where(i)` says FILE:
 """
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,11 +76,14 @@ class InMemory(OnDisk):
     def _text(self, file: Path) -> str:
         with reading(file, path=self._path):
             raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        return decode(
-            raw,
-            where=lambda: str(file),
-            on_bad_text=self._on_bad_text,
-            path=self._path,
+        return "\n".join(
+            decode(
+                line,
+                where=functools.partial("{}:{}".format, file, number),
+                on_bad_text=self._on_bad_text,
+                path=self._path,
+            )
+            for number, line in enumerate(raw.split(b"\n"), start=1)
         )
 
 

@@ -57,6 +57,9 @@ def places_of(example: Example, name: str, *, leaf: str, count: int) -> tuple[in
         if not 0 <= value < count:
             raise ConfigError(f"{name!r} = {value}: must be from 0 to {count - 1}")
         return (value,)
+    if not isinstance(value, list):
+        kind = type(value).__name__
+        raise ConfigError(f"{name!r} holds {kind}, neither a number nor a list")
     marks = list_of(example, name, leaf=leaf)
     if len(marks) != count:
         raise ConfigError(f"has {count} tokens, but {len(marks)} of {name!r}")

@@ -16,7 +16,7 @@ from lmjax.config import (
 )
 from lmjax.data import spans, task_features
 from lmjax.data.example_formats import open_examples
-from lmjax.data.example_store import ExamplePart, placed
+from lmjax.data.example_store import ExamplePart, refused
 from lmjax.data.examples import Examples
 from lmjax.data.sources import Split
 from lmjax.data.tfds_examples import TfdsExamples
@@ -93,7 +93,7 @@ def _found(config: Config) -> tuple[str, ...]:
         except ConfigError as error:
             if config.data.on_bad_example == "skip":
                 continue
-            raise placed(error, examples.where(i)) from error
+            raise refused(error, examples.where(i)) from error
     if len(found) < 2:
         raise ConfigError(
             f"config.data.path = {config.data.path!r}: needs examples of at least two "

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.config import SourceConfig
+from lmjax.config import ConfigError, SourceConfig
 from lmjax.data import tfds_source
 from lmjax.data.documents import decode, digest
 
@@ -64,12 +64,15 @@ def open_tfds_examples(
     """Open a catalog name or a built directory; None where the config has no split.
 
     Raises:
-      ConfigError: there is no such dataset or split, or it cannot be downloaded.
+      ConfigError: there is no such dataset or split, or it cannot be downloaded, or
+        there is no example.
     """
     found = tfds_source.open_split(config, split=split, path=path)
     if found is None:
         return None
     builder, name = found
+    if builder.info.splits[name].num_examples < 1:
+        raise ConfigError(f"{path}.{split}_split = {name!r}: no example is in it")
     return TfdsExamples(builder, split=name, on_bad_text=config.on_bad_text, path=path)
 
 

@@ -140,7 +140,7 @@ def _check_split(builder: Any, split: str, *, path: str) -> None:
                 f"{builder.info.name} has {', '.join(splits)}"
             )
     try:
-        _ = splits[split]
+        _ = splits[split].num_examples
     except ValueError as error:
         raise ConfigError(
             f"{path} = {split!r}: not as in 'train[:90%]': {_last_line(error)}"
