@@ -41,11 +41,11 @@ def files(tmp_path_factory):
 def config(files, kind, **more):
     return parse(
         {
-            "num_steps": 60,
+            "num_steps": 40,
             "batch_size": 16,
             "model": {
                 "dim": 16,
-                "num_layers": 2,
+                "num_layers": 1,
                 "num_heads": 2,
                 "max_length": 64,
                 **KINDS[kind],
