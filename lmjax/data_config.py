@@ -69,12 +69,21 @@ class SourceConfig:
         for name in dict.fromkeys(self.columns):
             if self.columns.count(name) > 1:
                 yield f"{path}.columns: {name!r} is there more than once"
-        for leaf in ("tokens", "predicate", "tags") if self.source == "props" else ():
+        if self.source == "props":
+            yield from self._props_mistakes(path)
+
+    def _props_mistakes(self, path: str) -> Iterator[str]:
+        for leaf in ("tokens", "predicate", "tags"):
             if (name := getattr(self.fields, leaf)) not in self.columns:
                 yield (
                     f"{path}.fields.{leaf} = {name!r}: {path}.source = 'props' needs "
                     f"it to be one of {path}.columns: {', '.join(self.columns)}"
                 )
+        if not self.valid_path:
+            yield (
+                f"{path}.valid_path = '': {path}.source = 'props' needs one: held out "
+                "are examples, and a sentence has several"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

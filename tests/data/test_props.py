@@ -81,7 +81,8 @@ def test_the_columns_must_name_what_is_read():
         "task": {"kind": "tag"},
         "model": {"kind": "encoder", "num_token_types": 2},
     }
-    with pytest.raises(
-        ConfigError, match=r"fields\.predicate = '': .*'props' needs it"
-    ):
-        parse({**sections, "tokenizer": {"kind": "bytes"}})
+    sections["tokenizer"] = {"kind": "bytes"}
+    with pytest.raises(ConfigError, match=r"predicate = '': .*'props' needs it to be"):
+        parse(sections)
+    with pytest.raises(ConfigError, match=r"valid_path = '': .*'props' needs one"):
+        parse(sections, ["data.fields.predicate=verb"])
