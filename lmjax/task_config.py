@@ -112,6 +112,10 @@ class TagConfig(LabelledConfig):
     kind: Literal["tag"] = "tag"
     repair: bool = True  # predictions: an I- that continues nothing begins a span
     casing: bool = False  # a token's type tells its word's capitals, one of CASES
+    # how a predicate is shown: its tokens are of type 1, or stand between separators
+    mark_predicate: Literal["token_types", "separators"] = "token_types"
+    # types of spans that precision, recall and F1 leave out
+    unscored: tuple[str, ...] = ()
 
 
 TaskConfig = (
@@ -188,10 +192,10 @@ MODEL_KINDS = {
 CASES = ("none", "lower", "upper", "title", "mixed")
 # Where each task's examples may come from, and the sources of nothing else.
 EXAMPLE_SOURCES = {
-    "classify": ("jsonl", "tsv", "csv"),
-    "tag": ("conll", "jsonl"),
+    "classify": ("jsonl", "tsv", "csv", "tfds"),
+    "tag": ("conll", "props", "jsonl", "tfds"),
 }
-ONLY_EXAMPLES = ("tsv", "csv", "conll", "parallel")
+ONLY_EXAMPLES = ("tsv", "csv", "conll", "props", "parallel")
 SHORTEST = 8  # tokens, of which the ends and a span still leave some
 
 
@@ -233,6 +237,8 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, LabelledConfig):
         yield from _labelled_mistakes(config, path)
+    if isinstance(task, TagConfig):
+        yield from _tag_mistakes(config, path)
     if isinstance(task, WindowPairConfig):
         yield from _window_pair_mistakes(config, path)
     elif data.target_length:
@@ -279,11 +285,21 @@ def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
 
 
 def _tag_mistakes(config: Any, path: str) -> Iterator[str]:
-    num_types = getattr(config.model, "num_token_types", 0)
-    if config.task.casing and num_types < len(CASES):
+    task, num_types = config.task, getattr(config.model, "num_token_types", 0)
+    if task.casing and num_types < len(CASES):
         yield (
             f"{path}.task.casing = True: needs {path}.model.num_token_types of at "
             f"least {len(CASES)}, not {num_types}"
+        )
+    if not config.data.fields.predicate or task.mark_predicate != "token_types":
+        return
+    why = f"{path}.task.mark_predicate = 'token_types'"
+    if task.casing:
+        yield f"{why}: must be 'separators' with {path}.task.casing, which takes types"
+    if num_types < 2:
+        yield (
+            f"{why}: needs {path}.model.num_token_types of at least 2, not {num_types};"
+            " 'separators' suits any model"
         )
 
 

@@ -117,7 +117,7 @@ class ExamplePart:
         except ConfigError as error:
             if self.on_bad_example == "skip":
                 return ""
-            raise placed(error, self.examples.where(index)) from error
+            raise refused(error, self.examples.where(index)) from error
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one example's text."""
@@ -172,11 +172,10 @@ def encoded(
                 readings.append(part.features.read(example))
                 examples.append(example)
             except ConfigError as error:
-                told = placed(error, part.examples.where(i))
+                where = part.examples.where(i)
                 if part.on_bad_example == "error":
-                    hint = "config.data.on_bad_example='skip' leaves such examples out"
-                    raise ConfigError(f"{told} ({hint})") from error
-                bad.append(str(told))
+                    raise refused(error, where) from error
+                bad.append(str(placed(error, where)))
         rows = part.features.encode(readings, tokenizer)
         yield from zip(examples, rows, strict=True)
 
@@ -185,6 +184,12 @@ def placed(error: ConfigError, where: str) -> ConfigError:
     """Return the error with the example's place before it, if it is not yet there."""
     text = str(error)
     return ConfigError(text if text.startswith(where) else f"{where}: {text}")
+
+
+def refused(error: ConfigError, where: str) -> ConfigError:
+    """Return the error with the example's place, and how to go on without it."""
+    hint = "config.data.on_bad_example='skip' leaves such examples out"
+    return ConfigError(f"{placed(error, where)} ({hint})")
 
 
 def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:

@@ -73,6 +73,10 @@ class Features(Protocol):
 class Labelling(Features, Protocol):
     """Features of a task that has a set of labels."""
 
+    @property
+    def label_field(self) -> str:
+        """Return the name of the part that holds the labels."""
+
     def label(self, example: Example) -> Sequence[str]:
         """Return the labels of an example."""
 

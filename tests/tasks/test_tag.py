@@ -1,13 +1,14 @@
 """Tagging by recurrent networks, with the casing of words, on any mesh."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 
-from lmjax import sharding, tasks
-from lmjax.config import FieldsConfig, TagConfig, parse
+from lmjax import sharding
+from lmjax.config import FieldsConfig, parse
 from lmjax.data import classify_features, tag_features, task_features
 from lmjax.data.casing import case_of
 from lmjax.data.tag_features import Sentence
@@ -83,28 +84,28 @@ def test_words_are_told_apart_by_their_capitals():
     ]
 
 
-def test_a_batch_has_the_shapes_it_is_said_to_have_and_types_where_words_begin():
+def test_a_batch_has_the_shapes_it_is_said_to_have_and_the_types_of_words():
     program, batch = make()
     shapes = {
         n: (s.shape, s.dtype) for n, s in program.task.batch_shapes(4, 24).items()
     }
     assert shapes == {name: (x.shape, x.dtype) for name, x in batch.items()}
-    first = batch["weights"][0] > 0
-    types = [CASES[i] for i in batch["token_types"][0, first]]
+    here = batch["weights"][0] > 0
+    types = [CASES[i] for i in batch["token_types"][0, here]]
     assert types == ["title", "lower", "title", "title"]
-    assert not batch["token_types"][0, ~first].any()
+    text = bytes(batch["tokens"][0, 1:][: len(" ".join(SENTENCES[0][0]))].tolist())
+    of_word = batch["token_types"][0, 1 : 1 + len(SENTENCES[0][0][0])]
+    assert text.decode().startswith(SENTENCES[0][0][0])
+    assert {CASES[i] for i in of_word} == {"title"}
 
 
-def test_without_casing_nothing_is_another():
+def test_without_casing_all_words_are_of_one_type():
     plain = tag_features.Tag(
         fields=FieldsConfig(), labels=LABELS, length=24, repair=True
     )
     row = plain.encode([Sentence(*SENTENCES[0])], Bytes(bos=True))[0][0]
-    assert "case" not in row.columns
-    assert "token_types" not in plain.batch([row.columns], length=24)
-    assert "casing" not in plain.identity()
-    task = tasks.build(TagConfig(labels=LABELS))
-    assert "token_types" not in task.batch_shapes(4, 24)
+    assert not row.columns["types"].any()
+    assert plain.identity() != dataclasses.replace(plain, casing=True).identity()
 
 
 def test_a_tiny_tagger_overfits():
