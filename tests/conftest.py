@@ -103,6 +103,21 @@ for cell in ("rnn", "lstm", "gru"):
         "tie_embeddings": False,
         "head_bias": True,
     }
+for attention, cell in (("bahdanau", "gru"), ("luong", "lstm")):
+    ARCHITECTURES[attention] = {
+        "kind": "recurrent_encoder_decoder",
+        "vocab_size": 64,
+        "dim": 32,
+        "hidden_dim": 24,
+        "num_layers": 2,
+        "num_encoder_layers": 3,
+        "max_length": 64,
+        "cell": cell,
+        "attention": attention,
+        "input_feeding": attention == "luong",
+        "head_bias": True,
+        "start_id": 1,
+    }
 DECODERS = ("gpt2", "llama", "gemma")
 RECURRENT = ("rnn", "lstm", "gru")
 
