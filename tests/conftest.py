@@ -110,7 +110,7 @@ for attention, cell in (("bahdanau", "gru"), ("luong", "lstm")):
         "dim": 32,
         "hidden_dim": 24,
         "num_layers": 2,
-        "num_encoder_layers": 3,
+        "num_encoder_layers": 1,
         "max_length": 64,
         "cell": cell,
         "attention": attention,
@@ -120,6 +120,7 @@ for attention, cell in (("bahdanau", "gru"), ("luong", "lstm")):
     }
 DECODERS = ("gpt2", "llama", "gemma")
 RECURRENT = ("rnn", "lstm", "gru")
+ATTENTIVE = ("bahdanau", "luong")
 
 
 def pytest_addoption(parser):
@@ -135,6 +136,11 @@ def architecture(request):
 
 @pytest.fixture(params=DECODERS + RECURRENT)
 def causal(request):
+    return request.param
+
+
+@pytest.fixture(params=DECODERS + RECURRENT + ATTENTIVE)
+def writer(request):
     return request.param
 
 
