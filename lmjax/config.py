@@ -23,6 +23,7 @@ from lmjax.model_config import (
     ModelConfig,
     NonNegative,
     RecurrentConfig,
+    RecurrentEncoderDecoderConfig,
     TransformerConfig,
     derived,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "OptimConfig",
     "PrefixLMConfig",
     "RecurrentConfig",
+    "RecurrentEncoderDecoderConfig",
     "SourceConfig",
     "SpanCorruptionConfig",
     "TagConfig",

@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from lmjax.model_config import CAUSAL_KINDS, CountOrZero, Fraction, NonNegative
+from lmjax.model_config import (
+    CAUSAL_KINDS,
+    SOURCE_KINDS,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+)
 from lmjax.parsing import Range, runtime
 
 
@@ -181,9 +187,9 @@ def seq2seq_lengths(length: int, config: WindowPairConfig) -> tuple[int, int]:
 MODEL_KINDS = {
     "causal_lm": CAUSAL_KINDS,
     "masked_lm": ("encoder",),
-    "span_corruption": ("encoder_decoder",),
-    "prefix_lm": ("encoder_decoder",),
-    "infilling": ("encoder_decoder",),
+    "span_corruption": SOURCE_KINDS,
+    "prefix_lm": SOURCE_KINDS,
+    "infilling": SOURCE_KINDS,
     "classify": ("encoder", "decoder", "recurrent"),
     "tag": ("encoder", "decoder", "recurrent"),
 }
@@ -325,11 +331,11 @@ def _sample_mistakes(config: Any, path: str) -> Iterator[str]:
     it is at least a token, and what is too long is found before training.
     """
     sample, tokenizer, longest = config.sample, config.tokenizer, 1
-    if not sample.prompts or config.model.kind == "recurrent":  # of any length
+    if not sample.prompts:
         return
     if tokenizer.kind == "bytes" and config.model.kind == "decoder":
         longest = tokenizer.bos + max(len(text.encode()) for text in sample.prompts)
-    room = config.model.max_length - longest
+    room = config.model.longest_text - longest
     if sample.max_tokens > room:
         yield (
             f"{path}.sample.max_tokens = {sample.max_tokens}: with a prompt of "

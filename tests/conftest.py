@@ -110,8 +110,24 @@ ARCHITECTURES["bilstm"] = {
     "num_token_types": 2,
     "num_labels": 5,
 }
+for attention, cell in (("bahdanau", "gru"), ("luong", "lstm")):
+    ARCHITECTURES[attention] = {
+        "kind": "recurrent_encoder_decoder",
+        "vocab_size": 64,
+        "dim": 32,
+        "hidden_dim": 24,
+        "num_layers": 2,
+        "num_encoder_layers": 1,
+        "max_length": 64,
+        "cell": cell,
+        "attention": attention,
+        "input_feeding": attention == "luong",
+        "head_bias": True,
+        "start_id": 1,
+    }
 DECODERS = ("gpt2", "llama", "gemma")
 RECURRENT = ("rnn", "lstm", "gru")
+ATTENTIVE = ("bahdanau", "luong")
 
 
 def pytest_addoption(parser):
@@ -127,6 +143,11 @@ def architecture(request):
 
 @pytest.fixture(params=DECODERS + RECURRENT)
 def causal(request):
+    return request.param
+
+
+@pytest.fixture(params=DECODERS + RECURRENT + ATTENTIVE)
+def writer(request):
     return request.param
 
 

@@ -113,8 +113,8 @@ def test_full_size_models_have_the_published_size(config, published):
     assert count(build(**config)) == published
 
 
-def test_shapes_and_axes(tiny, causal, golden):
-    golden(f"shapes_{causal}", described(tiny(causal)))
+def test_shapes_and_axes(tiny, writer, golden):
+    golden(f"shapes_{writer}", described(tiny(writer)))
 
 
 def test_shapes_and_axes_of_what_gives_labels(tiny, golden):
@@ -133,13 +133,13 @@ def described(model):
     }
 
 
-def test_parameters_are_float32(tiny, causal):
-    model = tiny(causal, dtype="bfloat16")
+def test_parameters_are_float32(tiny, writer):
+    model = tiny(writer, dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(model.shapes)} == {"float32"}
 
 
-def test_init_makes_what_was_promised(tiny, causal):
-    model = tiny(causal)
+def test_init_makes_what_was_promised(tiny, writer):
+    model = tiny(writer)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert shapes == model.shapes
 
