@@ -235,8 +235,7 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     yield from _sample_mistakes(config, path)
     if data.order == "contiguous":
         yield from _contiguous_mistakes(config, path)
-    if config.tokenizer.kind == "words":
-        yield from _words_mistakes(config, path)
+    yield from _words_mistakes(config, path)
     if isinstance(task, CausalLMConfig) and model.mute:
         yield f"{path}.model.{model.mute}: {path}.task.kind = 'causal_lm' needs it"
     if isinstance(task, MaskedLMConfig):
@@ -312,6 +311,8 @@ def _tag_mistakes(config: Any, path: str) -> Iterator[str]:
 def _words_mistakes(config: Any, path: str) -> Iterator[str]:
     """Yield what keeps a vocabulary of words from serving its task."""
     task, tokenizer = config.task, config.tokenizer
+    if tokenizer.kind != "words":
+        return
     if task.kind == "tag" and tokenizer.split != "white_space":
         yield (
             f"{path}.tokenizer.split = {tokenizer.split!r}: must be 'white_space' for "

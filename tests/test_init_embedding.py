@@ -149,6 +149,14 @@ def test_a_word_itself_comes_before_its_lower_case(tmp_path):
     assert found.tolist() == [2, 2, 1, 2, 2, 0, 1, 2]
 
 
+def test_the_mark_of_a_space_is_no_part_of_a_word():
+    class Pieces:
+        vocab_size = 3
+        id_to_piece = staticmethod(["\u2581the", "the", "<unk>"].__getitem__)
+
+    assert init_embedding._words(Pieces()) == ["the", "the", "<unk>"]
+
+
 def test_what_the_vectors_cannot_be(begin, make, tmp_path):
     path = tmp_path / "other.txt"
     path.write_text("x " + "1 " * DIM + "\n")

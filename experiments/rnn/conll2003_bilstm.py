@@ -4,7 +4,10 @@
     lmjax train --config=experiments/rnn/conll2003_bilstm.py --workdir=runs/bilstm
 
 The argument is the directory of {train,valid,test}.txt in CoNLL's columns, and after a
-colon the file of vectors.
+colon the file of vectors. With a network the same is `conll2003` of TFDS.
+
+Measured: test span F1 0.863 (valid 0.891) in 13 minutes, on two CPU cores that others
+used too.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ and a model that takes their vectors over understands.
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from lmjax.config import ConfigError, TokenizerConfig
@@ -40,30 +40,18 @@ def train(
     Raises:
       ConfigError: a file cannot be used, or no word is left.
     """
-    library = hf_tokenizer.library()
-    special = _special_words(config)
-    core = library.Tokenizer(library.models.WordLevel({}, unk_token=UNKNOWN))
-    if config.lowercase:
-        core.normalizer = library.normalizers.Lowercase()
-    core.pre_tokenizer = _splitter(library, config)
-    trainer = library.trainers.WordLevelTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_count,
-        special_tokens=special,
-        show_progress=False,
-    )
-    texts = (part[i] for part in parts for i in range(len(part)))
-    core.train_from_iterator(texts, trainer)
-    words = sorted(core.get_vocab(), key=core.get_vocab().__getitem__)
-    if len(words) <= len(special):
+    core = _counted(config, parts)
+    words, num_special = core.get_vocab(), len(_special_words(config))
+    if len(words) <= num_special:
         raise ConfigError(
             f"config.tokenizer.vocab_size = {config.vocab_size}: leaves no word of the "
             f"text (config.tokenizer.min_count = {config.min_count})"
         )
     more = list(_more_words(core, config, words)) if config.path else []
-    vocabulary = {word: i for i, word in enumerate([*words, *more])}
-    core.model = library.models.WordLevel(vocabulary, unk_token=UNKNOWN)
-    _log.info("vocabulary: %s", _summary(len(words) - len(special), len(more), config))
+    vocabulary = words | {word: len(words) + i for i, word in enumerate(more)}
+    model = hf_tokenizer.library().models.WordLevel
+    core.model = model(vocabulary, unk_token=UNKNOWN)
+    _log.info("vocabulary: %s", _summary(len(words) - num_special, len(more), config))
     return hf_tokenizer.HuggingFace(
         core,
         serialized=core.to_str().encode(),
@@ -71,6 +59,24 @@ def train(
         files={},
         made_from=made_from,
     )
+
+
+def _counted(config: TokenizerConfig, parts: Sequence[Documents]) -> Any:
+    """Return the library's tokenizer, with a vocabulary of the text's words."""
+    library = hf_tokenizer.library()
+    core = library.Tokenizer(library.models.WordLevel({}, unk_token=UNKNOWN))
+    if config.lowercase:
+        core.normalizer = library.normalizers.Lowercase()
+    core.pre_tokenizer = _splitter(library, config)
+    trainer = library.trainers.WordLevelTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_count,
+        special_tokens=_special_words(config),
+        show_progress=False,
+    )
+    texts = (part[i] for part in parts for i in range(len(part)))
+    core.train_from_iterator(texts, trainer)
+    return core
 
 
 def files_fingerprint(config: TokenizerConfig) -> list[str]:
@@ -121,7 +127,7 @@ def _splitter(library: Any, config: TokenizerConfig) -> Any:
 
 
 def _more_words(
-    core: Any, config: TokenizerConfig, words: Sequence[str]
+    core: Any, config: TokenizerConfig, words: Collection[str]
 ) -> Iterator[str]:
     """Yield the words of the vectors that a text can hold, as many as there is room."""
     seen, room = set(words), config.vocab_size - len(words)
