@@ -49,10 +49,12 @@ from lmjax.task_config import (
     MaskedLMConfig,
     PrefixLMConfig,
     SpanCorruptionConfig,
+    SpanQAConfig,
     TagConfig,
     TaskConfig,
     WindowPairConfig,
     objective_mistakes,
+    outputs,
     seq2seq_lengths,
 )
 
@@ -77,6 +79,7 @@ __all__ = [
     "RecurrentConfig",
     "SourceConfig",
     "SpanCorruptionConfig",
+    "SpanQAConfig",
     "TagConfig",
     "TaskConfig",
     "load",
@@ -315,7 +318,8 @@ def _derive(config: Config) -> Config:
     model = config.model
     adapted = isinstance(model, TransformerConfig) and model.lora.rank > 0
     if adapted and "*" not in optim.frozen:
-        head = ("classifier.*",) if isinstance(config.task, LabelledConfig) else ()
+        headed = isinstance(config.task, LabelledConfig | SpanQAConfig)
+        head = ("classifier.*",) * headed
         learning = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
         optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     if optim.trainable and not optim.frozen:
@@ -337,9 +341,9 @@ def _derive(config: Config) -> Config:
 
 def labelling(model: ModelConfig, task: TaskConfig) -> ModelConfig:
     """Return the model with as many labels as the task, where these are known."""
-    if not (isinstance(task, LabelledConfig) and isinstance(model, LabellingConfig)):
+    if not (outputs(task) and isinstance(model, LabellingConfig)):
         return model
-    return dataclasses.replace(model, num_labels=model.num_labels or len(task.labels))
+    return dataclasses.replace(model, num_labels=model.num_labels or len(outputs(task)))
 
 
 def load(

@@ -19,9 +19,12 @@ class FieldsConfig:
     tags: str = "tags"  # one for each of them
     source: str = "source"
     target: str = "target"
+    question: str = "question"
+    context: str = "context"  # the text that holds the answer
+    answers: str = "answers"  # each a text, and the character where it begins
 
 
-FILE_SOURCES = ("text", "jsonl", "tsv", "csv", "conll", "parallel")
+FILE_SOURCES = ("text", "jsonl", "tsv", "csv", "conll", "parallel", "squad")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class SourceConfig:
         "csv",
         "conll",
         "parallel",
+        "squad",
         "tfds",
         "mixture",
         "none",

@@ -4,7 +4,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from lmjax.model_config import CAUSAL_KINDS, CountOrZero, Fraction, NonNegative
+from lmjax.model_config import (
+    CAUSAL_KINDS,
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+)
 from lmjax.parsing import Range, runtime
 
 
@@ -113,6 +119,19 @@ class TagConfig(LabelledConfig):
     repair: bool = True  # predictions: an I- that continues nothing begins a span
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanQAConfig(JudgedConfig):
+    """Find the answer to a question in a text, which is read through windows."""
+
+    kind: Literal["span_qa"] = "span_qa"
+    max_question_tokens: Count = 64  # a longer question is cut
+    stride: Count = 128  # tokens from the beginning of a window to that of the next
+    max_answer_tokens: Count = runtime(30)  # that a prediction has
+    negative_windows: bool = False  # also learn that a window is without the answer
+    no_answer: bool = False  # some questions have none (SQuAD 2.0)
+    no_answer_threshold: float = runtime(0.0)  # what none must score above the best
+
+
 TaskConfig = (
     CausalLMConfig
     | MaskedLMConfig
@@ -121,9 +140,17 @@ TaskConfig = (
     | InfillingConfig
     | ClassifyConfig
     | TagConfig
+    | SpanQAConfig
 )
 # Objectives whose source and target are cut from one window of text.
 WindowPairConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
+
+
+def outputs(task: TaskConfig) -> tuple[str, ...]:
+    """Return what a task's own logits stand for; (): it has none, or not yet."""
+    if isinstance(task, SpanQAConfig):
+        return ("start", "end")
+    return task.labels if isinstance(task, LabelledConfig) else ()
 
 
 def num_predictions(length: int, *, rate: float) -> int:
@@ -181,13 +208,16 @@ MODEL_KINDS = {
     "infilling": ("encoder_decoder",),
     "classify": ("encoder", "decoder"),
     "tag": ("encoder", "decoder"),
+    "span_qa": ("encoder", "decoder"),
 }
 # Where each task's examples may come from, and the sources of nothing else.
 EXAMPLE_SOURCES = {
     "classify": ("jsonl", "tsv", "csv"),
     "tag": ("conll", "jsonl"),
+    "span_qa": ("squad", "jsonl"),
 }
-ONLY_EXAMPLES = ("tsv", "csv", "conll", "parallel")
+ONLY_EXAMPLES = ("tsv", "csv", "conll", "parallel", "squad")
+MOST_SPECIAL = 8  # tokens around texts; no known model has more than four
 SHORTEST = 8  # tokens, of which the ends and a span still leave some
 
 
@@ -223,8 +253,10 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield from _contiguous_mistakes(config, path)
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
-    if isinstance(task, LabelledConfig):
+    if isinstance(task, LabelledConfig | SpanQAConfig):
         yield from _labelled_mistakes(config, path)
+    if isinstance(task, SpanQAConfig):
+        yield from _span_qa_mistakes(config, path)
     if isinstance(task, WindowPairConfig):
         yield from _window_pair_mistakes(config, path)
     elif data.target_length:
@@ -256,15 +288,29 @@ def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
     task, model = config.task, config.model
     if model.kind == "encoder" and task.kind == "classify" and not model.pooler:
         yield f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it"
-    if model.num_labels and model.num_labels != len(task.labels):
+    num_labels = len(outputs(task))
+    if model.num_labels and model.num_labels != num_labels:
         yield (
             f"{path}.model.num_labels = {model.num_labels}: must be 0, or as many as "
-            f"{path}.task.labels has: {len(task.labels)}"
+            f"{path}.task has: {num_labels}"
         )
     if config.sample.prompts and model.kind != "encoder":  # said of all encoders
         yield (
             f"{path}.sample.prompts = {config.sample.prompts}: must be empty: "
             f"{path}.task.kind = {task.kind!r} does not write"
+        )
+
+
+def _span_qa_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what would keep an answer at the seam of two windows from being in one."""
+    task, length = config.task, config.data.length
+    leaves = ("max_question_tokens", "stride", "max_answer_tokens")
+    needed = sum(getattr(task, leaf) for leaf in leaves) + MOST_SPECIAL
+    if length < needed:
+        parts = " + ".join(f"{path}.task.{leaf}" for leaf in leaves)
+        yield (
+            f"{path}.data.length = {length}: must be at least {needed}, which is "
+            f"{parts} + {MOST_SPECIAL}"
         )
 
 

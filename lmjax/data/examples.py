@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmjax.config import ConfigError, SourceConfig
-from lmjax.data.documents import HeldOut, decode, digest, reading
+from lmjax.data.documents import HeldOut, digest
 from lmjax.data.files import Lines, OnDisk, files_of
+from lmjax.data.squad import SquadExamples
 
 Example = Mapping[str, Any]
 
@@ -71,16 +72,6 @@ class _InMemory(OnDisk):
         """Hash the contents of the files."""
         return digest(type(self).__name__, self._on_bad_text, self._contents)
 
-    def _text(self, file: Path) -> str:
-        with reading(file, path=self._path):
-            raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        return decode(
-            raw,
-            where=lambda: str(file),
-            on_bad_text=self._on_bad_text,
-            path=self._path,
-        )
-
 
 class TableExamples(_InMemory):
     """One example for each row of a table whose first row names the columns.
@@ -102,7 +93,7 @@ class TableExamples(_InMemory):
 
     def _rows(self, file: Path) -> Iterator[tuple[int, Example | str]]:
         csv.field_size_limit(1 << 30)
-        lines = self._text(file).splitlines(keepends=True)
+        lines = self._text(file).removeprefix("\ufeff").splitlines(keepends=True)
         table = csv.reader(lines)
         if self._delimiter == "\t":
             table = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -151,7 +142,7 @@ class ConllExamples(_InMemory):
         self._found = [
             (file, *self._example(first, rows))
             for file in paths
-            for first, rows in _sentences(self._text(file))
+            for first, rows in _sentences(self._text(file).removeprefix("\ufeff"))
         ]
 
     def fingerprint(self) -> str:
@@ -201,7 +192,7 @@ class ParallelExamples(_InMemory):
     ) -> None:
         files = [Path(f"{stem}.{name}").expanduser() for name in names]
         super().__init__(files, on_bad_text=on_bad_text, path=path)
-        texts = [self._text(file).split("\n") for file in files]
+        texts = [self._text(f).removeprefix("\ufeff").split("\n") for f in files]
         for lines in texts:
             if lines[-1] == "":
                 lines.pop()
@@ -275,6 +266,7 @@ FORMATS: dict[str, Callable[..., Any]] = {
     "csv": _of_files(TableExamples, delimiter=lambda _: ","),
     "conll": _of_files(ConllExamples, columns=lambda config: config.columns),
     "parallel": _parallel,
+    "squad": _of_files(SquadExamples),
 }
 
 

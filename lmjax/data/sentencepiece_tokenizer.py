@@ -140,8 +140,8 @@ def cut(
     processor: sentencepiece.SentencePieceProcessor, texts: Sequence[str]
 ) -> Iterator[tuple[list[str], Encoded]]:
     """Yield the pieces of each text as they are written, their ids and offsets."""
-    options = {"return_type": "offset_mapping", "num_threads": 1}
-    for found in processor.encode(list(texts), **options):
+    kind: Any = "offset_mapping"
+    for found in processor.encode(list(texts), return_type=kind, num_threads=1):
         ids, offsets = encoded(found["ids"], found["offsets"])
         is_byte = np.zeros(len(ids), bool)
         empty = np.flatnonzero(offsets[:, 0] == offsets[:, 1])

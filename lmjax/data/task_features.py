@@ -1,8 +1,9 @@
 """From a config to the features of its task."""
 
-from lmjax.config import ClassifyConfig, Config, TagConfig
+from lmjax.config import ClassifyConfig, Config, SpanQAConfig, TagConfig
 from lmjax.data.classify_features import Classify
 from lmjax.data.features import Features
+from lmjax.data.span_qa_features import SpanQA
 from lmjax.data.tag_features import Tag
 
 
@@ -11,5 +12,7 @@ def build(config: Config) -> Features:
     task, names, length = config.task, config.data.fields, config.data.length
     if isinstance(task, TagConfig):
         return Tag(fields=names, labels=task.labels, length=length, repair=task.repair)
+    if isinstance(task, SpanQAConfig):
+        return SpanQA(fields=names, task=task, length=length)
     assert isinstance(task, ClassifyConfig), task
     return Classify(fields=names, labels=task.labels, length=length)

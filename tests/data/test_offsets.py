@@ -112,15 +112,10 @@ def test_the_ids_are_those_of_encode(tokenizer, odd_texts):
         assert (np.diff(begin) >= 0).all() and (np.diff(end) >= 0).all()
 
 
-TEXT = "Été e\u0301te\u0301\u0323 日本語, can't 👨\u200d👩\u200d👧 ❤\ufe0f ﬁn ①½ naïve\u00a0İx ▁ मस्ते a"
-WORDS = [
-    "Été",
-    "e\u0301te\u0301\u0323",
-    "日本語",
-    "can't",
-    "👨\u200d👩\u200d👧",
-    "❤\ufe0f",
-]
+FAMILY, HEART = "👨\u200d👩\u200d👧", "❤\ufe0f"
+ACCENTS = "e\u0301te\u0301\u0323"
+TEXT = f"Été {ACCENTS} 日本語, can't {FAMILY} {HEART} ﬁn ①½ naïve\u00a0İx ▁ मस्ते a"
+WORDS = ["Été", ACCENTS, "日本語", "can't", FAMILY, HEART]
 WORDS += ["ﬁn", "①½", "naïve", "İx", "मस्ते", "a"]
 
 
