@@ -127,7 +127,7 @@ class SpanQAConfig(JudgedConfig):
     max_question_tokens: Count = 64  # a longer question is cut
     stride: Count = 128  # tokens from the beginning of a window to that of the next
     max_answer_tokens: Count = runtime(30)  # that a prediction has
-    negative_windows: bool = False  # also learn that a window is without the answer
+    negative_windows: bool = True  # learn from windows without the answer, too
     no_answer: bool = False  # some questions have none (SQuAD 2.0)
     no_answer_threshold: float = runtime(0.0)  # what none must score above the best
 

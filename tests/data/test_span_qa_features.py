@@ -12,6 +12,7 @@ from lmjax.data.span_qa_features import SpanQA
 from lmjax.data.tokenizer import Bytes
 
 TASK = {"max_question_tokens": 6, "stride": 8, "max_answer_tokens": 5}
+TASK |= {"negative_windows": False}
 BOS, EOS = 257, 256
 TEXT = "Ann saw Bob in Ulm, and Éva met Cléo in Kōbe on a day in May."
 
