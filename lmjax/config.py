@@ -213,8 +213,7 @@ class Config:
                 f"{path}.data.length = {self.data.length}: must be at most "
                 f"{path}.model.max_length = {self.model.max_length}"
             )
-        if self.data.source != "none":  # an imported model has no task yet
-            yield from objective_mistakes(self, path)
+        yield from objective_mistakes(self, path)
         if self.batch_size % self.num_microbatches:
             yield (
                 f"{path}.num_microbatches = {self.num_microbatches}: must divide "

@@ -225,9 +225,11 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     """Yield what keeps a `Config`'s model, data and samples from serving its task.
 
     Where there are no data there is nothing to learn: an imported model may be of any
-    kind.
+    kind, but answers as one that was trained here.
     """
     task, model, data = config.task, config.model, config.data
+    if isinstance(task, SpanQAConfig):
+        yield from _span_qa_mistakes(config, path)
     if data.source == "none":
         return
     if model.kind not in MODEL_KINDS[task.kind]:
@@ -255,8 +257,6 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, LabelledConfig | SpanQAConfig):
         yield from _labelled_mistakes(config, path)
-    if isinstance(task, SpanQAConfig):
-        yield from _span_qa_mistakes(config, path)
     if isinstance(task, WindowPairConfig):
         yield from _window_pair_mistakes(config, path)
     elif data.target_length:
