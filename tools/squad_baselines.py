@@ -3,8 +3,10 @@
     python tools/squad_baselines.py ~/.cache/lmjax-data/squad/dev.json
 
 The answer is a sentence of the context: the first one, or the one that shares the most
-words with the question (of several, the first). On dev.json of SQuAD 1.1 (10,570
-questions in the published file):
+words with the question (of several, the first). On the 10,565 questions of dev.json:
+
+    the first sentence: exact match 0.0003, F1 0.0974
+    the sentence with the most words of the question: exact match 0.0022, F1 0.1868
 """
 
 import argparse
@@ -35,6 +37,7 @@ BASELINES: dict[str, Callable[[list[str], str], str]] = {
 
 
 def main() -> None:
+    """Print the scores of each baseline on a file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     path = parser.parse_args().file

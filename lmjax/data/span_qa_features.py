@@ -5,12 +5,13 @@ B rows, T tokens in a row.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmjax.config import ConfigError, FieldsConfig, SpanQAConfig
 from lmjax.data import answer_metrics, fields
+from lmjax.data.answers import Answer, answers_of, tokens_of
 from lmjax.data.examples import Example
 from lmjax.data.features import FIELDS, Columns, Row, around, token_rows
 from lmjax.data.offsets import Encoded
@@ -18,13 +19,6 @@ from lmjax.data.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
-
-
-class Answer(NamedTuple):
-    """A part of the context."""
-
-    text: str
-    start: int  # its first character
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +55,12 @@ class SpanQA:
     def read(self, example: Example, *, labelled: bool = True) -> Question:
         """Return the question, the context, and the answers if they are known."""
         question, context = self.texts(example)
-        answers = self._answers(example, context) if labelled else ()
+        if not labelled:
+            return Question(question, context, ())
+        name, leaf = self.fields.answers, f"{FIELDS}.answers"
+        answers = answers_of(example, name, context=context, leaf=leaf)
+        if not answers and not self.task.no_answer:
+            raise ConfigError("has no answer (config.task.no_answer=True reads it so)")
         return Question(question, context, answers)
 
     def encode(
@@ -149,17 +148,6 @@ class SpanQA:
         cuts = self.length, task.max_question_tokens, task.stride
         return ["span_qa", *names, *cuts, task.negative_windows, task.no_answer]
 
-    def _answers(self, example: Example, context: str) -> tuple[Answer, ...]:
-        """Return the answers, none of a question that says it is impossible."""
-        name = self.fields.answers
-        value = fields.part_of(example, name, leaf=f"{FIELDS}.answers")
-        answers = tuple(_answer(a, context) for a in _listed(value, name=name))
-        if example.get("is_impossible") is True:
-            answers = ()
-        if not answers and not self.task.no_answer:
-            raise ConfigError("has no answer (config.task.no_answer=True reads it so)")
-        return answers
-
     def _rows(
         self,
         reading: Question,
@@ -170,14 +158,15 @@ class SpanQA:
         prefix, between, suffix = around(tokenizer)
         head = [*prefix, *question[: self.task.max_question_tokens], *between]
         windows = self._windows(len(context.ids), self.length - len(head) - len(suffix))
-        span = _tokens_of(reading, context.offsets)
-        inside = [span and w.start <= span[0] and span[1] < w.stop for w in windows]
+        answered, no_span = bool(reading.answers), (0, -1)
+        span = tokens_of(reading.answers, context.offsets) if answered else no_span
+        inside = [w.start <= span[0] <= span[1] < w.stop for w in windows]
         cut = len(question) > self.task.max_question_tokens
-        cut |= bool(reading.answers) and not any(inside)
+        cut |= answered and not any(inside)
         for window, holds in zip(windows, inside, strict=True):
             ids = context.ids[window.start : window.stop]
             parts = [np.asarray(part, np.int32) for part in (head, ids, suffix)]
-            place = np.array(span or (0, 0)) + len(head) - window.start
+            place = np.array(span) + len(head) - window.start
             columns = {
                 "tokens": np.concatenate(parts),
                 "context": np.array([len(head), len(head) + len(ids)], np.int32),
@@ -187,7 +176,7 @@ class SpanQA:
                 columns=columns,
                 size=len(columns["tokens"]),
                 truncated=cut,
-                learnt=bool(holds or self.task.negative_windows or not reading.answers),
+                learnt=holds or self.task.negative_windows or not answered,
                 offsets=context.offsets[window.start : window.stop],
             )
 
@@ -210,50 +199,3 @@ def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Encoded]:
         else:
             ids = tokenizer.encode("?")
             yield Encoded(ids, np.array([[0, len(text)]] * len(ids), np.int32))
-
-
-def _tokens_of(reading: Question, offsets_T2: np.ndarray) -> tuple[int, int] | None:
-    """Return the first and the last token of the answer that most people gave."""
-    if not reading.answers:
-        return None
-    answer = max(reading.answers, key=reading.answers.count)
-    begin = answer.start + len(answer.text) - len(answer.text.lstrip())
-    end = begin + len(answer.text.strip())
-    inside_T = (offsets_T2[:, 1] > begin) & (offsets_T2[:, 0] < end)
-    (found,) = np.nonzero(inside_T)
-    return (int(found[0]), int(found[-1])) if len(found) else None
-
-
-def _listed(value: Any, *, name: str) -> list[Any]:
-    """Return a list of answers; TFDS has lists of their parts instead."""
-    if isinstance(value, Mapping):
-        columns = [[*value.get(part, ())] for part in ("text", "answer_start")]
-        if len(columns[0]) == len(columns[1]):
-            pairs = zip(*columns, strict=True)
-            value = [{"text": text, "answer_start": start} for text, start in pairs]
-    if not isinstance(value, list):
-        kind = type(value).__name__
-        raise ConfigError(f"{name!r} holds {kind}, not a list of answers")
-    return value
-
-
-def _answer(value: Any, context: str) -> Answer:
-    """Return an answer that is where it says it is."""
-    parts = value if isinstance(value, Mapping) else {}
-    text, start = parts.get("text"), parts.get("answer_start")
-    if not isinstance(text, str) or not isinstance(start, int | np.integer):
-        raise ConfigError("an answer must have a 'text' and a number 'answer_start'")
-    if not text.strip():
-        raise ConfigError("an answer is empty")
-    if start < 0 or not context.startswith(text, start):
-        place = context.find(text)
-        hint = f"it is at {place}" if place >= 0 else "nor anywhere else"
-        raise ConfigError(
-            f"the answer {_short(text)!r} is not at answer_start = {start} of the "
-            f"context ({hint})"
-        )
-    return Answer(text, int(start))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -178,6 +178,7 @@ def test_judging():
         (example() | {"answers": ["Ulm"]}, "must have a 'text' and a number"),
         (example() | {"answers": [{"text": "Ulm"}]}, "must have a 'text' and a number"),
         (example() | {"answers": {"text": ["a"]}}, "holds dict, not a list of answers"),
+        (example() | {"answers": {"text": 1, "answer_start": 2}}, "holds dict, not a"),
         (example(question=" "), "'question' is empty"),
         (example() | {"context": 3}, "'context' holds int, not a string"),
         ({"question": "a", "contxt": "b"}, "fields.context = 'context'.*mean 'contxt'"),
