@@ -50,10 +50,12 @@ from lmjax.task_config import (
     MaskedLMConfig,
     PrefixLMConfig,
     SpanCorruptionConfig,
+    SpanQAConfig,
     TagConfig,
     TaskConfig,
     WindowPairConfig,
     objective_mistakes,
+    outputs,
     seq2seq_lengths,
 )
 from lmjax.tokenizer_config import TokenizerConfig
@@ -80,6 +82,7 @@ __all__ = [
     "RecurrentEncoderDecoderConfig",
     "SourceConfig",
     "SpanCorruptionConfig",
+    "SpanQAConfig",
     "TagConfig",
     "TaskConfig",
     "TokenizerConfig",
@@ -184,8 +187,7 @@ class Config:
                 f"{path}.data.length = {self.data.length}: must be at most "
                 f"{path}.model.max_length = {self.model.max_length}"
             )
-        if self.data.source != "none":  # an imported model has no task yet
-            yield from objective_mistakes(self, path)
+        yield from objective_mistakes(self, path)
         if self.batch_size % self.num_microbatches:
             yield (
                 f"{path}.num_microbatches = {self.num_microbatches}: must divide "
@@ -294,7 +296,8 @@ def _derive(config: Config) -> Config:
     model = config.model
     adapted = isinstance(model, TransformerConfig) and model.lora.rank > 0
     if adapted and "*" not in optim.frozen:
-        head = ("classifier.*",) if isinstance(config.task, LabelledConfig) else ()
+        headed = isinstance(config.task, LabelledConfig | SpanQAConfig)
+        head = ("classifier.*",) * headed
         learning = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
         optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     if optim.trainable and not optim.frozen:
@@ -316,9 +319,9 @@ def _derive(config: Config) -> Config:
 
 def labelling(model: ModelConfig, task: TaskConfig) -> ModelConfig:
     """Return the model with as many labels as the task, where these are known."""
-    if not (isinstance(task, LabelledConfig) and isinstance(model, LabellingConfig)):
+    if not (outputs(task) and isinstance(model, LabellingConfig)):
         return model
-    return dataclasses.replace(model, num_labels=model.num_labels or len(task.labels))
+    return dataclasses.replace(model, num_labels=model.num_labels or len(outputs(task)))
 
 
 def load(

@@ -20,9 +20,21 @@ class FieldsConfig:
     predicate: str = ""  # whose arguments they are: its place, or 0 or 1 for each word
     source: str = "source"
     target: str = "target"
+    question: str = "question"
+    context: str = "context"  # the text that holds the answer
+    answers: str = "answers"  # each a text, and the character where it begins
 
 
-FILE_SOURCES = ("text", "jsonl", "tsv", "csv", "conll", "props", "parallel")
+FILE_SOURCES = (
+    "text",
+    "jsonl",
+    "tsv",
+    "csv",
+    "conll",
+    "props",
+    "parallel",
+    "squad",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +50,7 @@ class SourceConfig:
         "conll",
         "props",
         "parallel",
+        "squad",
         "tfds",
         "mixture",
         "none",

@@ -40,6 +40,8 @@ def flops_per_token(config: ModelConfig, shapes: Any, *, batch: Batch) -> float:
     kernels = _kernels(shapes)
     if "labels" in batch:  # of each row, or of each token
         products = kernels("classifier.") * batch["labels"].size / rows
+    elif "starts" in batch:
+        products = kernels("classifier.") * length
     else:
         products = predicted * (kernels("head.") + config.vocab_size * config.width)
     products += length * kernels("decoder.") + kernels("pooler", "pair.")

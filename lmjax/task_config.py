@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from lmjax.model_config import (
     CAUSAL_KINDS,
     SOURCE_KINDS,
+    Count,
     CountOrZero,
     Fraction,
     NonNegative,
@@ -124,6 +125,19 @@ class TagConfig(LabelledConfig):
     unscored: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanQAConfig(JudgedConfig):
+    """Find the answer to a question in a text, which is read through windows."""
+
+    kind: Literal["span_qa"] = "span_qa"
+    max_question_tokens: Count = 64  # a longer question is cut
+    stride: Count = 128  # tokens from the beginning of a window to that of the next
+    max_answer_tokens: Count = runtime(30)  # that a prediction has
+    negative_windows: bool = True  # learn from windows without the answer, too
+    no_answer: bool = False  # some questions have none (SQuAD 2.0)
+    no_answer_threshold: float = runtime(0.0)  # what none must score above the best
+
+
 TaskConfig = (
     CausalLMConfig
     | MaskedLMConfig
@@ -132,9 +146,17 @@ TaskConfig = (
     | InfillingConfig
     | ClassifyConfig
     | TagConfig
+    | SpanQAConfig
 )
 # Objectives whose source and target are cut from one window of text.
 WindowPairConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
+
+
+def outputs(task: TaskConfig) -> tuple[str, ...]:
+    """Return what a task's own logits stand for; (): it has none, or not yet."""
+    if isinstance(task, SpanQAConfig):
+        return ("start", "end")
+    return task.labels if isinstance(task, LabelledConfig) else ()
 
 
 def num_predictions(length: int, *, rate: float) -> int:
@@ -192,6 +214,7 @@ MODEL_KINDS = {
     "infilling": SOURCE_KINDS,
     "classify": ("encoder", "decoder", "recurrent"),
     "tag": ("encoder", "decoder", "recurrent"),
+    "span_qa": ("encoder", "decoder"),
 }
 # How a word is spelled (Collobert et al. 2011): its letters are small, capitals, the
 # first of them one, or another one; or there is none.
@@ -200,8 +223,10 @@ CASES = ("none", "lower", "upper", "title", "mixed")
 EXAMPLE_SOURCES = {
     "classify": ("jsonl", "tsv", "csv", "tfds"),
     "tag": ("conll", "props", "jsonl", "tfds"),
+    "span_qa": ("squad", "jsonl", "tfds"),
 }
-ONLY_EXAMPLES = ("tsv", "csv", "conll", "props", "parallel")
+ONLY_EXAMPLES = ("tsv", "csv", "conll", "props", "parallel", "squad")
+MOST_SPECIAL = 8  # tokens around texts; no known model has more than four
 SHORTEST = 8  # tokens, of which the ends and a span still leave some
 
 
@@ -209,9 +234,11 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     """Yield what keeps a `Config`'s model, data and samples from serving its task.
 
     Where there are no data there is nothing to learn: an imported model may be of any
-    kind.
+    kind, but answers as one that was trained here.
     """
     task, model, data = config.task, config.model, config.data
+    if isinstance(task, SpanQAConfig):
+        yield from _span_qa_mistakes(config, path)
     if data.source == "none":
         return
     if model.kind not in MODEL_KINDS[task.kind]:
@@ -240,7 +267,7 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield f"{path}.model.{model.mute}: {path}.task.kind = 'causal_lm' needs it"
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
-    if isinstance(task, LabelledConfig):
+    if isinstance(task, LabelledConfig | SpanQAConfig):
         yield from _labelled_mistakes(config, path)
     if isinstance(task, TagConfig):
         yield from _tag_mistakes(config, path)
@@ -275,13 +302,12 @@ def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
     task, model = config.task, config.model
     if model.kind == "encoder" and task.kind == "classify" and not model.pooler:
         yield f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it"
-    if model.num_labels and model.num_labels != len(task.labels):
+    num_labels = len(outputs(task))
+    if model.num_labels and model.num_labels != num_labels:
         yield (
             f"{path}.model.num_labels = {model.num_labels}: must be 0, or as many as "
-            f"{path}.task.labels has: {len(task.labels)}"
+            f"{path}.task has: {num_labels}"
         )
-    if task.kind == "tag":
-        yield from _tag_mistakes(config, path)
     if config.sample.prompts and model.kind != "encoder":  # said of all encoders
         yield (
             f"{path}.sample.prompts = {config.sample.prompts}: must be empty: "
@@ -322,6 +348,19 @@ def _words_mistakes(config: Any, path: str) -> Iterator[str]:
         yield (
             f"{path}.tokenizer.stop_words = {tokenizer.stop_words!r}: must be '' for "
             f"{path}.task.kind = {task.kind!r}, which needs every word"
+        )
+
+
+def _span_qa_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what would keep an answer at the seam of two windows from being in one."""
+    task, length = config.task, config.data.length
+    leaves = ("max_question_tokens", "stride", "max_answer_tokens")
+    needed = sum(getattr(task, leaf) for leaf in leaves) + MOST_SPECIAL
+    if length < needed:
+        parts = " + ".join(f"{path}.task.{leaf}" for leaf in leaves)
+        yield (
+            f"{path}.data.length = {length}: must be at least {needed}, which is "
+            f"{parts} + {MOST_SPECIAL}"
         )
 
 

@@ -14,6 +14,7 @@ from lmjax.data.examples import (
     TableExamples,
 )
 from lmjax.data.files import Lines, files_of
+from lmjax.data.squad import SquadExamples
 from lmjax.data.tfds_examples import open_tfds_examples
 
 
@@ -83,6 +84,7 @@ FORMATS: dict[str, Callable[..., Any]] = {
         fields=lambda config: config.fields,
     ),
     "parallel": _parallel,
+    "squad": _of_files(SquadExamples),
 }
 # What a file to predict may be: also texts alone, one a line.
 FILES = {**FORMATS, "text": _of_files(Lines)}

@@ -202,14 +202,16 @@ def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
             keep(example)
             num_examples += 1
             num_truncated += any(row.truncated for row in rows)
-            sizes += [row.size for row in rows]
-            for row in rows:
+            learnt = [row for row in rows if row.learnt]
+            sizes += [row.size for row in learnt]
+            for row in learnt:
                 for name, values in row.columns.items():
                     columns.setdefault(name, []).append(values)
     if bad:
         _log.warning("left out %d of %d examples: %s", len(bad), len(part), bad[0])
     if not columns:
-        raise ConfigError(f"no example can be used; the first: {bad[0]}")
+        why = f"the first: {bad[0]}" if bad else "all were cut off"
+        raise ConfigError(f"no example can be used; {why}")
     for name, arrays in columns.items():
         starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         _save(directory / f"{name}.starts.npy", starts)

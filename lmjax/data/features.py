@@ -29,6 +29,9 @@ class Row:
     columns: Columns
     size: int  # the length of the shortest batch that holds it
     truncated: bool = False
+    learnt: bool = True  # else it serves predictions alone, and no store keeps it
+    # Where in its text each of its tokens stands, if an answer tells: int32 (T, 2).
+    offsets: np.ndarray | None = None
 
 
 class Features(Protocol):

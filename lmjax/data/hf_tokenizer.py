@@ -15,6 +15,7 @@ from lmjax.config import ConfigError
 from lmjax.data.hf_convert import tokenizer_json
 from lmjax.data.hf_directory import Origin
 from lmjax.data.hf_special import Wrap, special_ids
+from lmjax.data.offsets import Encoded, encoded, with_marks
 from lmjax.data.special_ids import SpecialIds, present, without_bos
 from lmjax.data.tokenizer_files import read_file, write_files, write_manifest
 
@@ -58,8 +59,17 @@ class HuggingFace(SpecialIds):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
-        encoded = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encoded]
+        found = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in found]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode several texts, and say which characters each token stands for."""
+        found = self._core.encode_batch(list(texts), add_special_tokens=False)
+        located = (encoded(encoding.ids, encoding.offsets) for encoding in found)
+        return [
+            Encoded(ids, with_marks(text, offsets))
+            for text, (ids, offsets) in zip(texts, located, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; special ones are dropped."""

@@ -1,8 +1,9 @@
 """From a config to the features of its task."""
 
-from lmjax.config import ClassifyConfig, Config, TagConfig
+from lmjax.config import ClassifyConfig, Config, SpanQAConfig, TagConfig
 from lmjax.data.classify_features import Classify
 from lmjax.data.features import Features
+from lmjax.data.span_qa_features import SpanQA
 from lmjax.data.tag_features import Tag
 from lmjax.model_config import CAUSAL_KINDS
 
@@ -22,5 +23,7 @@ def build(config: Config) -> Features:
             mark=task.mark_predicate,
             label_at="last" if causal else "first",
         )
+    if isinstance(task, SpanQAConfig):
+        return SpanQA(fields=names, task=task, length=length)
     assert isinstance(task, ClassifyConfig), task
     return Classify(fields=names, labels=task.labels, length=length)

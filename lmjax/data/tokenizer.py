@@ -12,6 +12,7 @@ from lmjax.config import ConfigError, TokenizerConfig
 from lmjax.data import hf_directory, hf_tokenizer, piece_tokenizer, word_tokenizer
 from lmjax.data import sentencepiece_tokenizer as spm
 from lmjax.data.documents import Documents
+from lmjax.data.offsets import Encoded
 from lmjax.data.plain_tokenizers import Bytes, Ids
 from lmjax.data.sentencepiece_tokenizer import MODEL, SentencePiece, training_text
 from lmjax.data.tokenizer_files import MANIFEST, read_manifest
@@ -56,6 +57,9 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode several texts, and say which characters each token stands for."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; BOS and EOS are dropped."""

@@ -9,6 +9,7 @@ from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classify import Classify
 from lmjax.tasks.masked_lm import MaskedLM
 from lmjax.tasks.seq2seq import Seq2Seq
+from lmjax.tasks.span_qa import SpanQA
 from lmjax.tasks.tag import Tag
 from lmjax.types import Array, Batch, Metrics, Params
 
@@ -48,6 +49,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "infilling": Seq2Seq,
     "classify": Classify,
     "tag": Tag,
+    "span_qa": SpanQA,
 }
 
 
