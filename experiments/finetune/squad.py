@@ -8,6 +8,10 @@ The argument is the directory of train.json and dev.json, as SQuAD 1.1 has them;
 --config.init_from is any encoder, a workdir or a Hugging Face directory. With a network
 the same is `squad` of TFDS. The test split is dev.json, of which the 15 questions are
 left out (of 10,565) that have an answer which is not where it should be.
+
+A step of 16 rows of 168 tokens takes 4.1 CPU seconds. What the run gives has not been
+measured yet; a baseline without a model (tools/squad_baselines.py) has F1 0.187 and
+exact match 0.002.
 """
 
 from ml_collections import ConfigDict
