@@ -98,6 +98,7 @@ def predict(args: argparse.Namespace) -> int:
         Path(args.output),
         step=args.step,
         skip_bad=args.skip_bad,
+        overrides=args.overrides,
     )
     return 0
 
@@ -165,6 +166,10 @@ def _defaults(workdir: str | None = None) -> Callable[[str], dict[str, Any]]:
         )
 
     return sections
+
+
+# The verbs that take --config.a.b=value.
+TAKE_OVERRIDES = ("train", "eval", "predict", "prepare", "describe")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -290,7 +295,7 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if args.verb is None:
         raise ConfigError("which verb? see lmjax --help")
-    if overrides and args.verb not in ("train", "eval", "prepare", "describe"):
+    if overrides and args.verb not in TAKE_OVERRIDES:
         raise ConfigError(f"--config.{overrides[0]}: lmjax {args.verb} takes none")
     args.overrides = overrides
     return args.run(args)

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,13 @@ log = logging.getLogger(__name__)
 
 
 def predict_file(
-    directory: Path, source: Path, target: Path, *, step: Step, skip_bad: bool
+    directory: Path,
+    source: Path,
+    target: Path,
+    *,
+    step: Step,
+    skip_bad: bool,
+    overrides: Sequence[str] = (),
 ) -> None:
     """Write the answer to each line of `source` to `target`, in their order.
 
@@ -39,6 +45,7 @@ def predict_file(
       target: where the answers go.
       step: of a checkpoint; by default the newest.
       skip_bad: answer an example that cannot be used with {"error": ...}.
+      overrides: of the run's config, as `load` takes them.
 
     Raises:
       ConfigError: a file cannot be used, or an example (with its line).
@@ -57,7 +64,7 @@ def predict_file(
             )
         if done:
             log.info("%s: goes on after line %d", target, done)
-        lm = load(directory, step=step)
+        lm = load(directory, step=step, overrides=overrides)
         num_truncated = 0
         for first in _progress(range(done, len(examples), _AT_ONCE), len(examples)):
             indices = range(first, min(first + _AT_ONCE, len(examples)))

@@ -13,10 +13,18 @@ from rich.table import Table
 
 from lmjax import flops, models, sharding, tasks, workdir
 from lmjax.checkpoint import Step
-from lmjax.config import Config, ConfigError, LabelledConfig, parse, to_dict
+from lmjax.config import (
+    Config,
+    ConfigError,
+    ExamplesConfig,
+    JudgedConfig,
+    LabelledConfig,
+    parse,
+    to_dict,
+)
 from lmjax.data import kept_stores, pipeline
 from lmjax.data.tokenizer import Tokenizer
-from lmjax.evaluate import Evaluation
+from lmjax.evaluate import Evaluation, judges
 from lmjax.language_model import load
 from lmjax.model_config import CAUSAL_KINDS
 from lmjax.program import make_program
@@ -31,9 +39,12 @@ def after_training(config: Config, directory: Path) -> None:
     if samples:
         console.print(f"\n{samples[-1].read_text(errors='replace')}", markup=False)
     scores_text = tasks.build(config.task).scores_text
+    names: tuple[str, ...]
     names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
     if isinstance(config.task, LabelledConfig):
         names = ("loss", "accuracy", "f1" if config.task.kind == "tag" else "macro_f1")
+    if isinstance(config.task, JudgedConfig):
+        names = ("loss", *judges(config))
     table = Table("split", *(name.replace("_", " ") for name in names))
     for split in ("valid", "test"):
         if split in last:
@@ -48,7 +59,7 @@ def after_training(config: Config, directory: Path) -> None:
     written = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
     there = ", ".join(name for name in written if (directory / name).exists())
     console.print(f"results: {directory}/ ({there})", markup=False)
-    if isinstance(config.task, LabelledConfig):
+    if isinstance(config.task, ExamplesConfig):
         command = f"lmjax predict --workdir={directory} --input=... --output=..."
         console.print(f"next:    {command}", markup=False)
     elif config.model.kind in CAUSAL_KINDS:

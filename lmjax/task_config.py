@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from lmjax.model_config import CAUSAL_KINDS, CountOrZero, Fraction, NonNegative
 from lmjax.parsing import Range, runtime
+from lmjax.write_config import Metric, WriteConfig, writing_mistakes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,29 @@ class JudgedConfig(ExamplesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WritingConfig(JudgedConfig):
+    """What tasks have whose answers are written, token by token."""
+
+    template: str = "{source}"  # what the model reads, such as "summarize: {source}"
+    metrics: tuple[Metric, ...] = runtime(("bleu", "chrf"))  # of the answers
+    write: WriteConfig = runtime(WriteConfig())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(WritingConfig):
+    """Write the target of each source: translation, summarization."""
+
+    kind: Literal["seq2seq"] = "seq2seq"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptedLMConfig(WritingConfig):
+    """Go on from a prompt with its target: instruction tuning."""
+
+    kind: Literal["prompted_lm"] = "prompted_lm"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledConfig(ExamplesConfig):
     """What tasks with a set of labels have."""
 
@@ -119,6 +143,8 @@ TaskConfig = (
     | SpanCorruptionConfig
     | PrefixLMConfig
     | InfillingConfig
+    | Seq2SeqConfig
+    | PromptedLMConfig
     | ClassifyConfig
     | TagConfig
 )
@@ -172,6 +198,15 @@ def seq2seq_lengths(length: int, config: WindowPairConfig) -> tuple[int, int]:
     return length, length  # between them, and an end for each
 
 
+def default_target_length(length: int, config: TaskConfig) -> int:
+    """Return how long targets are where a config does not say; 0: there are none."""
+    if isinstance(config, WindowPairConfig):
+        return seq2seq_lengths(length, config)[1]
+    if isinstance(config, Seq2SeqConfig):
+        return length
+    return length // 2 if isinstance(config, PromptedLMConfig) else 0
+
+
 # The shapes of network that each objective is for.
 MODEL_KINDS = {
     "causal_lm": CAUSAL_KINDS,
@@ -179,11 +214,15 @@ MODEL_KINDS = {
     "span_corruption": ("encoder_decoder",),
     "prefix_lm": ("encoder_decoder",),
     "infilling": ("encoder_decoder",),
+    "seq2seq": ("encoder_decoder",),
+    "prompted_lm": CAUSAL_KINDS,
     "classify": ("encoder", "decoder"),
     "tag": ("encoder", "decoder"),
 }
 # Where each task's examples may come from, and the sources of nothing else.
 EXAMPLE_SOURCES = {
+    "seq2seq": ("parallel", "jsonl", "tsv", "csv"),
+    "prompted_lm": ("parallel", "jsonl", "tsv", "csv"),
     "classify": ("jsonl", "tsv", "csv"),
     "tag": ("conll", "jsonl"),
 }
@@ -227,6 +266,8 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield from _labelled_mistakes(config, path)
     if isinstance(task, WindowPairConfig):
         yield from _window_pair_mistakes(config, path)
+    elif isinstance(task, WritingConfig):
+        yield from writing_mistakes(config, path)
     elif data.target_length:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0: "
@@ -291,6 +332,8 @@ def _sample_mistakes(config: Any, path: str) -> Iterator[str]:
 def _contiguous_mistakes(config: Any, path: str) -> Iterator[str]:
     """Yield what keeps the rows of a batch from going on in the next."""
     why = f"{path}.data.order = 'contiguous'"
+    if (kind := config.task.kind) in EXAMPLE_SOURCES:
+        yield f"{why}: {path}.task.kind = {kind!r} reads examples, not a stream"
     if config.model.kind != "recurrent":
         yield (
             f"{why}: needs {path}.model.kind = 'recurrent', not {config.model.kind!r}"

@@ -28,6 +28,7 @@ from lmjax.data.tokenizer import Tokenizer
 
 VERSION = 2
 KEPT = "examples.jsonl"
+TEXTS = ("tokens", "source", "target")  # the columns that hold tokens of text
 _AT_ONCE = 1024  # examples that are encoded together
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,8 @@ class ExampleStore:
 
     def describe(self) -> str:
         """Return what there is, for people to read."""
-        num_tokens = int(self._starts["tokens"][-1])
+        texts = [name for name in self._starts if name in TEXTS]
+        num_tokens = sum(int(self._starts[name][-1]) for name in texts)
         rows = f" in {len(self):,} rows" if len(self) != self.num_examples else ""
         return (
             f"{self.num_examples:,} examples{rows}, {num_tokens:,} tokens; "

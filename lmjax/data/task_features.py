@@ -1,15 +1,45 @@
 """From a config to the features of its task."""
 
-from lmjax.config import ClassifyConfig, Config, TagConfig
+from typing import Any
+
+from lmjax.config import (
+    ClassifyConfig,
+    Config,
+    EncoderDecoderConfig,
+    PromptedLMConfig,
+    Seq2SeqConfig,
+    TagConfig,
+    WritingConfig,
+)
 from lmjax.data.classify_features import Classify
-from lmjax.data.features import Features
+from lmjax.data.features import Features, Writing
+from lmjax.data.prompted_features import PromptedLM
+from lmjax.data.seq2seq_features import Seq2Seq
 from lmjax.data.tag_features import Tag
 
 
 def build(config: Config) -> Features:
     """Return the features of a task that learns from examples."""
     task, names, length = config.task, config.data.fields, config.data.length
+    if isinstance(task, WritingConfig):
+        return build_writing(config, task)
     if isinstance(task, TagConfig):
         return Tag(fields=names, labels=task.labels, length=length, repair=task.repair)
     assert isinstance(task, ClassifyConfig), task
     return Classify(fields=names, labels=task.labels, length=length)
+
+
+def build_writing(config: Config, task: WritingConfig) -> Writing:
+    """Return the features of a task whose answers the model writes."""
+    common: dict[str, Any] = {
+        "fields": config.data.fields,
+        "template": task.template,
+        "metrics": task.metrics,
+        "length": config.data.length,
+        "target_length": config.data.target_length,
+    }
+    if isinstance(task, PromptedLMConfig):
+        return PromptedLM(**common)
+    assert isinstance(task, Seq2SeqConfig), task
+    assert isinstance(config.model, EncoderDecoderConfig), config.model
+    return Seq2Seq(**common, start_id=config.model.start_id)
