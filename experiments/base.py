@@ -125,6 +125,32 @@ def bart(*, dim: int, num_layers: int, num_heads: int, max_length: int) -> Confi
     )
 
 
+def transformer(
+    *, dim: int, num_layers: int, num_heads: int, max_length: int, dropout: float
+) -> ConfigDict:
+    """Return the encoder-decoder of Vaswani et al. 2017, at any size.
+
+    With what has become usual since: each sublayer's norm comes before it (Xiong et al.
+    2020), and positions are rotations (Su et al. 2021).
+    """
+    return ConfigDict(
+        {
+            "kind": "encoder_decoder",
+            "dim": dim,
+            "num_layers": num_layers,  # of the encoder, and of the decoder
+            "num_heads": num_heads,
+            "max_length": max_length,
+            "position": "rope",
+            "norm": "layernorm",
+            "activation": "relu",
+            "gated": False,
+            "use_bias": True,
+            "tie_embeddings": True,
+            "dropout": dropout,
+        }
+    )
+
+
 def adamw(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDict:
     """Return AdamW with warmup and a cosine, as language models are trained."""
     return ConfigDict(

@@ -99,6 +99,7 @@ def predict(args: argparse.Namespace) -> int:
         step=args.step,
         skip_bad=args.skip_bad,
         kind=args.format,
+        overrides=args.overrides,
     )
     return 0
 
@@ -166,6 +167,10 @@ def _defaults(workdir: str | None = None) -> Callable[[str], dict[str, Any]]:
         )
 
     return sections
+
+
+# The verbs that take --config.a.b=value.
+TAKE_OVERRIDES = ("train", "eval", "predict", "prepare", "describe")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -294,7 +299,7 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if args.verb is None:
         raise ConfigError("which verb? see lmjax --help")
-    if overrides and args.verb not in ("train", "eval", "prepare", "describe"):
+    if overrides and args.verb not in TAKE_OVERRIDES:
         raise ConfigError(f"--config.{overrides[0]}: lmjax {args.verb} takes none")
     args.overrides = overrides
     return args.run(args)

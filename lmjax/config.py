@@ -49,16 +49,20 @@ from lmjax.task_config import (
     LabelledConfig,
     MaskedLMConfig,
     PrefixLMConfig,
+    PromptedLMConfig,
+    Seq2SeqConfig,
     SpanCorruptionConfig,
     SpanQAConfig,
     TagConfig,
     TaskConfig,
     WindowPairConfig,
-    objective_mistakes,
+    WritingConfig,
+    default_target_length,
     outputs,
-    seq2seq_lengths,
 )
+from lmjax.task_rules import objective_mistakes
 from lmjax.tokenizer_config import TokenizerConfig
+from lmjax.write_config import WriteConfig, room_to_write
 
 __all__ = [
     "CausalLMConfig",
@@ -78,14 +82,19 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PrefixLMConfig",
+    "PromptedLMConfig",
     "RecurrentConfig",
     "RecurrentEncoderDecoderConfig",
+    "Seq2SeqConfig",
     "SourceConfig",
     "SpanCorruptionConfig",
     "SpanQAConfig",
     "TagConfig",
     "TaskConfig",
     "TokenizerConfig",
+    "WindowPairConfig",
+    "WriteConfig",
+    "WritingConfig",
     "load",
     "nearest",
     "parse",
@@ -303,18 +312,30 @@ def _derive(config: Config) -> Config:
     if optim.trainable and not optim.frozen:
         optim = dataclasses.replace(optim, frozen=("*",))
     batch_size = config.eval.batch_size or config.batch_size
-    target_length = config.data.target_length
-    if isinstance(config.task, WindowPairConfig) and not target_length:
-        target_length = seq2seq_lengths(config.data.length, config.task)[1]
+    data = config.data
+    target_length = data.target_length or default_target_length(
+        data.length, config.task
+    )
     model = derived(config.model)
     model = labelling(model, config.task)
-    return dataclasses.replace(
+    config = dataclasses.replace(
         config,
         model=model,
         optim=optim,
-        data=dataclasses.replace(config.data, target_length=target_length),
+        data=dataclasses.replace(data, target_length=target_length),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
+    return dataclasses.replace(config, task=_writing(config))
+
+
+def _writing(config: Config) -> TaskConfig:
+    """Return the task with as many tokens to write as a target has, and fit."""
+    task = config.task
+    if not isinstance(task, WritingConfig) or task.write.max_tokens:
+        return task
+    most = min(config.data.target_length, room_to_write(config))
+    write = dataclasses.replace(task.write, max_tokens=most)
+    return dataclasses.replace(task, write=write)
 
 
 def labelling(model: ModelConfig, task: TaskConfig) -> ModelConfig:

@@ -104,7 +104,8 @@ class DataConfig(SourceConfig):
     """The documents, and how windows of tokens are cut from them."""
 
     length: Count = 1024  # tokens in a row; of an encoder-decoder, in its source
-    target_length: CountOrZero = 0  # of an encoder-decoder; 0: what length asks for
+    # of an encoder-decoder, or after a prompt, in `length`; 0: what length asks for
+    target_length: CountOrZero = 0
     num_buckets: Count = 4  # lengths that rows of labelled examples are filled up to
     isolate_documents: bool = True  # no attention from one document to another
     order: Literal["shuffled", "contiguous"] = "shuffled"  # contiguous: each row goes

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmjax import device, sharding
 from lmjax.checkpoint import as_loss
-from lmjax.config import Config, JudgedConfig, TagConfig
+from lmjax.config import Config, JudgedConfig, TagConfig, WritingConfig
 from lmjax.data import (
     batches,
     labelled,
@@ -37,15 +37,17 @@ class Evaluation:
     def metrics(self, split: str, params: Params) -> dict[str, float]:
         """Return the metrics on a split, each the exact weighted mean.
 
-        Beside the task's own: `perplexity` (a token); and where each token of the text
-        is predicted once from those before it, `word_perplexity` (a white-space
-        separated word, or an end of a document) and `bits_per_byte`. These spread the
-        nats of all tokens over the words and the UTF-8 bytes of the text, whatever the
-        tokenizer; they are left out where `eval.num_batches` reads only a part, whose
-        words and bytes nobody has counted.
+        Beside the task's own: `perplexity` (a token), where tokens are predicted; and
+        where each token of the text is predicted once from those before it,
+        `word_perplexity` (a white-space separated word, or an end of a document) and
+        `bits_per_byte`. These spread the nats of all tokens over the words and the
+        UTF-8 bytes of the text, whatever the tokenizer; they are left out where
+        `eval.num_batches` reads only a part, whose words and bytes nobody has counted.
         """
         means = self._means(split, params)
         config = self.program.config
+        if isinstance(config.task, WritingConfig):
+            means["perplexity"] = _exp(means["loss"])
         if isinstance(config.task, JudgedConfig):
             return means | self._judged(split, params, config.task)
         if labelled.reads_examples(config):
@@ -145,13 +147,26 @@ def metric_names(program: Program) -> list[str]:
     shapes = jax.eval_shape(program.eval_step, params, batch)
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
     own = [*results(_counter(program.config)(zeros))]
+    if isinstance(program.config.task, WritingConfig):
+        own.append("perplexity")
     if isinstance(program.config.task, JudgedConfig):
-        judging: Any = task_features.build(program.config)
-        return [*own, *judging.judges]
+        return [*own, *judges(program.config)]
     if labelled.reads_examples(program.config):
         return own
     own.append("perplexity")
     return own + ["word_perplexity", "bits_per_byte"] * program.task.scores_text
+
+
+def judges(config: Config) -> tuple[str, ...]:
+    """Return the names of what compares answers with what is right; () of no answers.
+
+    Raises:
+      ConfigError: the package that makes one of them is not installed.
+    """
+    if not isinstance(config.task, JudgedConfig):
+        return ()
+    judging: Any = task_features.build(config)
+    return judging.judges
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:

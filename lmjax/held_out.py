@@ -14,6 +14,7 @@ from lmjax.evaluate import (
     Evaluation,
     describe_metrics,
     evaluations_since_best,
+    judges,
     metric_names,
 )
 from lmjax.generate.decode import Generator, encode_prompts
@@ -37,9 +38,11 @@ class HeldOut:
         """Find before training what would only be found after it.
 
         Raises:
-          ConfigError: a prompt is too long, or `best_metric` is never measured.
+          ConfigError: a prompt is too long, or `best_metric` is never measured, or a
+            package that measures the answers is not installed.
         """
         config = self.program.config
+        judges(config)
         if config.sample.prompts:
             try:
                 self._generator.check(

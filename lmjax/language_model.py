@@ -198,14 +198,7 @@ class LanguageModel:
                 constraints=constraints,
             )
         return [
-            [
-                {
-                    "text": self._decode_after(before, found.tokens),
-                    "log_prob": found.log_prob,
-                    "score": found.score,
-                }
-                for found in row
-            ]
+            [found.told(self._decode_after(before, found.tokens)) for found in row]
             for before, row in zip(self._before(read), rows, strict=True)
         ]
 
@@ -282,7 +275,7 @@ class LanguageModel:
 
         Returns:
           Of `classify` each the `label` and the `probabilities` of all; of `tag` the
-          `tags` of the words.
+          `tags` of the words; where it writes, `text`, its `score` and `log_prob`.
 
         Raises:
           ConfigError: an example lacks a field, or the model was trained on another
@@ -353,7 +346,10 @@ class LanguageModel:
 
 
 def load(
-    directory: str | Path, step: Step = None, mesh: Mesh | None = None
+    directory: str | Path,
+    step: Step = None,
+    mesh: Mesh | None = None,
+    overrides: Sequence[str] = (),
 ) -> LanguageModel:
     """Return the model of a workdir.
 
@@ -363,12 +359,13 @@ def load(
         newest.
       mesh: where to put the parameters; by default all local devices, as the run's
         config says if they fit it, else each a part, else each a copy.
+      overrides: `a.b=value` of the run's config, such as "task.write.num_beams=8".
 
     Raises:
-      ConfigError: there is no run, or no such checkpoint.
+      ConfigError: there is no run, or no such checkpoint, or a wrong override.
     """
     directory = Path(directory).expanduser()
-    config = workdir.read_config(directory)
+    config = workdir.read_config(directory, overrides)
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     # Nothing is dropped out here: no backend need be passed over for it.
     used = config.model

@@ -1,5 +1,7 @@
 """A fine-tuned task applied to examples: batched by length, answered in their order.
 
+The model says at once what it makes of a batch, or writes its answers token by token.
+
 B rows of a batch.
 """
 
@@ -13,17 +15,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lmjax import device, sharding, tasks
-from lmjax.config import Config, ConfigError, ExamplesConfig
+from lmjax.config import Config, ConfigError, ExamplesConfig, WritingConfig
 from lmjax.data import bucketing, task_features
 from lmjax.data.bucketing import PADDING, Buckets
 from lmjax.data.example_store import placed
 from lmjax.data.examples import Example
-from lmjax.data.features import Row
+from lmjax.data.features import Columns, Row
 from lmjax.data.tokenizer import Tokenizer
+from lmjax.generate.write import Writer
 from lmjax.models import Model
 from lmjax.types import Params
 
-TOKENS = 8192  # in a batch, unless there are fewer to predict
+# In a batch, unless there are fewer to predict; and what is kept of texts in writing.
+TOKENS = 8192
+SLOTS = 32_768
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,27 +95,66 @@ class Predictor:
         self, params: Params, examples: Sequence[Example], *, mesh: Mesh
     ) -> dict[str, float]:
         """Return the metrics of the answers to examples that say what is right."""
+        # What is right is not there to be read, as it will not be later.
+        asked = [self._features.read(example, labelled=False) for example in examples]
+        answers, _ = self.answers(params, asked, mesh=mesh)
         readings = [self._features.read(example) for example in examples]
-        answers, _ = self.answers(params, readings, mesh=mesh)
         return self._features.judge(answers, readings)
 
     def _outputs(
         self, params: Params, rows: Sequence[Row], mesh: Mesh
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield what the model says of each row, and its number."""
         if not rows:
             return
         lengths = np.array([row.size for row in rows])
         longest = max(self.config.data.length, int(lengths.max()))
-        buckets = _buckets(lengths, longest=longest, parts=sharding.num_parts(mesh))
+        ladder = np.array(bucketing.ladder(longest))
+        most = TOKENS // ladder
+        if self._writer is not None:
+            most = SLOTS // self._writer.slots(ladder)
+        buckets = _buckets(
+            lengths, ladder=ladder, most=most, parts=sharding.num_parts(mesh)
+        )
         epoch = bucketing.in_order(lengths, buckets)
         for number in range(len(epoch)):
             length, examples_B = epoch.batch(number)
-            columns = [None if i == PADDING else rows[i].columns for i in examples_B]
-            batch = device.put_batch(self._features.batch(columns, length=length), mesh)
-            output = jax.device_get(self._predict(params, batch))
-            for b, i in enumerate(examples_B[examples_B != PADDING]):
-                yield int(i), {name: values[b] for name, values in output.items()}
+            real = examples_B[examples_B != PADDING]
+            columns = [rows[i].columns for i in real]
+            missing = len(examples_B) - len(real)
+            said: Sequence[Mapping[str, Any]]
+            if self._writer is None:
+                said = self._said(params, [*columns, *[None] * missing], length, mesh)
+            else:
+                said = self._written(params, [*columns, *columns[:1] * missing])
+            yield from zip(real.tolist(), said, strict=False)
+
+    def _said(
+        self, params: Params, rows: Sequence[Columns | None], length: int, mesh: Mesh
+    ) -> list[dict[str, np.ndarray]]:
+        """Return what the task makes of each row of a batch."""
+        batch = device.put_batch(self._features.batch(rows, length=length), mesh)
+        output = jax.device_get(self._predict(params, batch))
+        return [
+            {name: values[b] for name, values in output.items()}
+            for b in range(len(rows))
+        ]
+
+    def _written(
+        self, params: Params, rows: Sequence[Columns]
+    ) -> list[dict[str, list[Any]]]:
+        """Return the texts that the model writes for each row of a batch."""
+        assert self._writer is not None
+        asked = [self._features.asked(row) for row in rows]
+        return [{"texts": texts} for texts in self._writer.texts(params, asked)]
+
+    @functools.cached_property
+    def _writer(self) -> Writer | None:
+        """Return what writes the answers, where they are written."""
+        task = self.config.task
+        if not isinstance(task, WritingConfig):
+            return None
+        return Writer(task.write, self.tokenizer, self.model)
 
     @functools.cached_property
     def _features(self) -> Any:
@@ -122,19 +166,20 @@ class Predictor:
         return jax.jit(functools.partial(task.predict, self.model))
 
 
-def _buckets(lengths_N: np.ndarray, *, longest: int, parts: int) -> Buckets:
-    """Return a ladder of lengths with as many rows as there are, or fit a batch.
+def _buckets(
+    lengths_N: np.ndarray, *, ladder: np.ndarray, most: np.ndarray, parts: int
+) -> Buckets:
+    """Return buckets of the ladder's lengths, of as many rows as there are, or may be.
 
     Row counts are powers of two, as far as the mesh allows: few shapes are compiled,
     whatever is asked.
     """
-    lengths = bucketing.ladder(longest)
-    counts = np.bincount(np.searchsorted(lengths, lengths_N), minlength=len(lengths))
+    counts = np.bincount(np.searchsorted(ladder, lengths_N), minlength=len(ladder))
     num_rows = [
-        -(-min(_power_of_two(int(count)), max(1, TOKENS // length)) // parts) * parts
-        for count, length in zip(counts, lengths, strict=True)
+        -(-min(_power_of_two(int(count)), max(int(limit), 1)) // parts) * parts
+        for count, limit in zip(counts, most, strict=True)
     ]
-    return Buckets(lengths=lengths, num_rows=tuple(num_rows))
+    return Buckets(lengths=tuple(ladder.tolist()), num_rows=tuple(num_rows))
 
 
 def _power_of_two(count: int) -> int:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def predict_file(
     step: Step,
     skip_bad: bool,
     kind: str = "",
+    overrides: Sequence[str] = (),
 ) -> None:
     """Write the answer to each example of `source` to `target`, in their order.
 
@@ -46,6 +47,7 @@ def predict_file(
       step: of a checkpoint; by default the newest.
       skip_bad: answer an example that cannot be used with {"error": ...}.
       kind: of file, as in `open_file`.
+      overrides: of the run's config, as `load` takes them.
 
     Raises:
       ConfigError: a file cannot be used, or an example (with its line).
@@ -63,7 +65,7 @@ def predict_file(
             )
         if done:
             log.info("%s: goes on after example %d", target, done)
-        lm = load(directory, step=step)
+        lm = load(directory, step=step, overrides=overrides)
         num_truncated = 0
         for first in _progress(range(done, len(examples), _AT_ONCE), len(examples)):
             indices = range(first, min(first + _AT_ONCE, len(examples)))

@@ -22,9 +22,9 @@ from lmjax.config import (
     parse,
     to_dict,
 )
-from lmjax.data import kept_stores, pipeline, task_features
+from lmjax.data import kept_stores, pipeline
 from lmjax.data.tokenizer import Tokenizer
-from lmjax.evaluate import Evaluation
+from lmjax.evaluate import Evaluation, judges
 from lmjax.language_model import load
 from lmjax.model_config import CAUSAL_KINDS
 from lmjax.program import make_program
@@ -39,12 +39,12 @@ def after_training(config: Config, directory: Path) -> None:
     if samples:
         console.print(f"\n{samples[-1].read_text(errors='replace')}", markup=False)
     scores_text = tasks.build(config.task).scores_text
+    names: tuple[str, ...]
     names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
     if isinstance(config.task, LabelledConfig):
         names = ("loss", "accuracy", "f1" if config.task.kind == "tag" else "macro_f1")
     if isinstance(config.task, JudgedConfig):
-        judging: Any = task_features.build(config)
-        names = ("loss", *judging.judges)
+        names = ("loss", *judges(config))
     table = Table("split", *(name.replace("_", " ") for name in names))
     for split in ("valid", "test"):
         if split in last:

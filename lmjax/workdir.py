@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,29 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def read_config(workdir: Path) -> Config:
+def read_config(workdir: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the config of the run in `workdir`.
 
+    Args:
+      workdir: of a run.
+      overrides: `a.b=value` of leaves that may differ when a run resumes.
+
     Raises:
-      ConfigError: there is none, or it cannot be read.
+      ConfigError: there is none, or it cannot be read, or an override is of what the
+        run was trained with.
     """
     path = workdir / "config.json"
     if not path.exists():
         raise ConfigError(f"--workdir={workdir}: holds no run (no config.json)")
     values = _read(path)
     try:
-        return parse(values)
+        config = parse(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    changed = parse(to_dict(config), overrides)
+    if others := changed_identity(config, changed):
+        raise ConfigError(f"{others[0]}: a trained model is used as the run has it")
+    return changed
 
 
 def write_config(workdir: Path, config: Config) -> None:

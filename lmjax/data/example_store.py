@@ -28,6 +28,7 @@ from lmjax.data.tokenizer import Tokenizer
 
 VERSION = 2
 KEPT = "examples.jsonl"
+TEXTS = ("tokens", "source", "target")  # the columns that hold tokens of text
 _AT_ONCE = 1024  # examples that are encoded together
 
 _log = logging.getLogger(__name__)
@@ -77,11 +78,20 @@ class ExampleStore:
     @property
     def num_tokens(self) -> int:
         """Count the tokens of all rows."""
-        return int(self._starts["tokens"][-1])
+        return sum(map(len, self._texts))
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return tokens [start, stop) of all examples, one after another, int32."""
-        return np.asarray(self._values["tokens"][start:stop])
+        """Return tokens [start, stop) of all rows, one after another, int32."""
+        found, before = [], 0
+        for values in self._texts:
+            found.append(values[max(start - before, 0) : max(stop - before, 0)])
+            before += len(values)
+        return np.concatenate(found)
+
+    @property
+    def _texts(self) -> list[np.ndarray]:
+        """Return the columns that hold the tokens of texts."""
+        return [values for name, values in self._values.items() if name in TEXTS]
 
     def describe(self) -> str:
         """Return what there is, for people to read."""

@@ -89,12 +89,26 @@ class Judging(Features, Protocol):
 
     @property
     def judges(self) -> tuple[str, ...]:
-        """Return the names of what `judge` returns."""
+        """Return the names of what `judge` returns.
+
+        Raises:
+          ConfigError: the package that makes one of them is not installed.
+        """
 
     def judge(
         self, answers: Sequence[Mapping[str, Any]], readings: Sequence[Any]
     ) -> dict[str, float]:
         """Return the metrics of answers to examples that were read with theirs."""
+
+
+class Writing(Judging, Protocol):
+    """Features of a task whose answers the model writes."""
+
+    def asked(self, row: Columns) -> dict[str, Any]:
+        """Return what is written for a row: after which `prompts`, of what `sources`.
+
+        Those are names of arguments of `BeamSearch.hypotheses`.
+        """
 
 
 def label_id(label: str, labels: Sequence[str]) -> int:
@@ -112,14 +126,16 @@ def label_id(label: str, labels: Sequence[str]) -> int:
     )
 
 
-def token_rows(rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
+def token_rows(
+    rows: Sequence[Columns | None], *, length: int, column: str = "tokens"
+) -> "HostBatch":
     """Return tokens, segments (1, and 0 for padding) and positions, int32 (B, T)."""
     shape = (len(rows), length)
     tokens, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     for b, row in enumerate(rows):
         if row is not None:
-            size = len(row["tokens"])
-            tokens[b, :size], segments[b, :size] = row["tokens"], 1
+            size = len(row[column])
+            tokens[b, :size], segments[b, :size] = row[column], 1
     positions = np.arange(length, dtype=np.int32) * segments
     return {"tokens": tokens, "segments": segments, "positions": positions}
 

@@ -15,6 +15,7 @@ from lmjax.data import (
     labelled,
     objectives,
     store_builder,
+    task_features,
     tokenizer,
 )
 from lmjax.data.directory import locked, one_line_errors
@@ -329,8 +330,11 @@ def same_text(a: Config, b: Config) -> bool:
     Examples are kept as they were cut.
     """
     names = [field.name for field in dataclasses.fields(SourceConfig)] + ["mixture"]
-    names += ["length"] * labelled.reads_examples(b)
-    return all(getattr(a.data, name) == getattr(b.data, name) for name in names)
+    if any(getattr(a.data, name) != getattr(b.data, name) for name in names):
+        return False
+    if not labelled.reads_examples(b):
+        return True
+    return task_features.build(a).identity() == task_features.build(b).identity()
 
 
 def _named(split: str, parts: Sequence[Documents]) -> Iterator[tuple[str, Documents]]:

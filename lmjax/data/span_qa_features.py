@@ -185,7 +185,7 @@ class SpanQA:
 
         Each part of up to `room - stride` tokens is whole in one of them.
         """
-        assert room > self.task.stride, "config says so: task_config.MOST_SPECIAL"
+        assert room > self.task.stride, "config says so: task_rules.MOST_SPECIAL"
         count = 1 + -(-max(num_tokens - room, 0) // self.task.stride)
         firsts = (i * self.task.stride for i in range(count))
         return [range(first, min(first + room, num_tokens)) for first in firsts]

@@ -96,6 +96,10 @@ class Hypothesis:
     log_prob: float  # in nats, of the end of text too where it was written
     score: float  # what texts are compared by
 
+    def told(self, text: str) -> dict[str, Any]:
+        """Return JSON of what was found, with its tokens as text."""
+        return {"text": text, "score": self.score, "log_prob": self.log_prob}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BeamSearch:

@@ -17,7 +17,8 @@ from lmjax.model_config import AnyEncoderDecoder
 from lmjax.models import Model
 from lmjax.types import Array, HostBatch, Params
 
-# Prompts and caches are padded to multiples of this, which bounds compilations.
+# Prompts and caches are padded to multiples of this, or shorter to powers of two,
+# which bounds compilations.
 LENGTH_MULTIPLE = 64
 
 
@@ -284,7 +285,8 @@ def check_text(text: str, *, name: str) -> None:
 
 
 def _padded(length: int) -> int:
-    return -(-int(length) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    unit = min(1 << (int(length) - 1).bit_length(), LENGTH_MULTIPLE)
+    return -(-int(length) // unit) * unit
 
 
 def _hide_ended(

@@ -28,9 +28,13 @@ def token_loss(
 
 
 def padding(batch: Batch) -> tuple[Array, Array]:
-    """Return how many of a batch's tokens are padding, and how many there are."""
-    segments_BT = batch["segments"]
-    return (segments_BT == 0).sum(), jnp.float32(segments_BT.size)
+    """Return how many of a batch's tokens are padding, and how many there are.
+
+    Those of sources included.
+    """
+    there = [batch[n] for n in ("segments", "source_segments") if n in batch]
+    total = jnp.float32(sum(segments.size for segments in there))
+    return jnp.sum(jnp.stack([(segments == 0).sum() for segments in there])), total
 
 
 def token_metrics(logits_BTV: Array, batch: Batch) -> Metrics:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models import Model
-from lmjax.task_config import WindowPairConfig
-from lmjax.tasks.losses import token_loss, token_metrics
+from lmjax.task_config import Seq2SeqConfig, WindowPairConfig
+from lmjax.tasks.losses import padding, token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 
 
@@ -15,7 +15,7 @@ from lmjax.types import Array, Batch, Metrics, Params
 class Seq2Seq:
     """The loss of `targets` (B, T) given `source` (B, S), however they were made."""
 
-    config: WindowPairConfig
+    config: WindowPairConfig | Seq2SeqConfig
     scores_text = False  # the source tells part of the text, or all
 
     def batch_shapes(
@@ -36,8 +36,10 @@ class Seq2Seq:
     def loss(
         self, model: Model, params: Params, batch: Batch, key: Array | None
     ) -> tuple[Array, Array, Metrics]:
-        """Return the objective's sum, its weight, and {"loss": nats a token}."""
-        return token_loss(model.apply(params, batch, key=key), batch, self.config)
+        """Return the objective's sum, its weight, {"loss": nats a token, "padding"}."""
+        logits_BTV = model.apply(params, batch, key=key)
+        objective, weight, metrics = token_loss(logits_BTV, batch, self.config)
+        return objective, weight, metrics | {"padding": padding(batch)}
 
     def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
         """Return the plain loss and how often the most likely token is right."""

@@ -8,6 +8,7 @@ from lmjax.models import Model
 from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classify import Classify
 from lmjax.tasks.masked_lm import MaskedLM
+from lmjax.tasks.prompted_lm import PromptedLM
 from lmjax.tasks.seq2seq import Seq2Seq
 from lmjax.tasks.span_qa import SpanQA
 from lmjax.tasks.tag import Tag
@@ -47,6 +48,8 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "span_corruption": Seq2Seq,
     "prefix_lm": Seq2Seq,
     "infilling": Seq2Seq,
+    "seq2seq": Seq2Seq,
+    "prompted_lm": PromptedLM,
     "classify": Classify,
     "tag": Tag,
     "span_qa": SpanQA,

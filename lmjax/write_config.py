@@ -1,0 +1,78 @@
+"""How answers are written, as a config section, and what keeps them from being so."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from lmjax.model_config import CountOrZero
+from lmjax.parsing import Range
+
+SOURCE = "{source}"  # where a template has the source of an example
+SHORTEST_TARGET = 2  # a token, and the end
+
+# rouge and lead1_rouge: ROUGE-1, -2 and -L, of the answer and of the source's first
+# sentence.
+Metric = Literal["bleu", "chrf", "rouge", "lead1_rouge", "exact_match"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WriteConfig:
+    """How answers are searched for; one beam takes the most likely token each time."""
+
+    num_beams: Annotated[int, Range(1, 1024)] = 4
+    length_penalty: Annotated[float, Range(-5, 5)] = 1.0  # score: log P / length ** it
+    early_finish: bool = False  # stop once num_beams texts are finished
+    min_tokens: CountOrZero = 0  # before the end
+    max_tokens: CountOrZero = 0  # 0: data.target_length
+    no_repeat_ngram: CountOrZero = 0  # 0: any may come again
+    num_return: Annotated[int, Range(1, 1024)] = 1  # answers to each example
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields."""
+        if self.num_return > self.num_beams:
+            yield (
+                f"{path}.num_return = {self.num_return}: must be at most "
+                f"{path}.num_beams = {self.num_beams}"
+            )
+        if self.min_tokens > self.max_tokens:
+            yield (
+                f"{path}.min_tokens = {self.min_tokens}: must be at most "
+                f"{path}.max_tokens = {self.max_tokens}"
+            )
+
+
+def room_to_write(config: Any) -> int:
+    """Return the most tokens that a `Config`'s model can write after its prompt.
+
+    The prompt of an encoder-decoder is the token it begins with; that of a decoder has
+    what `data.length` leaves beside the target.
+    """
+    data = config.data
+    prompt = data.length - data.target_length
+    if config.task.kind == "seq2seq":
+        prompt = 1
+    return max(config.model.max_length - prompt, 0)
+
+
+def writing_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps a `Config`'s model from writing the answers of its task."""
+    task, model, data = config.task, config.model, config.data
+    if SOURCE not in task.template:
+        yield f"{path}.task.template = {task.template!r}: must contain {SOURCE}"
+    longest, of = model.max_length, f"{path}.model.max_length = {model.max_length}"
+    if task.kind == "prompted_lm":  # prompt and target are one row
+        longest = data.length - SHORTEST_TARGET
+        of = f"{path}.data.length - {SHORTEST_TARGET} = {longest}"
+    if data.target_length > longest:
+        yield f"{path}.data.target_length = {data.target_length}: must be at most {of}"
+    if data.target_length < SHORTEST_TARGET:
+        yield (
+            f"{path}.data.target_length = {data.target_length}: must be 0 or at least "
+            f"{SHORTEST_TARGET}"
+        )
+    room = room_to_write(config)
+    if model.kind != "recurrent" and task.write.max_tokens > room:
+        yield (
+            f"{path}.task.write.max_tokens = {task.write.max_tokens}: must be at most "
+            f"{room} ({path}.model.max_length = {model.max_length})"
+        )
