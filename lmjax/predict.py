@@ -24,7 +24,7 @@ from lmjax.data.features import Columns, Row
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.write import Writer
 from lmjax.models import Model
-from lmjax.types import Params
+from lmjax.types import Array, Batch, Params
 
 # In a batch, unless there are fewer to predict; and what is kept of texts in writing.
 TOKENS = 8192
@@ -132,8 +132,9 @@ class Predictor:
     def _said(
         self, params: Params, rows: Sequence[Columns | None], length: int, mesh: Mesh
     ) -> list[dict[str, np.ndarray]]:
-        """Return what the task makes of each row of a batch."""
-        batch = device.put_batch(self._features.batch(rows, length=length), mesh)
+        """Return what the task makes of each row of a batch, in every process."""
+        here = [rows[i] for i in device.local_rows(mesh, len(rows))]
+        batch = device.put_batch(self._features.batch(here, length=length), mesh)
         output = jax.device_get(self._predict(params, batch))
         return [
             {name: values[b] for name, values in output.items()}
@@ -163,7 +164,11 @@ class Predictor:
     @functools.cached_property
     def _predict(self) -> Any:
         task: Any = tasks.build(self.config.task)
-        return jax.jit(functools.partial(task.predict, self.model))
+
+        def predict(params: Params, batch: Batch) -> dict[str, Array]:
+            return sharding.whole(task.predict(self.model, params, batch))
+
+        return jax.jit(predict)
 
 
 def _buckets(

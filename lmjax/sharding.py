@@ -207,6 +207,16 @@ def constrain(x: Array, *axes: str) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
+def whole(tree: Any) -> Any:
+    """Have each device of the surrounding `jax.set_mesh` hold all of some arrays.
+
+    Only so can every process read them.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
 def num_parts(mesh: Mesh | AbstractMesh) -> int:
     """Return how many parts a batch's rows are split into, over data and fsdp."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

@@ -33,7 +33,7 @@ CONFIG = {
     "optim": {"learning_rate": 1e-4, "schedule": "constant"},
     "checkpoint": {"every_steps": 2, "best_metric": "loss"},
     "eval": {"num_batches": 2, "every_steps": 0, "patience": 9},
-    "sample": {"prompts": ("ab",), "max_tokens": 3},
+    "sample": {"prompts": ("ab", "c", "de", "f"), "max_tokens": 3},
     "log": {"every_steps": 1},
 }
 
@@ -126,6 +126,73 @@ def test_a_mistake_that_one_finds_ends_both(script, tmp_path):
     for text in said:
         assert "data.json:1: not JSON" in text
         assert "Traceback" not in text
+
+
+ANSWERING = {
+    "span_qa": {
+        "model": {"kind": "encoder"},
+        "data": {"length": 48},
+        "task": {
+            "kind": "span_qa",
+            "max_question_tokens": 8,
+            "stride": 16,
+            "max_answer_tokens": 4,
+        },
+    },
+    "seq2seq": {
+        "model": {"kind": "encoder_decoder"},
+        "data": {"fields": {"source": "question", "target": "answer"}},
+        "task": {"kind": "seq2seq", "metrics": ("chrf",), "write": {"num_beams": 2}},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERING)
+def test_answers_are_judged_by_both_as_by_one(kind, tmp_path, monkeypatch):
+    if kind == "seq2seq":
+        pytest.importorskip("sacrebleu")
+    words = ["red", "blue", "green", "grey"]
+    examples = [
+        {
+            "context": f"one is {a}, the other {b}",
+            "question": "one?" if i % 2 else "other?",
+            "answer": (answer := a if i % 2 else b),
+            "answers": [{"text": answer, "answer_start": 7 if i % 2 else 19 + len(a)}],
+        }
+        for i, (a, b) in enumerate((a, b) for a in words for b in words if a != b)
+    ]
+    text = tmp_path / "examples.jsonl"
+    text.write_text("".join(json.dumps(example) + "\n" for example in examples))
+    own = ANSWERING[kind]
+    sections = {
+        "num_steps": 2,
+        "batch_size": 4,
+        "model": {**CONFIG["model"], **own["model"]},
+        "tokenizer": CONFIG["tokenizer"],
+        "data": {
+            "source": "jsonl",
+            "path": str(text),
+            "valid_path": str(text),
+            "length": 32,
+            **own["data"],
+        },
+        "task": own["task"],
+    }
+    script = tmp_path / "x.py"
+    script.write_text(f"def get_config():\n    return {sections!r}\n")
+    axes = ("mesh.data=2", "mesh.fsdp=2")
+    with started(script, tmp_path / "both", *axes) as processes:
+        codes, said = ended(script, processes)
+        assert codes == [0, 0], said
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    assert loop.train(config_lib.load(str(script)), tmp_path / "one")
+    both, one = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        for name in ("both", "one")
+    )
+    names = {"span_qa": ("f1", "exact_match"), "seq2seq": ("chrf",)}[kind]
+    for name in ("loss", *names):
+        assert both[name] == pytest.approx(one[name], rel=1e-5), name
 
 
 @pytest.mark.parametrize(

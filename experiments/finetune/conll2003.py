@@ -24,7 +24,7 @@ from experiments import base
 def get_config(directory: str = "~/.cache/lmjax-data/conll2003") -> ConfigDict:
     config = ConfigDict()
     config.init_from = "runs/minilm"
-    config.num_steps = 2200
+    config.num_steps = 1300
     config.batch_size = 32
     config.model = {"kind": "encoder", "mlm_head": False, "pooler": False}
     config.model.dropout = config.model.attention_dropout = 0.1
@@ -39,12 +39,12 @@ def get_config(directory: str = "~/.cache/lmjax-data/conll2003") -> ConfigDict:
     config.task = {"kind": "tag"}
     config.optim = base.adamw(
         learning_rate=2e-4,
-        warmup_steps=200,
+        warmup_steps=130,
         schedule="linear",
         final_fraction=0.0,
         weight_decay=0.01,
     )
-    config.checkpoint = {"every_steps": 440, "keep": 1, "best_metric": "f1"}
+    config.checkpoint = {"every_steps": 650, "keep": 1, "best_metric": "f1"}
     config.checkpoint.best_mode = "max"
-    config.eval = {"every_steps": 440, "batch_size": 64}
+    config.eval = {"every_steps": 650, "batch_size": 64}
     return config

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmjax import sharding
 from lmjax.config import ConfigError
 from lmjax.generate.constraints import Constraints
 from lmjax.generate.decode import Generator, Written
@@ -344,7 +345,8 @@ def _search(
     state = rules.begin(written.text_BS)
     state = rules.advance(state, written.logits_BV[rows_R])
     carry = (state, take_rows(written.cache, rows_R))
-    return jax.lax.while_loop(lambda c: rules.unfinished(c[0]), step, carry)[0].finished
+    state, _ = jax.lax.while_loop(lambda c: rules.unfinished(c[0]), step, carry)
+    return sharding.whole(state.finished)
 
 
 def _take(x: Array, places_BK: Array) -> Array:

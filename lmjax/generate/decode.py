@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmjax import sharding
 from lmjax.config import ConfigError, ModelConfig
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.constraints import Constraints
@@ -194,7 +195,8 @@ class Generator:
             text = text.at[jnp.arange(len(text)), lengths].set(token)
             logits, cache = self.model.decode_step(params, token, lengths, before.cache)
             num_steps = before.num_steps + 1
-            return token, Written(text, lengths + 1, logits, cache, num_steps)
+            written = Written(text, lengths + 1, logits, cache, num_steps)
+            return sharding.whole(token), written
 
         static = ("sampling", "constraints")
         return jax.jit(step, static_argnames=static, donate_argnums=1)
