@@ -1,7 +1,6 @@
 """An encoder fine-tuned to find names in news (Tjong Kim Sang and De Meulder 2003).
 
-    python ../shared/data/get.py conll2003 minilm
-    lmjax import --from=~/.cache/lmjax-data/minilm --workdir=runs/minilm
+    lmjax import --from=sentence-transformers/all-MiniLM-L6-v2 --workdir=runs/minilm
     lmjax train --config=experiments/finetune/conll2003.py --workdir=runs/conll2003
 
 The argument is the directory of {train,valid,test}.txt in CoNLL's columns;

@@ -1,7 +1,6 @@
 """An encoder fine-tuned to tell good film reviews from bad ones (Devlin et al. 2019).
 
-    python ../shared/data/get.py reviews minilm
-    lmjax import --from=~/.cache/lmjax-data/minilm --workdir=runs/minilm
+    lmjax import --from=sentence-transformers/all-MiniLM-L6-v2 --workdir=runs/minilm
     lmjax train --config=experiments/finetune/reviews.py --workdir=runs/reviews
 
 The argument is the directory of {train,valid,test}.jsonl with the fields text and

@@ -1,7 +1,6 @@
 """An encoder fine-tuned to find answers in texts (Rajpurkar et al. 2016).
 
-    python ../shared/data/get.py squad minilm
-    lmjax import --from=~/.cache/lmjax-data/minilm --workdir=runs/minilm
+    lmjax import --from=sentence-transformers/all-MiniLM-L6-v2 --workdir=runs/minilm
     lmjax train --config=experiments/finetune/squad.py --workdir=runs/squad
 
 The argument is the directory of train.json and dev.json, as SQuAD 1.1 has them;

@@ -1,6 +1,6 @@
 """An encoder fine-tuned to tell who does what to whom (after Shi and Lin 2019).
 
-    lmjax import --from=~/.cache/lmjax-data/minilm --workdir=runs/minilm
+    lmjax import --from=sentence-transformers/all-MiniLM-L6-v2 --workdir=runs/minilm
     lmjax train --config=experiments/finetune/srl.py:DIR --workdir=runs/srl
 
 DIR has {train,valid,test}.props in the columns of CoNLL-2005: words, then the predicate

@@ -1,10 +1,10 @@
 """A bidirectional LSTM over GloVe's vectors finds names in news (Huang et al. 2015).
 
-    python ../shared/data/get.py conll2003 glove
     lmjax train --config=experiments/rnn/conll2003_bilstm.py --workdir=runs/bilstm
 
 The argument is the directory of {train,valid,test}.txt in CoNLL's columns, and after a
-colon the file of vectors. With a network the same is `conll2003` of TFDS.
+colon the file of vectors, GloVe's glove.6B.50d.txt. With a network the same is
+`conll2003` of TFDS, as in experiments/finetune/conll2003.py.
 
 Measured: test span F1 0.863 (valid 0.891) in 13 minutes, on two CPU cores that others
 used too.

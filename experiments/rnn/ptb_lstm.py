@@ -5,6 +5,10 @@
 "small" is 2 x 200 without dropout, "medium" 2 x 650 with a dropout of a half; DIR, by
 default data/ptb, holds train.txt, valid.txt and test.txt. The text is read in order,
 and the state goes on from window to window, in evaluation too.
+
+Measured: "small" has a test perplexity of 110.1 (valid 114.2; the paper 114.5 and
+120.7) after 80 minutes on two CPU cores that others used too; a step takes 0.08
+seconds where it is alone, which makes 25 minutes. "medium" has not been trained.
 """
 
 from ml_collections import ConfigDict
