@@ -18,7 +18,6 @@ SIZES = {
 def get_config(argument: str = "small") -> ConfigDict:
     name, _, directory = argument.partition(":")
     directory = directory or "~/.cache/lmjax-data/ende"
-    full = name == "full"
     config = ConfigDict()
     config.num_steps = 2400
     config.batch_size = 96
