@@ -89,7 +89,7 @@ def score(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Apply a fine-tuned task to each line of a file; goes on where it was cut off."""
+    """Apply a fine-tuned task to a file of examples; goes on where it was cut off."""
     from lmjax.predict_file import predict_file
 
     predict_file(
@@ -98,6 +98,7 @@ def predict(args: argparse.Namespace) -> int:
         Path(args.output),
         step=args.step,
         skip_bad=args.skip_bad,
+        kind=args.format,
         overrides=args.overrides,
     )
     return 0
@@ -238,6 +239,9 @@ def _verbs_that_use(verb: Verb) -> None:
     sub.add_argument("--eos", action="store_true", help="score the end of text too")
     sub.add_argument("--step", **step)
     sub = verb("predict", predict, "--workdir", "--input", "--output")
+    sub.add_argument(
+        "--format", default="", help="of --input; default: its suffix, else the run's"
+    )
     sub.add_argument("--skip_bad", action="store_true", help="answer with the error")
     sub.add_argument("--step", **step)
     sub = verb("export", export_model, "--workdir", "--to")

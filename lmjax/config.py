@@ -23,6 +23,7 @@ from lmjax.model_config import (
     ModelConfig,
     NonNegative,
     RecurrentConfig,
+    RecurrentEncoderDecoderConfig,
     TransformerConfig,
     derived,
 )
@@ -51,13 +52,16 @@ from lmjax.task_config import (
     PromptedLMConfig,
     Seq2SeqConfig,
     SpanCorruptionConfig,
+    SpanQAConfig,
     TagConfig,
     TaskConfig,
     WindowPairConfig,
     WritingConfig,
     default_target_length,
-    objective_mistakes,
+    outputs,
 )
+from lmjax.task_rules import objective_mistakes
+from lmjax.tokenizer_config import TokenizerConfig
 from lmjax.write_config import WriteConfig, room_to_write
 
 __all__ = [
@@ -80,11 +84,14 @@ __all__ = [
     "PrefixLMConfig",
     "PromptedLMConfig",
     "RecurrentConfig",
+    "RecurrentEncoderDecoderConfig",
     "Seq2SeqConfig",
     "SourceConfig",
     "SpanCorruptionConfig",
+    "SpanQAConfig",
     "TagConfig",
     "TaskConfig",
+    "TokenizerConfig",
     "WindowPairConfig",
     "WriteConfig",
     "WritingConfig",
@@ -93,37 +100,6 @@ __all__ = [
     "parse",
     "to_dict",
 ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """How text becomes token ids; a trained tokenizer is saved in the workdir."""
-
-    kind: Literal["sentencepiece", "bytes", "ids", "tokenizers"] = "sentencepiece"
-    # sentencepiece: a .model to use, "": train one on data's train split;
-    # tokenizers: a Hugging Face directory, or its tokenizer.json, vocab.txt or .model
-    path: str = ""
-    algorithm: Literal["unigram", "bpe", "char", "word"] = "bpe"
-    vocab_size: CountOrZero = 0  # 0: what `path` or the bytes have
-    bos: bool = True  # begin each document with a token that is never predicted
-    lossless: bool = True  # byte fallback, white space kept, no normalization
-    num_training_bytes: Annotated[int, Range(1, below=1 << 40)] = 4_000_000  # sampled
-    mask: bool = False  # have a token that stands for one to be guessed
-    num_sentinels: CountOrZero = 0  # tokens that stand for spans to be guessed
-
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
-        trained = self.kind == "sentencepiece" and not self.path
-        if trained and not self.vocab_size:
-            yield f"{path}.vocab_size = 0: must be given for a tokenizer to be trained"
-        if self.kind == "ids" and not self.vocab_size:
-            yield f"{path}.vocab_size = 0: must be given for texts that are ids"
-        if self.kind in ("bytes", "ids") and self.path:
-            yield f"{path}.path = {self.path!r}: {self.kind!r} takes no file"
-        if self.kind == "tokenizers" and not self.path:
-            yield f"{path}.path = '': {path}.kind = 'tokenizers' needs one"
-        if trained and self.lossless and self.algorithm == "word":
-            yield f"{path}.lossless = True: words cannot be; set it to False"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,6 +177,7 @@ class Config:
     batch_size: Count = 8  # sequences, over all devices
     num_microbatches: Count = runtime(1)  # the batch is worked off in so many parts
     init_from: str = ""  # a workdir, or a Hugging Face directory or name, to begin with
+    init_embedding_from: str = ""  # word vectors, GloVe's or word2vec's, to begin with
     model: ModelConfig = DecoderConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
@@ -219,12 +196,16 @@ class Config:
                 f"{path}.data.length = {self.data.length}: must be at most "
                 f"{path}.model.max_length = {self.model.max_length}"
             )
-        if self.data.source != "none":  # an imported model has no task yet
-            yield from objective_mistakes(self, path)
+        yield from objective_mistakes(self, path)
         if self.batch_size % self.num_microbatches:
             yield (
                 f"{path}.num_microbatches = {self.num_microbatches}: must divide "
                 f"{path}.batch_size = {self.batch_size}"
+            )
+        if self.init_from and self.init_embedding_from:
+            yield (
+                f"{path}.init_embedding_from = {self.init_embedding_from!r}: must be "
+                f"'' with {path}.init_from, which has embeddings of its own"
             )
         rows = max(self.mesh.data, 1) * max(self.mesh.fsdp, 1)
         for name, size in (
@@ -324,7 +305,8 @@ def _derive(config: Config) -> Config:
     model = config.model
     adapted = isinstance(model, TransformerConfig) and model.lora.rank > 0
     if adapted and "*" not in optim.frozen:
-        head = ("classifier.*",) if isinstance(config.task, LabelledConfig) else ()
+        headed = isinstance(config.task, LabelledConfig | SpanQAConfig)
+        head = ("classifier.*",) * headed
         learning = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
         optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     if optim.trainable and not optim.frozen:
@@ -358,9 +340,9 @@ def _writing(config: Config) -> TaskConfig:
 
 def labelling(model: ModelConfig, task: TaskConfig) -> ModelConfig:
     """Return the model with as many labels as the task, where these are known."""
-    if not (isinstance(task, LabelledConfig) and isinstance(model, LabellingConfig)):
+    if not (outputs(task) and isinstance(model, LabellingConfig)):
         return model
-    return dataclasses.replace(model, num_labels=model.num_labels or len(task.labels))
+    return dataclasses.replace(model, num_labels=model.num_labels or len(outputs(task)))
 
 
 def load(

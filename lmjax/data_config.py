@@ -17,11 +17,24 @@ class FieldsConfig:
     label: str = "label"
     tokens: str = "tokens"  # the words of a sentence
     tags: str = "tags"  # one for each of them
+    predicate: str = ""  # whose arguments they are: its place, or 0 or 1 for each word
     source: str = "source"
     target: str = "target"
+    question: str = "question"
+    context: str = "context"  # the text that holds the answer
+    answers: str = "answers"  # each a text, and the character where it begins
 
 
-FILE_SOURCES = ("text", "jsonl", "tsv", "csv", "conll", "parallel")
+FILE_SOURCES = (
+    "text",
+    "jsonl",
+    "tsv",
+    "csv",
+    "conll",
+    "props",
+    "parallel",
+    "squad",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +48,9 @@ class SourceConfig:
         "tsv",
         "csv",
         "conll",
+        "props",
         "parallel",
+        "squad",
         "tfds",
         "mixture",
         "none",
@@ -50,7 +65,8 @@ class SourceConfig:
     test_split: str = ""  # tfds
     field: str = "text"  # jsonl, tfds: the field that holds the text
     fields: FieldsConfig = FieldsConfig()  # of labelled examples
-    columns: tuple[str, ...] = ("tokens", "pos", "chunk", "tags")  # conll
+    # conll; props: where the tags' name stands, each predicate has a column
+    columns: tuple[str, ...] = ("tokens", "pos", "chunk", "tags")
     document: Literal["file", "line"] = "file"  # text: what one document is
     holdout_every: Annotated[int, Range(2)] = 20  # every n-th is held out for valid
     on_bad_text: Literal["error", "replace"] = "error"  # bytes that are not UTF-8
@@ -66,6 +82,21 @@ class SourceConfig:
         for name in dict.fromkeys(self.columns):
             if self.columns.count(name) > 1:
                 yield f"{path}.columns: {name!r} is there more than once"
+        if self.source == "props":
+            yield from self._props_mistakes(path)
+
+    def _props_mistakes(self, path: str) -> Iterator[str]:
+        for leaf in ("tokens", "predicate", "tags"):
+            if (name := getattr(self.fields, leaf)) not in self.columns:
+                yield (
+                    f"{path}.fields.{leaf} = {name!r}: {path}.source = 'props' needs "
+                    f"it to be one of {path}.columns: {', '.join(self.columns)}"
+                )
+        if not self.valid_path:
+            yield (
+                f"{path}.valid_path = '': {path}.source = 'props' needs one: held out "
+                "are examples, and a sentence has several"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

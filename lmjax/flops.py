@@ -4,7 +4,12 @@ from typing import Any
 
 import jax
 
-from lmjax.config import EncoderConfig, ModelConfig, RecurrentConfig
+from lmjax.config import (
+    EncoderConfig,
+    ModelConfig,
+    RecurrentConfig,
+    RecurrentEncoderDecoderConfig,
+)
 from lmjax.model_config import TransformerConfig
 from lmjax.types import Batch
 
@@ -35,11 +40,20 @@ def flops_per_token(config: ModelConfig, shapes: Any, *, batch: Batch) -> float:
     kernels = _kernels(shapes)
     if "labels" in batch:  # of each row, or of each token
         products = kernels("classifier.") * batch["labels"].size / rows
+    elif "starts" in batch:
+        products = kernels("classifier.") * length
     else:
         products = predicted * (kernels("head.") + config.vocab_size * config.width)
     products += length * kernels("decoder.") + kernels("pooler", "pair.")
     if isinstance(config, RecurrentConfig):
         products += length * kernels("recurrent.")
+        return 6 * products * rows / num_tokens(batch)
+    if isinstance(config, RecurrentEncoderDecoderConfig):
+        products += source * kernels("encoder.") + kernels("bridge.")
+        products += (source - length) * kernels("decoder.attention.key.")
+        # Of each pair a score over the hidden states, and a mean of both directions'.
+        products += (length * source) * 3 * config.hidden_dim
+        products -= length * kernels("decoder.attention.score.")
         return 6 * products * rows / num_tokens(batch)
     pairs = config.num_layers * _pairs(config, length)
     if config.kind == "encoder":

@@ -114,7 +114,7 @@ class HeldOut:
             stop_ids=tokenizer.stop_ids,
             seed=step,
         )
-        seam = "\n" if model.kind == "encoder_decoder" else ""
+        seam = "\n" if model.reads_source else ""
         texts = [
             prompt + seam + tokenizer.decode(row)
             for prompt, row in zip(config.prompts, rows, strict=True)

@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 from lmjax import models, sharding
 from lmjax.checkpoint import Checkpoints
 from lmjax.compress import lora
-from lmjax.config import Config, ConfigError, LabelledConfig, to_dict
+from lmjax.config import Config, ConfigError, to_dict
 from lmjax.interop.hf import open_hf
 from lmjax.models import Model
 from lmjax.parsing import differences
 from lmjax.program import Program
+from lmjax.task_config import outputs
 from lmjax.types import Array, Params, TrainState
 from lmjax.workdir import has_checkpoints, read_config
 
@@ -101,7 +102,8 @@ def initial_params(program: Program, key: Array) -> Params:
         given, _ = lora.merged(given, model.config)
     old, new = _flat(given), _flat(program.state_shapes.params)
     axes = _flat(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
-    if _labels(origin.config) != _labels(program.config):  # another classifier
+    if outputs(origin.config.task) != outputs(program.config.task):
+        # Another classifier.
         old = {n: p for n, p in old.items() if not n.startswith("classifier.")}
     fresh = [name for name in new if name not in old]
     grown = [name for name in new if name not in fresh and _grew(name, old, new, axes)]
@@ -139,11 +141,6 @@ def _open_workdir(directory: Path) -> Origin:
         return checkpoints.restore_params(like, step=checkpoints.find(None), ema=ema)
 
     return Origin(dataclasses.replace(config, tokenizer=tokenizer), read)
-
-
-def _labels(config: Config) -> tuple[str, ...]:
-    """Return what the outputs of a classifier stand for."""
-    return config.task.labels if isinstance(config.task, LabelledConfig) else ()
 
 
 def _essential(name: str) -> bool:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from lmjax import models, sharding, workdir
 from lmjax.checkpoint import Checkpoints, Step
-from lmjax.config import Config, ConfigError, MeshConfig, RecurrentConfig
+from lmjax.config import Config, ConfigError, MeshConfig
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
 from lmjax.generate.beam import Beams, BeamSearch, sampling_or_beams
 from lmjax.generate.constraints import Constraints
@@ -24,6 +24,7 @@ from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer, encode_pairs
 from lmjax.generate.stretch import stretch
 from lmjax.generate.text_stream import TextStream
+from lmjax.model_config import TransformerConfig
 from lmjax.models import Model
 from lmjax.predict import Predictor
 from lmjax.types import Array, Batch, Params
@@ -297,7 +298,7 @@ class LanguageModel:
         source_segments: Any,
     ) -> Batch:
         config = self.model.config
-        if (source is None) == (config.kind == "encoder_decoder"):
+        if (source is None) == config.reads_source:
             word = "needs" if source is None else "takes none"
             raise ConfigError(f"source: config.model.kind = {config.kind!r} {word}")
         batch = stretch("tokens", tokens, segments, config=config)
@@ -368,7 +369,7 @@ def load(
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     # Nothing is dropped out here: no backend need be passed over for it.
     used = config.model
-    if not isinstance(used, RecurrentConfig):
+    if isinstance(used, TransformerConfig):
         used = dataclasses.replace(used, dropout=0.0, attention_dropout=0.0)
     model = models.build(used, platform=device.platform)
     mesh = _default_mesh(config.mesh, model) if mesh is None else mesh

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import jax
 
-from lmjax import device, flops, sharding, workdir
+from lmjax import device, flops, init_embedding, sharding, workdir
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config
 from lmjax.data import batches, pipeline
@@ -62,6 +62,8 @@ def _prepare(
         config = pipeline.with_vocabulary(config)
         workdir.refuse_other_run(directory, config)
         begun = workdir.has_checkpoints(directory)
+        if not begun:
+            init_embedding.check(config)
     with device.together():
         prepared = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)
         if first:
@@ -83,7 +85,9 @@ def _train(
         opened = lambda thing: stack.enter_context(contextlib.closing(thing))
         checkpoints = opened(Checkpoints(directory, config.checkpoint))
         state = checkpoints.restore(program.state_shapes)
-        state = initial_state(program) if state is None else state
+        if state is None:
+            state = initial_state(program)
+            state = init_embedding.with_word_vectors(state, program, prepared)
         start = int(state.step)
         metric_log = opened(MetricLog(directory, config.log, start_step=start))
         progress = opened(ProgressLine(start_step=start, num_steps=config.num_steps))

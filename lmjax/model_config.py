@@ -15,6 +15,8 @@ NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 Rate = Annotated[float, Range(0, below=1)]  # all of it dropped, or kept, leaves NaN
 
+UNLIMITED = 1 << 30  # tokens, of what may have any number
+
 
 # The matrices of a block, which adapters can be added to.
 MATRICES = (
@@ -60,10 +62,34 @@ class NetworkConfig:
     dropout: Rate = 0.0
     dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
 
+    reads_source = False  # a text apart from the one that it writes
+
     @property
     def width(self) -> int:
         """Return the size of the last hidden states."""
         return self.dim
+
+    @property
+    def mute(self) -> str:
+        """Return the leaf that keeps the model from writing text; "": none does."""
+        return ""
+
+    @property
+    def longest_text(self) -> int:
+        """Return how many tokens a text may have."""
+        return self.max_length
+
+    @property
+    def longest_source(self) -> int:
+        """Return how many tokens a source may have."""
+        return self.longest_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabellingConfig(NetworkConfig):
+    """What can give labels to texts, or to their tokens."""
+
+    num_labels: CountOrZero = 0  # 0: as many as the task has; none without such a task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,21 +171,14 @@ class TransformerConfig(NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabellingConfig(TransformerConfig):
-    """What can give labels to texts, or to their tokens."""
-
-    num_labels: CountOrZero = 0  # 0: as many as the task has; none without such a task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig(LabellingConfig):
+class DecoderConfig(LabellingConfig, TransformerConfig):
     """A decoder-only Transformer, from GPT-2 to Gemma by its fields."""
 
     kind: Literal["decoder"] = "decoder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig(LabellingConfig):
+class EncoderConfig(LabellingConfig, TransformerConfig):
     """A Transformer in which every token sees every other, such as BERT."""
 
     kind: Literal["encoder"] = "encoder"
@@ -167,6 +186,11 @@ class EncoderConfig(LabellingConfig):
     mlm_head: bool = True  # what predicts masked tokens
     pooler: bool = False  # a tanh layer on the first token
     pair_head: bool = False  # tells from the pooler which of two texts came first
+
+    @property
+    def mute(self) -> str:
+        """Return the leaf that keeps the model from writing text."""
+        return f"kind = {self.kind!r}"
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields, once derived ones are filled in."""
@@ -184,13 +208,18 @@ class EncoderDecoderConfig(TransformerConfig):
     start_id: CountOrZero = 0  # what the decoder reads before the first token
     scale_logits: bool = False  # hidden states by 1 / sqrt(dim) before the head
 
+    reads_source = True
+
+    @property
+    def longest_source(self) -> int:
+        """Return how many tokens a source may have: relative positions have no end."""
+        return UNLIMITED if self.position == "relative" else self.max_length
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecurrentConfig(NetworkConfig):
-    """A recurrent network that reads tokens one after another, such as an LSTM."""
+class CellsConfig(NetworkConfig):
+    """What all recurrent networks are described by."""
 
-    kind: Literal["recurrent"] = "recurrent"
-    num_layers: Width = 2
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     hidden_dim: WidthOrZero = 0  # 0: dim, the size of the embeddings
     variational_dropout: bool = False  # drop the same elements at every step of a row
@@ -198,35 +227,99 @@ class RecurrentConfig(NetworkConfig):
     split_by_tensor = ("hidden_dim",)
 
     @property
-    def width(self) -> int:
-        """Return the size of the last hidden states."""
-        return self.hidden_dim
+    def longest_text(self) -> int:
+        """Return how many tokens a text may have: no positions run out."""
+        return UNLIMITED
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields, once derived ones are filled in."""
-        if self.tie_embeddings and self.hidden_dim != self.dim:
-            yield (
-                f"{path}.hidden_dim = {self.hidden_dim}: must be {path}.dim = "
-                f"{self.dim}, unless {path}.tie_embeddings = False"
-            )
         if self.variational_dropout and not self.dropout:
             yield f"{path}.variational_dropout = True: needs {path}.dropout"
 
 
-AnyTransformer = DecoderConfig | EncoderConfig | EncoderDecoderConfig
-ModelConfig = AnyTransformer | RecurrentConfig
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecurrentConfig(LabellingConfig, CellsConfig):
+    """A recurrent network that reads tokens one after another, such as an LSTM."""
 
-# The kinds that predict each token from those before it alone.
+    kind: Literal["recurrent"] = "recurrent"
+    num_layers: Width = 2
+    lm_head: bool = True  # what predicts the next token
+    bidirectional: bool = False  # also read backwards; both ways' states side by side
+    num_token_types: CountOrZero = 0  # 0: tokens have no types
+    # What of a text is classified: the last state of each direction, or over all states
+    summary: Literal["last", "mean", "max"] = "last"
+
+    @property
+    def width(self) -> int:
+        """Return the size of the last hidden states."""
+        return self.hidden_dim * (1 + self.bidirectional)
+
+    @property
+    def mute(self) -> str:
+        """Return the leaf that keeps the model from writing text; "": none does."""
+        return "" if self.lm_head else "lm_head = False"
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields, once derived ones are filled in."""
+        yield from super().mistakes(path)
+        if self.lm_head and self.bidirectional:
+            yield (
+                f"{path}.bidirectional = True: must be False with {path}.lm_head = "
+                "True, whose tokens must not see later ones"
+            )
+        if self.lm_head and self.num_token_types:
+            yield (
+                f"{path}.num_token_types = {self.num_token_types}: must be 0 with "
+                f"{path}.lm_head = True: a text to go on with has none"
+            )
+        if self.lm_head and self.tie_embeddings and self.hidden_dim != self.dim:
+            yield (
+                f"{path}.hidden_dim = {self.hidden_dim}: must be {path}.dim = "
+                f"{self.dim}, unless {path}.tie_embeddings = False"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecurrentEncoderDecoderConfig(CellsConfig):
+    """A recurrent network that reads a source both ways and attends to it, writing."""
+
+    kind: Literal["recurrent_encoder_decoder"] = "recurrent_encoder_decoder"
+    num_layers: Width = 1
+    num_encoder_layers: WidthOrZero = 0  # 0: as many as num_layers
+    # bahdanau: additive, before each step; luong: multiplicative, after it
+    attention: Literal["bahdanau", "luong"] = "bahdanau"
+    input_feeding: bool = False  # each step also reads what the last one attended to
+    start_id: CountOrZero = 0  # what the decoder reads before the first token
+
+    reads_source = True
+
+    def mistakes(self, path: str) -> Iterator[str]:
+        """Yield what is wrong between fields, once derived ones are filled in."""
+        yield from super().mistakes(path)
+        if self.input_feeding and self.attention == "bahdanau":
+            yield (
+                f"{path}.input_feeding = True: is of {path}.attention = 'luong'; in "
+                "'bahdanau' each step reads what it attends to"
+            )
+
+
+AnyTransformer = DecoderConfig | EncoderConfig | EncoderDecoderConfig
+AnyEncoderDecoder = EncoderDecoderConfig | RecurrentEncoderDecoderConfig
+ModelConfig = AnyTransformer | RecurrentConfig | RecurrentEncoderDecoderConfig
+
+# The kinds that predict each token from those before it alone, and those that read a
+# source for it.
 CAUSAL_KINDS = ("decoder", "recurrent")
+SOURCE_KINDS = ("encoder_decoder", "recurrent_encoder_decoder")
 
 
 def derived(config: ModelConfig) -> ModelConfig:
     """Fill in the zeros that stand for "follows from the rest"."""
-    if isinstance(config, RecurrentConfig):
-        return dataclasses.replace(config, hidden_dim=config.hidden_dim or config.dim)
-    if isinstance(config, EncoderDecoderConfig):
+    if isinstance(config, AnyEncoderDecoder):
         num_encoder_layers = config.num_encoder_layers or config.num_layers
         config = dataclasses.replace(config, num_encoder_layers=num_encoder_layers)
+    if not isinstance(config, TransformerConfig):
+        return dataclasses.replace(config, hidden_dim=config.hidden_dim or config.dim)
     return dataclasses.replace(
         config,
         num_kv_heads=config.num_kv_heads or config.num_heads,

@@ -12,7 +12,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -95,27 +95,59 @@ def apply_override(
     if not equals:
         mistakes.append(f"config.{path}: an override is written --config.{path}=VALUE")
         return
-    *sections, leaf = path.split(".")
-    kind = root
-    section: Any = nested
-    for name in (*sections, leaf):
-        kind = _member(kind, section)
-        fields = _fields(kind) if dataclasses.is_dataclass(kind) else {}
-        if name not in fields:
-            mistakes.append(_unknown(f"config.{path}", name, list(fields)))
-            return
-        kind = fields[name]
-        section = section.get(name) if isinstance(section, dict) else None
-    if _is_section(kind):
-        mistakes.append(
-            f"config.{path} = {value!r}: is a section; set one of its leaves"
-        )
+    try:
+        kind = leaf_type(root, nested, path)
+    except ConfigError as error:
+        mistakes.append(str(error))
         return
+    *sections, leaf = path.split(".")
     for name in sections:
         nested = nested.setdefault(name, {})
         if not isinstance(nested, dict):
             return  # `build` says that this is no section
-    nested[leaf] = value if kind is str else _literal(value)
+    nested[leaf] = _read(kind, value)
+
+
+def leaf_type(root: Any, nested: Mapping[str, Any], path: str) -> Any:
+    """Return the type of the leaf `a.b` of a tree of the dataclass `root`.
+
+    Args:
+      root: a dataclass.
+      nested: the tree so far; its `kind` leaves pick the members of unions.
+      path: the leaf.
+
+    Raises:
+      ConfigError: there is no such leaf, or it is a section.
+    """
+    kind: Any = root
+    section: Any = nested
+    for name in path.split("."):
+        kind = _member(kind, section)
+        fields = _fields(kind) if dataclasses.is_dataclass(kind) else {}
+        if name not in fields:
+            raise ConfigError(_unknown(f"config.{path}", name, list(fields)))
+        kind = fields[name]
+        section = section.get(name) if isinstance(section, dict) else None
+    if _is_section(kind):
+        raise ConfigError(f"config.{path}: is a section; set one of its leaves")
+    return kind
+
+
+def leaf_value(kind: Any, text: str, path: str) -> Any:
+    """Return what the command line's text means to a leaf of this type.
+
+    Raises:
+      ConfigError: it is not allowed there.
+    """
+    mistakes: list[str] = []
+    value = _convert(kind, _read(kind, text), f"config.{path}", mistakes)
+    if mistakes:
+        raise ConfigError("; ".join(mistakes))
+    return value
+
+
+def _read(kind: Any, text: str) -> Any:
+    return text if kind is str else _literal(text)
 
 
 def _literal(text: str) -> Any:

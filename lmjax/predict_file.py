@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from lmjax import workdir
 from lmjax.checkpoint import Step
 from lmjax.config import ConfigError
 from lmjax.data.directory import locked_file
+from lmjax.data.example_formats import open_file
 from lmjax.data.example_store import placed
-from lmjax.data.examples import JsonExamples
-from lmjax.data.files import files_of
 from lmjax.language_model import LanguageModel, load
 from lmjax.logging import json_line
 
@@ -32,19 +32,21 @@ def predict_file(
     *,
     step: Step,
     skip_bad: bool,
+    kind: str = "",
     overrides: Sequence[str] = (),
 ) -> None:
-    """Write the answer to each line of `source` to `target`, in their order.
+    """Write the answer to each example of `source` to `target`, in their order.
 
     Whole lines that `target` holds already are kept, and their examples passed over:
     what was cut off goes on.
 
     Args:
       directory: the workdir of a fine-tuned model.
-      source: examples, one JSON object a line; blank lines are passed over.
-      target: where the answers go.
+      source: examples, as training reads them, or texts; blank lines are passed over.
+      target: where the answers go, one JSON object a line.
       step: of a checkpoint; by default the newest.
       skip_bad: answer an example that cannot be used with {"error": ...}.
+      kind: of file, as in `open_file`.
       overrides: of the run's config, as `load` takes them.
 
     Raises:
@@ -52,18 +54,17 @@ def predict_file(
     """
     if source.resolve() == target.resolve():
         raise ConfigError(f"--output={target}: is --input")
-    examples = JsonExamples(
-        files_of(str(source), path="--input"), on_bad_text="error", path="--input"
-    )
+    config = workdir.read_config(directory)
+    examples = open_file(config.data, source, kind=kind, leaf="--input")
     with locked_file(target, name="--output") as out:
         done = _whole_lines(out)
         if done > len(examples):
             raise ConfigError(
                 f"--output={target}: has {done:,} lines, --input={source} "
-                f"{len(examples):,}: it holds answers to something else"
+                f"{len(examples):,} examples: it holds answers to something else"
             )
         if done:
-            log.info("%s: goes on after line %d", target, done)
+            log.info("%s: goes on after example %d", target, done)
         lm = load(directory, step=step, overrides=overrides)
         num_truncated = 0
         for first in _progress(range(done, len(examples), _AT_ONCE), len(examples)):
@@ -73,11 +74,11 @@ def predict_file(
             out.write("".join(json_line(line) + "\n" for line in lines).encode())
             out.flush()
     cut = f"; {num_truncated:,} cut to fit" if num_truncated else ""
-    log.info("%s: %d lines%s", target, len(examples), cut)
+    log.info("%s: %d answers%s", target, len(examples), cut)
 
 
 def _answers(
-    lm: LanguageModel, examples: JsonExamples, indices: range, *, skip_bad: bool
+    lm: LanguageModel, examples: Any, indices: range, *, skip_bad: bool
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the answers to some examples, and how many were cut to fit."""
     lines: dict[int, dict[str, Any]] = {}

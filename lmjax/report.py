@@ -145,7 +145,7 @@ def score_file(
         lines.pop()
     texts = [_line(file, i, line) for i, line in enumerate(lines, start=1)]
     lm = load(directory, step=step)
-    if lm.model.config.kind == "encoder_decoder":
+    if lm.model.config.reads_source:
         for i, text in enumerate(texts, start=1):
             if isinstance(text, str):
                 raise ConfigError(

@@ -2,11 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from lmjax.model_config import CAUSAL_KINDS, CountOrZero, Fraction, NonNegative
+from lmjax.model_config import (
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegative,
+)
 from lmjax.parsing import Range, runtime
-from lmjax.write_config import Metric, WriteConfig, writing_mistakes
+from lmjax.write_config import Metric, WriteConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,11 @@ class PromptedLMConfig(WritingConfig):
     kind: Literal["prompted_lm"] = "prompted_lm"
 
 
+# How a word is spelled (Collobert et al. 2011): its letters are small, capitals, the
+# first of them one, or another one; or there is none.
+CASES = ("none", "lower", "upper", "title", "mixed")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledConfig(ExamplesConfig):
     """What tasks with a set of labels have."""
@@ -135,6 +145,24 @@ class TagConfig(LabelledConfig):
 
     kind: Literal["tag"] = "tag"
     repair: bool = True  # predictions: an I- that continues nothing begins a span
+    casing: bool = False  # a token's type tells its word's capitals, one of CASES
+    # how a predicate is shown: its tokens are of type 1, or stand between separators
+    mark_predicate: Literal["token_types", "separators"] = "token_types"
+    # types of spans that precision, recall and F1 leave out
+    unscored: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanQAConfig(JudgedConfig):
+    """Find the answer to a question in a text, which is read through windows."""
+
+    kind: Literal["span_qa"] = "span_qa"
+    max_question_tokens: Count = 64  # a longer question is cut
+    stride: Count = 128  # tokens from the beginning of a window to that of the next
+    max_answer_tokens: Count = runtime(30)  # that a prediction has
+    negative_windows: bool = True  # learn from windows without the answer, too
+    no_answer: bool = False  # some questions have none (SQuAD 2.0)
+    no_answer_threshold: float = runtime(0.0)  # what none must score above the best
 
 
 TaskConfig = (
@@ -147,9 +175,17 @@ TaskConfig = (
     | PromptedLMConfig
     | ClassifyConfig
     | TagConfig
+    | SpanQAConfig
 )
 # Objectives whose source and target are cut from one window of text.
 WindowPairConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
+
+
+def outputs(task: TaskConfig) -> tuple[str, ...]:
+    """Return what a task's own logits stand for; (): it has none, or not yet."""
+    if isinstance(task, SpanQAConfig):
+        return ("start", "end")
+    return task.labels if isinstance(task, LabelledConfig) else ()
 
 
 def num_predictions(length: int, *, rate: float) -> int:
@@ -205,180 +241,3 @@ def default_target_length(length: int, config: TaskConfig) -> int:
     if isinstance(config, Seq2SeqConfig):
         return length
     return length // 2 if isinstance(config, PromptedLMConfig) else 0
-
-
-# The shapes of network that each objective is for.
-MODEL_KINDS = {
-    "causal_lm": CAUSAL_KINDS,
-    "masked_lm": ("encoder",),
-    "span_corruption": ("encoder_decoder",),
-    "prefix_lm": ("encoder_decoder",),
-    "infilling": ("encoder_decoder",),
-    "seq2seq": ("encoder_decoder",),
-    "prompted_lm": CAUSAL_KINDS,
-    "classify": ("encoder", "decoder"),
-    "tag": ("encoder", "decoder"),
-}
-# Where each task's examples may come from, and the sources of nothing else.
-EXAMPLE_SOURCES = {
-    "seq2seq": ("parallel", "jsonl", "tsv", "csv"),
-    "prompted_lm": ("parallel", "jsonl", "tsv", "csv"),
-    "classify": ("jsonl", "tsv", "csv"),
-    "tag": ("conll", "jsonl"),
-}
-ONLY_EXAMPLES = ("tsv", "csv", "conll", "parallel")
-SHORTEST = 8  # tokens, of which the ends and a span still leave some
-
-
-def objective_mistakes(config: Any, path: str) -> Iterator[str]:
-    """Yield what keeps a `Config`'s model, data and samples from serving its task.
-
-    Where there are no data there is nothing to learn: an imported model may be of any
-    kind.
-    """
-    task, model, data = config.task, config.model, config.data
-    if data.source == "none":
-        return
-    if model.kind not in MODEL_KINDS[task.kind]:
-        kinds = " or ".join(map(repr, MODEL_KINDS[task.kind]))
-        yield (
-            f"{path}.task.kind = {task.kind!r}: needs {path}.model.kind = {kinds}, "
-            f"not {model.kind!r}"
-        )
-        return
-    yield from _source_mistakes(config, path)
-    if model.kind == "encoder" and config.sample.prompts:
-        yield (
-            f"{path}.sample.prompts = {config.sample.prompts}: must be empty: an "
-            "encoder does not write"
-        )
-    if task.kind != "causal_lm" and data.length < SHORTEST:
-        yield (
-            f"{path}.data.length = {data.length}: must be at least {SHORTEST} for "
-            f"{path}.task.kind = {task.kind!r}"
-        )
-    yield from _sample_mistakes(config, path)
-    if data.order == "contiguous":
-        yield from _contiguous_mistakes(config, path)
-    if isinstance(task, MaskedLMConfig):
-        yield from _masked_lm_mistakes(config, path)
-    if isinstance(task, LabelledConfig):
-        yield from _labelled_mistakes(config, path)
-    if isinstance(task, WindowPairConfig):
-        yield from _window_pair_mistakes(config, path)
-    elif isinstance(task, WritingConfig):
-        yield from writing_mistakes(config, path)
-    elif data.target_length:
-        yield (
-            f"{path}.data.target_length = {data.target_length}: must be 0: "
-            f"{path}.task.kind = {task.kind!r} has no target apart from its row"
-        )
-
-
-def _source_mistakes(config: Any, path: str) -> Iterator[str]:
-    """Yield what keeps the data from being what the task learns from."""
-    kind, source = config.task.kind, config.data.source
-    allowed = EXAMPLE_SOURCES.get(kind, ())
-    if allowed and source not in allowed:
-        yield (
-            f"{path}.data.source = {source!r}: must be one of {', '.join(allowed)} for "
-            f"{path}.task.kind = {kind!r}"
-        )
-    sources = [source, *(part.source for part in config.data.mixture)]
-    for name in sources if not allowed else ():
-        if name in ONLY_EXAMPLES:
-            yield (
-                f"{path}.data.source = {name!r}: holds examples, not the text "
-                f"that {path}.task.kind = {kind!r} learns from"
-            )
-
-
-def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
-    task, model = config.task, config.model
-    if model.kind == "encoder" and task.kind == "classify" and not model.pooler:
-        yield f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it"
-    if model.num_labels and model.num_labels != len(task.labels):
-        yield (
-            f"{path}.model.num_labels = {model.num_labels}: must be 0, or as many as "
-            f"{path}.task.labels has: {len(task.labels)}"
-        )
-    if config.sample.prompts and model.kind != "encoder":  # said of all encoders
-        yield (
-            f"{path}.sample.prompts = {config.sample.prompts}: must be empty: "
-            f"{path}.task.kind = {task.kind!r} does not write"
-        )
-
-
-def _sample_mistakes(config: Any, path: str) -> Iterator[str]:
-    """Yield what would keep the trained model from continuing the prompts.
-
-    Of other tokenizers than bytes a prompt's length is not known before they are made:
-    it is at least a token, and what is too long is found before training.
-    """
-    sample, tokenizer, longest = config.sample, config.tokenizer, 1
-    if not sample.prompts or config.model.kind == "recurrent":  # of any length
-        return
-    if tokenizer.kind == "bytes" and config.model.kind == "decoder":
-        longest = tokenizer.bos + max(len(text.encode()) for text in sample.prompts)
-    room = config.model.max_length - longest
-    if sample.max_tokens > room:
-        yield (
-            f"{path}.sample.max_tokens = {sample.max_tokens}: with a prompt of "
-            f"{longest} tokens must be at most {max(room, 0)} "
-            f"({path}.model.max_length = {config.model.max_length})"
-        )
-
-
-def _contiguous_mistakes(config: Any, path: str) -> Iterator[str]:
-    """Yield what keeps the rows of a batch from going on in the next."""
-    why = f"{path}.data.order = 'contiguous'"
-    if (kind := config.task.kind) in EXAMPLE_SOURCES:
-        yield f"{why}: {path}.task.kind = {kind!r} reads examples, not a stream"
-    if config.model.kind != "recurrent":
-        yield (
-            f"{why}: needs {path}.model.kind = 'recurrent', not {config.model.kind!r}"
-        )
-    if config.data.source == "mixture":
-        yield f"{why}: takes one source, not {path}.data.source = 'mixture'"
-    if config.eval.num_batches:
-        yield (
-            f"{path}.eval.num_batches = {config.eval.num_batches}: must be 0: with "
-            f"{why} a split is read from its beginning to its end"
-        )
-
-
-def _masked_lm_mistakes(config: Any, path: str) -> Iterator[str]:
-    task, model = config.task, config.model
-    if not model.mlm_head:
-        yield f"{path}.model.mlm_head = False: {path}.task.kind = 'masked_lm' needs it"
-    if not task.sentence_order:
-        return
-    why = f"{path}.task.sentence_order = True needs"
-    if not model.pair_head:
-        yield f"{path}.model.pair_head = False: {why} it"
-    if model.num_token_types < 2:
-        yield (
-            f"{path}.model.num_token_types = {model.num_token_types}: {why} at least 2"
-        )
-    if config.data.isolate_documents:
-        yield f"{path}.data.isolate_documents = True: {why} texts that see each other"
-
-
-def _window_pair_mistakes(config: Any, path: str) -> Iterator[str]:
-    task, model, data = config.task, config.model, config.data
-    needed = seq2seq_lengths(data.length, task)[1]
-    if data.target_length < needed:
-        yield (
-            f"{path}.data.target_length = {data.target_length}: must be 0 or at least "
-            f"{needed}, for {path}.data.length = {data.length}"
-        )
-    if data.target_length > model.max_length:
-        yield (
-            f"{path}.data.target_length = {data.target_length}: must be at most "
-            f"{path}.model.max_length = {model.max_length}"
-        )
-    if data.isolate_documents:
-        yield (
-            f"{path}.data.isolate_documents = True: must be False for "
-            f"{path}.task.kind = {task.kind!r}: source and target are one window"
-        )

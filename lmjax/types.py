@@ -19,7 +19,10 @@ Axes = dict[str, Any]
 # An encoder-decoder's holds source, source_segments and source_positions (B, S) beside.
 # Masked language modelling predicts at K places of a row: targets, weights and
 # predict_positions are (B, K). With pairs of texts it has token_types (B, T), which of
-# the two a token is of, and pair_labels (B,), 1 where they are swapped.
+# the two a token is of, and pair_labels (B,), 1 where they are swapped. Of words to tag
+# token_types may tell the capitals.
+# Where answers are found in texts, context (B, T) is 1 where one may begin and end, and
+# starts and ends (B,) are where the right one does: at 0, the first token, if nowhere.
 Batch = dict[str, Any]  # NumPy before `device.put_batch`, jax after
 HostBatch = dict[str, np.ndarray]
 # A metric is (sum, weight); they add up over microbatches, devices and hosts.

@@ -103,8 +103,31 @@ for cell in ("rnn", "lstm", "gru"):
         "tie_embeddings": False,
         "head_bias": True,
     }
+ARCHITECTURES["bilstm"] = {
+    **ARCHITECTURES["lstm"],
+    "lm_head": False,
+    "bidirectional": True,
+    "num_token_types": 2,
+    "num_labels": 5,
+}
+for attention, cell in (("bahdanau", "gru"), ("luong", "lstm")):
+    ARCHITECTURES[attention] = {
+        "kind": "recurrent_encoder_decoder",
+        "vocab_size": 64,
+        "dim": 32,
+        "hidden_dim": 24,
+        "num_layers": 2,
+        "num_encoder_layers": 1,
+        "max_length": 64,
+        "cell": cell,
+        "attention": attention,
+        "input_feeding": attention == "luong",
+        "head_bias": True,
+        "start_id": 1,
+    }
 DECODERS = ("gpt2", "llama", "gemma")
 RECURRENT = ("rnn", "lstm", "gru")
+ATTENTIVE = ("bahdanau", "luong")
 
 
 def pytest_addoption(parser):
@@ -120,6 +143,11 @@ def architecture(request):
 
 @pytest.fixture(params=DECODERS + RECURRENT)
 def causal(request):
+    return request.param
+
+
+@pytest.fixture(params=DECODERS + RECURRENT + ATTENTIVE)
+def writer(request):
     return request.param
 
 

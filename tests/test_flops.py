@@ -67,6 +67,24 @@ def test_an_encoder_sees_both_sides_and_predicts_some(tiny):
     assert found * 64 == 6 * products + 12 * 32 * pairs
 
 
+@pytest.mark.parametrize("attention", ["bahdanau", "luong"])
+def test_a_source_is_read_both_ways_and_scored_at_each_step(tiny, attention):
+    model = tiny(attention)
+    gates, parts = (3, 1) if attention == "bahdanau" else (4, 2)
+    encoder = 2 * gates * 24 * (32 + 24)
+    decoder = gates * 24 * (32 + 24 + 24 + 24)
+    if attention == "bahdanau":
+        decoder += gates * 24 * 48 + 24 * 24 + 32 * (48 + 24 + 32)
+    else:
+        decoder += gates * 24 * 32 + 32 * (48 + 24)
+    bridge = 48 * 2 * parts * 24
+    each = 48 * (encoder + 48 * 24) + 16 * (decoder + 64 * 32) + bridge
+    pairs = 16 * 48 * (24 + 48)
+    batch = row(16, source=48)
+    found = flops_per_token(model.config, model.shapes, batch=batch)
+    assert found * (16 + 48) == 6 * (each + pairs)
+
+
 def test_a_source_goes_through_the_encoder_and_the_keys_that_read_it(tiny):
     model = tiny("bart")
     c, attention, mlp = model.config, 4 * 32 * 32, 2 * 32 * 128

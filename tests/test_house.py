@@ -12,7 +12,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A room imports only itself and rooms of lower floors; `data` stands on the first.
 FLOORS = [
     ("parsing",),
-    ("model_config", "optim_config", "write_config", "task_config", "data_config"),
+    (
+        "data_config",
+        "model_config",
+        "optim_config",
+        "task_config",
+        "task_rules",
+        "tokenizer_config",
+        "write_config",
+    ),
     ("config", "types"),
     ("sharding", "data"),
     ("nn",),
@@ -20,7 +28,7 @@ FLOORS = [
     ("tasks", "optim", "generate", "checkpoint", "workdir", "compress"),
     ("step", "interop"),
     ("program", "predict"),
-    ("evaluate", "language_model", "logging", "init_from"),
+    ("evaluate", "language_model", "logging", "init_from", "init_embedding"),
     ("held_out", "report", "predict_file"),
     ("loop",),
     ("cli",),

@@ -13,13 +13,15 @@ from lmjax.generate.sampling import Sampling
 from lmjax.language_model import LanguageModel, _default_mesh
 
 GREEDY = Sampling(temperature=0.0)
+ATTENTIVE = ("bahdanau", "luong")
 
 
 @pytest.fixture(scope="module")
 def make_lm(make_config, tiny, random_params):
     def make(architecture="llama", *, bos=True, num_unused=0, **sizes):
         vocab = {"vocab_size": 257 + bos + num_unused}
-        model = tiny(architecture, scan_layers=True, **vocab)
+        scan = {} if architecture in ATTENTIVE else {"scan_layers": True}
+        model = tiny(architecture, **scan, **vocab)
         config = MeshConfig(**sizes) if sizes else MeshConfig(data=1)
         devices = jax.devices() if sizes else jax.devices()[:1]
         mesh = sharding.make_mesh(config, devices)
@@ -109,7 +111,7 @@ class Scripted:
         yield np.array([-1], np.int32)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "t5"])
+@pytest.mark.parametrize("architecture", ["llama", "t5", "bahdanau"])
 def test_beams(make_lm, architecture):
     lm, prompts = make_lm(architecture), ["ab", "def f"]
     options = {"max_tokens": 6, "num_beams": 3, "length_penalty": 0.5}
@@ -136,8 +138,9 @@ def test_mistakes_of_beams(lm):
             lm.generate(["a"], **options)
 
 
-def test_an_encoder_decoder_scores_texts_given_sources(make_lm):
-    lm = make_lm("t5")
+@pytest.mark.parametrize("architecture", ["t5", "luong"])
+def test_an_encoder_decoder_scores_texts_given_sources(make_lm, architecture):
+    lm = make_lm(architecture)
     start, eos = lm.config.model.start_id, lm.tokenizer.eos_id
     (score,) = lm.score([("né", "abc")], eos=True)
     source = lm.encode_rows(["né"])
@@ -149,6 +152,8 @@ def test_an_encoder_decoder_scores_texts_given_sources(make_lm):
     assert lm.score([]) == []
     with pytest.raises(ConfigError, match="score: text 1 has no context"):
         lm.score([("a", "b"), "c"])
+    with pytest.raises(ConfigError, match=r"source: config.model.kind = '.*' needs"):
+        lm.logits([[start]])
 
 
 @pytest.mark.parametrize(

@@ -384,6 +384,8 @@ def test_every_leaf_of_the_config_is_read(tmp_path, tiny, monkeypatch):
     other_sources = {"train_split", "valid_split", "test_split", "field", "mixture"}
     # Those of labelled examples: see test_labelled_runs.
     other_sources |= {"fields", "columns", "on_bad_example", "num_buckets"}
+    # And of words: see data/test_word_tokenizer.
+    other_sources |= {"split", "lowercase", "min_count", "stop_words"}
     unread = {name for _, name in leaves - seen} - other_sources
     # Read where SentencePiece is trained, and by the report after training.
     assert unread <= {"path", "algorithm", "num_training_bytes", "lossless"} | {

@@ -30,6 +30,16 @@ KINDS = {
         "task": {"kind": "span_corruption"},
         "sample": {"prompts": ("to be",), "max_tokens": 4},
     },
+    "recurrent": {
+        "model": {
+            "kind": "recurrent_encoder_decoder",
+            "dim": 16,
+            "max_length": 32,
+            "dropout": 0.1,
+        },
+        "task": {"kind": "prefix_lm"},
+        "sample": {"prompts": ("to be",), "max_tokens": 4},
+    },
 }
 
 

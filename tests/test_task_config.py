@@ -35,6 +35,13 @@ def test_the_kind_picks_the_class():
     assert parse(to_dict(config)) == config
 
 
+def test_a_recurrent_network_writes_samples_of_any_length():
+    overrides = ["sample.prompts=('a',)", "sample.max_tokens=2000"]
+    parse(SPANS, [*overrides, "model.kind=recurrent_encoder_decoder"])
+    with pytest.raises(ConfigError, match=r"config.sample.max_tokens = 2000"):
+        parse(SPANS, overrides)
+
+
 @pytest.mark.parametrize(
     ("kind", "target_length"),
     [("span_corruption", 114), ("prefix_lm", 512), ("infilling", 512)],
@@ -75,6 +82,16 @@ def test_an_answer_has_room_for_a_target():
         ),
         (MASKED, ["task.kind=causal_lm"], ["'causal_lm'", "config.model.kind"]),
         (SPANS, ["task.kind=masked_lm"], ["'masked_lm'", "not 'encoder_decoder'"]),
+        (
+            SPANS,
+            ["model.kind=recurrent_encoder_decoder", "task.kind=causal_lm"],
+            ["'causal_lm'", "not 'recurrent_encoder_decoder'"],
+        ),
+        (
+            SPANS,
+            ["model.kind=recurrent"],
+            ["'encoder_decoder' or 'recurrent_encoder_decoder', not 'recurrent'"],
+        ),
         (MASKED, ["model.mlm_head=false"], ["config.model.mlm_head = False"]),
         (
             MASKED,

@@ -202,7 +202,7 @@ def test_mistakes_in_what_is_to_be_translated(finished, tmp_path, capsys, caplog
     said = capsys.readouterr().err
     assert "in.jsonl:2: config.data.fields.source = 'source': no such field" in said
     assert predict(finished("seq2seq"), source, target, "--skip_bad") == 0
-    assert "4 lines; 1 cut to fit" in caplog.text
+    assert "4 answers; 1 cut to fit" in caplog.text
     lines = [*map(json.loads, target.read_text().splitlines())]
     assert ["text" in line for line in lines] == [True, False, False, True]
     assert "in.jsonl:3: 'source' is empty" in lines[2]["error"]

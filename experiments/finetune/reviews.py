@@ -6,7 +6,11 @@
 
 The argument is the directory of {train,valid,test}.jsonl with the fields text and
 label; --config.init_from is any encoder, a workdir or a Hugging Face directory. With a
-network the same is `imdb_reviews` of TFDS.
+network the same is `imdb_reviews` of TFDS:
+
+    --config.data.source=tfds --config.data.path=imdb_reviews
+    --config.data.train_split=train[:90%] --config.data.valid_split=train[90%:]
+    --config.data.test_split=test
 
 Of 300 steps alone (`--config.num_steps=300 --config.optim.warmup_steps=30`): test
 accuracy 0.843, on two CPU cores that others used too (a step took 3.4 to 11 seconds).

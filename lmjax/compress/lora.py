@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lmjax.config import ModelConfig
-from lmjax.model_config import AnyTransformer, LoraConfig, RecurrentConfig
+from lmjax.model_config import AnyTransformer, LoraConfig, TransformerConfig
 from lmjax.types import Array, Params
 
 NAMES = ("lora_a", "lora_b")
@@ -23,7 +23,7 @@ def merged(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
 
     Each kernel becomes kernel + alpha / rank * lora_a @ lora_b, in float32.
     """
-    if isinstance(config, RecurrentConfig):
+    if not isinstance(config, TransformerConfig):
         return params, config
     scale = config.lora.alpha / max(config.lora.rank, 1)
 
@@ -40,7 +40,7 @@ def merged(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
 
 def rank(config: ModelConfig) -> int:
     """Return the rank of a model's adapters, 0 where it has none."""
-    return 0 if isinstance(config, RecurrentConfig) else config.lora.rank
+    return config.lora.rank if isinstance(config, TransformerConfig) else 0
 
 
 def without(config: AnyTransformer) -> AnyTransformer:

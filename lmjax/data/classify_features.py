@@ -46,6 +46,11 @@ class Classify:
             for name in names
         ]
 
+    @property
+    def label_field(self) -> str:
+        """Return the name of the label."""
+        return self.fields.label
+
     def label(self, example: Example) -> list[str]:
         """Return the label."""
         leaf = f"{FIELDS}.label"

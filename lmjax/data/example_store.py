@@ -75,13 +75,29 @@ class ExampleStore:
         file = self.directory / KEPT
         return JsonExamples([file], on_bad_text="error", path=str(file))
 
+    @property
+    def num_tokens(self) -> int:
+        """Count the tokens of all rows."""
+        return sum(map(len, self._texts))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return tokens [start, stop) of all rows, one after another, int32."""
+        found, before = [], 0
+        for values in self._texts:
+            found.append(values[max(start - before, 0) : max(stop - before, 0)])
+            before += len(values)
+        return np.concatenate(found)
+
+    @property
+    def _texts(self) -> list[np.ndarray]:
+        """Return the columns that hold the tokens of texts."""
+        return [values for name, values in self._values.items() if name in TEXTS]
+
     def describe(self) -> str:
         """Return what there is, for people to read."""
-        texts = [name for name in self._starts if name in TEXTS]
-        num_tokens = sum(int(self._starts[name][-1]) for name in texts)
         rows = f" in {len(self):,} rows" if len(self) != self.num_examples else ""
         return (
-            f"{self.num_examples:,} examples{rows}, {num_tokens:,} tokens; "
+            f"{self.num_examples:,} examples{rows}, {self.num_tokens:,} tokens; "
             f"{self.num_truncated:,} cut to fit, {self.num_skipped:,} left out"
         )
 
@@ -111,7 +127,7 @@ class ExamplePart:
         except ConfigError as error:
             if self.on_bad_example == "skip":
                 return ""
-            raise placed(error, self.examples.where(index)) from error
+            raise refused(error, self.examples.where(index)) from error
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one example's text."""
@@ -166,11 +182,10 @@ def encoded(
                 readings.append(part.features.read(example))
                 examples.append(example)
             except ConfigError as error:
-                told = placed(error, part.examples.where(i))
+                where = part.examples.where(i)
                 if part.on_bad_example == "error":
-                    hint = "config.data.on_bad_example='skip' leaves such examples out"
-                    raise ConfigError(f"{told} ({hint})") from error
-                bad.append(str(told))
+                    raise refused(error, where) from error
+                bad.append(str(placed(error, where)))
         rows = part.features.encode(readings, tokenizer)
         yield from zip(examples, rows, strict=True)
 
@@ -179,6 +194,12 @@ def placed(error: ConfigError, where: str) -> ConfigError:
     """Return the error with the example's place before it, if it is not yet there."""
     text = str(error)
     return ConfigError(text if text.startswith(where) else f"{where}: {text}")
+
+
+def refused(error: ConfigError, where: str) -> ConfigError:
+    """Return the error with the example's place, and how to go on without it."""
+    hint = "config.data.on_bad_example='skip' leaves such examples out"
+    return ConfigError(f"{placed(error, where)} ({hint})")
 
 
 def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
@@ -191,14 +212,16 @@ def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
             keep(example)
             num_examples += 1
             num_truncated += any(row.truncated for row in rows)
-            sizes += [row.size for row in rows]
-            for row in rows:
+            learnt = [row for row in rows if row.learnt]
+            sizes += [row.size for row in learnt]
+            for row in learnt:
                 for name, values in row.columns.items():
                     columns.setdefault(name, []).append(values)
     if bad:
         _log.warning("left out %d of %d examples: %s", len(bad), len(part), bad[0])
     if not columns:
-        raise ConfigError(f"no example can be used; the first: {bad[0]}")
+        why = f"the first: {bad[0]}" if bad else "all were cut off"
+        raise ConfigError(f"no example can be used; {why}")
     for name, arrays in columns.items():
         starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         _save(directory / f"{name}.starts.npy", starts)

@@ -29,6 +29,9 @@ class Row:
     columns: Columns
     size: int  # the length of the shortest batch that holds it
     truncated: bool = False
+    learnt: bool = True  # else it serves predictions alone, and no store keeps it
+    # Where in its text each of its tokens stands, if an answer tells: int32 (T, 2).
+    offsets: np.ndarray | None = None
 
 
 class Features(Protocol):
@@ -72,6 +75,10 @@ class Features(Protocol):
 
 class Labelling(Features, Protocol):
     """Features of a task that has a set of labels."""
+
+    @property
+    def label_field(self) -> str:
+        """Return the name of the part that holds the labels."""
 
     def label(self, example: Example) -> Sequence[str]:
         """Return the labels of an example."""

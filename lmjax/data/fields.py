@@ -28,18 +28,61 @@ def text_of(example: Example, name: str, *, leaf: str) -> str:
 
 def words_of(example: Example, name: str, *, leaf: str) -> list[str]:
     """Return a part of an example that is a list of words; else as `text_of`."""
-    value = part_of(example, name, leaf=leaf)
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        kind = type(value).__name__
-        raise ConfigError(f"{name!r} holds {kind}, not a list of strings")
-    if not value:
-        raise ConfigError(f"{name!r} is empty")
-    return [checked(word, name=name) for word in value]
+    words = list_of(example, name, leaf=leaf)
+    for i, word in enumerate(words):
+        if not isinstance(word, str):
+            kind = type(word).__name__
+            raise ConfigError(f"{name!r} holds {kind} at [{i}], not a string")
+    return [checked(word, name=name) for word in words]
 
 
 def label_of(example: Example, name: str, *, leaf: str) -> str:
     """Return a part of an example that is a label, spelled as text; as `text_of`."""
+    return _label(part_of(example, name, leaf=leaf), name=name)
+
+
+def labels_of(example: Example, name: str, *, leaf: str) -> list[str]:
+    """Return a part of an example that is a list of labels; as `label_of`."""
+    labels = list_of(example, name, leaf=leaf)
+    return [_label(label, name=f"{name}[{i}]") for i, label in enumerate(labels)]
+
+
+def places_of(example: Example, name: str, *, leaf: str, count: int) -> tuple[int, ...]:
+    """Return which of `count` words a part of an example marks; else as `text_of`.
+
+    It is the number of one of them, from 0, or a list with 0 or 1 for each.
+    """
     value = part_of(example, name, leaf=leaf)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < count:
+            raise ConfigError(f"{name!r} = {value}: must be from 0 to {count - 1}")
+        return (value,)
+    if not isinstance(value, list):
+        kind = type(value).__name__
+        raise ConfigError(f"{name!r} holds {kind}, neither a number nor a list")
+    marks = list_of(example, name, leaf=leaf)
+    if len(marks) != count:
+        raise ConfigError(f"has {count} tokens, but {len(marks)} of {name!r}")
+    for i, mark in enumerate(marks):
+        if mark not in (0, 1, "0", "1"):
+            raise ConfigError(f"{name!r} holds {mark!r} at [{i}], neither 0 nor 1")
+    places = tuple(i for i, mark in enumerate(marks) if mark in (1, "1"))
+    if not places:
+        raise ConfigError(f"{name!r} marks no token")
+    return places
+
+
+def list_of(example: Example, name: str, *, leaf: str) -> list[Any]:
+    """Return a part of an example that is a list, and not empty; as `text_of`."""
+    value = part_of(example, name, leaf=leaf)
+    if not isinstance(value, list):
+        raise ConfigError(f"{name!r} holds {type(value).__name__}, not a list")
+    if not value:
+        raise ConfigError(f"{name!r} is empty")
+    return value
+
+
+def _label(value: Any, *, name: str) -> str:
     if isinstance(value, bool | int):
         return json.dumps(value)
     if not isinstance(value, str):

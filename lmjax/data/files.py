@@ -44,15 +44,8 @@ class OnDisk:
     def _contents(self) -> list[str]:
         return _contents(self._paths, path=self._path)
 
-
-class Files(OnDisk):
-    """One document for each file."""
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int, /) -> str:
-        file = self._paths[index]
+    def _text(self, file: Path) -> str:
+        """Return all that a file holds."""
         with reading(file, path=self._path):
             raw = file.read_bytes()
         return decode(
@@ -61,6 +54,16 @@ class Files(OnDisk):
             on_bad_text=self._on_bad_text,
             path=self._path,
         )
+
+
+class Files(OnDisk):
+    """One document for each file."""
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int, /) -> str:
+        return self._text(self._paths[index])
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one file."""

@@ -15,6 +15,7 @@ from lmjax.config import ConfigError
 from lmjax.data.hf_convert import tokenizer_json
 from lmjax.data.hf_directory import Origin
 from lmjax.data.hf_special import Wrap, special_ids
+from lmjax.data.offsets import Encoded, encoded, with_marks
 from lmjax.data.special_ids import SpecialIds, present, without_bos
 from lmjax.data.tokenizer_files import read_file, write_files, write_manifest
 
@@ -32,6 +33,7 @@ class HuggingFace(SpecialIds):
       serialized: the tokenizer.json that it was read from.
       special: its special ids.
       files: the files it came with, by name, to be exported again.
+      made_from: a hash of what it was trained on; "" when it was given.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class HuggingFace(SpecialIds):
         serialized: bytes,
         special: SpecialIds,
         files: Mapping[str, bytes],
+        made_from: str = "",
     ) -> None:
         super().__init__(**special.special_ids())
         self.serialized = serialized
         self.files = files
+        self.made_from = made_from
         self._core = core
         self._dropped = {*self.stop_ids, *present(self.bos_id, self.pad_id)}
         self.vocab_size = _size(core)
@@ -55,8 +59,17 @@ class HuggingFace(SpecialIds):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
-        encoded = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encoded]
+        found = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in found]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode several texts, and say which characters each token stands for."""
+        found = self._core.encode_batch(list(texts), add_special_tokens=False)
+        located = (encoded(encoding.ids, encoding.offsets) for encoding in found)
+        return [
+            Encoded(ids, with_marks(text, offsets))
+            for text, (ids, offsets) in zip(texts, located, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; special ones are dropped."""
@@ -81,8 +94,13 @@ class HuggingFace(SpecialIds):
     def save(self, directory: str | Path) -> None:
         """Write tokenizer.json and the files it came with, then the manifest."""
         write_files(directory, {**self.files, FILE: self.serialized})
-        special, files = self.special_ids(), sorted(self.files)
-        write_manifest(directory, kind="tokenizers", special=special, files=files)
+        write_manifest(
+            directory,
+            kind="tokenizers",
+            special=self.special_ids(),
+            files=sorted(self.files),
+            made_from=self.made_from,
+        )
 
     def fingerprint(self) -> str:
         """Hash the vocabulary, and what ends a document."""
@@ -123,6 +141,7 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> HuggingFace:
         serialized=serialized,
         special=special if manifest.get("bos", True) else without_bos(special),
         files={name: read_file(directory / name) for name in manifest["files"]},
+        made_from=manifest.get("made_from", ""),
     )
 
 
@@ -135,16 +154,26 @@ def _rebuild(serialized: bytes, special: Mapping[str, Any]) -> HuggingFace:
     )
 
 
-def _core(serialized: bytes, *, name: str) -> Any:
+def library() -> Any:
+    """Return the `tokenizers` library.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
     try:
         import tokenizers
     except ImportError as error:
         raise ConfigError(
-            "config.tokenizer.kind = 'tokenizers': needs a package that is not "
-            "installed: pip install 'lmjax[hf]'"
+            "config.tokenizer.kind = 'tokenizers' or 'words': needs a package that is "
+            "not installed: pip install 'lmjax[hf]'"
         ) from error
+    return tokenizers
+
+
+def _core(serialized: bytes, *, name: str) -> Any:
+    tokenizer = library().Tokenizer
     try:
-        core = tokenizers.Tokenizer.from_buffer(serialized)
+        core = tokenizer.from_buffer(serialized)
     except Exception as error:  # the library raises nothing narrower
         why = " ".join(str(error).split())
         raise ConfigError(

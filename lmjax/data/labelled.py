@@ -10,12 +10,16 @@ from lmjax.config import (
     ExamplesConfig,
     JudgedConfig,
     LabelledConfig,
+    TagConfig,
     labelling,
+    nearest,
 )
-from lmjax.data import task_features
-from lmjax.data.example_store import ExamplePart, placed
-from lmjax.data.examples import Examples, open_examples
+from lmjax.data import spans, task_features
+from lmjax.data.example_formats import open_examples
+from lmjax.data.example_store import ExamplePart, refused
+from lmjax.data.examples import Examples
 from lmjax.data.sources import Split
+from lmjax.data.tfds_examples import TfdsExamples
 
 
 def reads_examples(config: Config) -> bool:
@@ -33,9 +37,9 @@ def with_labels(config: Config) -> Config:
     if not isinstance(task, LabelledConfig):
         return config
     if not task.labels:
-        examples = _opened(config, "train")
-        assert examples is not None
-        task = dataclasses.replace(task, labels=_found(config, examples))
+        task = dataclasses.replace(task, labels=_found(config))
+    if isinstance(task, TagConfig):
+        _check_unscored(task)
     return dataclasses.replace(config, task=task, model=labelling(config.model, task))
 
 
@@ -66,12 +70,22 @@ def _opened(config: Config, split: Split) -> Examples | None:
             "config.data.source = 'none': an imported model has no examples; give "
             "--config.data.source, and what it needs"
         )
-    return open_examples(config.data, split=split)
+    opened = open_examples(config.data, split=split)
+    if opened is None and split == "train":
+        raise ConfigError("config.data.train_split = '': there must be one")
+    return opened
 
 
-def _found(config: Config, examples: Examples) -> tuple[str, ...]:
-    """Return the labels there are, in an order that only they decide."""
+def _found(config: Config) -> tuple[str, ...]:
+    """Return the labels there are, in an order that only they decide.
+
+    Of a dataset that knows its own they are these, in its order.
+    """
     read: Any = task_features.build(config)
+    examples = _opened(config, "train")
+    if isinstance(examples, TfdsExamples) and examples.class_names(read.label_field):
+        return examples.class_names(read.label_field)
+    assert examples is not None
     found = set[str]()
     for i in range(len(examples)):
         try:
@@ -79,13 +93,23 @@ def _found(config: Config, examples: Examples) -> tuple[str, ...]:
         except ConfigError as error:
             if config.data.on_bad_example == "skip":
                 continue
-            raise placed(error, examples.where(i)) from error
+            raise refused(error, examples.where(i)) from error
     if len(found) < 2:
         raise ConfigError(
             f"config.data.path = {config.data.path!r}: needs examples of at least two "
             f"labels; found {', '.join(found) or 'none'}"
         )
     return tuple(sorted(found, key=_by_number))
+
+
+def _check_unscored(task: TagConfig) -> None:
+    kinds = spans.kinds(task.labels)
+    for kind in task.unscored:
+        if kind not in kinds:
+            raise ConfigError(
+                f"config.task.unscored: {kind!r} is no type of span"
+                f"{nearest(kind, kinds)}; there are {', '.join(kinds) or 'none'}"
+            )
 
 
 def _by_number(label: str) -> tuple[bool, int, str]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lmjax.config import Config, ConfigError, EncoderDecoderConfig
+from lmjax.config import Config, ConfigError
 from lmjax.data import transforms
 from lmjax.data.tokenizer import Tokenizer
+from lmjax.model_config import AnyEncoderDecoder
 from lmjax.task_config import (
     InfillingConfig,
     MaskedLMConfig,
@@ -236,7 +237,7 @@ def _masked_lm(config: Config, task: MaskedLMConfig, tokenizer: Tokenizer) -> Ma
 
 
 def _seq2seq(config: Config, task: WindowPairConfig, tokenizer: Tokenizer) -> Seq2Seq:
-    assert isinstance(config.model, EncoderDecoderConfig), config.model
+    assert isinstance(config.model, AnyEncoderDecoder), config.model
     window, _ = seq2seq_lengths(config.data.length, task)
     if tokenizer.eos_id is None:
         raise ConfigError(

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import sentencepiece
 from lmjax.config import ConfigError
 from lmjax.data.hf_directory import Origin
 from lmjax.data.hf_special import special_ids
+from lmjax.data.offsets import Encoded, encoded, joined
 from lmjax.data.piece_layouts import Layout, read_layout
-from lmjax.data.sentencepiece_tokenizer import SPACE_MARK
+from lmjax.data.sentencepiece_tokenizer import SPACE_MARK, cut
 from lmjax.data.special_ids import SpecialIds, present, without_bos
 from lmjax.data.tokenizer_files import read_file, write_files, write_manifest
 
@@ -57,18 +58,18 @@ class Pieces(SpecialIds):
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32; special tokens that it spells are those."""
-        ids: list[int] = []
-        end = 0
-        for match in self._spelled.finditer(text):
-            ids += self._encode_plain(text[end : match.start()])
-            ids.append(self._ids[match[0]])
-            end = match.end()
-        ids += self._encode_plain(text[end:])
-        return np.array(ids, np.int32)
+        pieces: list[str] = []
+        for _, part, spelled in self._parts(text):
+            pieces += [part] if spelled else self._cut.encode(part, out_type=str)
+        return np.array(self._numbers(pieces), np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
         return [self.encode(text) for text in texts]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode several texts, and say which characters each token stands for."""
+        return [joined(self._located(text)) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; special ones are dropped."""
@@ -123,11 +124,31 @@ class Pieces(SpecialIds):
         # For a worker process, which encodes: what only exports need stays behind.
         return _rebuild, (self.layout, self.special_ids())
 
-    def _encode_plain(self, text: str) -> list[int]:
-        pieces = []
+    def _located(self, text: str) -> Iterator[tuple[int, Encoded]]:
+        """Yield where each part of a text begins, and its tokens."""
+        for begin, part, spelled in self._parts(text):
+            if spelled:
+                yield begin, encoded(self._numbers([part]), [(0, len(part))])
+                continue
+            for pieces, found in cut(self._cut, [part]):
+                yield begin, encoded(self._numbers(pieces), found.offsets)
+
+    def _parts(self, text: str) -> Iterator[tuple[int, str, bool]]:
+        """Yield where each part of a text begins, it, and whether it is one token."""
+        end = 0
+        for match in self._spelled.finditer(text):
+            yield from self._plain(end, text[end : match.start()])
+            yield match.start(), match[0], True
+            end = match.end()
+        yield from self._plain(end, text[end:])
+
+    def _plain(self, begin: int, text: str) -> Iterator[tuple[int, str, bool]]:
         if self.layout.target and (language := _LANGUAGE.match(text)):
-            pieces, text = [language[0]], text[language.end() :]
-        pieces += self._cut.encode(text, out_type=str)
+            yield begin, language[0], True
+            begin, text = begin + language.end(), text[language.end() :]
+        yield begin, text, False
+
+    def _numbers(self, pieces: Sequence[str]) -> list[int]:
         unk_id = self._ids[self.layout.unk]
         return [self._ids.get(piece, unk_id) for piece in pieces]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmjax.config import ConfigError
+from lmjax.data.offsets import Encoded, encoded, of_bytes
 from lmjax.data.special_ids import SpecialIds, present
 from lmjax.data.tokenizer_files import write_manifest
 
@@ -41,6 +42,10 @@ class Bytes(SpecialIds):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
         return [self.encode(text) for text in texts]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode several texts; each byte stands for its character."""
+        return [Encoded(self.encode(text), of_bytes(text)) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text; bytes that are not UTF-8 become U+FFFD."""
@@ -95,6 +100,11 @@ class Ids(SpecialIds):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
         return [self.encode(text) for text in texts]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode several texts; each word is a token."""
+        spans = ([word.span() for word in re.finditer(r"\S+", t)] for t in texts)
+        return [encoded(self.encode(t), s) for t, s in zip(texts, spans, strict=True)]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the ids with a space between them."""

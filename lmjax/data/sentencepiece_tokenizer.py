@@ -13,6 +13,7 @@ import sentencepiece
 
 from lmjax.config import ConfigError, TokenizerConfig
 from lmjax.data.documents import Documents, estimate_bytes
+from lmjax.data.offsets import Encoded, encoded, joined, with_whole_bytes
 from lmjax.data.special_ids import SpecialIds, present
 from lmjax.data.tokenizer_files import write_files, write_manifest
 
@@ -66,8 +67,15 @@ class SentencePiece(SpecialIds):
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts, in one thread."""
         if self.lossless and any(SPACE_MARK in text for text in texts):
-            return [self._encode_around_space_marks(text) for text in texts]
-        return self._encode(texts)
+            return [self._around_space_marks(text).ids for text in texts]
+        ids = self._processor.encode(list(texts), num_threads=1)
+        return [np.array(ids_T, np.int32) for ids_T in ids]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode several texts, and say which characters each token stands for."""
+        if self.lossless and any(SPACE_MARK in text for text in texts):
+            return [self._around_space_marks(text) for text in texts]
+        return [found for _, found in cut(self._processor, texts)]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; BOS and EOS are dropped."""
@@ -117,15 +125,28 @@ class SentencePiece(SpecialIds):
             return True
         return first == SPACE_MARK or first.isspace()
 
-    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encoded = self._processor.encode(list(texts), num_threads=1)
-        return [np.array(ids, np.int32) for ids in encoded]
-
-    def _encode_around_space_marks(self, text: str) -> np.ndarray:
+    def _around_space_marks(self, text: str) -> Encoded:
         pieces = [f"<0x{byte:02X}>" for byte in SPACE_MARK.encode()]
-        mark = np.array(self._processor.piece_to_id(pieces), np.int32)
-        first, *rest = self._encode(text.split(SPACE_MARK))
-        return np.concatenate([first, *(part for ids in rest for part in (mark, ids))])
+        mark = encoded(self._processor.piece_to_id(pieces), [(-1, 0)] * len(pieces))
+        texts, begin = text.split(SPACE_MARK), 0
+        parts: list[tuple[int, Encoded]] = []
+        for part, (_, found) in zip(texts, cut(self._processor, texts), strict=True):
+            parts += [(begin, mark)] * (begin > 0) + [(begin, found)]
+            begin += len(part) + 1
+        return joined(parts)
+
+
+def cut(
+    processor: sentencepiece.SentencePieceProcessor, texts: Sequence[str]
+) -> Iterator[tuple[list[str], Encoded]]:
+    """Yield the pieces of each text as they are written, their ids and offsets."""
+    kind: Any = "offset_mapping"
+    for found in processor.encode(list(texts), return_type=kind, num_threads=1):
+        ids, offsets = encoded(found["ids"], found["offsets"])
+        is_byte = np.zeros(len(ids), bool)
+        empty = np.flatnonzero(offsets[:, 0] == offsets[:, 1])
+        is_byte[empty] = [processor.is_byte(int(i)) for i in ids[empty]]
+        yield found["pieces"], Encoded(ids, with_whole_bytes(offsets, is_byte))
 
 
 def _found(index: int) -> int | None:

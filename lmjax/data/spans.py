@@ -41,6 +41,11 @@ def find(tags: Sequence[str]) -> set[Span]:
     return set(get_entities([*tags]))
 
 
+def kinds(labels: Sequence[str]) -> list[str]:
+    """Return the types of spans that some labels are of, sorted."""
+    return sorted({label[2:] for label in labels if label[1:2] == "-"})
+
+
 def counted(metrics: Mapping[str, tuple[Any, Any]], config: TagConfig) -> Sums:
     """Return a batch's metrics, with "tags" turned into counts of spans.
 
@@ -49,7 +54,7 @@ def counted(metrics: Mapping[str, tuple[Any, Any]], config: TagConfig) -> Sums:
 
     Args:
       metrics: of a batch; "tags" are those given and the true, -1 where no word begins.
-      config: the labels, and whether what is given is repaired.
+      config: the labels, whether what is given is repaired, and what is not scored.
     """
     right = num_given = num_true = 0
     given_BT, true_BT = map(np.asarray, metrics["tags"])
@@ -61,7 +66,7 @@ def counted(metrics: Mapping[str, tuple[Any, Any]], config: TagConfig) -> Sums:
         if config.repair:
             given = repaired(given, known=config.labels)
         if given:
-            a, b = find(given), find(true)
+            a, b = (_scored(find(tags), config) for tags in (given, true))
             right += len(a & b)
             num_given, num_true = num_given + len(a), num_true + len(b)
     rest = {name: value for name, value in metrics.items() if name != "tags"}
@@ -70,3 +75,7 @@ def counted(metrics: Mapping[str, tuple[Any, Any]], config: TagConfig) -> Sums:
         "recall": (right, num_true),
         "f1": (2 * right, num_given + num_true),
     }
+
+
+def _scored(found: set[Span], config: TagConfig) -> set[Span]:
+    return {span for span in found if span[0] not in config.unscored}

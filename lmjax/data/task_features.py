@@ -5,9 +5,9 @@ from typing import Any
 from lmjax.config import (
     ClassifyConfig,
     Config,
-    EncoderDecoderConfig,
     PromptedLMConfig,
     Seq2SeqConfig,
+    SpanQAConfig,
     TagConfig,
     WritingConfig,
 )
@@ -15,7 +15,9 @@ from lmjax.data.classify_features import Classify
 from lmjax.data.features import Features, Writing
 from lmjax.data.prompted_features import PromptedLM
 from lmjax.data.seq2seq_features import Seq2Seq
+from lmjax.data.span_qa_features import SpanQA
 from lmjax.data.tag_features import Tag
+from lmjax.model_config import CAUSAL_KINDS, AnyEncoderDecoder
 
 
 def build(config: Config) -> Features:
@@ -24,7 +26,19 @@ def build(config: Config) -> Features:
     if isinstance(task, WritingConfig):
         return build_writing(config, task)
     if isinstance(task, TagConfig):
-        return Tag(fields=names, labels=task.labels, length=length, repair=task.repair)
+        # What reads from left to right has seen a word only at its last token.
+        causal = config.model.kind in CAUSAL_KINDS
+        return Tag(
+            fields=names,
+            labels=task.labels,
+            length=length,
+            repair=task.repair,
+            casing=task.casing,
+            mark=task.mark_predicate,
+            label_at="last" if causal else "first",
+        )
+    if isinstance(task, SpanQAConfig):
+        return SpanQA(fields=names, task=task, length=length)
     assert isinstance(task, ClassifyConfig), task
     return Classify(fields=names, labels=task.labels, length=length)
 
@@ -41,5 +55,5 @@ def build_writing(config: Config, task: WritingConfig) -> Writing:
     if isinstance(task, PromptedLMConfig):
         return PromptedLM(**common)
     assert isinstance(task, Seq2SeqConfig), task
-    assert isinstance(config.model, EncoderDecoderConfig), config.model
+    assert isinstance(config.model, AnyEncoderDecoder), config.model
     return Seq2Seq(**common, start_id=config.model.start_id)

@@ -16,13 +16,7 @@ class Tfds:
         self, builder: Any, *, split: str, field: str, on_bad_text: str, path: str
     ) -> None:
         self._examples = builder.as_data_source(split)
-        info = builder.info
-        self._identity = [
-            info.full_name,
-            split,
-            len(self._examples),
-            info.splits[_base(split)].num_bytes,
-        ]
+        self._identity = identity(builder, split)
         self._field = field
         self._on_bad_text = on_bad_text
         self._path = path
@@ -56,11 +50,10 @@ def open_tfds(config: SourceConfig, *, split: str, path: str) -> Documents | Non
       ConfigError: there is no such dataset, split or text feature, or the dataset
         cannot be downloaded.
     """
-    name = getattr(config, f"{split}_split")
-    if not name:
+    found = open_split(config, split=split, path=path)
+    if found is None:
         return None
-    builder = _builder(config.path, path=f"{path}.path")
-    _check_split(builder, name, path=f"{path}.{split}_split")
+    builder, name = found
     _check_field(builder, config.field, path=f"{path}.field")
     return Tfds(
         builder,
@@ -69,6 +62,28 @@ def open_tfds(config: SourceConfig, *, split: str, path: str) -> Documents | Non
         on_bad_text=config.on_bad_text,
         path=path,
     )
+
+
+def open_split(
+    config: SourceConfig, *, split: str, path: str
+) -> tuple[Any, str] | None:
+    """Return a builder whose files are there, and a split it has.
+
+    None where the config names no split; else as `open_tfds`.
+    """
+    name = getattr(config, f"{split}_split")
+    if not name:
+        return None
+    builder = _builder(config.path, path=f"{path}.path")
+    _check_split(builder, name, path=f"{path}.{split}_split")
+    return builder, name
+
+
+def identity(builder: Any, split: str) -> list[Any]:
+    """Return the dataset's name and version, the split, and how much is in it."""
+    splits = builder.info.splits
+    size = sum(splits[name].num_bytes for name in _bases(split))
+    return [builder.info.full_name, split, splits[split].num_examples, size]
 
 
 def _builder(name: str, *, path: str) -> Any:
@@ -102,6 +117,10 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2]
+
+
 def _checked_format(builder: Any, name: str, *, path: str) -> Any:
     found = builder.info.file_format.value
     if found != "array_record":
@@ -113,12 +132,19 @@ def _checked_format(builder: Any, name: str, *, path: str) -> Any:
 
 
 def _check_split(builder: Any, split: str, *, path: str) -> None:
-    splits = list(builder.info.splits)
-    if _base(split) not in splits:
+    splits = builder.info.splits
+    for name in _bases(split):
+        if name not in splits:
+            raise ConfigError(
+                f"{path} = {split!r}: no such split{nearest(name, list(splits))}; "
+                f"{builder.info.name} has {', '.join(splits)}"
+            )
+    try:
+        _ = splits[split].num_examples
+    except ValueError as error:
         raise ConfigError(
-            f"{path} = {split!r}: no such split{nearest(split, splits)}; "
-            f"{builder.info.name} has {', '.join(splits)}"
-        )
+            f"{path} = {split!r}: not as in 'train[:90%]': {_last_line(error)}"
+        ) from error
 
 
 def _check_field(builder: Any, field: str, *, path: str) -> None:
@@ -132,6 +158,6 @@ def _check_field(builder: Any, field: str, *, path: str) -> None:
         raise ConfigError(f"{path} = {field!r}: is not text but {features[field]}")
 
 
-def _base(split: str) -> str:
-    """Return the split that a slice such as `train[:90%]` is taken from."""
-    return split.partition("[")[0]
+def _bases(split: str) -> list[str]:
+    """Return the splits that `train[:90%]+validation` is taken from."""
+    return [part.partition("[")[0].strip() for part in split.split("+")]

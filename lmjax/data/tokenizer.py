@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmjax.config import ConfigError, TokenizerConfig
-from lmjax.data import hf_directory, hf_tokenizer, piece_tokenizer
+from lmjax.data import hf_directory, hf_tokenizer, piece_tokenizer, word_tokenizer
 from lmjax.data import sentencepiece_tokenizer as spm
 from lmjax.data.documents import Documents
+from lmjax.data.offsets import Encoded
 from lmjax.data.plain_tokenizers import Bytes, Ids
 from lmjax.data.sentencepiece_tokenizer import MODEL, SentencePiece, training_text
 from lmjax.data.tokenizer_files import MANIFEST, read_manifest
@@ -56,6 +57,9 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode several texts, and say which characters each token stands for."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; BOS and EOS are dropped."""
@@ -128,7 +132,8 @@ def make_tokenizer(
     """Make the tokenizer that a config describes; the same one every time.
 
     Args:
-      config: bytes, ids, a file or a directory, or how to train a SentencePiece model.
+      config: bytes, ids, a file or a directory, or how to train a SentencePiece model
+        or count words.
       documents: the train split of each part of the data; needed only for training.
       seed: fixes what chance there is in training.
 
@@ -138,15 +143,17 @@ def make_tokenizer(
     if not is_trained(config):
         return _given(config)
     assert documents is not None, "training needs documents"
-    model = spm.train(config, documents, seed=seed)
     made_from = recipe_fingerprint(config, documents=documents, seed=seed)
+    if config.kind == "words":
+        return word_tokenizer.train(config, documents, made_from=made_from)
+    model = spm.train(config, documents, seed=seed)
     return SentencePiece(
         model, bos=config.bos, lossless=config.lossless, made_from=made_from
     )
 
 
 def vocab_size(config: TokenizerConfig) -> int:
-    """Return the number of ids, known before any training.
+    """Return the number of ids, known before any training; of words the most.
 
     Raises:
       ConfigError: `vocab_size` contradicts the bytes or the file.
@@ -159,6 +166,8 @@ def recipe_fingerprint(
 ) -> str:
     """Hash all that decides what training gives."""
     recipe = [_spelled(config), [part.fingerprint() for part in documents], seed]
+    if config.kind == "words":
+        recipe.append(word_tokenizer.files_fingerprint(config))
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
@@ -174,7 +183,14 @@ _TRAINED_BY = (
     "lossless",
     "num_training_bytes",
 )
-_TRAINED_BY_LATER = {"mask": False, "num_sentinels": 0}
+_TRAINED_BY_LATER: dict[str, Any] = {
+    "mask": False,
+    "num_sentinels": 0,
+    "split": "punctuation",
+    "lowercase": False,
+    "min_count": 1,
+    "stop_words": "",
+}
 
 
 def _spelled(config: TokenizerConfig) -> str:
@@ -188,7 +204,9 @@ def _spelled(config: TokenizerConfig) -> str:
 
 def is_trained(config: TokenizerConfig) -> bool:
     """Return whether the tokenizer is made of the text, not given."""
-    return config.kind == "sentencepiece" and not config.path
+    return config.kind == "words" or (
+        config.kind == "sentencepiece" and not config.path
+    )
 
 
 def _given(config: TokenizerConfig) -> Tokenizer:

@@ -9,15 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import (
-    ConfigError,
-    EncoderDecoderConfig,
-    ModelConfig,
-    RecurrentConfig,
-)
+from lmjax.config import ConfigError, ModelConfig
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.constraints import Constraints
 from lmjax.generate.sampling import Sampling, sample
+from lmjax.model_config import AnyEncoderDecoder
 from lmjax.models import Model
 from lmjax.types import Array, HostBatch, Params
 
@@ -164,9 +160,8 @@ class Generator:
         if max_tokens < 1:
             raise ConfigError(f"max_tokens = {max_tokens}: must be >= 1")
         longest = max(len(prompt) for prompt in prompts)
-        config, limit = self.model.config, self.model.config.max_length
-        # A recurrent network has no positions to run out of.
-        if not isinstance(config, RecurrentConfig) and longest + max_tokens > limit:
+        limit = self.model.config.longest_text
+        if longest + max_tokens > limit:
             raise ConfigError(
                 f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
                 f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
@@ -226,11 +221,12 @@ def encode_prompts(
     They are arguments of `Generator.tokens`.
     """
     t = tokenizer
-    if not isinstance(config, EncoderDecoderConfig):
+    if not config.reads_source:
         return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
     for prompt in prompts:
         check_text(prompt, name="prompt")
     sources = [[*t.prefix_ids, *map(int, t.encode(p)), *t.suffix_ids] for p in prompts]
+    assert isinstance(config, AnyEncoderDecoder)
     return {"prompts": [[config.start_id]] * len(prompts), "sources": sources}
 
 
@@ -242,14 +238,14 @@ def check_sources(
     Raises:
       ConfigError: an empty source, or one longer than the model's positions.
     """
-    if not isinstance(config, EncoderDecoderConfig):
+    if not config.reads_source:
         assert sources is None
         return
     assert sources is not None
     longest = max(map(len, sources), default=0)
     if not all(map(len, sources)):
         raise ConfigError(f"{name}: empty; an encoder-decoder needs a source")
-    if config.position != "relative" and longest > config.max_length:
+    if longest > config.longest_source:
         raise ConfigError(
             f"{name}: a source of {longest} tokens "
             f"(config.model.max_length = {config.max_length})"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import ConfigError, EncoderDecoderConfig, ModelConfig, RecurrentConfig
+from lmjax.config import ConfigError, ModelConfig, RecurrentConfig
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.decode import (
@@ -68,8 +68,8 @@ class Scorer:
             source is empty or longer than its positions.
         """
         config, totals = self.model.config, [0.0] * len(texts)
-        if config.kind == "encoder":
-            raise ConfigError("config.model.kind = 'encoder': it scores no texts")
+        if config.mute:
+            raise ConfigError(f"config.model.{config.mute}: it scores no texts")
         if isinstance(config, RecurrentConfig):
             return self._log_probs_from_states(params, texts)
         check_sources(sources, config=config, name="context")
@@ -91,10 +91,8 @@ class Scorer:
         sources: Sequence[Sequence[int]] | None,
     ) -> Iterator[tuple[tuple[int, int, int], list[Window]]]:
         """Yield windows that are as long when padded, and (rows, length, source's)."""
-        config, limit = self.model.config, self.model.config.max_length
-        # Relative positions reach as far as a source does.
-        far = isinstance(config, EncoderDecoderConfig) and config.position == "relative"
-        source_limit = 1 << 30 if far else limit
+        config = self.model.config
+        limit, source_limit = config.longest_text, config.longest_source
         groups: dict[tuple[int, int], list[Window]] = {}
         for i, (context, text) in enumerate(texts):
             num = 0 if sources is None else len(sources[i])
@@ -167,10 +165,10 @@ def encode_pairs(
         one without a context.
     """
     alone = [i for i, text in enumerate(texts) if isinstance(text, str)]
-    if alone and config.kind == "encoder_decoder":
+    if alone and config.reads_source:
         raise ConfigError(
             f"score: text {alone[0]} has no context: config.model.kind = "
-            "'encoder_decoder' takes (context, text), its source and what it writes"
+            f"{config.kind!r} takes (context, text), its source and what it writes"
         )
     pairs = [("", text) if isinstance(text, str) else text for text in texts]
     read = encode_prompts(tokenizer, [context for context, _ in pairs], config=config)

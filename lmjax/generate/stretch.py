@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.config import ConfigError, ModelConfig, RecurrentConfig
+from lmjax.config import ConfigError, ModelConfig
+from lmjax.model_config import TransformerConfig
 from lmjax.types import HostBatch
 
 
@@ -34,10 +35,8 @@ def stretch(name: str, ids: Any, segments: Any, *, config: ModelConfig) -> HostB
     changes = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
     positions_BT = index - np.maximum.accumulate(np.where(changes, index, 0), axis=1)
     longest = int(positions_BT.max(initial=-1)) + 1
-    if isinstance(config, RecurrentConfig):
-        limited = False
-    else:
-        limited = config.position in ("learned", "sinusoidal")
+    tables = ("learned", "sinusoidal")
+    limited = isinstance(config, TransformerConfig) and config.position in tables
     if limited and longest > config.max_length:
         raise ConfigError(
             f"{name}: a text of {longest} tokens; config.model.max_length = "

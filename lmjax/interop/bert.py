@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lmjax.interop import labels
@@ -59,6 +59,31 @@ def _read(s: Settings) -> dict[str, Any]:
     }
 
 
+def _labelled(s: Settings, names: Collection[str]) -> dict[str, Any]:
+    """Return the task of the head for labels, if the files hold one.
+
+    It is of texts if there is a pooler, else of tokens.
+    """
+    if has(names, "qa_outputs.weight"):
+        return {"kind": "span_qa"}
+    if not has(names, "classifier.weight"):
+        return {}
+    s.only("problem_type", None, "single_label_classification")
+    kind = "classify" if has(names, "pooler.dense.weight") else "tag"
+    return {"kind": kind, "labels": labels.read(s)}
+
+
+def _num_labels(task: Mapping[str, Any]) -> int:
+    return 2 if task.get("kind") == "span_qa" else len(task.get("labels", ()))
+
+
+def _named(prefix: str, c: EncoderConfig) -> dict[str, Any]:
+    """Return the class of a model with a head for labels, and what it calls them."""
+    ending = labels.ENDINGS["classify" if c.pooler else "tag"]
+    labelled = labels.numbered(labels.placeholders(c.num_labels))
+    return {"architectures": [prefix + ending], **labelled}
+
+
 def _heads(
     s: Settings, names: Collection[str], *, dense: str, pair: str
 ) -> dict[str, bool]:
@@ -75,23 +100,11 @@ def _heads(
 
 _BERT_DENSE = "predictions.transform.dense.weight"
 _BERT_PAIR = "cls.seq_relationship.weight"
-_BERT_LABELS = "classifier.weight"
 
 
 def _read_bert(s: Settings, names: Collection[str]) -> dict[str, Any]:
     fields = _read(s) | _heads(s, names, dense=_BERT_DENSE, pair=_BERT_PAIR)
-    if has(names, _BERT_LABELS):
-        fields["num_labels"] = len(labels.read(s))
-    return fields
-
-
-def _bert_task(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    """Return the task of a classifier: of texts if there is a pooler, or of words."""
-    if not has(names, _BERT_LABELS):
-        return {}
-    s.only("problem_type", None, "single_label_classification")
-    kind = "classify" if has(names, "pooler.dense.weight") else "tag"
-    return {"kind": kind, "labels": labels.read(s)}
+    return fields | {"num_labels": _num_labels(_labelled(s, names))}
 
 
 def _read_roberta(s: Settings, names: Collection[str]) -> dict[str, Any]:
@@ -101,7 +114,14 @@ def _read_roberta(s: Settings, names: Collection[str]) -> dict[str, Any]:
     # Positions are counted from the one after that of padding.
     offset = s.integer("pad_token_id") + 1
     length = s.integer("max_position_embeddings") - offset
-    return _read(s) | heads | {"max_length": length, "position_offset": offset}
+    fields = _read(s) | heads | {"max_length": length, "position_offset": offset}
+    return fields | {"num_labels": _num_labels(_roberta_task(s, names))}
+
+
+def _roberta_task(s: Settings, names: Collection[str]) -> dict[str, Any]:
+    """Return the task of a head over tokens; that over texts has a layer more."""
+    task = _labelled(s, names)
+    return {} if task.get("kind") == "classify" else task
 
 
 def _write(c: EncoderConfig) -> dict[str, Any]:
@@ -126,20 +146,17 @@ def _write_bert(c: EncoderConfig) -> dict[str, Any]:
     if c.pair_head:
         name = "BertForPreTraining"
     values = {"architectures": [name], "model_type": "bert", **_write(c)}
-    if not c.num_labels:
-        return values
-    name = "Bert" + labels.ENDINGS["classify" if c.pooler else "tag"]
-    named = labels.numbered(labels.placeholders(c.num_labels))
-    return {**values, "architectures": [name], **named}
+    return values | (_named("Bert", c) if c.num_labels else {})
 
 
 def _write_roberta(c: EncoderConfig) -> dict[str, Any]:
-    return {
+    values = {
         "architectures": ["RobertaForMaskedLM" if c.mlm_head else "RobertaModel"],
         "model_type": "roberta",
         **_write(c),
         "pad_token_id": max(c.position_offset - 1, 0),
     }
+    return values | (_named("Roberta", c) if c.num_labels else {})
 
 
 def _trunk(prefix: str) -> tuple[Row, ...]:
@@ -193,7 +210,7 @@ def _bert_table(config: ModelConfig) -> Table:
         *linear("head.dense", "cls.predictions.transform.dense"),
         *norm("head.norm", "cls.predictions.transform.LayerNorm"),
         *linear("pair", "cls.seq_relationship"),
-        *linear("classifier", "classifier"),
+        *linear("classifier", labels.HEAD),
     )
     return _table(config, prefix="bert.", head=head, bias="cls.predictions.bias")
 
@@ -202,6 +219,7 @@ def _roberta_table(config: ModelConfig) -> Table:
     head = (
         *linear("head.dense", "lm_head.dense"),
         *norm("head.norm", "lm_head.layer_norm"),
+        *linear("classifier", labels.HEAD),
     )
     return _table(config, prefix="roberta.", head=head, bias="lm_head.bias")
 
@@ -214,20 +232,27 @@ BERT = Family(
         "BertForPreTraining",
         "BertForSequenceClassification",
         "BertForTokenClassification",
+        "BertForQuestionAnswering",
     ),
     defaults=_BERT,
     config_from_hf=_read_bert,
     config_to_hf=_write_bert,
     table=_bert_table,
     kind="encoder",
-    task_from_hf=_bert_task,
+    task_from_hf=_labelled,
 )
 ROBERTA = Family(
     model_type="roberta",
-    architectures=("RobertaModel", "RobertaForMaskedLM"),
+    architectures=(
+        "RobertaModel",
+        "RobertaForMaskedLM",
+        "RobertaForTokenClassification",
+        "RobertaForQuestionAnswering",
+    ),
     defaults=_ROBERTA,
     config_from_hf=_read_roberta,
     config_to_hf=_write_roberta,
     table=_roberta_table,
     kind="encoder",
+    task_from_hf=_roberta_task,
 )

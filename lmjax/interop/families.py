@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lmjax.config import Config, ConfigError, RecurrentConfig, nearest, parse
+from lmjax.config import Config, ConfigError, nearest, parse
 from lmjax.interop.bart import BART, MARIAN
 from lmjax.interop.bert import BERT, ROBERTA
 from lmjax.interop.family import Family
@@ -13,7 +13,7 @@ from lmjax.interop.gpt2 import GPT2
 from lmjax.interop.layout import flatten
 from lmjax.interop.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from lmjax.interop.t5 import T5
-from lmjax.model_config import AnyTransformer
+from lmjax.model_config import AnyTransformer, TransformerConfig
 from lmjax.models import Model
 
 FAMILIES: tuple[Family, ...] = (
@@ -94,9 +94,10 @@ def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
     Raises:
       ConfigError: there is none; the text says what the nearest one lacks.
     """
-    if isinstance(model.config, RecurrentConfig):
+    if not isinstance(model.config, TransformerConfig):
         raise ConfigError(
-            "config.model.kind = 'recurrent': no model of transformers is like this"
+            f"config.model.kind = {model.config.kind!r}: no model of transformers is "
+            "like this"
         )
     obstacles: dict[str, list[str]] = {}
     for family in FAMILIES:
@@ -122,8 +123,8 @@ def _obstacles(family: Family, values: dict[str, Any], model: Model) -> list[str
         back = read_config(family, values, names, where=family.model_type).model
     except ConfigError as error:
         return [str(error)]
-    assert not isinstance(model.config, RecurrentConfig)
-    assert not isinstance(back, RecurrentConfig)
+    assert isinstance(model.config, TransformerConfig)
+    assert isinstance(back, TransformerConfig)
     a, b = _essence(model.config), _essence(back)
     return [
         f"{name} = {a[name]!r}, there {b[name]!r}" for name in a if a[name] != b[name]

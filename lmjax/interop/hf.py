@@ -87,7 +87,7 @@ class Opened:
         with _progress(f"reading {self.directory.name}", total) as advance:
             return import_params(
                 self.tensors,
-                self.family.table(self.config.model),
+                labels.named(self.family.table(self.config.model), self.config.task),
                 model.shapes,
                 shardings,
                 on_bytes=advance,
@@ -182,8 +182,9 @@ def export_hf(
     task = workdir.read_config(source).task
     model, params = labels.used(*merged(*restore(source, step)), task)
     family, values = choose_family(model)
+    values |= labels.settings_of(task, values["architectures"][0])
     architecture = values["architectures"][0]
-    table = family.table(model.config)
+    table = labels.named(family.table(model.config), task)
     tokenizer = load_tokenizer(source / "tokenizer")
     files = _tokenizer_files(tokenizer)
     with staged(goal, flag="--to") as part:
@@ -194,7 +195,6 @@ def export_hf(
         if jax.process_index() == 0:
             special = _special_settings(tokenizer)
             values = {**special, **values, "torch_dtype": dtype}
-            values |= labels.settings_of(task)
             (part / "config.json").write_text(json.dumps(values, indent=2) + "\n")
             for name, content in files.items():
                 (part / name).write_bytes(content)

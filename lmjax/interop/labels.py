@@ -1,4 +1,4 @@
-"""Labels, which Hugging Face keeps with the model, and ours with the task."""
+"""Labels and their heads: with the model in Hugging Face, with the task in ours."""
 
 import dataclasses
 from typing import Any
@@ -7,12 +7,20 @@ import jax
 
 from lmjax import models
 from lmjax.config import ConfigError, EncoderConfig, LabelledConfig, TaskConfig
+from lmjax.interop.layout import Table
 from lmjax.interop.settings import Settings
 from lmjax.models import Model
+from lmjax.task_config import outputs
 from lmjax.types import Params
 
 # Their class of an encoder, by our task.
-ENDINGS = {"classify": "ForSequenceClassification", "tag": "ForTokenClassification"}
+ENDINGS = {
+    "classify": "ForSequenceClassification",
+    "tag": "ForTokenClassification",
+    "span_qa": "ForQuestionAnswering",
+}
+HEAD = "classifier"
+_HEADS = {"span_qa": "qa_outputs"}  # by our task, where it is called otherwise
 
 
 def read(settings: Settings) -> tuple[str, ...]:
@@ -45,16 +53,33 @@ def placeholders(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
-def settings_of(task: TaskConfig) -> dict[str, Any]:
-    """Return the settings that name a task's labels; none of a task without any."""
-    return numbered(task.labels) if isinstance(task, LabelledConfig) else {}
+def settings_of(task: TaskConfig, architecture: str) -> dict[str, Any]:
+    """Return the settings that tell of a task: its labels, or the class it needs."""
+    if isinstance(task, LabelledConfig):
+        return numbered(task.labels)
+    if task.kind == "span_qa":  # a tagger of two labels, but for the names
+        name = architecture.removesuffix(ENDINGS["tag"]) + ENDINGS["span_qa"]
+        return {"architectures": [name]}
+    return {}
+
+
+def named(table: Table, task: TaskConfig) -> Table:
+    """Return the table with the head for labels called as the task's class does it."""
+    head = _HEADS.get(task.kind, HEAD)
+    rows = (
+        dataclasses.replace(row, theirs=row.theirs.replace(f"{HEAD}.", f"{head}."))
+        if row.ours.startswith("classifier.")
+        else row
+        for row in table.rows
+    )
+    return dataclasses.replace(table, rows=tuple(rows))
 
 
 def used(model: Model, params: Params, task: TaskConfig) -> tuple[Model, Params]:
-    """Return the model without the heads that its labelled task does not use.
+    """Return the model without the heads that its task does not use.
 
-    Their classes have the classifier alone, over the pooler to classify texts, and
-    without one to tag.
+    Their classes have the one for labels alone, over the pooler to classify texts, and
+    without one to tag and to find answers.
 
     Raises:
       ConfigError: the model has a classifier, but no task to go with it.
@@ -62,7 +87,7 @@ def used(model: Model, params: Params, task: TaskConfig) -> tuple[Model, Params]
     config = model.config
     if not isinstance(config, EncoderConfig) or not config.num_labels:
         return model, params
-    if not isinstance(task, LabelledConfig):
+    if not outputs(task):
         raise ConfigError(
             f"config.task.kind = {task.kind!r}: does not say what config.model."
             f"num_labels = {config.num_labels} are labels of"

@@ -12,13 +12,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lmjax import models
 from lmjax.checkpoint import Step
 from lmjax.compress import lora
-from lmjax.config import ConfigError, RecurrentConfig
+from lmjax.config import ConfigError
 from lmjax.interop.families import choose_family
 from lmjax.interop.hf import Transferred, restore, surplus_prefix
 from lmjax.interop.layout import Row, Table, flatten
 from lmjax.interop.staging import refuse_occupied, staged
 from lmjax.interop.tensors import Spec, write_file
-from lmjax.model_config import AnyTransformer
+from lmjax.model_config import AnyTransformer, TransformerConfig
 from lmjax.types import Array, Params
 
 _PREFIX = "base_model.model."  # PEFT's, before the names of the adapted model
@@ -41,7 +41,7 @@ def export_adapters(
     refuse_occupied(goal, flag="--to")
     model, params = restore(source, step)
     config = model.config
-    if isinstance(config, RecurrentConfig) or not config.lora.rank:
+    if not isinstance(config, TransformerConfig) or not config.lora.rank:
         raise ConfigError(f"--workdir={source}: has no adapters (model.lora.rank = 0)")
     base = lora.without(config)
     family, values = choose_family(models.build(base, platform=jax.default_backend()))

@@ -17,18 +17,25 @@ from lmjax.model_config import RecurrentConfig, TransformerConfig
 from lmjax.models.decoder import Decoder
 from lmjax.models.encdec import EncoderDecoder
 from lmjax.models.encoder import Encoder
-from lmjax.models.recurrent import RecurrentLM
+from lmjax.models.recurrent import RecurrentNetwork
+from lmjax.models.recurrent_encdec import RecurrentEncoderDecoder
 from lmjax.nn.attention import KVCache, cudnn_obstacle
 from lmjax.nn.block import Cache
 from lmjax.nn.recurrent import State, zero_state
+from lmjax.nn.source_attention import Reading
 from lmjax.types import Array, Axes, Batch, Params
 
 MODELS: dict[str, Any] = {
     "decoder": Decoder,
     "encoder": Encoder,
     "encoder_decoder": EncoderDecoder,
-    "recurrent": RecurrentLM,
+    "recurrent": RecurrentNetwork,
+    "recurrent_encoder_decoder": RecurrentEncoderDecoder,
 }
+
+# What decoding goes on from: of Transformers, of recurrent networks, and of those that
+# read a source.
+AnyCache = Cache | State | Reading
 
 log = logging.getLogger(__name__)
 
@@ -92,34 +99,36 @@ class Model:
         *,
         cache_length: int,
         source: Batch | None = None,
-    ) -> tuple[Array, Cache | State]:
+    ) -> tuple[Array, AnyCache]:
         """Read prompts, and return the logits (B, V) that follow each, and a cache.
 
-        The cache of a recurrent network is its state, of any length.
+        What a recurrent network remembers does not grow with the length.
 
         Args:
           params: the model's.
           tokens_BT: prompts, which start at the left.
           lengths_B: where they end, each >= 1.
           cache_length: tokens of prompt and continuation to make room for.
-          source: for an encoder-decoder: source, source_segments, source_positions.
+          source: for a model that reads one: source, source_segments, source_positions.
 
         Raises:
-          ConfigError: an encoder, which continues nothing.
+          ConfigError: the model continues nothing.
         """
         batch_size, length = tokens_BT.shape
         assert length <= cache_length, (length, cache_length)
-        if self.config.kind == "encoder":
-            raise ConfigError("config.model.kind = 'encoder': it generates no text")
+        if self.config.mute:
+            raise ConfigError(f"config.model.{self.config.mute}: it generates no text")
         positions = jnp.broadcast_to(jnp.arange(length), tokens_BT.shape)
         segments = (positions < lengths_B[:, None]).astype(jnp.int32)
-        cache: Cache | State
+        module, memory = self._module(params), {}
+        cache: AnyCache
         if self.config.kind == "recurrent":
             cache = self.start(batch_size)
+        elif self.config.kind == "recurrent_encoder_decoder":
+            cache = module.begin(source)
         else:
             cache = self._empty_cache(batch_size, cache_length, source)
-        module = self._module(params)
-        memory = {} if source is None else {"memory_BSD": module.encode(source)}
+            memory = {} if source is None else {"memory_BSD": module.encode(source)}
         hidden, cache = module.extend(
             tokens_BT, positions, segments, cache=cache, **memory
         )
@@ -131,8 +140,8 @@ class Model:
         params: Params,
         tokens_B: Array,
         positions_B: Array,
-        cache: Cache | State,
-    ) -> tuple[Array, Cache | State]:
+        cache: AnyCache,
+    ) -> tuple[Array, AnyCache]:
         """Read one more token of each row, and return the logits (B, V) after it."""
         tokens, positions = tokens_B[:, None], positions_B[:, None]
         module = self._module(params)
@@ -150,7 +159,7 @@ class Model:
         return self._module(params).pair_logits(hidden_BTD)
 
     def summary(self, params: Params, hidden_BTD: Array, segments_BT: Array) -> Array:
-        """Return one vector (B, D) for each row: the pooler's, or the last token's."""
+        """Return one vector (B, D) for each row, as the kind of model makes it."""
         return self._module(params).summary(hidden_BTD, segments_BT)
 
     def label_logits(
@@ -196,7 +205,7 @@ class Model:
         )
 
 
-def _advance(cache: Cache | State, num_tokens: int) -> Cache | State:
+def _advance(cache: AnyCache, num_tokens: int) -> AnyCache:
     if not isinstance(cache, Cache):
         return cache
     own = dataclasses.replace(cache.own, slot=cache.own.slot + num_tokens)
@@ -208,11 +217,12 @@ def take_rows(cache: Any, rows_B: Array) -> Any:
     """Return a cache whose row i goes on from row `rows_B[i]` of this one.
 
     Args:
-      cache: of `prefill` or `decode_step`: a `Cache`, or any tree of arrays (B, ...),
-        such as the state of a recurrent network.
+      cache: of `prefill` or `decode_step`: a `Cache` or `Reading`, which know what
+        their rows share, or any tree of arrays (B, ...), such as the state of a
+        recurrent network.
       rows_B: int32; rows may come several times, or not at all.
     """
-    if isinstance(cache, Cache):
+    if isinstance(cache, Cache | Reading):
         return cache.take(rows_B)
     return jax.tree.map(lambda x: x[rows_B], cache)
 
@@ -237,7 +247,7 @@ def resolve(config: ModelConfig, *, platform: str) -> ModelConfig:
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if platform == "cpu" else "bfloat16"
-    if isinstance(config, RecurrentConfig):
+    if not isinstance(config, TransformerConfig):
         return dataclasses.replace(config, dtype=dtype)
     scan = platform != "cpu" if config.scan_layers == "auto" else config.scan_layers
     obstacle = cudnn_obstacle(

@@ -21,6 +21,7 @@ from flax import nnx
 
 from lmjax.nn.linear import Linear
 from lmjax.nn.param import dropout
+from lmjax.nn.scan import gathered, scan_rows
 from lmjax.sharding import constrain
 from lmjax.types import Array
 
@@ -84,41 +85,36 @@ class Layer(nnx.Module):
         starts_BT: Array,
         real_BT: Array,
         state: State,
+        begins: State,
         reverse: bool = False,
     ) -> tuple[Array, State]:
         """Return the hidden states (B, T, H), and the state after the last step.
 
         Args:
           x_BTD: the inputs; their part of the gates is one product for all steps.
-          starts_BT: true where the state is zeroed before a step.
-          real_BT: false where a step is padding, which leaves the state as it is.
+          starts_BT: of `scan_rows`, as what follows.
+          real_BT: where there is no padding.
           state: before the first step.
-          reverse: step from the end of the row to its beginning.
+          begins: where texts begin.
+          reverse: from the end of the row.
         """
         dtype, cell = x_BTD.dtype, CELLS[self.cell]
         x_BTGH = constrain(self.input(x_BTD), "batch", "length", "gates", "mlp")
-        # Gathered here, where it is split, and not anew at each step.
-        kernel_HGH = self.hidden.kernel[...].astype(dtype)
-        kernel_HGH = constrain(kernel_HGH, "embed", "gates", "mlp")
-        bias_GH = jnp.zeros(()) if self.hidden.bias is None else self.hidden.bias[...]
+        hidden = gathered(self.hidden, dtype)
 
-        def step(state: State, inputs: tuple[Array, ...]) -> tuple[State, Array]:
-            x_BGH, start_B1, real_B1 = inputs
-            begun = {name: jnp.where(start_B1, 0.0, s) for name, s in state.items()}
-            h_BGH = jnp.tensordot(
-                begun["hidden"].astype(dtype),
-                kernel_HGH,
-                axes=1,
-                preferred_element_type=jnp.float32,
-            )
-            new = cell.step(x_BGH.astype(jnp.float32), h_BGH + bias_GH, begun)
-            state = {name: jnp.where(real_B1, new[name], state[name]) for name in new}
-            return state, state["hidden"].astype(dtype)
+        def step(state: State, x_BGH: Array) -> State:
+            return cell.step(x_BGH.astype(jnp.float32), hidden(state["hidden"]), state)
 
-        inputs = (x_BTGH, starts_BT[..., None], real_BT[..., None])
-        by_step = tuple(jnp.swapaxes(x, 0, 1) for x in inputs)
-        state, h_TBH = jax.lax.scan(step, state, by_step, reverse=reverse)
-        return jnp.swapaxes(h_TBH, 0, 1), state
+        return scan_rows(
+            step,
+            (x_BTGH,),
+            starts_BT=starts_BT,
+            real_BT=real_BT,
+            state=state,
+            begins=begins,
+            emit=lambda state: state["hidden"].astype(dtype),
+            reverse=reverse,
+        )
 
 
 class Recurrent(nnx.Module):
@@ -159,6 +155,7 @@ class Recurrent(nnx.Module):
         positions_BT: Array,
         segments_BT: Array,
         state: State | None = None,
+        begins: State | None = None,
         key: Array | None = None,
     ) -> tuple[Array, State]:
         """Return the last layer's hidden states, and the state after the last step.
@@ -169,6 +166,7 @@ class Recurrent(nnx.Module):
             A row that goes on from a state therefore begins with another position.
           segments_BT: int32; 0 is padding, which changes no state.
           state: (B, L, H) before the first token; None: nothing is remembered.
+          begins: (B, T, L, H) states for texts to begin in, instead of none.
           key: for the dropout between layers; none without it.
         """
         if state is None:
@@ -183,12 +181,15 @@ class Recurrent(nnx.Module):
                 x_BTD = self.drop(x_BTD, jax.random.fold_in(key, layer))
             outputs = []
             for name in self.directions:
-                before = {part: s[:, len(seen)] for part, s in state.items()}
+                place = len(seen)
+                before = {part: s[:, place] for part, s in state.items()}
+                own = {part: s[:, :, place] for part, s in (begins or {}).items()}
                 h_BTH, after = getattr(self, f"{name}_{layer}")(
                     x_BTD,
                     starts_BT=starts[name],
                     real_BT=real_BT,
                     state=before,
+                    begins=own,
                     reverse=name == "backward",
                 )
                 outputs.append(h_BTH)
@@ -197,6 +198,10 @@ class Recurrent(nnx.Module):
                 jnp.concatenate(outputs, axis=-1), "batch", "length", "embed"
             )
         return x_BTD, {part: jnp.stack([s[part] for s in seen], 1) for part in state}
+
+    def stack(self, direction: str) -> list[Layer]:
+        """Return the layers of one direction, the one that reads the input first."""
+        return [getattr(self, f"{direction}_{i}") for i in range(self.num_layers)]
 
     def start(self, batch_size: int) -> State:
         """Return the state in which nothing is remembered."""

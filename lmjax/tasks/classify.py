@@ -16,8 +16,8 @@ from lmjax.types import Array, Batch, Metrics, Params
 class Classify:
     """The loss of `labels` (B,) where `weights` (B,) are not 0.
 
-    From an encoder's pooler, as in BERT (Devlin et al. 2019), or a decoder's last
-    token, as in GPT (Radford et al. 2018).
+    From an encoder's pooler, as in BERT (Devlin et al. 2019), a decoder's last token,
+    as in GPT (Radford et al. 2018), or the states of a recurrent network.
     """
 
     config: ClassifyConfig

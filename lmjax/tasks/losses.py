@@ -50,7 +50,12 @@ def token_metrics(logits_BTV: Array, batch: Batch) -> Metrics:
 
 
 def cross_entropy(
-    logits: Array, targets: Array, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    logits: Array,
+    targets: Array,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    where: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return the negative log-likelihood of each target, and the objective for it.
 
@@ -61,17 +66,18 @@ def cross_entropy(
         (Szegedy et al. 2016).
       z_loss: weight of log(Z)^2, which keeps logits from drifting (PaLM, Chowdhery et
         al. 2022).
+      where: bool (..., V), what there is to choose from; the targets are among it.
 
     Returns:
       Two float32 arrays (...), in nats; without options they are the same.
     """
-    log_z = jax.nn.logsumexp(logits, axis=-1)
+    log_z = jax.nn.logsumexp(logits, axis=-1, where=where)
     # A comparison, not a gather: it stays local where the vocabulary is sharded.
     hit = targets[..., None] == jnp.arange(logits.shape[-1])
     nll = log_z - jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
     objective = nll
     if label_smoothing:
-        even = log_z - logits.mean(axis=-1)
+        even = log_z - logits.mean(axis=-1, where=where)
         objective = (1.0 - label_smoothing) * nll + label_smoothing * even
     if z_loss:
         objective = objective + z_loss * jnp.square(log_z)

@@ -15,7 +15,8 @@ from lmjax.types import Array, Batch, Metrics, Params
 class Tag:
     """The loss of `labels` (B, T) where `weights` (B, T) are not 0.
 
-    That is at the first token of each word, as in BERT (Devlin et al. 2019).
+    That is at one token of each word: the first, as in BERT (Devlin et al. 2019), or
+    of a model that reads from left to right the last.
     """
 
     config: TagConfig
@@ -26,7 +27,7 @@ class Tag:
     ) -> Batch:
         """Return what a batch holds."""
         row = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-        names = ("tokens", "segments", "positions", "labels")
+        names = ("tokens", "segments", "positions", "token_types", "labels")
         weights = jax.ShapeDtypeStruct((batch_size, length), jnp.float32)
         return {**dict.fromkeys(names, row), "weights": weights}
 

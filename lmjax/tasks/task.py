@@ -10,6 +10,7 @@ from lmjax.tasks.classify import Classify
 from lmjax.tasks.masked_lm import MaskedLM
 from lmjax.tasks.prompted_lm import PromptedLM
 from lmjax.tasks.seq2seq import Seq2Seq
+from lmjax.tasks.span_qa import SpanQA
 from lmjax.tasks.tag import Tag
 from lmjax.types import Array, Batch, Metrics, Params
 
@@ -51,6 +52,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "prompted_lm": PromptedLM,
     "classify": Classify,
     "tag": Tag,
+    "span_qa": SpanQA,
 }
 
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from lmjax.config import ConfigError, FieldsConfig, SourceConfig
-from lmjax.data.examples import open_examples
+from lmjax.data.example_formats import open_examples, open_file
 
 
 def opened(source, path, split="train", **more):
@@ -49,6 +49,49 @@ def test_csv_has_quotes_and_tsv_has_none(tmp_path):
     assert [row["text"] for row in rows] == ['"one', 'two,"']
 
 
+@pytest.mark.parametrize(("source", "mark"), [("csv", ","), ("tsv", "\t")])
+def test_only_line_ends_end_a_row(tmp_path, source, mark):
+    path = tmp_path / "a"
+    rows = [["text", "label"], ["a\u2028b\x85\x0b c", "x"], ["", "y"]]
+    path.write_bytes("\r\n".join(map(mark.join, rows)).encode("utf-8-sig"))
+    assert [*map(dict, opened(source, path))] == [
+        {"text": "a\u2028b\x85\x0b c", "label": "x"},
+        {"text": "", "label": "y"},
+    ]
+
+
+def test_quotes_that_do_not_pair_are_a_bad_example(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"a"b,x\nc,y\n"d,x\ne,y\n')
+    rows = opened("csv", path)
+    assert rows[1] == {"text": "c", "label": "y"}
+    for i, line in ((0, 2), (2, 4)):
+        with pytest.raises(ConfigError, match=rf"a\.csv:{line}: not a row of a table"):
+            rows[i]
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("text\ttext\na\tb\n")
+    with pytest.raises(ConfigError, match=r"a\.tsv:1: the column 'text' is there more"):
+        opened("tsv", path)
+
+
+def test_bytes_that_are_no_text_are_placed(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"text\tlabel\na\tx\nb\xff\ty\n")
+    with pytest.raises(ConfigError, match=r"a\.tsv:3: not UTF-8 at byte 1"):
+        opened("tsv", path)
+    replaced = opened("tsv", path, on_bad_text="replace")
+    assert replaced[1]["text"] == "b\ufffd"
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\r\n'.join([b"\xef\xbb\xbf", b""]))
+    assert opened("jsonl", path)[0] == {"a": 1}
+
+
 def test_a_row_of_another_width_is_a_bad_example_only_when_read(tmp_path):
     (tmp_path / "a.tsv").write_text("text\tlabel\none\ntwo\tx\n")
     rows = opened("tsv", tmp_path / "a.tsv")
@@ -76,6 +119,16 @@ def test_conll(tmp_path):
     assert sentences.where(1) == f"{path}:6"
     with pytest.raises(ConfigError, match=r"train\.txt:3: has 4 columns; .*names 2"):
         opened("conll", path, columns=("tokens", "tags"))[0]
+
+
+def test_conll_by_tabs_and_with_windows_line_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    columns = ("tokens", "tags")
+    path.write_bytes("New York\tB\r\n \t\r\na\u00a0b\tO\r\n".encode("utf-8-sig"))
+    found = [e["tokens"] for e in opened("conll", path, columns=columns)]
+    assert found == [["New York"], ["a\u00a0b"]]
+    path.write_text("a\u00a0b  O \n")
+    assert opened("conll", path, columns=columns)[0]["tokens"] == ["a\u00a0b"]
 
 
 def test_parallel_files(tmp_path):
@@ -106,3 +159,23 @@ def test_no_file_and_no_example(tmp_path):
     (tmp_path / "a.tsv").write_text("text\n")
     with pytest.raises(ConfigError, match="no example for train"):
         opened("tsv", tmp_path / "a.tsv")
+    (tmp_path / "a.tsv").write_text("text\none\n")
+    config = SourceConfig(source="tsv", path=str(tmp_path / "a.tsv"))
+    with pytest.raises(ConfigError, match=r"for train; give config\.data\.valid_path"):
+        open_examples(config, split="train")
+
+
+def test_a_file_to_predict_is_what_its_name_or_the_run_says(tmp_path):
+    config = SourceConfig(source="conll", path="x", columns=("tokens",))
+    contents = {"a.jsonl": '{"t": "x"}', "a.tsv": "t\nx", "a.txt": "x"}
+    wanted = {"a.jsonl": {"t": "x"}, "a.tsv": {"t": "x"}, "a.txt": {"tokens": ["x"]}}
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text)
+        (found,) = open_file(config, tmp_path / name, kind="", leaf="--input")
+        assert found == wanted[name]
+    (text,) = open_file(config, tmp_path / "a.txt", kind="text", leaf="--input")
+    assert text == "x"
+    for kind, source in (("cvs", "csv"), ("", "tfds")):
+        given = SourceConfig(source=source, path="x")
+        with pytest.raises(ConfigError, match=r"--input=.*give --format, one of jsonl"):
+            open_file(given, tmp_path / "a.txt", kind=kind, leaf="--input")

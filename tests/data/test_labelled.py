@@ -64,6 +64,9 @@ def test_labels_are_found_and_sorted(make, tmp_path):
     assert config.task.labels == ("-1", "9", "10", "true", "z")
     given = make("task.labels=('B','A')")
     assert given.task.labels == ("B", "A")
+    bad = [{"text": "x", "label": "A"}, {"text": "y", "label": 0.5}]
+    with pytest.raises(ConfigError, match=r"bad.jsonl:2: .*float.* \(.*on_bad_example"):
+        make(path=write(tmp_path / "bad.jsonl", bad))
     with pytest.raises(ConfigError, match=r"at least two labels; found A"):
         make(path=write(tmp_path / "one.jsonl", [{"text": "x", "label": "A"}]))
     with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 3: must be 0"):
@@ -129,6 +132,21 @@ def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
     assert seen[0] == seen[1]
     some = make("eval.num_batches=2")
     assert len(list(batches.held_out(prepared, "valid", some))) == 2
+
+
+def test_fewer_examples_than_rows_and_longer_ones_held_out(make, tmp_path):
+    train = write(tmp_path / "a.jsonl", [{"text": c, "label": c} for c in "ABB"])
+    valid = write(tmp_path / "b.jsonl", [{"text": "B" * 20, "label": "B"}] * 5)
+    config = make("batch_size=16", "eval.batch_size=4", path=train, valid_path=valid)
+    prepared = pipeline.prepare(config, workdir=tmp_path / "run")
+    said = batches.describe(prepared, config, parts=8)
+    assert said == "batches of 16 x 8 tokens, 1 an epoch; 93.0% padding"
+    batch = next(batches.train(prepared, config, start_step=0, parts=8))
+    assert batch["tokens"].shape == (16, 8)
+    assert batch["weights"].sum() == 3
+    held_out = list(batches.held_out(prepared, "valid", config, parts=2))
+    assert [b["tokens"].shape for b in held_out] == [(4, 24), (4, 24)]
+    assert sum(b["weights"].sum() for b in held_out) == 5
 
 
 def test_a_store_is_kept_until_something_changes(make, tmp_path):

@@ -19,7 +19,10 @@ from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 
 PROMPTS = [[3, 1, 0, 1, 2], [2], [2, 3, 1]]
+SOURCES = [[5, 6, 7], [8] * 20, [9, 10]]
 EOS = 0
+CAUSAL = ("gpt2", "gemma", "gru", "lstm")
+READERS = ("t5", "bart", "bahdanau", "luong")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,12 +108,24 @@ def test_one_beam_is_greedy(setup, options):
         assert [row[0].tokens for row in found] == expected
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gemma", "t5", "bart", "gru", "lstm"])
+@pytest.mark.parametrize("architecture", READERS)
+def test_one_beam_is_greedy_given_sources(setup, architecture):
+    here = setup(architecture)
+    prompts = [[here.model.config.start_id]] * 3
+    options = {"max_tokens": 12, "sources": SOURCES}
+    first = here.greedy(prompts, stop_ids=(), **options)[0]
+    for eos in (EOS, first[2]):
+        found = here.find(prompts, num_beams=1, stop_ids=(eos,), **options)
+        expected = here.greedy(prompts, stop_ids=(eos,), **options)
+        assert [row[0].tokens for row in found] == expected
+
+
+@pytest.mark.parametrize("architecture", [*CAUSAL, *READERS])
 def test_the_log_probability_is_that_of_the_text(setup, architecture):
     here = setup(architecture)
-    sources = [[5, 6, 7], [8] * 20, [9, 10]]
+    sources = SOURCES
     more, prompts = {}, PROMPTS
-    if here.model.config.kind == "encoder_decoder":
+    if here.model.config.reads_source:
         more, prompts = {"sources": sources}, [[here.model.config.start_id]] * 3
     eos = here.greedy(prompts, stop_ids=(), **more)[0][1]
     options = {"num_beams": 4, "num_return": 4, "stop_ids": (eos,), **more}
@@ -128,9 +143,10 @@ def test_the_log_probability_is_that_of_the_text(setup, architecture):
             assert h.score == pytest.approx(log_prob / length**0.7, rel=1e-5)
 
 
-def test_rows_do_not_depend_on_their_neighbours(setup):
-    here = setup("t5")
-    prompts, sources = [[1]] * 3, [[5, 6, 7], [8] * 20, [9, 10]]
+@pytest.mark.parametrize("architecture", ["t5", "luong"])
+def test_rows_do_not_depend_on_their_neighbours(setup, architecture):
+    here = setup(architecture)
+    prompts, sources = [[1]] * 3, SOURCES
     options = {"num_beams": 3, "num_return": 3, "stop_ids": range(16)}
     whole = here.find(prompts, sources=sources, **options)
     for i, row in enumerate(whole):
@@ -168,7 +184,7 @@ def test_a_search_compiles_once_for_a_shape(setup, tiny, random_params):
     assert search._search._cache_size() == 1
 
 
-@pytest.mark.parametrize("architecture", ["llama", "t5"])
+@pytest.mark.parametrize("architecture", ["llama", "t5", "luong"])
 @pytest.mark.parametrize("num_prompts", [1, 3])
 def test_on_a_mesh_it_finds_the_same(setup, architecture, num_prompts):
     here = setup(architecture)
@@ -176,8 +192,8 @@ def test_on_a_mesh_it_finds_the_same(setup, architecture, num_prompts):
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
     prompts, more = PROMPTS[:num_prompts], {}
-    if architecture == "t5":
-        more = {"sources": [[5, 6, 7], [8] * 20, [9, 10]][:num_prompts]}
+    if model.config.reads_source:
+        more = {"sources": SOURCES[:num_prompts]}
         prompts = [[1]] * num_prompts
     options = {"num_beams": 4, "num_return": 4, "stop_ids": range(8), **more}
     expected = here.find(prompts, **options)

@@ -49,7 +49,7 @@ def test_one_compilation_for_a_padded_length(setup):
     assert scorer.log_probs(params, []) == []
 
 
-@pytest.mark.parametrize("architecture", ["t5", "bart"])
+@pytest.mark.parametrize("architecture", ["t5", "bart", "bahdanau", "luong"])
 def test_given_a_source_they_are_those_of_one_token_at_a_time(
     tiny, random_params, architecture
 ):
@@ -60,6 +60,8 @@ def test_given_a_source_they_are_those_of_one_token_at_a_time(
     rng = np.random.default_rng(0)
     ids = lambda n: rng.integers(0, 64, n).tolist()
     sizes = [(3, 5), (1, 1), (33, 40), (60, 2), (7, 0), (9, 64), (3, 4)]
+    if model.config.longest_text > 64:  # there are no positions to run out of
+        sizes.append((64, 90))
     sources, texts = zip(*[(ids(s), ids(t)) for s, t in sizes], strict=True)
     pairs = [([start], text) for text in texts]
     found = Scorer(model).log_probs(params, pairs, sources=sources)

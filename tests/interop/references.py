@@ -84,6 +84,18 @@ CASES = {
         {**SMALL, "id2label": {0: "bad", 1: "fair", 2: "good"}},
     ),
     "bert_tag": ("BertForTokenClassification", {**SMALL, "num_labels": 5}),
+    "bert_span_qa": (
+        "BertForQuestionAnswering",
+        {**SMALL, "max_position_embeddings": 240},
+    ),
+    "roberta_tag": (
+        "RobertaForTokenClassification",
+        {**SMALL, "type_vocab_size": 1, "num_labels": 5},
+    ),
+    "roberta_span_qa": (
+        "RobertaForQuestionAnswering",
+        {**SMALL, "type_vocab_size": 1, "max_position_embeddings": 240},
+    ),
     "roberta_base": ("RobertaModel", {**SMALL, "type_vocab_size": 1}),
     "roberta": ("RobertaForMaskedLM", {**SMALL, "type_vocab_size": 1}),
     "bert_untied": ("BertForMaskedLM", {**SMALL, "tie_word_embeddings": False}),

@@ -19,6 +19,7 @@ pytest.importorskip("transformers", reason="is the reference")
     [
         ("bert_classify", "classify", ("bad", "fair", "good")),
         ("bert_tag", "tag", tuple(f"LABEL_{i}" for i in range(5))),
+        ("roberta_tag", "tag", tuple(f"LABEL_{i}" for i in range(5))),
     ],
 )
 def test_labels_come_and_go(name, kind, labels, tmp_path):
@@ -39,6 +40,26 @@ def test_labels_come_and_go(name, kind, labels, tmp_path):
         assert answers([{"text": "3 4 5"}])[0]["label"] in labels
     else:
         assert set(answers([{"tokens": ["3", "4"]}])[0]["tags"]) <= {*labels}
+
+
+@pytest.mark.parametrize("name", ["bert_span_qa", "roberta_span_qa"])
+def test_what_finds_answers_comes_and_goes(name, tmp_path):
+    write(name, reference(name), tmp_path / "theirs")
+    hf.import_hf(tmp_path / "theirs", tmp_path / "ours")
+    config = workdir.read_config(tmp_path / "ours")
+    assert (config.task.kind, config.model.num_labels) == ("span_qa", 2)
+    said = hf.export_hf(tmp_path / "ours", tmp_path / "back")
+    after = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert (
+        after["architectures"]
+        == [said.architecture]
+        == [type(reference(name)).__name__]
+    )
+    context = " ".join(str(3 + i % 60) for i in range(300))  # the tokens of tests
+    example = {"question": "3 4", "context": context}
+    (answer,) = lmjax.load(tmp_path / "ours").predict([example])
+    text, start = answer["answer"], answer["start"]
+    assert text and context[start : start + len(text)] == text
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,10 @@ def outputs(name, model, params, ours):
         if getattr(model.config, "pooler", False):
             found["pooler_output"] = jax.jit(model.pooled)(params, hidden)
         return found
-    if name in ("bert_classify", "bert_tag"):
+    if name.endswith("span_qa"):
+        logits = jax.jit(model.label_logits)(params, hidden)
+        return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
+    if name in ("bert_classify", "bert_tag", "roberta_tag"):
         if name == "bert_classify":
             hidden = jax.jit(model.summary)(params, hidden, ours["segments"])
         return {"logits": jax.jit(model.label_logits)(params, hidden)}
@@ -82,7 +85,7 @@ def largest_difference(found, expected, segments):
     differences = []
     for key, value in found.items():
         difference = np.abs(np.asarray(value) - expected[key].detach().numpy())
-        if difference.ndim == 3:
+        if difference.shape[:2] == np.shape(segments):
             difference = difference[np.asarray(segments) > 0]
         differences.append(float(difference.max()))
     return max(differences)

@@ -4,10 +4,18 @@ import jax
 import numpy as np
 import pytest
 
+READERS = {
+    "t5": {"scan_layers": True},
+    "bart": {"scan_layers": True},
+    "bahdanau": {},
+    "luong": {},
+    "luong_unfed": {"input_feeding": False},
+}
 
-@pytest.fixture(params=["t5", "bart"])
+
+@pytest.fixture(params=READERS)
 def model(request, tiny):
-    return tiny(request.param, scan_layers=True)
+    return tiny(request.param.removesuffix("_unfed"), **READERS[request.param])
 
 
 def change(batch, name, column):
@@ -36,8 +44,9 @@ def test_a_target_reads_all_of_its_source(model, random_params, apply, make_batc
     np.testing.assert_array_equal(seen, batch["segments"] == 1)
 
 
-def test_scanned_is_unrolled(model, tiny, random_params, apply, make_batch):
-    name = "t5" if model.config.position == "relative" else "bart"
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_scanned_is_unrolled(tiny, random_params, apply, make_batch, name):
+    model = tiny(name, scan_layers=True)
     params, batch = random_params(model), make_batch(rows=4, source=True)
     expected = apply(tiny(name, scan_layers=False))(params, batch)
     np.testing.assert_allclose(apply(model)(params, batch), expected, atol=2e-5)

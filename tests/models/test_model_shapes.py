@@ -113,28 +113,33 @@ def test_full_size_models_have_the_published_size(config, published):
     assert count(build(**config)) == published
 
 
-def test_shapes_and_axes(tiny, causal, golden):
-    model = tiny(causal)
+def test_shapes_and_axes(tiny, writer, golden):
+    golden(f"shapes_{writer}", described(tiny(writer)))
+
+
+def test_shapes_and_axes_of_what_gives_labels(tiny, golden):
+    golden("shapes_bilstm", described(tiny("bilstm")))
+
+
+def described(model):
+    """Return the axes and sizes of each parameter."""
     axes = jax.tree.leaves(model.axes, is_leaf=lambda x: isinstance(x, tuple))
     leaves = jax.tree_util.tree_leaves_with_path(model.shapes)
-    golden(
-        f"shapes_{causal}",
-        {
-            jax.tree_util.keystr(path, simple=True, separator="."): " ".join(
-                f"{name}={size}" for name, size in zip(names, leaf.shape, strict=True)
-            )
-            for (path, leaf), names in zip(leaves, axes, strict=True)
-        },
-    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): " ".join(
+            f"{name}={size}" for name, size in zip(names, leaf.shape, strict=True)
+        )
+        for (path, leaf), names in zip(leaves, axes, strict=True)
+    }
 
 
-def test_parameters_are_float32(tiny, causal):
-    model = tiny(causal, dtype="bfloat16")
+def test_parameters_are_float32(tiny, writer):
+    model = tiny(writer, dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(model.shapes)} == {"float32"}
 
 
-def test_init_makes_what_was_promised(tiny, causal):
-    model = tiny(causal)
+def test_init_makes_what_was_promised(tiny, writer):
+    model = tiny(writer)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert shapes == model.shapes
 

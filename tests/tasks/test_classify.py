@@ -1,4 +1,4 @@
-"""Classification by encoders and decoders."""
+"""Classification by encoders, decoders and recurrent networks."""
 
 import functools
 
@@ -10,10 +10,15 @@ from lmjax import models, optim, step, tasks
 from lmjax.config import ConfigError, OptimConfig, parse
 from lmjax.data import task_features
 
-SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "num_heads": 4, "max_length": 32}
+SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "max_length": 32}
+BOTH_WAYS = {"bidirectional": True, "hidden_dim": 24, "lm_head": False}
 KINDS = {
-    "encoder": {"kind": "encoder", "pooler": True, "num_token_types": 2},
-    "decoder": {"kind": "decoder"},
+    "encoder": {"num_heads": 4, "pooler": True, "num_token_types": 2},
+    "decoder": {"num_heads": 4},
+    "recurrent": {**BOTH_WAYS, "num_token_types": 2},
+    "recurrent mean": {**BOTH_WAYS, "summary": "mean", "cell": "gru"},
+    "recurrent max": {**BOTH_WAYS, "summary": "max", "cell": "rnn"},
+    "recurrent lm": {},
 }
 
 
@@ -22,7 +27,12 @@ def make(kind, dropout=0.0):
     """Return the model, the task, and a batch of seven texts and a row of padding."""
     config = parse(
         {
-            "model": {**SIZE, **KINDS[kind], "dropout": dropout},
+            "model": {
+                **SIZE,
+                **KINDS[kind],
+                "kind": kind.split()[0],
+                "dropout": dropout,
+            },
             "tokenizer": {"kind": "bytes"},
             "data": {"source": "jsonl", "path": "x", "length": 16},
             "task": {"kind": "classify", "labels": ("a", "b", "c")},

@@ -1,0 +1,71 @@
+"""A bidirectional LSTM over GloVe's vectors finds names in news (Huang et al. 2015).
+
+    python ../shared/data/get.py conll2003 glove
+    lmjax train --config=experiments/rnn/conll2003_bilstm.py --workdir=runs/bilstm
+
+The argument is the directory of {train,valid,test}.txt in CoNLL's columns, and after a
+colon the file of vectors. With a network the same is `conll2003` of TFDS.
+
+Measured: test span F1 0.863 (valid 0.891) in 13 minutes, on two CPU cores that others
+used too.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+DATA = "~/.cache/lmjax-data"
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    directory, _, vectors = argument.partition(":")
+    directory = directory or f"{DATA}/conll2003"
+    vectors = vectors or f"{DATA}/glove/glove.6B.50d.txt"
+    config = ConfigDict()
+    config.num_steps = 4000
+    config.batch_size = 32
+    config.init_embedding_from = vectors
+    config.model = {
+        "kind": "recurrent",
+        "cell": "lstm",
+        "dim": 50,
+        "hidden_dim": 128,
+        "num_layers": 1,
+        "bidirectional": True,
+        "num_token_types": 5,
+        "lm_head": False,
+        "dropout": 0.5,
+        "max_length": 128,
+    }
+    # Half of the names in the test split are in no sentence of the train split: the
+    # words of the vectors, too, are known, and keep their vectors. These are of small
+    # letters, so the type of a token tells what its capitals were.
+    config.tokenizer = {
+        "kind": "words",
+        "path": vectors,
+        "vocab_size": 425_000,
+        "split": "white_space",
+        "lowercase": True,
+    }
+    config.task = {"kind": "tag", "casing": True}
+    config.data = {
+        "source": "conll",
+        "path": f"{directory}/train.txt",
+        "valid_path": f"{directory}/valid.txt",
+        "test_path": f"{directory}/test.txt",
+        "length": 128,
+        "num_buckets": 6,
+    }
+    config.optim = base.adamw(
+        learning_rate=3e-3,
+        warmup_steps=200,
+        schedule="linear",
+        final_fraction=0.0,
+        weight_decay=0.01,
+        frozen=("embed.*",),
+    )
+    config.checkpoint = {"every_steps": 800, "keep": 1, "best_metric": "f1"}
+    config.checkpoint.best_mode = "max"
+    config.eval = {"every_steps": 800, "batch_size": 64}
+    config.log = {"every_steps": 50}
+    return config

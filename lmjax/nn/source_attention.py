@@ -1,0 +1,135 @@
+"""Attention of recurrent decoders to the states of an encoder.
+
+B batch, R rows of queries, T queries, S places of the source, M memory, H hidden,
+A attention.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.nn.linear import Linear
+from lmjax.nn.scan import gathered
+from lmjax.sharding import constrain
+from lmjax.types import Array
+
+# From queries (B, T, H) to the float32 scores (B, T, S) of the places of a source.
+Scores = Callable[[Array], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What an encoder has left of sources, and the keys that find it.
+
+    There may be several rows of queries for each row, side by side, such as the beams
+    of a search.
+    """
+
+    states_BSM: Array
+    keys_BSA: Array
+    segments_BS: Array
+
+    def mask(self, segments_RT: Array) -> Array:
+        """Return the boolean (R, T, S) mask, true where a query sees a place.
+
+        Both must belong to the same segment.
+        """
+        num_queries = len(segments_RT) // len(self.segments_BS)
+        segments_RS = jnp.repeat(self.segments_BS, num_queries, axis=0)
+        return segments_RT[:, :, None] == segments_RS[:, None, :]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Texts that are being written from sources: the state of each, and the sources."""
+
+    state: dict[str, Array]  # (R, ...)
+    memory: Memory
+
+    def take(self, rows_R: Array) -> "Reading":
+        """Return what goes on, in row i, from row `rows_R[i]` of this one.
+
+        What was read of sources is not copied: equally many rows are to go on from
+        each, those of one source side by side.
+        """
+        state = {name: part[rows_R] for name, part in self.state.items()}
+        return dataclasses.replace(self, state=state)
+
+
+class Additive(nnx.Module):
+    """v . tanh(W query + U state), of Bahdanau et al. 2015."""
+
+    def __init__(self, key: Array, hidden_dim: int, *, memory_dim: int) -> None:
+        keys, dims = jax.random.split(key, 3), {"mlp": hidden_dim}
+        self.query = Linear(keys[0], {"embed": hidden_dim}, dims, bias=False)
+        self.key = Linear(keys[1], {"embed": memory_dim}, dims, bias=False)
+        self.score = Linear(keys[2], dims, {"features": 1}, bias=False)
+
+    def scores(self, memory: Memory) -> Scores:
+        """Return what scores the places of a memory."""
+        keys_BSA = memory.keys_BSA
+        query = gathered(self.query, keys_BSA.dtype)
+        score = gathered(self.score, keys_BSA.dtype)
+
+        def scores(query_BTH: Array) -> Array:
+            q_BTA = query(query_BTH).astype(keys_BSA.dtype)
+            both_BTSA = jnp.tanh(q_BTA[:, :, None] + keys_BSA[:, None])
+            return score(both_BTSA)[..., 0]
+
+        return scores
+
+
+class General(nnx.Module):
+    """query W state, of Luong et al. 2015."""
+
+    def __init__(self, key: Array, hidden_dim: int, *, memory_dim: int) -> None:
+        dims = {"embed": memory_dim}, {"mlp": hidden_dim}
+        self.key = Linear(key, *dims, bias=False)
+
+    def scores(self, memory: Memory) -> Scores:
+        """Return what scores the places of a memory."""
+        keys_BSA = memory.keys_BSA
+        return lambda query_BTH: jnp.einsum(
+            "BTA,BSA->BTS",
+            query_BTH.astype(keys_BSA.dtype),
+            keys_BSA,
+            preferred_element_type=jnp.float32,
+        )
+
+
+SourceAttention = Additive | General
+
+
+def remember(
+    attention: SourceAttention, states_BSM: Array, segments_BS: Array
+) -> Memory:
+    """Return a memory of an encoder's states: its keys are made here, once."""
+    keys_BSA = constrain(attention.key(states_BSM), "batch", "length", "mlp")
+    return Memory(states_BSM, keys_BSA, segments_BS)
+
+
+def attend(
+    query_RTH: Array, memory: Memory, mask_RTS: Array, *, scores: Scores
+) -> Array:
+    """Return the mean of the places that each query sees, float32 (R, T, M).
+
+    They are weighed by the softmax of their scores, in float32.
+    """
+    num_rows, dtype = len(memory.states_BSM), memory.states_BSM.dtype
+    # Beams of one source are queries of one row, which is read once for all.
+    mask_BTS = mask_RTS.reshape(num_rows, -1, mask_RTS.shape[-1])
+    query_BTH = query_RTH.reshape(num_rows, -1, query_RTH.shape[-1])
+    lowest = jnp.finfo(jnp.float32).min
+    weights_BTS = jax.nn.softmax(jnp.where(mask_BTS, scores(query_BTH), lowest))
+    context_BTM = jnp.einsum(
+        "BTS,BSM->BTM",
+        weights_BTS.astype(dtype),
+        memory.states_BSM,
+        preferred_element_type=jnp.float32,
+    )
+    return context_BTM.reshape(*query_RTH.shape[:2], -1)

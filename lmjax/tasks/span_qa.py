@@ -1,0 +1,121 @@
+"""Extractive question answering: where in a text an answer begins and ends.
+
+B batch, T length, A tokens of the longest answer, 2: the start and the end.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.config import SpanQAConfig
+from lmjax.models import Model
+from lmjax.tasks.losses import cross_entropy, padding
+from lmjax.types import Array, Batch, Metrics, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanQA:
+    """The loss of `starts` and `ends` (B,) where `weights` (B,) are not 0.
+
+    They are chosen among the tokens of the `context` (B, T) and the first token of a
+    row, which stands for no answer, as in BERT (Devlin et al. 2019).
+    """
+
+    config: SpanQAConfig
+    scores_text = False
+
+    def batch_shapes(
+        self, batch_size: int, length: int, *, target_length: int = 0
+    ) -> Batch:
+        """Return what a batch holds."""
+        row = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+        place = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+        names = ("tokens", "segments", "positions", "token_types", "context")
+        return {
+            **dict.fromkeys(names, row),
+            **dict.fromkeys(("starts", "ends"), place),
+            "weights": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+        }
+
+    def loss(
+        self, model: Model, params: Params, batch: Batch, key: Array | None
+    ) -> tuple[Array, Array, Metrics]:
+        """Return the objective's sum, its weight, {"loss": nats a place, "padding"}."""
+        logits_B2T = self.logits(model, params, batch, key)
+        nll_B2, objective_B2 = cross_entropy(
+            logits_B2T,
+            _places(batch),
+            label_smoothing=self.config.label_smoothing,
+            z_loss=self.config.z_loss,
+            where=_choices(batch)[:, None],
+        )
+        weights_B = batch["weights"]
+        weight = weights_B.sum()
+        metrics = {
+            "loss": ((nll_B2.mean(axis=1) * weights_B).sum(), weight),
+            "padding": padding(batch),
+        }
+        return (objective_B2.mean(axis=1) * weights_B).sum(), weight, metrics
+
+    def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
+        """Return the plain loss, and how often both places are the likeliest ones."""
+        logits_B2T = self.logits(model, params, batch)
+        true_B2, choices_B1T = _places(batch), _choices(batch)[:, None]
+        nll_B2, _ = cross_entropy(logits_B2T, true_B2, where=choices_B1T)
+        given_B2 = jnp.where(choices_B1T, logits_B2T, -jnp.inf).argmax(axis=-1)
+        right_B = (given_B2 == true_B2).all(axis=1)
+        weights_B = batch["weights"]
+        weight = weights_B.sum()
+        return {
+            "loss": ((nll_B2.mean(axis=1) * weights_B).sum(), weight),
+            "accuracy": ((right_B * weights_B).sum(), weight),
+        }
+
+    def predict(self, model: Model, params: Params, batch: Batch) -> dict[str, Array]:
+        """Return (B,): "start" and "end" of the best span, "score", and "no_answer".
+
+        The last two are sums of two logits, the one of the first token.
+        """
+        logits_B2T = self.logits(model, params, batch)
+        start_B, end_B, score_B = best_span(
+            jnp.where(batch["context"][:, None] > 0, logits_B2T, -jnp.inf),
+            max_length=self.config.max_answer_tokens,
+        )
+        none_B = logits_B2T[:, :, 0].sum(axis=1)
+        return {"start": start_B, "end": end_B, "score": score_B, "no_answer": none_B}
+
+    def logits(
+        self, model: Model, params: Params, batch: Batch, key: Array | None = None
+    ) -> Array:
+        """Return float32 logits (B, 2, T); dropout only with a key."""
+        hidden_BTD = model.hidden(params, batch, key=key)
+        return model.label_logits(params, hidden_BTD).swapaxes(1, 2)
+
+
+def best_span(logits_B2T: Array, *, max_length: int) -> tuple[Array, Array, Array]:
+    """Return start, end and score (B,) of the spans with the largest sum of logits.
+
+    A span has 1 to `max_length` tokens; -inf is where none begins or ends.
+    """
+    length = logits_B2T.shape[-1]
+    num_ends = min(max_length, length)
+    ends_TA = jnp.arange(length)[:, None] + jnp.arange(num_ends)
+    beyond = [(0, 0), (0, num_ends)]
+    end_BT = jnp.pad(logits_B2T[:, 1], beyond, constant_values=-jnp.inf)
+    scores_BTA = logits_B2T[:, 0, :, None] + end_BT[:, ends_TA]
+    scores_BN = scores_BTA.reshape(len(scores_BTA), -1)
+    best_B = scores_BN.argmax(axis=1)
+    start_B = best_B // num_ends
+    return start_B, start_B + best_B % num_ends, scores_BN.max(axis=1)
+
+
+def _places(batch: Batch) -> Array:
+    """Return where the answers begin and end (B, 2)."""
+    return jnp.stack([batch["starts"], batch["ends"]], axis=1)
+
+
+def _choices(batch: Batch) -> Array:
+    """Return what a place may be, bool (B, T): in the context, or the first token."""
+    first_T = jnp.arange(batch["context"].shape[1]) == 0
+    return (batch["context"] > 0) | first_T

@@ -1,0 +1,145 @@
+"""Tagging by recurrent networks, with the casing of words, on any mesh."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import sharding
+from lmjax.config import FieldsConfig, parse
+from lmjax.data import classify_features, tag_features, task_features
+from lmjax.data.casing import case_of
+from lmjax.data.tag_features import Sentence
+from lmjax.data.tokenizer import Bytes
+from lmjax.device import put_batch
+from lmjax.program import make_program
+from lmjax.task_config import CASES
+
+LABELS = ("B-PER", "I-PER", "O")
+SENTENCES = [
+    (("Ann", "met", "Bo", "Lee"), (0, 2, 0, 1)),
+    (("EU", "is", "2"), (2, 2, 2)),
+    (("iPad",), (2,)),
+    (("A", "man", ",", "Cy"), (2, 2, 2, 0)),
+]
+MODEL = {
+    "kind": "recurrent",
+    "vocab_size": 264,
+    "dim": 16,
+    "hidden_dim": 12,
+    "num_layers": 2,
+    "bidirectional": True,
+    "num_token_types": len(CASES),
+    "lm_head": False,
+    "max_length": 32,
+}
+SGD = {"name": "sgd", "learning_rate": 0.1, "clip_norm": 0.0, "schedule": "constant"}
+ADAM = {"learning_rate": 0.02, "schedule": "constant", "weight_decay": 0.0}
+
+
+@functools.cache
+def make(mesh=(1, 1, 1), *, kind="tag", adam=False):
+    """Return the program of a labelled task, and one batch of it."""
+    labelled = {"kind": kind, "labels": LABELS}
+    config = parse(
+        {
+            "num_steps": 80,
+            "batch_size": 4,
+            "num_microbatches": 1 if adam else 2,
+            "model": MODEL | ({"summary": "max"} if kind == "classify" else {}),
+            "tokenizer": {"kind": "bytes"},
+            "data": {
+                "source": {"tag": "conll", "classify": "jsonl"}[kind],
+                "path": "x",
+                "length": 24,
+            },
+            "task": labelled | ({"casing": True} if kind == "tag" else {}),
+            "optim": ADAM if adam else SGD,
+            "eval": {"batch_size": 4},
+            "mesh": dict(zip(sharding.MESH_AXES, mesh, strict=True)),
+        }
+    )
+    read = task_features.build(config)
+    readings = [
+        Sentence(words, ids)
+        if kind == "tag"
+        else classify_features.Reading((" ".join(words),), ids[0])
+        for words, ids in SENTENCES
+    ]
+    rows = [row.columns for (row,) in read.encode(readings, Bytes(bos=True))]
+    batch = read.batch([*rows[:3], None] if not adam else rows, length=24)
+    devices = jax.devices()[: int(np.prod(mesh))]
+    return make_program(config, sharding.make_mesh(config.mesh, devices)), batch
+
+
+def test_words_are_told_apart_by_their_capitals():
+    words = ["and", "EU", "Ann", "iPad", "McAdam", "A", "I'm", "U.S.", "3", "3rd", ","]
+    words += ["É", "ÉTÉ", "日本"]
+    kinds = [CASES[case_of(word)] for word in words]
+    assert kinds == [
+        *("lower", "upper", "title", "mixed", "mixed", "title", "title", "upper"),
+        *("none", "lower", "none", "title", "upper", "none"),
+    ]
+
+
+def test_a_batch_has_the_shapes_it_is_said_to_have_and_the_types_of_words():
+    program, batch = make()
+    shapes = {
+        n: (s.shape, s.dtype) for n, s in program.task.batch_shapes(4, 24).items()
+    }
+    assert shapes == {name: (x.shape, x.dtype) for name, x in batch.items()}
+    here = batch["weights"][0] > 0
+    types = [CASES[i] for i in batch["token_types"][0, here]]
+    assert types == ["title", "lower", "title", "title"]
+    text = bytes(batch["tokens"][0, 1:][: len(" ".join(SENTENCES[0][0]))].tolist())
+    of_word = batch["token_types"][0, 1 : 1 + len(SENTENCES[0][0][0])]
+    assert text.decode().startswith(SENTENCES[0][0][0])
+    assert {CASES[i] for i in of_word} == {"title"}
+
+
+def test_without_casing_all_words_are_of_one_type():
+    plain = tag_features.Tag(
+        fields=FieldsConfig(), labels=LABELS, length=24, repair=True
+    )
+    row = plain.encode([Sentence(*SENTENCES[0])], Bytes(bos=True))[0][0]
+    assert not row.columns["types"].any()
+    assert plain.identity() != dataclasses.replace(plain, casing=True).identity()
+
+
+def test_a_tiny_tagger_overfits():
+    program, batch = make(adam=True)
+    with jax.set_mesh(program.mesh):
+        state = program.init(jax.random.key(0))
+        for _ in range(80):
+            state, metrics = program.train_step(state, batch)
+        total, weight = metrics["loss"]
+        assert weight == sum(len(words) for words, _ in SENTENCES)
+        assert total / weight < 0.1
+        given, true = program.eval_step(state.params, batch)["tags"]
+    np.testing.assert_array_equal(given, true)
+
+
+@pytest.mark.parametrize("kind", ["tag", "classify"])
+@pytest.mark.parametrize("mesh", [(2, 1, 1), (1, 2, 2)])
+def test_every_mesh_computes_the_same(assert_close, kind, mesh):
+    """Gradients, parameters and metrics of two steps, padding rows among them."""
+    one, _ = make(kind=kind)
+    with jax.set_mesh(one.mesh):
+        first = jax.device_get(one.init(jax.random.key(0)).params)
+    seen = []
+    for shape in ((1, 1, 1), mesh):
+        program, batch = make(shape, kind=kind)
+        shardings = jax.tree.map(lambda x: x.sharding, program.state_shapes.params)
+        with jax.set_mesh(program.mesh):
+            params = jax.device_put(first, shardings)
+            state = program.begin(jax.random.key(1), params)
+            for _ in range(2):
+                placed = put_batch(batch, program.mesh)
+                state, metrics = program.train_step(state, placed)
+            evaluated = program.eval_step(state.params, put_batch(batch, program.mesh))
+        seen.append(jax.device_get([state.params, state.opt_state, metrics]))
+        seen[-1].append(jax.device_get(evaluated["loss"]))
+    assert_close(seen[1], seen[0], rtol=1e-5)
+    assert np.isfinite(seen[0][-1]).all()

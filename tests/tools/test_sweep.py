@@ -1,0 +1,260 @@
+"""A sweep finds what is planted, prunes, and loses nothing when it is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import optuna
+import pytest
+import sweep
+from optuna.trial import TrialState
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+TRAINER = (sys.executable, "-S", "-E", str(HERE / "trainer.py"))
+CONFIG = {
+    "num_steps": 8,
+    "batch_size": 8,
+    "model": {"dim": 16, "num_layers": 1, "num_heads": 2, "max_length": 32},
+    "tokenizer": {"kind": "bytes"},
+    "data": {"source": "text", "document": "line", "length": 32},
+    "eval": {"every_steps": 2, "num_batches": 1},
+    "log": {"tensorboard": False},
+}
+RATE = "--search.optim.learning_rate=log:1e-4:1"
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sweep")
+    text = directory / "text.txt"
+    text.write_text("".join(f"line number {i} of the text\n" for i in range(200)))
+    path = directory / "x.py"
+    config = {**CONFIG, "data": {**CONFIG["data"], "path": str(text)}}
+    path.write_text(f"def get_config():\n    return {config!r}\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def plotless(monkeypatch):
+    """Draw nothing, which takes longer than all else: that has tests of its own."""
+    stub = types.SimpleNamespace(write_plot=lambda *_: None)
+    monkeypatch.setitem(sys.modules, "sweep_plot", stub)
+
+
+@pytest.fixture
+def argv(script, tmp_path):
+    flags = [f"--config={script}", f"--workdir={tmp_path / 'sweep'}"]
+    return [*flags, "--metric=loss", "--mode=min"]
+
+
+def run(argv, trainer=TRAINER):
+    return sweep.main(argv, trainer=trainer)
+
+
+def started(argv, **environ):
+    """Start a sweep in a process of its own."""
+    code = f"""
+import sys, types, sweep
+sys.modules["sweep_plot"] = types.SimpleNamespace(write_plot=lambda *_: None)
+sys.exit(sweep.main(sys.argv[1:], trainer={TRAINER}))
+"""
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tools'}"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *argv],
+        env={**os.environ, "PYTHONPATH": path, **environ},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def trials(directory):
+    storage = f"sqlite:///{directory / 'study.db'}"
+    return optuna.load_study(study_name="sweep", storage=storage).trials
+
+
+def starts(directory, number):
+    """Return the step from which each start of a trial went on, and its sweep."""
+    lines = (directory / "trials" / str(number) / "starts").read_text().splitlines()
+    return [tuple(map(int, line.split())) for line in lines]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_planted_optimum_is_found(argv, tmp_path, capsys):
+    space = ["--search.model.num_layers=int:1:4", "--num_trials=20", RATE]
+    space += ["--search.optim.name=choice:adamw,lion"]
+    assert run([*argv, *space]) == 0
+    best = json.loads((tmp_path / "sweep" / "best.json").read_text())
+    assert 10**-2.5 < best["config"]["optim.learning_rate"] < 10**-1.5
+    assert best["config"]["model.num_layers"] == 3
+    assert best["config"]["optim.name"] == "lion"
+    found = trials(tmp_path / "sweep")
+    assert len(found) == 20
+    assert best["value"] == min(t.value for t in found)
+    said = capsys.readouterr()
+    assert best["command"] in said.err
+    assert best["command"].startswith("lmjax train --config=")
+    assert said.out.count("best") == 1
+    # Those that were stopped did worse than a run that was finished had done there.
+    pruned = [t for t in found if t.state == TrialState.PRUNED]
+    assert 5 < len(pruned) < 18
+    finished = [t for t in found if t.state == TrialState.COMPLETE]
+    for trial in pruned:
+        assert trial.last_step < 8
+        step = trial.last_step
+        assert trial.value > min(t.intermediate_values[step] for t in finished)
+
+
+def test_the_same_seed_draws_the_same_trials_another_others(argv, tmp_path):
+    drawn = []
+    for i, seed in enumerate((0, 0, 1)):
+        flags = [*argv, RATE, "--num_trials=3", f"--seed={seed}"]
+        flags.append(f"--workdir={tmp_path / str(i)}")
+        assert run(flags) == 0
+        drawn.append([t.params for t in trials(tmp_path / str(i))])
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    assert len({str(params) for params in drawn[0]}) == 3
+
+
+def test_a_killed_sweep_loses_nothing(argv, tmp_path):
+    directory, alone = tmp_path / "sweep", tmp_path / "alone"
+    flags = [*argv, RATE, "--num_trials=4", "--pruner=none"]
+    slow = {"STEP_SECONDS": "0.1"}
+    for number, signal_number in ((1, signal.SIGKILL), (2, signal.SIGTERM)):
+        process = started(flags, **slow)
+        metrics = directory / "trials" / str(number) / "metrics.jsonl"
+        wait_for(lambda: metrics.exists() and metrics.read_text())  # noqa: B023
+        process.send_signal(signal_number)
+        said = process.communicate()[1]
+        code = -9 if signal_number == signal.SIGKILL else 75
+        assert process.returncode == code, said
+    assert run(flags) == 0
+    again = trials(directory)
+    assert [t.state for t in again] == [TrialState.COMPLETE] * 4
+    resumed = [[step for step, _ in starts(directory, i)] for i in range(4)]
+    assert resumed[0] == resumed[3] == [0]
+    for first, then in resumed[1:3]:
+        assert first == 0 < then
+    assert run([*flags, f"--workdir={alone}"]) == 0
+    same = [(t.params, t.value, t.intermediate_values) for t in trials(alone)]
+    assert [(t.params, t.value, t.intermediate_values) for t in again] == same
+
+
+def test_two_processes_share_a_study(argv, tmp_path):
+    flags = [*argv, RATE, "--num_trials=5", "--pruner=none"]
+    directory, gate = tmp_path / "sweep", tmp_path / "gate"
+    both = [started(flags, GATE=str(gate)) for _ in range(2)]
+    first = [directory / "trials" / str(n) / "starts" for n in range(2)]
+    wait_for(lambda: all(path.exists() and path.read_text() for path in first))
+    gate.touch()
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [t.state for t in trials(directory)] == [TrialState.COMPLETE] * 5
+    begun = [starts(directory, number) for number in range(5)]
+    assert all(len(each) == 1 for each in begun)
+    assert {each[0][1] for each in begun} == {process.pid for process in both}
+    assert len({t.params["optim.learning_rate"] for t in trials(directory)}) == 5
+
+
+def test_trials_that_fail_are_told_and_the_search_goes_on(argv, tmp_path, capsys):
+    flags = [*argv, "--search.model.num_layers=choice:5,3", "--num_trials=6"]
+    flags += ["--search.optim.learning_rate=choice:0.1,0.01,1.0"]
+    assert run([*flags, "--sampler=random"]) == 0
+    found = trials(tmp_path / "sweep")
+    said = capsys.readouterr().err
+    failed = [t for t in found if t.state == TrialState.FAIL]
+    errors = {t.user_attrs["error"] for t in failed}
+    assert errors == {
+        "config.model.num_heads = 5: does not divide it",
+        "loss is not a finite number at step 2",
+    }
+    for trial in failed:
+        assert f"trial {trial.number}: failed, 0.0 min: " in said
+
+
+def test_trials_that_all_fail_alike_end_the_search(argv, tmp_path, capsys):
+    flags = [*argv, RATE, "--num_trials=9"]
+    assert run([*flags, "--search.model.num_layers=choice:5"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: the first 3 trials failed alike: config.model.num_h")
+    # Nothing is lost: the search may be mended, and is begun anew.
+    assert run([*flags, "--search.model.num_layers=choice:3", "--num_trials=1"]) == 0
+    assert [t.state for t in trials(tmp_path / "sweep")] == [TrialState.COMPLETE]
+
+
+def test_a_metric_that_is_not_measured(argv, tmp_path, capsys):
+    flags = [*argv, RATE, "--num_trials=1"]
+    assert run([*flags, "--metric=acuracy", "--mode=max"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        "error: --metric=acuracy: not measured on the valid split (did you mean "
+        "'accuracy'?); there are loss, accuracy"
+    )
+    assert run([*flags, "--metric=loss"]) == 0
+
+
+def test_a_study_of_something_else_is_refused(argv, tmp_path, capsys):
+    flags = [*argv, RATE, "--num_trials=1"]
+    assert run(flags) == 0
+    other = ["--search.optim.learning_rate=log:1e-5:1"]
+    for changed, named in (
+        ([*argv, *other], "--search.optim.learning_rate was 'log:1e-4:1', is 'log:1e"),
+        ([*flags, "--mode=max"], "--mode was 'min', is 'max'"),
+        ([*flags, "--metric=accuracy"], "--metric was 'loss', is 'accuracy'"),
+        ([*flags, "--config.num_steps=9"], "config.num_steps was 8, is 9"),
+        ([*flags, "--search.model.dropout=0:0.5"], "--search.model.dropout is new"),
+    ):
+        capsys.readouterr()
+        assert run(changed) == 2
+        said = capsys.readouterr().err
+        assert named in said and said.count("\n") == 1
+    assert run([*flags, "--sampler=random", "--num_trials=2"]) == 0
+    (tmp_path / "sweep" / "study.db").write_text("no database" * 1000)
+    assert run(flags) == 2
+    assert "study.db: cannot be used as a study" in capsys.readouterr().err
+
+
+def test_when_the_time_is_up_the_trial_is_kept(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STEP_SECONDS", "0.2")
+    flags = [*argv, RATE, "--num_trials=2", "--pruner=none"]
+    assert run([*flags, "--timeout_minutes=0.01"]) == 75
+    assert "run the same command again" in capsys.readouterr().err
+    assert [t.state for t in trials(tmp_path / "sweep")] == [TrialState.RUNNING]
+    monkeypatch.setenv("STEP_SECONDS", "0")
+    assert run(flags) == 0
+    assert len(starts(tmp_path / "sweep", 0)) == 2
+
+
+def test_a_dry_run_writes_nothing(argv, tmp_path, capsys):
+    assert run([*argv, RATE, "--dry_run"]) == 0
+    assert "--config.optim.learning_rate=0." in capsys.readouterr().out
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_of_real_runs(argv, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    flags = [*argv, RATE, "--num_trials=2", "--search.model.num_heads=choice:2,3"]
+    assert run(flags, trainer=sweep.TRAINER) == 0
+    found = trials(tmp_path / "sweep")
+    assert {t.state for t in found} <= {TrialState.COMPLETE, TrialState.FAIL}
+    best = json.loads((tmp_path / "sweep" / "best.json").read_text())
+    metrics = (Path(best["workdir"]) / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in metrics if '"valid"' in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert best["value"] == lines[-1]["loss"]
+    assert (tmp_path / "sweep" / "trials.png").stat().st_size > 10_000
+    resolved = json.loads((Path(best["workdir"]) / "config.json").read_text())
+    assert resolved["optim"]["learning_rate"] == best["config"]["optim.learning_rate"]
