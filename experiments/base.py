@@ -182,3 +182,31 @@ def muon(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDi
             **more,
         }
     )
+
+
+def translation(directory: str, *, source: str, target: str, length: int) -> ConfigDict:
+    """Return the data of DIRECTORY/{train,valid,test}.{SOURCE,TARGET}, line by line."""
+    return ConfigDict(
+        {
+            "source": "parallel",
+            "path": f"{directory}/train",
+            "valid_path": f"{directory}/valid",
+            "test_path": f"{directory}/test",
+            "fields": {"source": source, "target": target},
+            "length": length,
+            "num_buckets": 6,
+        }
+    )
+
+
+def pieces(vocab_size: int) -> ConfigDict:
+    """Return a tokenizer of subwords to be trained on sources and targets together."""
+    return ConfigDict(
+        {
+            "algorithm": "bpe",
+            "vocab_size": vocab_size,
+            "bos": False,
+            "lossless": False,
+            "num_training_bytes": 10_000_000,
+        }
+    )

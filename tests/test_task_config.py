@@ -18,6 +18,15 @@ SPANS = {
 }
 
 
+PAIRS = {
+    "tokenizer": {"kind": "bytes"},
+    "data": {"source": "parallel", "path": "train", "length": 512},
+    "model": {"kind": "encoder_decoder"},
+    "task": {"kind": "seq2seq"},
+}
+PROMPTS = PAIRS | {"model": {"kind": "decoder"}, "task": {"kind": "prompted_lm"}}
+
+
 def test_the_kind_picks_the_class():
     config = parse(MASKED, ["task.mask_rate=0.2"])
     assert config.task == MaskedLMConfig(mask_rate=0.2)
@@ -41,6 +50,16 @@ def test_the_length_of_targets_follows(kind, target_length):
     assert parse(SPANS, [f"task.kind={kind}"]).data.target_length == target_length
     longer = parse(SPANS, [f"task.kind={kind}", "data.target_length=600"])
     assert longer.data.target_length == 600
+
+
+def test_an_answer_has_room_for_a_target():
+    config = parse(PAIRS, ["data.length=1024"])
+    assert config.data.target_length == 1024
+    assert config.task.write.max_tokens == 1023  # beside the start
+    config = parse(PROMPTS)
+    assert config.data.target_length == config.task.write.max_tokens == 256
+    assert parse(PROMPTS, ["task.write.max_tokens=9"]).task.write.max_tokens == 9
+    assert parse(to_dict(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -103,6 +122,36 @@ def test_the_length_of_targets_follows(kind, target_length):
             ["target_length = 2000", "config.model.max_length = 1024"],
         ),
         (SPANS, ["data.isolate_documents=true"], ["isolate_documents = True", "False"]),
+        (
+            PAIRS,
+            ["model.kind=encoder"],
+            ["'seq2seq'", "'encoder_decoder'", "'encoder'"],
+        ),
+        (PAIRS, ["data.source=conll"], ["data.source = 'conll'", "parallel, jsonl"]),
+        (PAIRS, ["data.target_length=2000"], ["= 2000", "max_length = 1024"]),
+        (PAIRS, ["data.target_length=1"], ["target_length = 1", "0 or at least 2"]),
+        (PAIRS, ["data.length=2000"], ["config.data.length = 2000", "at most"]),
+        (PAIRS, ["task.template=en"], ["task.template = 'en'", "contain {source}"]),
+        (PAIRS, ["task.metrics=('blue',)"], ["task.metrics[0]", "mean 'bleu'"]),
+        (PAIRS, ["task.write.max_tokens=1024"], ["max_tokens = 1024", "at most 1023"]),
+        (
+            PAIRS,
+            ["task.write.min_tokens=600"],
+            ["min_tokens = 600", "max_tokens = 512"],
+        ),
+        (PAIRS, ["task.write.num_return=5"], ["num_return = 5", "num_beams = 4"]),
+        (
+            PROMPTS,
+            ["model.kind=encoder"],
+            ["'prompted_lm'", "'decoder' or 'recurrent'"],
+        ),
+        (PROMPTS, ["data.target_length=511"], ["target_length = 511", "= 510"]),
+        (PROMPTS, ["task.write.max_tokens=769"], ["max_tokens = 769", "at most 768"]),
+        (
+            PROMPTS,
+            ["model.kind=recurrent", "data.order=contiguous"],
+            ["data.order = 'contiguous'", "reads examples"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line(sections, overrides, parts):

@@ -1,48 +1,47 @@
 """A Transformer that translates English to German (Vaswani et al. 2017), from scratch.
 
-python ../shared/data/get.py ende
-lmjax train --config=experiments/seq2seq/transformer_ende.py --workdir=runs/ende
-lmjax predict --workdir=runs/ende --input=test.jsonl --output=german.jsonl
+    python ../shared/data/get.py ende
+    lmjax train --config=experiments/seq2seq/transformer_ende.py --workdir=runs/ende
+    lmjax predict --workdir=runs/ende --step=best --input=in.jsonl --output=out.jsonl
+
+The argument is "small:DIR", or "full:DIR" for a GPU, a larger model and 100 epochs; DIR
+holds {train,valid,test}.en and .de, here 31k pairs of technical help. in.jsonl has a
+line {"en": "..."} for each text. With a network the same is `wmt14_translate/de-en` of
+TFDS (source="tfds", and fields `en`, `de`).
+
+It has not been measured. A step took 1.1 seconds of two CPU cores that others used too.
 """
 
 from ml_collections import ConfigDict
 
 from experiments import base
 
+# Of 31k pairs a small model sees each a few times; a large one would learn them by
+# heart, were it not for dropout (Sennrich and Zhang 2019).
 SIZES = {
     "small": {"dim": 192, "num_layers": 3, "num_heads": 4, "dropout": 0.1},
-    "full": {"dim": 512, "num_layers": 6, "num_heads": 8, "dropout": 0.3},
+    "full": {"dim": 512, "num_layers": 5, "num_heads": 8, "dropout": 0.3},
+}
+SCHEDULES = {
+    "small": {"num_steps": 2400, "batch_size": 96, "every_steps": 400},
+    "full": {"num_steps": 12_000, "batch_size": 256, "every_steps": 1000},
 }
 
 
 def get_config(argument: str = "small") -> ConfigDict:
     name, _, directory = argument.partition(":")
+    size, schedule = SIZES[name], SCHEDULES[name]
     directory = directory or "~/.cache/lmjax-data/ende"
     config = ConfigDict()
-    config.num_steps = 2400
-    config.batch_size = 96
-    config.model = base.transformer(**SIZES[name], max_length=160)
-    config.tokenizer = {
-        "algorithm": "bpe",
-        "vocab_size": 4000,
-        "bos": False,
-        "lossless": False,
-        "num_training_bytes": 8_000_000,
-    }
-    config.data = {
-        "source": "parallel",
-        "path": f"{directory}/train",
-        "valid_path": f"{directory}/valid",
-        "test_path": f"{directory}/test",
-        "fields": {"source": "en", "target": "de"},
-        "length": 160,
-        "target_length": 160,
-        "num_buckets": 6,
-    }
+    config.num_steps = schedule["num_steps"]
+    config.batch_size = schedule["batch_size"]
+    config.model = base.transformer(**size, max_length=160)
+    config.tokenizer = base.pieces(4000)
+    config.data = base.translation(directory, source="en", target="de", length=160)
     config.task = {"kind": "seq2seq", "label_smoothing": 0.1, "num_answers": 200}
     config.optim = base.muon(learning_rate=0.02, warmup_steps=200)
-    config.checkpoint = {"every_steps": 400, "keep": 1, "best_metric": "bleu"}
-    config.checkpoint.best_mode = "max"
-    config.eval = {"every_steps": 400, "batch_size": 64}
+    every = {"every_steps": schedule["every_steps"]}
+    config.checkpoint = {**every, "keep": 1, "best_metric": "bleu", "best_mode": "max"}
+    config.eval = {**every, "batch_size": 64}
     config.log = {"every_steps": 20}
     return config

@@ -18,9 +18,10 @@ from lmjax.model_config import AnyEncoderDecoder
 from lmjax.models import Model
 from lmjax.types import Array, HostBatch, Params
 
-# Prompts and caches are padded to multiples of this, or shorter to powers of two,
-# which bounds compilations.
+# Prompts and caches are padded to multiples of this, which bounds compilations.
 LENGTH_MULTIPLE = 64
+# Sources that are shorter, to powers of two from this on: they come in buckets.
+SHORTEST_SOURCE = 16
 
 
 @jax.tree_util.register_dataclass
@@ -123,7 +124,8 @@ class Generator:
         """
         self.check(prompts, max_tokens=max_tokens, sources=sources)
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        length = _padded(max(lengths))
+        # What an encoder-decoder begins with is a token, and always of this length.
+        length = _padded(max(lengths)) if sources is None else max(lengths)
         text = np.zeros((len(prompts), _padded(length + max_tokens)), np.int32)
         for row, prompt in zip(text, prompts, strict=True):
             row[: len(prompt)] = prompt
@@ -268,7 +270,10 @@ def source_batch(rows: Sequence[Sequence[int]], *, shape: tuple[int, int]) -> Ho
 
 
 def _padded_sources(rows: Sequence[Sequence[int]]) -> HostBatch:
-    return source_batch(rows, shape=(len(rows), _padded(max(map(len, rows)))))
+    longest = max(map(len, rows))
+    power = 1 << (longest - 1).bit_length()
+    length = min(max(power, SHORTEST_SOURCE), _padded(longest))
+    return source_batch(rows, shape=(len(rows), length))
 
 
 def check_text(text: str, *, name: str) -> None:
@@ -287,8 +292,7 @@ def check_text(text: str, *, name: str) -> None:
 
 
 def _padded(length: int) -> int:
-    unit = min(1 << (int(length) - 1).bit_length(), LENGTH_MULTIPLE)
-    return -(-int(length) // unit) * unit
+    return -(-int(length) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
 def _hide_ended(

@@ -1,0 +1,51 @@
+"""A GRU that attends to its source translates English to German (Bahdanau et al. 2015).
+
+    python ../shared/data/get.py ende
+    lmjax train --config=experiments/rnn/gru_ende.py --workdir=runs/gru_ende
+
+Data and argument are those of experiments/seq2seq/transformer_ende.py: "small:DIR", or
+"full:DIR" for a GPU. With a network the same is `wmt14_translate/de-en` of TFDS.
+
+It has not been measured.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+SIZES = {
+    "small": {"dim": 256, "num_layers": 1, "dropout": 0.2},
+    "full": {"dim": 512, "num_layers": 2, "dropout": 0.4},
+}
+SCHEDULES = {
+    "small": {"num_steps": 2400, "batch_size": 96, "every_steps": 400},
+    "full": {"num_steps": 8000, "batch_size": 128, "every_steps": 1000},
+}
+
+
+def get_config(argument: str = "small") -> ConfigDict:
+    name, _, directory = argument.partition(":")
+    size, schedule = SIZES[name], SCHEDULES[name]
+    directory = directory or "~/.cache/lmjax-data/ende"
+    config = ConfigDict()
+    config.num_steps = schedule["num_steps"]
+    config.batch_size = schedule["batch_size"]
+    config.model = {
+        "kind": "recurrent_encoder_decoder",
+        "cell": "gru",
+        "attention": "bahdanau",
+        "max_length": 160,
+        "tie_embeddings": True,
+        **size,
+    }
+    config.tokenizer = base.pieces(4000)
+    config.data = base.translation(directory, source="en", target="de", length=160)
+    config.task = {"kind": "seq2seq", "label_smoothing": 0.1, "num_answers": 200}
+    config.optim = base.adamw(
+        learning_rate=3e-3, warmup_steps=200, weight_decay=0.01, final_fraction=0.02
+    )
+    every = {"every_steps": schedule["every_steps"]}
+    config.checkpoint = {**every, "keep": 1, "best_metric": "bleu", "best_mode": "max"}
+    config.eval = {**every, "batch_size": 64}
+    config.log = {"every_steps": 20}
+    return config
