@@ -1,6 +1,5 @@
 """One sentence that says what a news article is about (Narayan et al. 2018).
 
-    python ../shared/data/get.py xsum
     lmjax train --config=experiments/finetune/xsum.py --workdir=runs/xsum
 
 The argument is an encoder-decoder to begin with, a workdir or a Hugging Face directory

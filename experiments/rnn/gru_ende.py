@@ -1,6 +1,5 @@
 """A GRU that attends to its source translates English to German (Bahdanau et al. 2015).
 
-    python ../shared/data/get.py ende
     lmjax train --config=experiments/rnn/gru_ende.py --workdir=runs/gru_ende
 
 Data and argument are those of experiments/seq2seq/transformer_ende.py: "small:DIR", or

@@ -1,6 +1,5 @@
 """A Transformer that translates English to German (Vaswani et al. 2017), from scratch.
 
-    python ../shared/data/get.py ende
     lmjax train --config=experiments/seq2seq/transformer_ende.py --workdir=runs/ende
     lmjax predict --workdir=runs/ende --step=best --input=in.jsonl --output=out.jsonl
 
