@@ -171,6 +171,20 @@ def test_one_beam_writes_what_generate_does(finished, kind):
     )
 
 
+def test_a_recurrent_network_that_attends_writes_too(make, tmp_path, monkeypatch):
+    pytest.importorskip("sacrebleu")
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    sections = config_lib.to_dict(make("seq2seq"))
+    model = {"kind": "recurrent_encoder_decoder", "dim": 16, "max_length": 48}
+    overrides = ["num_steps=20", "task.write.num_beams=1"]
+    assert loop.train(parse(sections | {"model": model}, overrides), tmp_path)
+    assert {"bleu", "rouge1"} <= metrics(tmp_path, "test")[-1].keys()
+    lm, sources = lmjax.load(tmp_path), ["a b c d", "d d a b c a", "b"]
+    prompts = [f"up: {source}" for source in sources]
+    greedy = lm.generate(prompts, max_tokens=16, temperature=0)
+    assert [answer["text"] for answer in lm.predict(sources)] == greedy
+
+
 def test_settings_of_writing_are_overridden(finished, files, tmp_path, capsys):
     directory = finished("seq2seq")
     out = tmp_path / "out.jsonl"
