@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lmjax.config import ConfigError, SourceConfig
-from lmjax.data.examples import open_examples
+from lmjax.data.example_formats import open_examples
 
 QUESTION = {"id": "q1", "question": "Who?", "answers": []}
 

@@ -228,9 +228,9 @@ def test_a_study_of_something_else_is_refused(argv, tmp_path, capsys):
 
 
 def test_when_the_time_is_up_the_trial_is_kept(argv, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("STEP_SECONDS", "0.2")
+    monkeypatch.setenv("STEP_SECONDS", "1")
     flags = [*argv, RATE, "--num_trials=2", "--pruner=none"]
-    assert run([*flags, "--timeout_minutes=0.01"]) == 75
+    assert run([*flags, "--timeout_minutes=0.05"]) == 75
     assert "run the same command again" in capsys.readouterr().err
     assert [t.state for t in trials(tmp_path / "sweep")] == [TrialState.RUNNING]
     monkeypatch.setenv("STEP_SECONDS", "0")
