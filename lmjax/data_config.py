@@ -37,6 +37,10 @@ FILE_SOURCES = (
 )
 
 
+# Where several examples are about one text, which must not be in two splits.
+TOGETHER = {"props": "a sentence", "squad": "a context"}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Where documents come from."""
@@ -64,7 +68,7 @@ class SourceConfig:
     valid_split: str = "validation"  # tfds
     test_split: str = ""  # tfds
     field: str = "text"  # jsonl, tfds: the field that holds the text
-    fields: FieldsConfig = FieldsConfig()  # of labelled examples
+    fields: FieldsConfig = FieldsConfig()  # of examples
     # conll; props: where the tags' name stands, each predicate has a column
     columns: tuple[str, ...] = ("tokens", "pos", "chunk", "tags")
     document: Literal["file", "line"] = "file"  # text: what one document is
@@ -84,6 +88,11 @@ class SourceConfig:
                 yield f"{path}.columns: {name!r} is there more than once"
         if self.source == "props":
             yield from self._props_mistakes(path)
+        if self.source in TOGETHER and not self.valid_path:
+            yield (
+                f"{path}.valid_path = '': {path}.source = {self.source!r} needs one: "
+                f"held out are examples, and {TOGETHER[self.source]} has several"
+            )
 
     def _props_mistakes(self, path: str) -> Iterator[str]:
         for leaf in ("tokens", "predicate", "tags"):
@@ -92,11 +101,6 @@ class SourceConfig:
                     f"{path}.fields.{leaf} = {name!r}: {path}.source = 'props' needs "
                     f"it to be one of {path}.columns: {', '.join(self.columns)}"
                 )
-        if not self.valid_path:
-            yield (
-                f"{path}.valid_path = '': {path}.source = 'props' needs one: held out "
-                "are examples, and a sentence has several"
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ class DataConfig(SourceConfig):
     length: Count = 1024  # tokens in a row; of an encoder-decoder, in its source
     # of an encoder-decoder, or after a prompt, in `length`; 0: what length asks for
     target_length: CountOrZero = 0
-    num_buckets: Count = 4  # lengths that rows of labelled examples are filled up to
+    num_buckets: Count = 4  # lengths that rows of examples are filled up to
     isolate_documents: bool = True  # no attention from one document to another
     order: Literal["shuffled", "contiguous"] = "shuffled"  # contiguous: each row goes
     # on where it stopped a step before, as does the state of a recurrent network

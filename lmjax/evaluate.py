@@ -77,6 +77,8 @@ class Evaluation:
         self, split: str, params: Params, task: JudgedConfig
     ) -> dict[str, float]:
         """Return the metrics of the answers to the examples of a split."""
+        if not judges(self.program.config):
+            return {}
         (store,) = self.prepared.stores[split]
         wanted = task.num_answers if split == "valid" else 0
         chosen = batches.some(store.num_examples, wanted)

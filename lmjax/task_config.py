@@ -141,7 +141,7 @@ class ClassifyConfig(LabelledConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TagConfig(LabelledConfig):
-    """Give each word of a sentence a label: that of its first token."""
+    """Give each word of a sentence a label: that of one of its tokens."""
 
     kind: Literal["tag"] = "tag"
     repair: bool = True  # predictions: an I- that continues nothing begins a span

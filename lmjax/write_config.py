@@ -51,7 +51,7 @@ def room_to_write(config: Any) -> int:
     prompt = data.length - data.target_length
     if config.task.kind == "seq2seq":
         prompt = 1
-    return max(config.model.max_length - prompt, 0)
+    return max(config.model.longest_text - prompt, 0)
 
 
 def writing_mistakes(config: Any, path: str) -> Iterator[str]:
@@ -71,7 +71,7 @@ def writing_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{SHORTEST_TARGET}"
         )
     room = room_to_write(config)
-    if model.kind != "recurrent" and task.write.max_tokens > room:
+    if task.write.max_tokens > room:
         yield (
             f"{path}.task.write.max_tokens = {task.write.max_tokens}: must be at most "
             f"{room} ({path}.model.max_length = {model.max_length})"

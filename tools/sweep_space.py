@@ -84,7 +84,11 @@ def _range(
         raise ConfigError(f"a logarithm needs more than {low}")
     if not integer:
         return FloatDistribution(low, high, log=log)
-    step = leaf_value(int, bounds[2], "STEP") if len(bounds) == 3 else 1
+    step = 1
+    if len(bounds) == 3:
+        if not bounds[2].isdecimal():
+            raise ConfigError(f"STEP = {bounds[2]!r} is no whole number")
+        step = int(bounds[2])
     if step < 1 or (high - low) % step:
         raise ConfigError(f"{high} is not {low} and some steps of {step}")
     return IntDistribution(low, high, log=log, step=step)

@@ -70,7 +70,7 @@ def open_study(sweep: Sweep) -> Study:
     with locked(sweep.workdir), _one_line_errors(sweep):
         study = _open(sweep)
         changed = list(_differences(study, _identity(sweep)))
-        if changed and all(t.state == TrialState.FAIL for t in _trials(study)):
+        if changed and _all_failed(study):
             _begin_anew(study, sweep)
             study, changed = _open(sweep), []
         if not study.user_attrs:
@@ -171,6 +171,11 @@ def _begin_anew(study: Study, sweep: Sweep) -> None:
     shutil.rmtree(sweep.workdir / "trials", ignore_errors=True)
 
 
+def _all_failed(study: Study) -> bool:
+    states = {trial.state for trial in _trials(study)}
+    return states == {TrialState.FAIL}
+
+
 def _trials(study: Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False)
 
@@ -194,12 +199,16 @@ def claim(study: Study, sweep: Sweep) -> Claim | None:
     with locked(sweep.workdir):
         trials = _trials(study)
         for trial in trials:
-            if trial.state == TrialState.RUNNING:
-                lock = try_lock(sweep.directory(trial.number) / ".sweep.lock")
-                if lock is not None:
-                    study.sampler = _sampler(sweep, trial.number)
-                    # `ask` never gives a running trial again; its values are kept.
-                    return _claimed(Trial(study, trial._trial_id), sweep, lock)
+            if trial.state != TrialState.RUNNING:
+                continue
+            lock = try_lock(sweep.directory(trial.number) / ".sweep.lock")
+            if lock is None:
+                continue
+            if _trials(study)[trial.number].state == TrialState.RUNNING:
+                study.sampler = _sampler(sweep, trial.number)
+                # `ask` never gives a running trial again; its values are kept.
+                return _claimed(Trial(study, trial._trial_id), sweep, lock)
+            lock.close()  # it ended before it could be locked
         if len(trials) >= sweep.num_trials:
             return None
         study.sampler = _sampler(sweep, len(trials))

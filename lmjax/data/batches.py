@@ -74,7 +74,7 @@ class LabelledBatches:
 
 
 def train_schedule(prepared: Prepared, config: Config, *, parts: int) -> Schedule:
-    """Return the training batches of a labelled task: their shapes, and their order."""
+    """Return the training batches of examples: their shapes, and their order."""
     lengths = _store(prepared, "train").sizes
     buckets = bucketing.choose(
         lengths,

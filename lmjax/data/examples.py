@@ -1,4 +1,4 @@
-"""Labelled examples in files: dicts of named parts, read at random.
+"""Examples in files: dicts of named parts, read at random.
 
 Whatever the format, `examples[i]` is a dict, and `examples.where(i)` says FILE:LINE.
 """

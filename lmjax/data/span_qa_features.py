@@ -162,7 +162,8 @@ class SpanQA:
         span = tokens_of(reading.answers, context.offsets) if answered else no_span
         inside = [w.start <= span[0] <= span[1] < w.stop for w in windows]
         cut = len(question) > self.task.max_question_tokens
-        cut |= answered and not any(inside)
+        lost = answered and not any(inside)
+        cut |= lost
         for window, holds in zip(windows, inside, strict=True):
             ids = context.ids[window.start : window.stop]
             parts = [np.asarray(part, np.int32) for part in (head, ids, suffix)]
@@ -176,7 +177,8 @@ class SpanQA:
                 columns=columns,
                 size=len(columns["tokens"]),
                 truncated=cut,
-                learnt=holds or self.task.negative_windows or not answered,
+                learnt=holds
+                or not (lost or (answered and not self.task.negative_windows)),
                 offsets=context.offsets[window.start : window.stop],
             )
 

@@ -53,7 +53,8 @@ class TextPairs:
         outputs: Sequence[Mapping[str, Any]],
     ) -> dict[str, Any]:
         """Return the best text that was found, its score and log P; and the others."""
-        best, *others = outputs[0]["texts"]
+        none = {"text": "", "score": None, "log_prob": None}  # log P was no number
+        best, *others = outputs[0]["texts"] or [none]
         return {**best, "others": others} if others else dict(best)
 
     @property

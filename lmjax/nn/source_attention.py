@@ -81,7 +81,8 @@ class Additive(nnx.Module):
             both_BTSA = jnp.tanh(q_BTA[:, :, None] + keys_BSA[:, None])
             return score(both_BTSA)[..., 0]
 
-        return scores
+        # Else training would keep what is of every step and place, (B, T, S, A).
+        return jax.checkpoint(scores)
 
 
 class General(nnx.Module):
