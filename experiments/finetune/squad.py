@@ -5,9 +5,9 @@
 
 The argument is the directory of train.json and dev.json, as SQuAD 1.1 has them;
 --config.init_from is any encoder, a workdir or a Hugging Face directory. With a network
-the same is `squad` of TFDS. Both held-out splits are dev.json, of which the 15 questions
-are left out (of 10,565) that have an answer which is not where it should be; as the run
-goes, 400 of them are answered, at its end all.
+the same is `squad` of TFDS. Both held-out splits are dev.json, of which 15 questions
+(of 10,565) are left out: they have an answer which is not where it should be. As the
+run goes, 400 of them are answered, at its end all.
 
 A step of 16 rows of 168 tokens takes 4.1 CPU seconds; no score was measured. A baseline
 without a model (tools/squad_baselines.py) has F1 0.187 and exact match 0.002.
