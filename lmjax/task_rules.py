@@ -9,6 +9,7 @@ from lmjax.task_config import (
     CausalLMConfig,
     LabelledConfig,
     MaskedLMConfig,
+    PromptedLMConfig,
     SpanQAConfig,
     TagConfig,
     WindowPairConfig,
@@ -77,8 +78,8 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     if data.order == "contiguous":
         yield from _contiguous_mistakes(config, path)
     yield from _words_mistakes(config, path)
-    if isinstance(task, CausalLMConfig) and model.mute:
-        yield f"{path}.model.{model.mute}: {path}.task.kind = 'causal_lm' needs it"
+    if isinstance(task, CausalLMConfig | PromptedLMConfig) and model.mute:
+        yield f"{path}.model.{model.mute}: {path}.task.kind = {task.kind!r} needs it"
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
     if isinstance(task, LabelledConfig | SpanQAConfig):

@@ -158,7 +158,7 @@ class ParallelExamples(InMemory):
     ) -> None:
         files = [Path(f"{stem}.{name}").expanduser() for name in names]
         super().__init__(files, on_bad_text=on_bad_text, path=path)
-        texts = [self._text(f).split("\n") for f in files]
+        texts = [self._text(f).replace("\r\n", "\n").split("\n") for f in files]
         for lines in texts:
             if lines[-1] == "":
                 lines.pop()
