@@ -57,7 +57,7 @@ def predict_file(
     config = workdir.read_config(directory)
     examples = open_file(config.data, source, kind=kind, leaf="--input")
     with locked_file(target, name="--output") as out:
-        done = _whole_lines(out)
+        done, end = _whole_lines(out, target)
         if done > len(examples):
             raise ConfigError(
                 f"--output={target}: has {done:,} lines, --input={source} "
@@ -66,6 +66,8 @@ def predict_file(
         if done:
             log.info("%s: goes on after example %d", target, done)
         lm = load(directory, step=step, overrides=overrides)
+        out.truncate(end)
+        out.seek(end)
         num_truncated = 0
         for first in _progress(range(done, len(examples), _AT_ONCE), len(examples)):
             indices = range(first, min(first + _AT_ONCE, len(examples)))
@@ -99,25 +101,33 @@ def _answers(
     return [lines[i] for i in indices], truncated
 
 
-def _whole_lines(out: Any) -> int:
-    """Count the whole lines of a file, and cut off what follows them."""
+def _whole_lines(out: Any, target: Path) -> tuple[int, int]:
+    """Count the whole lines of a file of answers, and the bytes of them.
+
+    Only its last line may be cut off, as where a run was killed.
+
+    Raises:
+      ConfigError: it holds something else, which is left as it is.
+    """
     out.seek(0)
     count = end = 0
-    for line in out:
-        if not line.endswith(b"\n") or not _is_json(line):
-            break
-        count, end = count + 1, end + len(line)
-    out.truncate(end)
-    out.seek(end)
-    return count
+    for number, line in enumerate(out, start=1):
+        whole = line.endswith(b"\n")
+        if not (_is_answer(line) if whole else line.startswith(b"{")):
+            raise ConfigError(
+                f"--output={target}: line {number} is no answer of predict: remove the "
+                "file, or choose another"
+            )
+        if whole:
+            count, end = count + 1, end + len(line)
+    return count, end
 
 
-def _is_json(line: bytes) -> bool:
+def _is_answer(line: bytes) -> bool:
     try:
-        json.loads(line)
+        return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-    return True
 
 
 def _progress(steps: range, total: int) -> Iterator[int]:

@@ -183,6 +183,11 @@ def test_mistakes_in_what_is_to_be_predicted(finished, tmp_path, capsys):
     source.write_text('{"text": "good"}\n')
     assert predict(finished, source, target) == 2
     assert "holds answers to something else" in capsys.readouterr().err
+    for text in ("my notes\nmore\n", "no line end", '{"label": "pos"}\n[1]\n'):
+        target.write_text(text)
+        assert predict(finished, source, target) == 2
+        assert "is no answer of predict" in capsys.readouterr().err
+        assert target.read_text() == text
     assert predict(finished, source, source) == 2
     assert predict(finished, tmp_path / "none", target) == 2
     lm = lmjax.load(finished)

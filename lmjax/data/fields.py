@@ -93,7 +93,15 @@ def _label(value: Any, *, name: str) -> str:
 
 
 def part_of(example: Example, name: str, *, leaf: str) -> Any:
-    """Return a part of an example, whatever it is."""
+    """Return a part of an example, whatever it is.
+
+    One that is made of others, NAME/REST as TFDS's nested features are called, comes as
+    an object of them.
+    """
+    inside = f"{name}/"
+    nested = {n[len(inside) :]: v for n, v in example.items() if n.startswith(inside)}
+    if name not in example and nested:
+        return nested
     if name not in example:
         hint, names = nearest(name, [*example]), ", ".join(example) or "none"
         raise ConfigError(f"{leaf} = {name!r}: no such field{hint}; there are {names}")

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from lmjax.config import ConfigError, SourceConfig
+from lmjax.data.answers import answers_of
 from lmjax.data.example_formats import open_examples
 
 QUESTION = {"id": "q1", "question": "Who?", "answers": []}
@@ -65,3 +67,17 @@ def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "a.json").write_bytes(b'{"data": "\xff"}')
     with pytest.raises(ConfigError, match=r"a\.json: not UTF-8 at byte 10"):
         opened(tmp_path / "a.json")
+
+
+def test_answers_of_tfds_are_read_by_their_name():
+    """Its nested features are parts of their own, NAME/REST."""
+    example = {
+        "question": "Where?",
+        "context": "In Ulm.",
+        "answers/text": ["Ulm"],
+        "answers/answer_start": np.array([3]),
+    }
+    found = answers_of(example, "answers", context="In Ulm.", leaf="leaf")
+    assert found == (("Ulm", 3),)
+    with pytest.raises(ConfigError, match="did you mean 'answers/"):
+        answers_of(example, "answer", context="In Ulm.", leaf="leaf")
