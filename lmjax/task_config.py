@@ -137,6 +137,8 @@ class ClassifyConfig(LabelledConfig):
     """Give each text, or pair of texts, one of some labels."""
 
     kind: Literal["classify"] = "classify"
+    # what stays of a text that is too long; both: half of either (Sun et al. 2019)
+    keep: Literal["start", "end", "both"] = "start"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

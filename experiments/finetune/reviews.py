@@ -24,7 +24,7 @@ from experiments import base
 def get_config(directory: str = "~/.cache/lmjax-data/reviews") -> ConfigDict:
     config = ConfigDict()
     config.init_from = "runs/minilm"
-    config.num_steps = 600
+    config.num_steps = 500
     config.batch_size = 32
     config.model = {"kind": "encoder", "pooler": True, "mlm_head": False}
     config.model.dropout = config.model.attention_dropout = 0.1
@@ -35,15 +35,15 @@ def get_config(directory: str = "~/.cache/lmjax-data/reviews") -> ConfigDict:
         "test_path": f"{directory}/test.jsonl",
         "length": 128,
     }
-    config.task = {"kind": "classify"}
+    config.task = {"kind": "classify", "keep": "both"}
     config.optim = base.adamw(
-        learning_rate=1e-4,
-        warmup_steps=60,
+        learning_rate=1.5e-4,
+        warmup_steps=50,
         schedule="linear",
         weight_decay=0.01,
         final_fraction=0.0,
     )
-    config.checkpoint = {"every_steps": 200, "keep": 1, "best_metric": "accuracy"}
+    config.checkpoint = {"every_steps": 250, "keep": 1, "best_metric": "accuracy"}
     config.checkpoint.best_mode = "max"
-    config.eval = {"every_steps": 200, "batch_size": 64}
+    config.eval = {"every_steps": 250, "batch_size": 64}
     return config

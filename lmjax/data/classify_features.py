@@ -5,7 +5,7 @@ B rows, T tokens in a row.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Classify:
     fields: FieldsConfig
     labels: tuple[str, ...]
     length: int
+    keep: Literal["start", "end", "both"] = "start"  # of a text that is too long
 
     def texts(self, example: Example) -> list[str]:
         """Return the text, and the one it is paired with."""
@@ -107,16 +108,19 @@ class Classify:
         }
 
     def identity(self) -> Any:
-        """Return the fields, the labels and the length."""
+        """Return the fields, the labels, the length and what is kept."""
         names = self.fields.text, self.fields.pair, self.fields.label
-        return ["classify", *names, self.labels, self.length]
+        return ["classify", *names, self.labels, self.length, self.keep]
 
     def _row(self, texts: list[np.ndarray], label: int, tokenizer: Tokenizer) -> Row:
         prefix, between, suffix = around(tokenizer)
         between = between if len(texts) > 1 else []
         room = self.length - len(prefix) - len(between) - len(suffix)
         kept = _fit([len(text) for text in texts], room)
-        first, second = texts[0][: kept[0]], [t[: kept[1]] for t in texts[1:]]
+        first, *second = (
+            _cut(text, size, keep=self.keep)
+            for text, size in zip(texts, kept, strict=True)
+        )
         parts = [prefix, first, between, *second, suffix]
         begin = len(prefix) + len(first) + len(between)
         tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
@@ -130,6 +134,12 @@ class Classify:
             size=len(tokens),
             truncated=sum(kept) < sum(map(len, texts)),
         )
+
+
+def _cut(text: np.ndarray, size: int, *, keep: str) -> np.ndarray:
+    """Return `size` tokens of a text: its first ones, its last ones, or half of each."""
+    from_end = {"start": 0, "end": size, "both": size // 2}[keep]
+    return np.concatenate([text[: size - from_end], text[len(text) - from_end :]])
 
 
 def _fit(sizes: Sequence[int], room: int) -> list[int]:

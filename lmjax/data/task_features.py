@@ -40,7 +40,7 @@ def build(config: Config) -> Features:
     if isinstance(task, SpanQAConfig):
         return SpanQA(fields=names, task=task, length=length)
     assert isinstance(task, ClassifyConfig), task
-    return Classify(fields=names, labels=task.labels, length=length)
+    return Classify(fields=names, labels=task.labels, length=length, keep=task.keep)
 
 
 def build_writing(config: Config, task: WritingConfig) -> Writing:

@@ -215,6 +215,27 @@ def test_of_two_texts_the_longer_one_is_cut_first():
     assert batch["weights"].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("keep", "long", "pair"),
+    [
+        ("start", "abcdefgh", ("abc", "vwxy")),
+        ("end", "cdefghij", ("hij", "wxyz")),
+        ("both", "abcdghij", ("abj", "vwyz")),
+    ],
+)
+def test_what_stays_of_a_text_is_a_choice(keep, long, pair):
+    read = Classify(fields=None, labels=("a", "b"), length=10, keep=keep)
+    texts = [("abcdefghij",), ("abcdefghij", "vwxyz"), ("abcdefgh",)]
+    parts = read.encode([Reading(text, 1) for text in texts], Bytes(bos=True))
+    tokens = [row.columns["tokens"].tolist() for row, in parts]
+    first, second = (text.encode() for text in pair)
+    assert tokens == [
+        [BOS, *long.encode(), EOS],
+        [BOS, *first, EOS, *second, EOS],
+        [BOS, *b"abcdefgh", EOS],
+    ]
+
+
 def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
     words = [{"text": f"the film {i} is good", "label": i % 2} for i in range(300)]
     config = make(
