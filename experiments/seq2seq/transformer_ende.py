@@ -22,7 +22,7 @@ SIZES = {
     "full": {"dim": 512, "num_layers": 5, "num_heads": 8, "dropout": 0.3},
 }
 SCHEDULES = {
-    "small": {"num_steps": 2400, "batch_size": 96, "every_steps": 400},
+    "small": {"num_steps": 1600, "batch_size": 96, "every_steps": 400},
     "full": {"num_steps": 12_000, "batch_size": 256, "every_steps": 1000},
 }
 

@@ -137,7 +137,7 @@ class Classify:
 
 
 def _cut(text: np.ndarray, size: int, *, keep: str) -> np.ndarray:
-    """Return `size` tokens of a text: its first ones, its last ones, or half of each."""
+    """Return `size` tokens of a text: the first, the last, or half of either."""
     from_end = {"start": 0, "end": size, "both": size // 2}[keep]
     return np.concatenate([text[: size - from_end], text[len(text) - from_end :]])
 
