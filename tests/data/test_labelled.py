@@ -227,7 +227,7 @@ def test_what_stays_of_a_text_is_a_choice(keep, long, pair):
     read = Classify(fields=None, labels=("a", "b"), length=10, keep=keep)
     texts = [("abcdefghij",), ("abcdefghij", "vwxyz"), ("abcdefgh",)]
     parts = read.encode([Reading(text, 1) for text in texts], Bytes(bos=True))
-    tokens = [row.columns["tokens"].tolist() for row, in parts]
+    tokens = [row.columns["tokens"].tolist() for (row,) in parts]
     first, second = (text.encode() for text in pair)
     assert tokens == [
         [BOS, *long.encode(), EOS],
