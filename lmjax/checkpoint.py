@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -140,6 +141,12 @@ class Checkpoints:
                 f"--step={step}: not in {self.directory}; there are: {have}"
             )
         return steps[-1] if step is None else step
+
+    def saved_at(self, step: int) -> str:
+        """Return when a step was saved: no two checkpoints are of the same moment."""
+        moment = self.manager.metadata(step).init_timestamp_nsecs or 0
+        seconds, rest = divmod(moment, 10**9)
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{rest:09}"
 
     def restore_params(self, like: Params, *, step: int, ema: bool) -> Params:
         """Return the parameters of a step, or their average if the run kept one.

@@ -4,10 +4,11 @@ Several processes that train together run the same steps. Where one of them know
 the others cannot (a signal, a file, a mistake) they ask each other, here.
 """
 
+import collections
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ from jax.sharding import Mesh
 from lmjax.config import ConfigError
 from lmjax.sharding import batch_sharding
 from lmjax.types import Batch, HostBatch
+
+T = TypeVar("T")
 
 # Dense bfloat16 FLOP a second, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -163,6 +166,20 @@ def put_batch(batch: HostBatch, mesh: Mesh) -> Batch:
         return jax.make_array_from_callback((num_rows, *local.shape[1:]), sharding, cut)
 
     return {name: put(local) for name, local in batch.items()}
+
+
+def fetched(results: Iterable[T], *, in_flight: int = 2) -> Iterator[T]:
+    """Yield results in the host's memory, in their order.
+
+    The device works on the next few of them while one is read.
+    """
+    waiting = collections.deque[T]()
+    for result in results:
+        waiting.append(result)
+        if len(waiting) > in_flight:
+            yield jax.device_get(waiting.popleft())
+    while waiting:
+        yield jax.device_get(waiting.popleft())
 
 
 def peak_flops() -> float | None:

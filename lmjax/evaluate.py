@@ -6,12 +6,20 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from lmjax import device, sharding
 from lmjax.checkpoint import as_loss
-from lmjax.config import Config, JudgedConfig, TagConfig, WritingConfig
+from lmjax.config import (
+    WHOLE_TEXT_METRICS,
+    Config,
+    ConfigError,
+    JudgedConfig,
+    MaskedLMConfig,
+    TagConfig,
+    WritingConfig,
+    nearest,
+)
 from lmjax.data import (
     batches,
     labelled,
@@ -21,10 +29,25 @@ from lmjax.data import (
     spans,
     task_features,
 )
-from lmjax.predict import Predictor
+from lmjax.predict import Asked, Predictor
 from lmjax.program import Program
 from lmjax.tasks.metrics import results
 from lmjax.types import Batch, HostBatch, Metrics, Params
+
+_TOKENS = ("loss", "accuracy", "perplexity")
+# The names of what is measured of each task, beside what judges its answers.
+MEASURED = {
+    "causal_lm": (*_TOKENS, *WHOLE_TEXT_METRICS),
+    "masked_lm": _TOKENS,
+    "span_corruption": _TOKENS,
+    "prefix_lm": _TOKENS,
+    "infilling": _TOKENS,
+    "seq2seq": _TOKENS,
+    "prompted_lm": _TOKENS,
+    "classify": ("loss", "accuracy", "macro_f1", "matthews"),
+    "tag": ("loss", "accuracy", "precision", "recall", "f1"),
+    "span_qa": ("loss", "accuracy"),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +72,7 @@ class Evaluation:
         if isinstance(config.task, WritingConfig):
             means["perplexity"] = _exp(means["loss"])
         if isinstance(config.task, JudgedConfig):
-            return means | self._judged(split, params, config.task)
+            return means | self._judged(split, params)
         if labelled.reads_examples(config):
             return means
         return means | self._of_text(split, loss=means["loss"])
@@ -73,17 +96,31 @@ class Evaluation:
             count=_counter(program.config),
         )
 
-    def _judged(
-        self, split: str, params: Params, task: JudgedConfig
-    ) -> dict[str, float]:
+    def _judged(self, split: str, params: Params) -> dict[str, float]:
         """Return the metrics of the answers to the examples of a split."""
         if not judges(self.program.config):
             return {}
-        (store,) = self.prepared.stores[split]
-        wanted = task.num_answers if split == "valid" else 0
-        chosen = batches.some(store.num_examples, wanted)
-        examples = [store.examples[i] for i in chosen]
-        return self._predictor.judged(params, examples, mesh=self.program.mesh)
+        asked, right = self._to_judge(split)
+        return self._predictor.judged(params, asked, right, mesh=self.program.mesh)
+
+    @functools.cached_property
+    def _to_judge(self) -> Callable[[str], tuple[Asked, list[Any]]]:
+        """Return what gives the examples of a split as the model takes them.
+
+        Those of the split asked for last are kept: to encode them again at each
+        evaluation would take longer than a fast device needs for the answers.
+        """
+
+        @functools.lru_cache(maxsize=1)
+        def to_judge(split: str) -> tuple[Asked, list[Any]]:
+            (store,) = self.prepared.stores[split]
+            task = self.program.config.task
+            assert isinstance(task, JudgedConfig), task
+            wanted = task.num_answers if split == "valid" else 0
+            chosen = batches.some(store.num_examples, wanted)
+            return self._predictor.to_judge([store.examples[i] for i in chosen])
+
+        return to_judge
 
     def _of_text(self, split: str, *, loss: float) -> dict[str, float]:
         config, stores = self.program.config, self.prepared.stores[split]
@@ -122,13 +159,9 @@ def mean_metrics(
       count: makes sums and weights of the metrics of a batch that are none yet.
     """
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    waiting: list[Metrics] = []
-    for batch in held_out:
-        waiting.append(eval_step(params, put(batch)))
-        if len(waiting) > 2:  # the device stays busy while older results are read
-            _add(sums, count(jax.device_get(waiting.pop(0))))
-    for metrics in waiting:
-        _add(sums, count(jax.device_get(metrics)))
+    dispatched = (eval_step(params, put(batch)) for batch in held_out)
+    for metrics in device.fetched(dispatched):
+        _add(sums, count(metrics))
     return results(sums)
 
 
@@ -143,20 +176,36 @@ def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
     return len(losses) - 1 - losses.index(min(losses))
 
 
-def metric_names(program: Program) -> list[str]:
-    """Return the names of what `Evaluation.metrics` returns; computes nothing."""
-    params, batch = program.state_shapes.params, program.batch_shapes()
-    shapes = jax.eval_shape(program.eval_step, params, batch)
-    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    own = [*results(_counter(program.config)(zeros))]
-    if isinstance(program.config.task, WritingConfig):
-        own.append("perplexity")
-    if isinstance(program.config.task, JudgedConfig):
-        return [*own, *judges(program.config)]
-    if labelled.reads_examples(program.config):
-        return own
-    own.append("perplexity")
-    return own + ["word_perplexity", "bits_per_byte"] * program.task.scores_text
+def metric_names(config: Config) -> list[str]:
+    """Return the names of what `Evaluation.metrics` returns; computes nothing.
+
+    Raises:
+      ConfigError: the package that makes one of them is not installed.
+    """
+    task, names = config.task, [*MEASURED[config.task.kind], *judges(config)]
+    if isinstance(task, MaskedLMConfig) and task.sentence_order:
+        names += ["pair_loss", "pair_accuracy"]
+    return names
+
+
+def check(config: Config) -> None:
+    """Find before anything is made what would only be found when training ends.
+
+    Raises:
+      ConfigError: `best_metric` is never measured, or a package that measures is not
+        installed.
+    """
+    if isinstance(config.task, TagConfig):
+        spans.find(["O"])  # needs a package
+    names, best = metric_names(config), config.checkpoint.best_metric
+    where = f"config.checkpoint.best_metric = {best!r}"
+    if best and best not in names:
+        raise ConfigError(
+            f"{where}: must be one of {', '.join(names)}{nearest(best, names)}"
+        )
+    parts = pipeline.source_parts(config).values()
+    if best and not any(part.source != "tfds" or part.valid_split for part in parts):
+        raise ConfigError(f"{where}: config.data has no valid split to measure it")
 
 
 def judges(config: Config) -> tuple[str, ...]:

@@ -8,15 +8,9 @@ import jax
 
 from lmjax import device
 from lmjax.checkpoint import Checkpoints
-from lmjax.config import ConfigError, nearest
+from lmjax.config import ConfigError
 from lmjax.data import pipeline
-from lmjax.evaluate import (
-    Evaluation,
-    describe_metrics,
-    evaluations_since_best,
-    judges,
-    metric_names,
-)
+from lmjax.evaluate import Evaluation, describe_metrics, evaluations_since_best
 from lmjax.generate.decode import Generator, encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.logging import MetricLog, ProgressLine
@@ -38,26 +32,14 @@ class HeldOut:
         """Find before training what would only be found after it.
 
         Raises:
-          ConfigError: a prompt is too long, or `best_metric` is never measured, or a
-            package that measures the answers is not installed.
+          ConfigError: a prompt is too long.
         """
-        config = self.program.config
-        judges(config)
-        if config.sample.prompts:
+        sample = self.program.config.sample
+        if sample.prompts:
             try:
-                self._generator.check(
-                    **self._prompts(), max_tokens=config.sample.max_tokens
-                )
+                self._generator.check(**self._prompts(), max_tokens=sample.max_tokens)
             except ConfigError as error:
                 raise ConfigError(f"config.sample.prompts: {error}") from error
-        best = config.checkpoint.best_metric
-        where = f"config.checkpoint.best_metric = {best!r}"
-        if best and "valid" not in self.prepared.stores:
-            raise ConfigError(f"{where}: config.data has no valid split to measure it")
-        if best and best not in (names := metric_names(self.program)):
-            raise ConfigError(
-                f"{where}: must be one of {', '.join(names)}{nearest(best, names)}"
-            )
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Evaluate on the valid split and log the result; {} if there is none."""

@@ -281,8 +281,8 @@ class LanguageModel:
           ConfigError: an example lacks a field, or the model was trained on another
             kind of task.
         """
-        readings = self.predictor.read_all(examples)
-        return self.predictor.answers(self.params, readings, mesh=self.mesh)[0]
+        asked = self.predictor.asked(self.predictor.read_all(examples))
+        return self.predictor.answers(self.params, asked, mesh=self.mesh)
 
     @functools.cached_property
     def predictor(self) -> Predictor:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import jax
 
-from lmjax import device, flops, init_embedding, sharding, workdir
+from lmjax import device, evaluate, flops, init_embedding, sharding, workdir
 from lmjax.checkpoint import Checkpoints
 from lmjax.config import Config
 from lmjax.data import batches, pipeline
@@ -57,6 +57,7 @@ def _prepare(
     """Take the workdir, and have in it what training reads."""
     first = device.is_first()
     with device.together():
+        evaluate.check(config)
         if first:
             lock.enter_context(workdir.locked(directory))
         config = pipeline.with_vocabulary(config)

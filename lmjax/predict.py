@@ -24,11 +24,39 @@ from lmjax.data.features import Columns, Row
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.write import Writer
 from lmjax.models import Model
+from lmjax.task_rules import EXAMPLE_SOURCES
 from lmjax.types import Array, Batch, Params
 
 # In a batch, unless there are fewer to predict; and what is kept of texts in writing.
 TOKENS = 8192
 SLOTS = 32_768
+
+
+def check(config: Config) -> None:
+    """Find before anything is read that a run's task gives examples no answers.
+
+    Raises:
+      ConfigError: naming the tasks that do.
+    """
+    if not isinstance(config.task, ExamplesConfig):
+        raise ConfigError(
+            f"config.task.kind = {config.task.kind!r}: predict applies a task that is "
+            f"learnt from examples: {', '.join(EXAMPLE_SOURCES)}; for text there is "
+            "generate"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """Examples to answer: what was read of each, and its rows."""
+
+    readings: Sequence[Any]
+    parts: Sequence[Sequence[Row]]
+
+    @property
+    def num_truncated(self) -> int:
+        """Count the examples that were cut to fit."""
+        return sum(any(row.truncated for row in part) for part in self.parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,15 +72,10 @@ class Predictor:
     model: Model
 
     def __post_init__(self) -> None:
-        if not isinstance(self.config.task, ExamplesConfig):
-            kind = self.config.task.kind
-            raise ConfigError(
-                f"config.task.kind = {kind!r}: predict applies tasks that are learnt "
-                "from examples; for text there is generate"
-            )
+        check(self.config)
 
     def read(self, example: Example | str) -> Any:
-        """Return what `answers` takes of an example: a mapping, or just a text.
+        """Return what `asked` takes of an example: a mapping, or just a text.
 
         Raises:
           ConfigError: a field is missing, or not what it should be.
@@ -65,7 +88,7 @@ class Predictor:
         return self._features.read(example, labelled=False)
 
     def read_all(self, examples: Sequence[Example | str]) -> list[Any]:
-        """Return what `answers` takes; as `read`, but the error names the example."""
+        """Return what `asked` takes; as `read`, but the error names the example."""
         readings = []
         for i, example in enumerate(examples):
             try:
@@ -74,80 +97,92 @@ class Predictor:
                 raise placed(error, f"examples[{i}]") from error
         return readings
 
-    def answers(
-        self, params: Params, readings: Sequence[Any], *, mesh: Mesh
-    ) -> tuple[list[dict[str, Any]], int]:
-        """Return the answer to each example, and how many texts were cut to fit."""
+    def asked(self, readings: Sequence[Any]) -> Asked:
+        """Return examples that were read as the model takes them."""
         parts = self._features.encode(readings, self.tokenizer)
-        rows = [row for part in parts for row in part]
+        return Asked(readings=readings, parts=parts)
+
+    def answers(
+        self, params: Params, asked: Asked, *, mesh: Mesh
+    ) -> list[dict[str, Any]]:
+        """Return the answer to each example."""
+        rows = [row for part in asked.parts for row in part]
         outputs: list[Mapping[str, Any]] = [{} for _ in rows]
         with jax.set_mesh(mesh):
             for i, output in self._outputs(params, rows, mesh):
                 outputs[i] = output
         given = iter(outputs)
-        answers = [
+        return [
             self._features.answer(reading, part, [next(given) for _ in part])
-            for reading, part in zip(readings, parts, strict=True)
+            for reading, part in zip(asked.readings, asked.parts, strict=True)
         ]
-        return answers, sum(any(row.truncated for row in part) for part in parts)
 
-    def judged(
-        self, params: Params, examples: Sequence[Example], *, mesh: Mesh
-    ) -> dict[str, float]:
-        """Return the metrics of the answers to examples that say what is right."""
+    def to_judge(self, examples: Sequence[Example]) -> tuple[Asked, list[Any]]:
+        """Return examples as the model takes them, and what is right of each."""
         # What is right is not there to be read, as it will not be later.
         asked = [self._features.read(example, labelled=False) for example in examples]
-        answers, _ = self.answers(params, asked, mesh=mesh)
-        readings = [self._features.read(example) for example in examples]
-        return self._features.judge(answers, readings)
+        return self.asked(asked), [self._features.read(e) for e in examples]
+
+    def judged(
+        self, params: Params, asked: Asked, right: Sequence[Any], *, mesh: Mesh
+    ) -> dict[str, float]:
+        """Return the metrics of the answers to examples of `to_judge`."""
+        answers = self.answers(params, asked, mesh=mesh)
+        return self._features.judge(answers, right)
 
     def _outputs(
         self, params: Params, rows: Sequence[Row], mesh: Mesh
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield what the model says of each row, and its number."""
+        batches = self._batches(rows, parts=sharding.num_parts(mesh))
+        filled = (
+            ([_columns(rows, i) for i in examples_B], length)
+            for length, examples_B in batches
+        )
+        outputs: Iterator[Mapping[str, Any]]
+        if self._writer is None:
+            said = (self._said(params, *batch, mesh) for batch in filled)
+            outputs = device.fetched(said)
+        else:
+            outputs = (self._written(params, columns) for columns, _ in filled)
+        for (_, examples_B), output in zip(batches, outputs, strict=True):
+            for b in np.flatnonzero(examples_B != PADDING):
+                own = {name: values[b] for name, values in output.items()}
+                yield int(examples_B[b]), own
+
+    def _batches(
+        self, rows: Sequence[Row], *, parts: int
+    ) -> list[tuple[int, np.ndarray]]:
+        """Return the length and the rows of each batch, the shortest first."""
         if not rows:
-            return
+            return []
         lengths = np.array([row.size for row in rows])
         longest = max(self.config.data.length, int(lengths.max()))
         ladder = np.array(bucketing.ladder(longest))
         most = TOKENS // ladder
         if self._writer is not None:
             most = SLOTS // self._writer.slots(ladder)
-        buckets = _buckets(
-            lengths, ladder=ladder, most=most, parts=sharding.num_parts(mesh)
-        )
+        buckets = _buckets(lengths, ladder=ladder, most=most, parts=parts)
         epoch = bucketing.in_order(lengths, buckets)
-        for number in range(len(epoch)):
-            length, examples_B = epoch.batch(number)
-            real = examples_B[examples_B != PADDING]
-            columns = [rows[i].columns for i in real]
-            missing = len(examples_B) - len(real)
-            said: Sequence[Mapping[str, Any]]
-            if self._writer is None:
-                said = self._said(params, [*columns, *[None] * missing], length, mesh)
-            else:
-                said = self._written(params, [*columns, *columns[:1] * missing])
-            yield from zip(real.tolist(), said, strict=False)
+        return [epoch.batch(number) for number in range(len(epoch))]
 
     def _said(
         self, params: Params, rows: Sequence[Columns | None], length: int, mesh: Mesh
-    ) -> list[dict[str, np.ndarray]]:
-        """Return what the task makes of each row of a batch, in every process."""
+    ) -> dict[str, Array]:
+        """Return what the task makes of the rows of a batch, in every process."""
         here = [rows[i] for i in device.local_rows(mesh, len(rows))]
         batch = device.put_batch(self._features.batch(here, length=length), mesh)
-        output = jax.device_get(self._predict(params, batch))
-        return [
-            {name: values[b] for name, values in output.items()}
-            for b in range(len(rows))
-        ]
+        return self._predict(params, batch)
 
     def _written(
-        self, params: Params, rows: Sequence[Columns]
-    ) -> list[dict[str, list[Any]]]:
+        self, params: Params, rows: Sequence[Columns | None]
+    ) -> dict[str, list[Any]]:
         """Return the texts that the model writes for each row of a batch."""
         assert self._writer is not None
-        asked = [self._features.asked(row) for row in rows]
-        return [{"texts": texts} for texts in self._writer.texts(params, asked)]
+        real = [row for row in rows if row is not None]
+        filled = [*real, *real[:1] * (len(rows) - len(real))]
+        asked = [self._features.asked(row) for row in filled]
+        return {"texts": self._writer.texts(params, asked)}
 
     @functools.cached_property
     def _writer(self) -> Writer | None:
@@ -169,6 +204,10 @@ class Predictor:
             return sharding.whole(task.predict(self.model, params, batch))
 
         return jax.jit(predict)
+
+
+def _columns(rows: Sequence[Row], number: int) -> Columns | None:
+    return None if number == PADDING else rows[number].columns
 
 
 def _buckets(

@@ -1,26 +1,31 @@
 """`lmjax predict`: a file of examples to a file of answers, line by line."""
 
-import json
+import contextlib
+import dataclasses
+import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from lmjax import workdir
-from lmjax.checkpoint import Step
-from lmjax.config import ConfigError
-from lmjax.data.directory import locked_file
-from lmjax.data.example_formats import open_file
+from lmjax import answer_file, predict, workdir
+from lmjax.checkpoint import Checkpoints, Step
+from lmjax.config import Config, ConfigError, to_dict
+from lmjax.data.documents import reading
+from lmjax.data.example_formats import find_file, open_file
 from lmjax.data.example_store import placed
 from lmjax.language_model import LanguageModel, load
-from lmjax.logging import json_line
 
 _AT_ONCE = 2048  # lines that are sorted by length together, and written
 _QUIET_SECONDS = 5.0
+# What of a config decides the answers, and what of that only how they are judged.
+_DECIDES = ("model", "task")
+_DECIDES_DATA = ("fields", "columns", "length", "target_length", "on_bad_text")
+_JUDGES = ("config.task.metrics", "config.task.num_answers")
 
 log = logging.getLogger(__name__)
 
@@ -37,97 +42,141 @@ def predict_file(
 ) -> None:
     """Write the answer to each example of `source` to `target`, in their order.
 
-    Whole lines that `target` holds already are kept, and their examples passed over:
-    what was cut off goes on.
+    What was cut off goes on, if it was made from the same: see `answer_file`.
 
     Args:
       directory: the workdir of a fine-tuned model.
-      source: examples, as training reads them, or texts; blank lines are passed over.
+      source: examples, as training reads them, though answers may be missing; or
+        texts. Blank lines are passed over.
       target: where the answers go, one JSON object a line.
       step: of a checkpoint; by default the newest.
       skip_bad: answer an example that cannot be used with {"error": ...}.
-      kind: of file, as in `open_file`.
+      kind: of file, as in `find_file`.
       overrides: of the run's config, as `load` takes them.
 
     Raises:
       ConfigError: a file cannot be used, or an example (with its line).
     """
-    if source.resolve() == target.resolve():
+    config = workdir.read_config(directory, overrides)
+    predict.check(config)
+    source, target = source.expanduser(), target.expanduser()
+    given = _opened(config, source, kind=kind)
+    if target.exists() and target.samefile(given.file):
         raise ConfigError(f"--output={target}: is --input")
-    config = workdir.read_config(directory)
-    examples = open_file(config.data, source, kind=kind, leaf="--input")
-    with locked_file(target, name="--output") as out:
-        done, end = _whole_lines(out, target)
-        if done > len(examples):
-            raise ConfigError(
-                f"--output={target}: has {done:,} lines, --input={source} "
-                f"{len(examples):,} examples: it holds answers to something else"
-            )
-        if done:
-            log.info("%s: goes on after example %d", target, done)
+    checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
+    step, count = checkpoints.find(step), len(given.examples)
+    made_from = {
+        "step": step,
+        "saved": checkpoints.saved_at(step),
+        "input": _fingerprint(given.file),
+        "format": given.kind,
+        **_decisive(config),
+    }
+    with answer_file.opened(
+        target, made_from=made_from, count=count, at_once=_AT_ONCE
+    ) as answers:
+        if answers.num_done == count:
+            log.info("%s: has all %d answers; nothing is left to do", target, count)
+            return
+        if answers.num_done:
+            log.info("%s: goes on after example %d", target, answers.num_done)
         lm = load(directory, step=step, overrides=overrides)
-        out.truncate(end)
-        out.seek(end)
-        num_truncated = 0
-        for first in _progress(range(done, len(examples), _AT_ONCE), len(examples)):
-            indices = range(first, min(first + _AT_ONCE, len(examples)))
-            lines, truncated = _answers(lm, examples, indices, skip_bad=skip_bad)
-            num_truncated += truncated
-            out.write("".join(json_line(line) + "\n" for line in lines).encode())
-            out.flush()
+        _answer_rest(lm, given, answers, skip_bad=skip_bad)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Input:
+    """A file of examples, and what its reader should know if one cannot be used."""
+
+    file: Path
+    kind: str
+    examples: Any
+    hint: str
+
+
+def _opened(config: Config, source: Path, *, kind: str) -> _Input:
+    named, file = find_file(config.data, source, kind=kind, leaf="--input")
+    hint = ""
+    if not kind and source.suffix == ".txt":
+        hint = f"read as {named}, as the run's own; --format=text takes lines as texts"
+    with _hinting(hint):
+        examples = open_file(config.data, file, kind=named, leaf="--input")
+    return _Input(file=file, kind=named, examples=examples, hint=hint)
+
+
+@contextlib.contextmanager
+def _hinting(*hints: str) -> Iterator[None]:
+    """Add hints to what is said of a mistake."""
+    try:
+        yield
+    except ConfigError as error:
+        more = f" ({'; '.join(filter(None, hints))})" if any(hints) else ""
+        raise ConfigError(f"{error}{more}") from error
+
+
+def _fingerprint(file: Path) -> str:
+    """Return what tells a file from any other."""
+    with reading(file, path="--input"), file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        return f"{opened.tell():,} bytes of sha256 {digest[:16]}"
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """Return the leaves of a config that decide the answers, by their paths."""
+    whole = to_dict(config)
+    parts = {name: whole[name] for name in _DECIDES}
+    parts["data"] = {name: whole["data"][name] for name in _DECIDES_DATA}
+    leaves = dict(_leaves(parts, "config"))
+    return {path: leaves[path] for path in leaves if path not in _JUDGES}
+
+
+def _leaves(section: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}", value
+
+
+def _answer_rest(
+    lm: LanguageModel,
+    given: _Input,
+    answers: answer_file.AnswerFile,
+    *,
+    skip_bad: bool,
+) -> None:
+    """Answer the examples that have no answer yet, and say how many were cut."""
+    count, num_truncated, num_bad = len(given.examples), 0, 0
+    for first in _progress(range(answers.num_done, count, _AT_ONCE), count):
+        indices = range(first, min(first + _AT_ONCE, count))
+        lines, truncated = _answers(lm, given, indices, skip_bad=skip_bad)
+        num_bad += sum("error" in line for line in lines)
+        num_truncated += truncated
+        answers.add(lines)
     cut = f"; {num_truncated:,} cut to fit" if num_truncated else ""
-    log.info("%s: %d answers%s", target, len(examples), cut)
+    bad = f"; {num_bad:,} could not be used, and say why" if num_bad else ""
+    log.info("%s: %d answers%s%s", answers.target, count, cut, bad)
 
 
 def _answers(
-    lm: LanguageModel, examples: Any, indices: range, *, skip_bad: bool
+    lm: LanguageModel, given: _Input, indices: range, *, skip_bad: bool
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the answers to some examples, and how many were cut to fit."""
     lines: dict[int, dict[str, Any]] = {}
     readings = {}
     for i in indices:
         try:
-            readings[i] = lm.predictor.read(examples[i])
+            readings[i] = lm.predictor.read(given.examples[i])
         except ConfigError as error:
-            told = placed(error, examples.where(i))
+            told = placed(error, given.examples.where(i))
             if not skip_bad:
-                hint = "--skip_bad answers such lines with the error"
-                raise ConfigError(f"{told} ({hint})") from error
+                with _hinting("--skip_bad answers with the error", given.hint):
+                    raise told from error
             lines[i] = {"error": str(told)}
-    answers, truncated = lm.predictor.answers(
-        lm.params, [*readings.values()], mesh=lm.mesh
-    )
+    asked = lm.predictor.asked([*readings.values()])
+    answers = lm.predictor.answers(lm.params, asked, mesh=lm.mesh)
     lines |= dict(zip(readings, answers, strict=True))
-    return [lines[i] for i in indices], truncated
-
-
-def _whole_lines(out: Any, target: Path) -> tuple[int, int]:
-    """Count the whole lines of a file of answers, and the bytes of them.
-
-    Only its last line may be cut off, as where a run was killed.
-
-    Raises:
-      ConfigError: it holds something else, which is left as it is.
-    """
-    out.seek(0)
-    count = end = 0
-    for number, line in enumerate(out, start=1):
-        whole = line.endswith(b"\n")
-        if not (_is_answer(line) if whole else line.startswith(b"{")):
-            raise ConfigError(
-                f"--output={target}: line {number} is no answer of predict: remove the "
-                "file, or choose another"
-            )
-        if whole:
-            count, end = count + 1, end + len(line)
-    return count, end
-
-
-def _is_answer(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+    return [lines[i] for i in indices], asked.num_truncated
 
 
 def _progress(steps: range, total: int) -> Iterator[int]:

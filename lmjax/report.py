@@ -19,8 +19,6 @@ from lmjax.config import (
     ExamplesConfig,
     JudgedConfig,
     LabelledConfig,
-    parse,
-    to_dict,
 )
 from lmjax.data import kept_stores, pipeline
 from lmjax.data.tokenizer import Tokenizer
@@ -78,25 +76,14 @@ def evaluate_workdir(
     Raises:
       ConfigError: an override of what is the run's own, or text that cannot be read.
     """
-    _refuse_fixed(overrides)
     saved = workdir.read_config(directory)
-    config = parse(to_dict(saved), overrides)
-    lm = load(directory, step=step)
-    prepared = _held_out(config, saved, lm.tokenizer, directory=directory)
+    lm = load(directory, step=step, overrides=overrides)
+    prepared = _held_out(lm.config, saved, lm.tokenizer, directory=directory)
     with jax.set_mesh(lm.mesh):
-        evaluation = Evaluation(make_program(config, lm.mesh), prepared)
+        evaluation = Evaluation(make_program(lm.config, lm.mesh), prepared)
         for split in prepared.stores:
             metrics = evaluation.metrics(split, lm.params)
             yield {"step": lm.step, "split": split, **metrics}
-
-
-def _refuse_fixed(overrides: Sequence[str]) -> None:
-    for override in overrides:
-        if override.partition("=")[0].partition(".")[0] in ("model", "tokenizer"):
-            raise ConfigError(
-                f"--config.{override}: lmjax eval takes model and tokenizer as the run "
-                "has them"
-            )
 
 
 def _held_out(

@@ -1,6 +1,7 @@
 """The directory of one run: who works in it, and which experiment it holds."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -45,7 +46,9 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
       workdir: of a run.
-      overrides: `a.b=value` of leaves that may differ when a run resumes.
+      overrides: `a.b=value` of leaves that may differ when a run resumes, and of
+        `data`: what a trained model is used on may be something else. An imported one
+        has no run that says what it is for: there also of `task`.
 
     Raises:
       ConfigError: there is none, or it cannot be read, or an override is of what the
@@ -54,15 +57,17 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> Config:
     path = workdir / "config.json"
     if not path.exists():
         raise ConfigError(f"--workdir={workdir}: holds no run (no config.json)")
-    values = _read(path)
+    values = read_json(path)
     try:
         config = parse(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    changed = parse(to_dict(config), overrides)
-    if others := changed_identity(config, changed):
+    used = parse(to_dict(config), overrides)
+    free = ("data", "task") if config.data.source == "none" else ("data",)
+    own = {section: getattr(config, section) for section in free}
+    if others := changed_identity(config, dataclasses.replace(used, **own)):
         raise ConfigError(f"{others[0]}: a trained model is used as the run has it")
-    return changed
+    return used
 
 
 def write_config(workdir: Path, config: Config) -> None:
@@ -71,10 +76,10 @@ def write_config(workdir: Path, config: Config) -> None:
     Raises:
       ConfigError: it cannot be written.
     """
-    _write(workdir / "config.json", to_dict(config))
+    write_json(workdir / "config.json", to_dict(config))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file of JSON.
 
     Raises:
@@ -93,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _write(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write an object as JSON if it is not there already: whole, or not at all."""
     text = json.dumps(values, indent=2) + "\n"
     part = path.with_name(path.name + ".part")
@@ -144,7 +149,7 @@ def refuse_other_text(workdir: Path, identity: dict[str, str]) -> None:
       ConfigError: naming what changed.
     """
     path = workdir / "data.json"
-    before = _read(path) if has_checkpoints(workdir) and path.exists() else None
+    before = read_json(path) if has_checkpoints(workdir) and path.exists() else None
     if before == identity:
         return
     if before is not None:
@@ -155,4 +160,4 @@ def refuse_other_text(workdir: Path, identity: dict[str, str]) -> None:
             f"--workdir={workdir}: the text or vocabulary behind "
             f"{' and '.join(changed)} is not what this run was trained on"
         )
-    _write(path, identity)
+    write_json(path, identity)

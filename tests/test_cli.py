@@ -187,6 +187,11 @@ def test_prepare_in_two_jobs(script, capsys, tmp_path):
             "min_tokens = 70: must be at most max_tokens = 64",
         ),
         (["score", "--workdir=RUN", "--input=none.txt"], "--input=none.txt"),
+        (
+            ["predict", "--workdir=RUN", "--input=none", "--output=none"],
+            "error: config.task.kind = 'causal_lm': predict applies a task that is "
+            "learnt from examples: seq2seq, ",
+        ),
         (["train", "--config=C", "--workdir=w", "--profile=3"], "--profile=3"),
         (["prepare", "--config=C", "--workdir=w", "--job=3/2"], "--job=3/2"),
         (["describe", "--config=C", "--devices=-3"], "--devices=-3"),
@@ -198,8 +203,11 @@ def test_prepare_in_two_jobs(script, capsys, tmp_path):
             ["train", "--config.seed", "--config=C", "--workdir=w"],
             "--config.seed: is written --config.seed=VALUE",
         ),
-        (["eval", "--workdir=RUN", "--config.model.dim=8"], "--config.model.dim=8"),
-        (["eval", "--workdir=RUN", "--config.tokenizer.bos=0"], "--config.tokenizer"),
+        (
+            ["eval", "--workdir=RUN", "--config.model.dim=8"],
+            "config.model.dim was 16, is 8: a trained model is used as the run has it",
+        ),
+        (["eval", "--workdir=RUN", "--config.tokenizer.bos=False"], "bos was"),
         (["generate", "--workdir=RUN", "--prompt=a\udcff"], "prompt: not UTF-8"),
         (["generate", "--workdir=RUN", "--prompt=a", "--temperature=nan"], "nan"),
         (["generate", "--workdir=RUN", "--prompt=a", "--temperature=inf"], "inf"),

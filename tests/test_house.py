@@ -29,8 +29,8 @@ FLOORS = [
     ("step", "interop"),
     ("program", "predict"),
     ("evaluate", "language_model", "logging", "init_from", "init_embedding"),
-    ("held_out", "report", "predict_file"),
-    ("loop",),
+    ("held_out", "report", "answer_file"),
+    ("loop", "predict_file"),
     ("cli",),
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lmjax
-from lmjax import cli, init_from, loop, report, workdir
+from lmjax import cli, init_from, loop, predict_file, report, workdir
 from lmjax import config as config_lib
 from lmjax.config import ConfigError, parse
 
@@ -144,7 +144,10 @@ def predict(workdir, source, target, *flags):
     return cli.main(["predict", f"--workdir={workdir}", *files, *flags])
 
 
-def test_predictions_keep_the_order_and_go_on(finished, files, tmp_path):
+def test_predictions_keep_the_order_and_go_on(
+    finished, files, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(predict_file, "_AT_ONCE", 8)
     source, whole = files / "test.jsonl", tmp_path / "whole.jsonl"
     assert predict(finished, source, whole) == 0
     answers = [*map(json.loads, whole.read_text().splitlines())]
@@ -160,13 +163,15 @@ def test_predictions_keep_the_order_and_go_on(finished, files, tmp_path):
         [a["label"] == e["label"] for a, e in zip(answers, examples, strict=True)]
     )
     assert right == pytest.approx(metrics(finished, "test")[-1]["accuracy"])
-    part = tmp_path / "part.jsonl"
-    part.write_text(whole.read_text()[:200])  # cut off within a line
-    assert predict(finished, source, part) == 0
-    again = [*map(json.loads, part.read_text().splitlines())]
-    assert [a["label"] for a in again] == [a["label"] for a in answers]
-    assert predict(finished, source, part) == 0
-    assert len(part.read_text().splitlines()) == len(examples)
+    before = whole.read_bytes()
+    monkeypatch.setattr(predict_file, "load", None)  # what is there needs no model
+    assert predict(finished, source, whole) == 0
+    assert "has all 19 answers; nothing is left to do" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.setattr(predict_file, "_AT_ONCE", 8)
+    whole.write_bytes(before[:-300])  # cut off within a line, and within eight
+    assert predict(finished, source, whole) == 0
+    assert whole.read_bytes() == before
 
 
 def test_mistakes_in_what_is_to_be_predicted(finished, tmp_path, capsys):
@@ -182,12 +187,13 @@ def test_mistakes_in_what_is_to_be_predicted(finished, tmp_path, capsys):
     assert "in.jsonl:4: not JSON" in lines[3]["error"]
     source.write_text('{"text": "good"}\n')
     assert predict(finished, source, target) == 2
-    assert "holds answers to something else" in capsys.readouterr().err
-    for text in ("my notes\nmore\n", "no line end", '{"label": "pos"}\n[1]\n'):
-        target.write_text(text)
-        assert predict(finished, source, target) == 2
-        assert "is no answer of predict" in capsys.readouterr().err
-        assert target.read_text() == text
+    assert "made from something else: input was '" in capsys.readouterr().err
+    texts = tmp_path / "in.txt"
+    texts.write_text("good\n")
+    assert predict(finished, texts, tmp_path / "texts.jsonl") == 2
+    said = capsys.readouterr().err
+    assert "in.txt:1: not JSON" in said and "--format=text" in said
+    assert predict(finished, texts, tmp_path / "texts.jsonl", "--format=text") == 0
     assert predict(finished, source, source) == 2
     assert predict(finished, tmp_path / "none", target) == 2
     lm = lmjax.load(finished)

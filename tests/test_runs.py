@@ -1,6 +1,5 @@
 """What a run checks before it trains, keeps while it does, and does at its end."""
 
-import dataclasses
 import errno
 import json
 import math
@@ -69,26 +68,6 @@ def test_a_run_is_saved_before_it_samples(tmp_path, tiny, monkeypatch):
     assert 12 in steps(tmp_path)
     assert loop.train(tiny(), tmp_path)
     assert (tmp_path / "samples" / "12.txt").exists()
-
-
-@pytest.mark.parametrize(
-    ("metric", "part"),
-    [("los", r"'los': must be one of .*\(did you mean 'loss'\?\)"), ("loss", "valid")],
-)
-def test_a_best_metric_that_is_never_measured(
-    tmp_path, tiny, monkeypatch, metric, part
-):
-    prepare = pipeline.prepare
-
-    def without_valid(*args, **options):
-        made = prepare(*args, **options)
-        return dataclasses.replace(made, stores={"train": made.stores["train"]})
-
-    if metric == "loss":
-        monkeypatch.setattr(pipeline, "prepare", without_valid)
-    with pytest.raises(ConfigError, match=f"best_metric = .*{part}"):
-        loop.train(tiny(f"checkpoint.best_metric={metric}"), tmp_path)
-    assert not (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_only_the_best_and_the_newest_are_kept(tmp_path, tiny, monkeypatch):

@@ -21,7 +21,8 @@ class ConllExamples(InMemory):
 
     Args:
       paths: the files.
-      columns: what their columns are called; each is a list in the example.
+      layouts: what their columns are called; each is a list in the example. A file has
+        the first layout, or another one that is as wide as its lines are.
       on_bad_text: as in `SourceConfig`.
       path: where the source stands in the config.
     """
@@ -30,38 +31,47 @@ class ConllExamples(InMemory):
         self,
         paths: Sequence[Path],
         *,
-        columns: Sequence[str],
+        layouts: Sequence[Sequence[str]],
         on_bad_text: str,
         path: str,
     ) -> None:
         super().__init__(paths, on_bad_text=on_bad_text, path=path)
-        self._columns = tuple(columns)
+        self._columns = tuple(layouts[0])
+        self._layouts = {len(names): tuple(names) for names in reversed(layouts)}
         self._found = [
-            (file, *found)
-            for file in paths
-            for first, rows in _sentences(self._text(file))
-            for found in self._examples(first, rows)
+            (file, *found) for file in paths for found in self._read(self._text(file))
         ]
 
     def fingerprint(self) -> str:
         """Hash the contents of the files, and the names of the columns."""
         return digest("conll", self._columns, super().fingerprint())
 
-    def _examples(
-        self, first: int, rows: list[list[str]]
-    ) -> Iterator[tuple[int, Example | str]]:
-        """Yield the line and the example, or examples, of a sentence."""
-        for line, row in enumerate(rows, start=first):
-            if len(row) != len(self._columns):
-                yield line, self._of_other_width(row)
-                return
-        columns = map(list, zip(*rows, strict=True))
-        yield first, dict(zip(self._columns, columns, strict=True))
+    def _read(self, text: str) -> Iterator[tuple[int, Example | str]]:
+        """Yield the line and the example of each sentence of a file."""
+        sentences = [*_sentences(text)]
+        widths = (len(row) for _, rows in sentences for row in rows)
+        known = (self._layouts[width] for width in widths if width in self._layouts)
+        names = next(known, self._columns)
+        for first, rows in sentences:
+            yield self._example(first, rows, names)
 
-    def _of_other_width(self, row: list[str]) -> str:
+    def _example(
+        self, first: int, rows: list[list[str]], names: Sequence[str]
+    ) -> tuple[int, Example | str]:
+        for line, row in enumerate(rows, start=first):
+            if len(row) != len(names):
+                return line, self._of_other_width(row, names)
+        columns = map(list, zip(*rows, strict=True))
+        return first, dict(zip(names, columns, strict=True))
+
+    def _of_other_width(self, row: list[str], names: Sequence[str]) -> str:
+        if names != self._columns:
+            return f"has {len(row)} columns, lines before it {len(names)}"
+        others = [f"({', '.join(n)})" for n in self._layouts.values() if n != names]
+        also = f"; also read: {', '.join(others)}" if others else ""
         return (
-            f"has {len(row)} columns; {self._path}.columns names "
-            f"{len(self._columns)}: {', '.join(self._columns)}"
+            f"has {len(row)} columns; {self._path}.columns names {len(names)}: "
+            f"{', '.join(names)}{also}"
         )
 
 
@@ -70,7 +80,7 @@ class PropsExamples(ConllExamples):
 
     The tags have as many columns as there are predicates, each with the arguments of
     one in brackets; in the example they are BIO tags, and the predicate is the number
-    of its word.
+    of its word. The layout is chosen for each sentence.
 
     Args:
       paths: the files.
@@ -89,30 +99,58 @@ class PropsExamples(ConllExamples):
         names = self._fields.predicate, self._fields.tags
         return digest("props", *names, super().fingerprint())
 
+    def _read(self, text: str) -> Iterator[tuple[int, Example | str]]:
+        """Yield the line and the example of each predicate of a file."""
+        for first, rows in _sentences(text):
+            names = self._layouts.get(len(rows[0]), self._columns)
+            yield from self._examples(first, rows, names)
+
     def _examples(
-        self, first: int, rows: list[list[str]]
+        self, first: int, rows: list[list[str]], names: Sequence[str]
     ) -> Iterator[tuple[int, Example | str]]:
-        width = len(rows[0])
+        width, tags = len(rows[0]), self._fields.tags
         for line, row in enumerate(rows, start=first):
-            if len(row) < len(self._columns) - 1:
-                yield line, self._of_other_width(row)
+            if len(row) < len(names) - (tags in names):
+                yield line, self._of_other_width(row, names)
                 return
             if len(row) != width:
                 yield line, f"has {len(row)} columns, the sentence's first line {width}"
                 return
         columns = [*map(list, zip(*rows, strict=True))]
-        begin = self._columns.index(self._fields.tags)
-        end = begin + width - (len(self._columns) - 1)
-        names = [name for name in self._columns if name != self._fields.tags]
-        example = dict(zip(names, columns[:begin] + columns[end:], strict=True))
-        predicates = example[self._fields.predicate]
+        example, arguments = self._parted(columns, names)
+        name = self._fields.predicate
         try:
-            for place, tags in props.propositions(predicates, columns[begin:end]):
-                own = {self._fields.predicate: place, self._fields.tags: tags}
-                found = tags if isinstance(tags, str) else {**example, **own}
-                yield first + place, found
+            for place, found in props.propositions(example[name], arguments):
+                known = {} if found is None else {tags: found}
+                whole = {**example, name: place, **known}
+                yield first + place, found if isinstance(found, str) else whole
         except ConfigError as error:
             yield first, str(error)
+
+    def _parted(
+        self, columns: list[list[str]], names: Sequence[str]
+    ) -> tuple[dict[str, Any], list[list[str]] | None]:
+        """Return the columns by their names, and those of arguments if there are."""
+        if self._fields.tags not in names:
+            return dict(zip(names, columns, strict=True)), None
+        begin = names.index(self._fields.tags)
+        end = begin + len(columns) - (len(names) - 1)
+        others = [name for name in names if name != self._fields.tags]
+        rest = columns[:begin] + columns[end:]
+        return dict(zip(others, rest, strict=True)), columns[begin:end]
+
+
+def unlabelled(columns: Sequence[str], fields: FieldsConfig) -> list[Sequence[str]]:
+    """Return the layouts of files whose tags may be missing, and all that is not read.
+
+    Args:
+      columns: of a file that has all.
+      fields: what the columns that are read are called.
+    """
+    read = fields.tokens, fields.predicate
+    without = [name for name in columns if name != fields.tags]
+    least = [name for name in without if name in read]
+    return [columns, *filter(None, (without, least))]
 
 
 def _sentences(text: str) -> Iterator[tuple[int, list[list[str]]]]:

@@ -3,9 +3,9 @@
 import contextlib
 import errno
 import fcntl
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from lmjax.config import ConfigError
 
@@ -22,14 +22,16 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked_file(file: Path, *, name: str) -> Iterator[IO[bytes]]:
-    """Open a file to read and write it, made if it is not there, and hold it alone.
+def locked_file(file: Path, *, name: str) -> Iterator[io.FileIO]:
+    """Open a file to add to it, made if it is not there, and hold it alone.
+
+    What is written is not kept in memory: it cannot fail again when the file is closed.
 
     Raises:
       ConfigError: it cannot be opened, or another process holds it; `name` is its flag.
     """
     try:
-        opened = file.open("a+b")
+        opened = file.open("ab", buffering=0)
     except OSError as error:
         raise ConfigError(f"{name}={file}: {error.strerror}") from error
     with opened:

@@ -1,11 +1,12 @@
 """From a config to the examples of a split: the table of formats."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmjax.config import ConfigError, SourceConfig, nearest
-from lmjax.data.conll import ConllExamples, PropsExamples
+from lmjax.data.conll import ConllExamples, PropsExamples, unlabelled
 from lmjax.data.documents import HeldOut
 from lmjax.data.examples import (
     Examples,
@@ -47,7 +48,8 @@ def open_examples(
     held_out = not config.valid_path and split != "test"
     leaf = "path" if held_out else leaf
     pattern = getattr(config, leaf)
-    found = FORMATS[config.source](config, pattern, path=path, leaf=f"{path}.{leaf}")
+    files = _files(config, pattern, leaf=f"{path}.{leaf}")
+    found = FORMATS[config.source](config, files, path=path)
     if held_out:
         every = config.holdout_every
         found = HeldOutExamples(found, every=every, held_out=split == "valid")
@@ -57,58 +59,115 @@ def open_examples(
     return found
 
 
-def _of_files(kind: Any, **more: Callable[[SourceConfig], Any]) -> Callable[..., Any]:
-    def opened(config: SourceConfig, pattern: str, *, path: str, leaf: str) -> Any:
+Opener = Callable[..., Any]  # (config, files, path="config.data") -> Examples
+
+
+def _opener(kind: Any, **more: Callable[[SourceConfig], Any]) -> Opener:
+    """Return what opens files as `kind`, of which `more` reads the other arguments."""
+
+    def opened(config: SourceConfig, files: Sequence[Path], *, path: str) -> Any:
         options = {name: value(config) for name, value in more.items()}
-        files = files_of(pattern, path=leaf)
         return kind(files, on_bad_text=config.on_bad_text, path=path, **options)
 
     return opened
 
 
-def _parallel(config: SourceConfig, stem: str, *, path: str, leaf: str) -> Examples:
-    names = config.fields.source, config.fields.target
-    return ParallelExamples(
-        stem, names=names, on_bad_text=config.on_bad_text, path=path
-    )
+class Texts(Lines):
+    """A text for each line that is not blank."""
+
+    def __getitem__(self, index: int, /) -> str:
+        return super().__getitem__(index).removeprefix("\ufeff")
 
 
-FORMATS: dict[str, Callable[..., Any]] = {
-    "jsonl": _of_files(JsonExamples),
-    "tsv": _of_files(TableExamples, delimiter=lambda _: "\t"),
-    "csv": _of_files(TableExamples, delimiter=lambda _: ","),
-    "conll": _of_files(ConllExamples, columns=lambda config: config.columns),
-    "props": _of_files(
+FORMATS: dict[str, Opener] = {
+    "jsonl": _opener(JsonExamples),
+    "tsv": _opener(TableExamples, delimiter=lambda _: "\t"),
+    "csv": _opener(TableExamples, delimiter=lambda _: ","),
+    "conll": _opener(ConllExamples, layouts=lambda config: [config.columns]),
+    "props": _opener(
         PropsExamples,
-        columns=lambda config: config.columns,
+        layouts=lambda config: [config.columns],
         fields=lambda config: config.fields,
     ),
-    "parallel": _parallel,
-    "squad": _of_files(SquadExamples),
+    "parallel": _opener(
+        ParallelExamples,
+        names=lambda config: (config.fields.source, config.fields.target),
+    ),
+    "squad": _opener(SquadExamples),
 }
-# What a file to predict may be: also texts alone, one a line.
-FILES = {**FORMATS, "text": _of_files(Lines)}
+# What a file to predict may be: also texts alone, one a line. Answers may be missing.
+FILES: dict[str, Opener] = {
+    **FORMATS,
+    "conll": _opener(
+        ConllExamples, layouts=lambda config: unlabelled(config.columns, config.fields)
+    ),
+    "props": _opener(
+        PropsExamples,
+        layouts=lambda config: unlabelled(config.columns, config.fields),
+        fields=lambda config: config.fields,
+    ),
+    "parallel": _opener(ParallelExamples, names=lambda config: (config.fields.source,)),
+    "text": _opener(Texts),
+}
 
 
-def open_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -> Any:
-    """Open a file of examples, or of texts.
+def _files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
+    """Return the files that a leaf of the config names."""
+    if config.source != "parallel":
+        return files_of(pattern, path=leaf)
+    names = config.fields.source, config.fields.target
+    return [Path(f"{pattern}.{name}").expanduser() for name in names]
+
+
+def find_file(
+    config: SourceConfig, given: Path, *, kind: str, leaf: str
+) -> tuple[str, Path]:
+    """Return the format of a file to predict, a key of `FILES`, and the file.
 
     Args:
       config: how a run's own examples are read.
-      file: to open.
-      kind: one of `FILES`; "": the one that the file's name ends in, else the run's.
+      given: the file; of parallel files also what stands before .SOURCE.
+      kind: its format; "": the one that its name ends in, else the run's.
       leaf: what gave the file, for the text of errors.
 
     Raises:
-      ConfigError: no such file or kind, or it cannot be read as one.
+      ConfigError: no such file or format.
     """
-    named = kind or file.suffix.removeprefix(".")
+    named = kind or given.suffix.removeprefix(".")
     if named not in FILES and not kind:
         named = config.source
     if named not in FILES:
         hint = nearest(named, [*FILES])
         raise ConfigError(
-            f"{leaf}={file}: is not read as {named!r}{hint}; give --format, one of "
+            f"{leaf}={given}: is not read as {named!r}{hint}; give --format, one of "
             f"{', '.join(FILES)}"
         )
-    return FILES[named](config, str(file), path="config.data", leaf=leaf)
+    file, more = given, ""
+    if named == "parallel" and not given.exists():
+        file, more = Path(f"{given}.{config.fields.source}"), f", nor {given}"
+    if not file.is_file():
+        why = "is no file" if file.exists() else f"no such file{more}"
+        raise ConfigError(f"{leaf}={file}: {why}")
+    return named, file
+
+
+def open_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -> Any:
+    """Open a file of examples, or of texts, whose answers nobody need know.
+
+    Args:
+      config: how a run's own examples are read.
+      file: to open.
+      kind: its format, a key of `FILES`.
+      leaf: what gave the file, for the text of errors.
+
+    Raises:
+      ConfigError: it cannot be read as one, or has no example.
+    """
+    own: Any = {"source": kind, "path": str(file), "valid_path": str(file)}
+    config = dataclasses.replace(config, **own)
+    for mistake in config.mistakes("config.data"):
+        raise ConfigError(f"{leaf}={file}: {mistake}")
+    found = FILES[kind](config, [file], path="config.data")
+    if not len(found):
+        raise ConfigError(f"{leaf}={file}: has no example")
+    return found

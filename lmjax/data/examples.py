@@ -141,11 +141,11 @@ def _row(names: list[str], row: list[str]) -> Example | str:
 
 
 class ParallelExamples(InMemory):
-    """Line i of each of several files, by the files' last names.
+    """Line i of each of several files.
 
     Args:
-      stem: what their names have in common: `train` of `train.en` and `train.de`.
-      names: their last names.
+      paths: the files.
+      names: what the line of each is called in the example.
       on_bad_text: as in `SourceConfig`.
       path: where the source stands in the config.
 
@@ -154,22 +154,26 @@ class ParallelExamples(InMemory):
     """
 
     def __init__(
-        self, stem: str, *, names: Sequence[str], on_bad_text: str, path: str
+        self,
+        paths: Sequence[Path],
+        *,
+        names: Sequence[str],
+        on_bad_text: str,
+        path: str,
     ) -> None:
-        files = [Path(f"{stem}.{name}").expanduser() for name in names]
-        super().__init__(files, on_bad_text=on_bad_text, path=path)
-        texts = [self._text(f).replace("\r\n", "\n").split("\n") for f in files]
+        super().__init__(paths, on_bad_text=on_bad_text, path=path)
+        texts = [self._text(f).replace("\r\n", "\n").split("\n") for f in paths]
         for lines in texts:
             if lines[-1] == "":
                 lines.pop()
         if len({*map(len, texts)}) > 1:
             counts = (
                 f"{file} has {len(lines):,}"
-                for file, lines in zip(files, texts, strict=True)
+                for file, lines in zip(paths, texts, strict=True)
             )
             raise ConfigError(f"{path}.path: unequal lines: {', '.join(counts)}")
         self._found = [
-            (files[0], i, dict(zip(names, lines, strict=True)))
+            (paths[0], i, dict(zip(names, lines, strict=True)))
             for i, lines in enumerate(zip(*texts, strict=True), start=1)
         ]
 

@@ -13,18 +13,22 @@ _NO_PREDICATE = ("-", "_")
 
 
 def propositions(
-    predicates: Sequence[str], arguments: Sequence[Sequence[str]]
-) -> Iterator[tuple[int, list[str] | str]]:
+    predicates: Sequence[str], arguments: Sequence[Sequence[str]] | None
+) -> Iterator[tuple[int, list[str] | str | None]]:
     """Yield each predicate's word, by its number, and its tags, or what is wrong.
 
     Args:
       predicates: the predicate at each word, or "-".
-      arguments: of each predicate in turn, a column of brackets.
+      arguments: of each predicate in turn, a column of brackets; None where nobody
+        knows them, and there are no tags.
 
     Raises:
       ConfigError: there are not as many columns as predicates.
     """
     places = [i for i, name in enumerate(predicates) if name not in _NO_PREDICATE]
+    if arguments is None:
+        yield from ((place, None) for place in places)
+        return
     if len(places) != len(arguments):
         raise ConfigError(
             f"has {len(places)} predicates, but {len(arguments)} columns of arguments"

@@ -1,11 +1,12 @@
 """Files of labelled examples: what is read, and what is said of mistakes."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
 from lmjax.config import ConfigError, FieldsConfig, SourceConfig
-from lmjax.data.example_formats import open_examples, open_file
+from lmjax.data.example_formats import find_file, open_examples, open_file
 
 
 def opened(source, path, split="train", **more):
@@ -165,17 +166,78 @@ def test_no_file_and_no_example(tmp_path):
         open_examples(config, split="train")
 
 
+def to_predict(config, path, kind=""):
+    named, file = find_file(config, path, kind=kind, leaf="--input")
+    return open_file(config, file, kind=named, leaf="--input")
+
+
 def test_a_file_to_predict_is_what_its_name_or_the_run_says(tmp_path):
     config = SourceConfig(source="conll", path="x", columns=("tokens",))
     contents = {"a.jsonl": '{"t": "x"}', "a.tsv": "t\nx", "a.txt": "x"}
     wanted = {"a.jsonl": {"t": "x"}, "a.tsv": {"t": "x"}, "a.txt": {"tokens": ["x"]}}
     for name, text in contents.items():
         (tmp_path / name).write_text(text)
-        (found,) = open_file(config, tmp_path / name, kind="", leaf="--input")
+        (found,) = to_predict(config, tmp_path / name)
         assert found == wanted[name]
-    (text,) = open_file(config, tmp_path / "a.txt", kind="text", leaf="--input")
-    assert text == "x"
+    (tmp_path / "a.txt").write_text("\ufeffx y\r\n \nz")
+    assert [*to_predict(config, tmp_path / "a.txt", "text")] == ["x y", "z"]
     for kind, source in (("cvs", "csv"), ("", "tfds")):
         given = SourceConfig(source=source, path="x")
         with pytest.raises(ConfigError, match=r"--input=.*give --format, one of jsonl"):
-            open_file(given, tmp_path / "a.txt", kind=kind, leaf="--input")
+            to_predict(given, tmp_path / "a.txt", kind)
+
+
+def test_a_file_to_predict_is_one_file_and_has_examples(tmp_path):
+    config = SourceConfig(source="jsonl", path="x")
+    for name in ("a[1].jsonl", "a1.jsonl"):
+        (tmp_path / name).write_text(f'{{"name": "{name}"}}\n')
+    (found,) = to_predict(config, tmp_path / "a[1].jsonl")
+    assert found == {"name": "a[1].jsonl"}
+    with pytest.raises(ConfigError, match=r"--input=.*a\?\.jsonl: no such file"):
+        to_predict(config, tmp_path / "a?.jsonl")
+    for path in (tmp_path, Path("/dev/null")):
+        with pytest.raises(ConfigError, match=f"--input={path}: is no file"):
+            to_predict(config, path)
+    (tmp_path / "a1.jsonl").write_text("\n \n")
+    with pytest.raises(ConfigError, match=r"--input=.*a1\.jsonl: has no example"):
+        to_predict(config, tmp_path / "a1.jsonl")
+    with pytest.raises(ConfigError, match=r"fields\.predicate = '': .*'props' needs"):
+        to_predict(config, tmp_path / "a1.jsonl", "props")
+
+
+def test_columns_to_predict_may_lack_the_tags(tmp_path):
+    path = tmp_path / "a.txt"
+    config = SourceConfig(source="conll", path="x", columns=("pos", "tokens", "tags"))
+    for text in ("P a T\nQ b U\n\nR c V", "P a\nQ b\n\nR c", "a\nb\n\nc\n"):
+        path.write_text(text)
+        assert [e["tokens"] for e in to_predict(config, path)] == [["a", "b"], ["c"]]
+    path.write_text("a\n\nNew York City\n")  # no word with its tag
+    found = to_predict(config, path)
+    assert found[0] == {"tokens": ["a"]}
+    with pytest.raises(
+        ConfigError, match=r"a\.txt:3: has 3 columns, lines before it 1"
+    ):
+        found[1]
+    path.write_text("P a T U\n")
+    with pytest.raises(
+        ConfigError, match=r"names 3: .*also read: \(tokens\), \(pos, to"
+    ):
+        to_predict(config, path)[0]
+    with pytest.raises(
+        ConfigError, match=r"has 1 columns; .*names 3: pos, tokens, tags$"
+    ):
+        path.write_text("a\n")
+        opened("conll", path, columns=config.columns)[0]
+
+
+def test_sources_to_predict_need_no_targets(tmp_path):
+    fields = FieldsConfig(source="en", target="de")
+    config = SourceConfig(source="parallel", path="x", fields=fields)
+    (tmp_path / "new.en").write_text("a\r\n\r\nc\r\n")
+    for name in ("new", "new.en"):
+        found = to_predict(config, tmp_path / name)
+        assert [*found] == [{"en": "a"}, {"en": ""}, {"en": "c"}]
+    (tmp_path / "new.de").write_text("A\n")
+    assert len(to_predict(config, tmp_path / "new")) == 3
+    with pytest.raises(ConfigError, match=r"old\.en: no such file, nor .*old$"):
+        to_predict(config, tmp_path / "old")

@@ -4,7 +4,7 @@ import pytest
 
 from lmjax.config import ConfigError, FieldsConfig, SourceConfig, parse
 from lmjax.data import props
-from lmjax.data.example_formats import open_examples
+from lmjax.data.example_formats import open_examples, open_file
 
 COLUMNS = ("tokens", "predicate", "tags")
 FIELDS = FieldsConfig(predicate="predicate")
@@ -47,6 +47,28 @@ def test_columns_may_follow_those_of_the_arguments(tmp_path):
     (example,) = opened(tmp_path / "a.conll", text, columns=columns)
     assert example["coreference"] == ["-", "(1)"]
     assert example["tags"] == ["O", "B-V"]
+
+
+def test_arguments_may_be_missing_where_they_are_asked_for(tmp_path):
+    path = tmp_path / "a.props"
+    columns = ("number", "tokens", "predicate", "tags", "end")
+    config = SourceConfig(source="props", path="x", columns=columns, fields=FIELDS)
+    words, wanted = ["No", "bit", "ran"], [1, 2]
+    for text in (
+        "0 No - * * .\n1 bit b (V*) * .\n2 ran r * (V*) .\n",
+        "0 No - .\n1 bit b .\n2 ran r .\n",
+        "No -\nbit b\nran r\n",
+    ):
+        path.write_text(text)
+        found = open_file(config, path, kind="props", leaf="--input")
+        assert [e["predicate"] for e in found] == wanted
+        assert all(e["tokens"] == words for e in found)
+        assert [found.where(i)[-2:] for i in range(2)] == [":2", ":3"]
+    path.write_text("No - *\nbit b (V*)\n\nNo -\n")
+    with pytest.raises(
+        ConfigError, match=r":1: has 3 columns; .*also read: \(tokens, p"
+    ):
+        open_file(config, path, kind="props", leaf="--input")[0]
 
 
 @pytest.mark.parametrize(

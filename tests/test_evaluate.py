@@ -1,0 +1,134 @@
+"""Evaluation: what is measured is known before, and examples are encoded once."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import device, evaluate, loop, sharding
+from lmjax.config import ConfigError, parse
+from lmjax.data import pipeline, spans
+from lmjax.data.span_qa_features import SpanQA
+from lmjax.data.tokenizer import Bytes
+from lmjax.predict import Predictor
+from lmjax.program import make_program
+from lmjax.task_rules import EXAMPLE_SOURCES
+from lmjax.tasks.metrics import results
+
+SIZE = {"dim": 8, "num_layers": 1, "num_heads": 1, "max_length": 64}
+DECODER, ENCDEC = SIZE, {**SIZE, "kind": "encoder_decoder"}
+ENCODER = {
+    **SIZE,
+    "kind": "encoder",
+    "pooler": True,
+    "pair_head": True,
+    "num_token_types": 2,
+}
+LABELS = {"labels": ("O", "B-X")}
+WINDOWS = {"max_question_tokens": 1, "stride": 9, "max_answer_tokens": 3}
+TEXT, PAIRS = ["loss", "accuracy", "perplexity"], {"metrics": ("exact_match",)}
+OF_PAIR = ["pair_loss", "pair_accuracy"]
+# Of each task a model, settings, and what is measured.
+TASKS = {
+    "causal_lm": (DECODER, {}, [*TEXT, "word_perplexity", "bits_per_byte"]),
+    "masked_lm": (ENCODER, {"sentence_order": True}, [*TEXT, *OF_PAIR]),
+    "span_corruption": (ENCDEC, {}, TEXT),
+    "prefix_lm": (ENCDEC, {}, TEXT),
+    "infilling": (ENCDEC, {}, TEXT),
+    "seq2seq": (ENCDEC, PAIRS, [*TEXT, "exact_match"]),
+    "prompted_lm": (DECODER, PAIRS, [*TEXT, "exact_match"]),
+    "classify": (ENCODER, LABELS, [*TEXT[:2], "macro_f1", "matthews"]),
+    "tag": (ENCODER, LABELS, [*TEXT[:2], "precision", "recall", "f1"]),
+    "span_qa": (ENCODER, WINDOWS, [*TEXT[:2], "exact_match", "f1"]),
+}
+OF_NO_BATCH = {"perplexity", "word_perplexity", "bits_per_byte"}
+
+
+def config(kind, **more):
+    model, task, _ = TASKS[kind]
+    reads_text = kind not in EXAMPLE_SOURCES
+    data = {"source": "python_stdlib"} if reads_text else {"source": "jsonl"}
+    data |= {} if reads_text else {"path": "x"}
+    return parse(
+        {
+            "model": {"vocab_size": 400, **model},
+            "tokenizer": {"kind": "bytes", "mask": True, "num_sentinels": 9},
+            "data": {**data, "length": 32, "isolate_documents": not reads_text},
+            "task": {"kind": kind, **task},
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_names_are_of_what_is_measured(kind):
+    if kind == "tag":
+        pytest.importorskip("seqeval")
+    given, names = config(kind), TASKS[kind][-1]
+    assert sorted(evaluate.metric_names(given)) == sorted(names)
+    program = make_program(given, sharding.make_mesh(given.mesh, jax.devices()[:1]))
+    params, batch = program.state_shapes.params, program.batch_shapes()
+    shapes = jax.eval_shape(program.eval_step, params, batch)
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    counted = spans.counted(zeros, given.task) if kind == "tag" else zeros
+    of_batches = set(names) - OF_NO_BATCH
+    if kind in ("seq2seq", "prompted_lm", "span_qa"):
+        of_batches -= {"exact_match", "f1"}  # of answers
+    assert results(counted).keys() == of_batches
+
+
+@pytest.mark.parametrize(
+    ("kind", "best", "told"),
+    [
+        ("causal_lm", "los", r"must be one of loss, .*\(did you mean 'loss'\?\)"),
+        ("seq2seq", "bleu", "must be one of loss, accuracy, perplexity, exact_match"),
+        ("classify", "f1", "must be one of loss, accuracy, macro_f1, matthews"),
+    ],
+)
+def test_a_best_metric_that_is_never_measured_is_found_first(
+    kind, best, told, tmp_path
+):
+    given = config(kind, checkpoint={"best_metric": best})
+    with pytest.raises(ConfigError, match=f"best_metric = '{best}': {told}"):
+        loop.train(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_best_metric_needs_a_valid_split(tmp_path):
+    data = {"source": "tfds", "path": "x", "valid_split": "", "length": 32}
+    given = config("causal_lm", data=data, checkpoint={"best_metric": "loss"})
+    with pytest.raises(ConfigError, match=r"'loss': config\.data has no valid split"):
+        loop.train(given, tmp_path / "run")
+
+
+def test_results_are_read_while_the_device_is_two_ahead():
+    begun = []
+    results = (begun.append(i) or np.array(i) for i in range(5))
+    read = [(int(result), len(begun)) for result in device.fetched(results)]
+    assert read == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
+    assert [*device.fetched(iter(()))] == []
+
+
+def test_examples_to_judge_are_encoded_once(monkeypatch):
+    examples = {"question": "?", "context": "a b", "answers": [{"text": "b"}]}
+    examples["answers"][0]["answer_start"] = 2
+    store = types.SimpleNamespace(num_examples=3, examples=[examples] * 3)
+    given = config("span_qa")
+    program = types.SimpleNamespace(config=given, model=None, mesh=None)
+    evaluation = evaluate.Evaluation(
+        program,
+        pipeline.Prepared(
+            tokenizer=Bytes(bos=True), stores={"valid": [store], "test": [store]}
+        ),
+    )
+    encoded, encode = [], SpanQA.encode
+    monkeypatch.setattr(
+        SpanQA, "encode", lambda *args: encoded.append(len(args[1])) or encode(*args)
+    )
+    answers = lambda *args, **more: [{"answer": "b"}] * 3
+    monkeypatch.setattr(Predictor, "answers", answers)
+    monkeypatch.setattr(evaluate.Evaluation, "_means", lambda *_: {"loss": 0.0})
+    for split in ("valid", "valid", "test"):
+        assert evaluation.metrics(split, {})["exact_match"] == 1.0
+    assert encoded == [3, 3]
