@@ -112,8 +112,9 @@ class DataConfig(SourceConfig):
     target_length: CountOrZero = 0
     num_buckets: Count = 4  # lengths that rows of examples are filled up to
     isolate_documents: bool = True  # no attention from one document to another
-    order: Literal["shuffled", "contiguous"] = "shuffled"  # contiguous: each row goes
-    # on where it stopped a step before, as does the state of a recurrent network
+    # contiguous: each row goes on where it stopped a step before, as does the state of
+    # a recurrent network; a held-out split is one row
+    order: Literal["shuffled", "contiguous"] = "shuffled"
     mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
     store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
     num_store_workers: CountOrZero = runtime(0)  # 0: one for each core

@@ -95,9 +95,12 @@ def held_out(
 ) -> Iterator["HostBatch"]:
     """Yield batches that hold all of a split once; as `loader.eval_batches`."""
     if not labelled.reads_examples(config):
-        here = rows(config.eval.batch_size)
         yield from loader.eval_batches(
-            prepared.stores[split], config, tokenizer=prepared.tokenizer, rows=here
+            prepared.stores[split],
+            config,
+            tokenizer=prepared.tokenizer,
+            parts=parts,
+            rows=rows(loader.num_eval_rows(config, parts=parts)),
         )
         return
     store, read = _store(prepared, split), task_features.build(config)
