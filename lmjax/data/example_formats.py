@@ -69,7 +69,12 @@ def _of_files(kind: Any, **more: Callable[[SourceConfig], Any]) -> Callable[...,
 def _parallel(config: SourceConfig, stem: str, *, path: str, leaf: str) -> Examples:
     names = config.fields.source, config.fields.target
     return ParallelExamples(
-        stem, names=names, on_bad_text=config.on_bad_text, path=path
+        stem,
+        names=names,
+        on_bad_text=config.on_bad_text,
+        on_bad_example=config.on_bad_example,
+        path=path,
+        leaf=leaf,
     )
 
 
