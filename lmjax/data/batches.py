@@ -129,11 +129,22 @@ def describe(prepared: Prepared, config: Config, *, parts: int) -> str:
     if not labelled.reads_examples(config):
         return ""
     schedule = train_schedule(prepared, config, parts=parts)
-    padding = schedule.buckets.padding_share(schedule.lengths_N)
+    store, read = _store(prepared, "train"), task_features.build(config)
     return (
         f"batches of {schedule.buckets} tokens, {schedule.steps_per_epoch:,} an epoch; "
-        f"{padding:.1%} padding"
+        f"{_padding(store, read, schedule.buckets):.1%} padding"
     )
+
+
+def _padding(store: ExampleStore, read: Features, buckets: Buckets) -> float:
+    """Return how much of an epoch's batches is padding, sources and targets alike."""
+    blanks = [read.batch([None], length=length) for length in buckets.lengths]
+    names = [name for name in ("segments", "source_segments") if name in blanks[0]]
+    room = [sum(blank[name].size for name in names) for blank in blanks]
+    total = int((buckets.rows_per_epoch(store.sizes) * room).sum())
+    # A row's size is how many tokens it has, but where it has two texts.
+    filled = store.sizes.sum() if len(names) == 1 else store.num_tokens
+    return 1.0 - int(filled) / total
 
 
 def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) -> str:

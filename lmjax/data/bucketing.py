@@ -32,12 +32,10 @@ class Buckets:
         """Return the bucket of each example, by its length."""
         return np.searchsorted(self.lengths, lengths_N)
 
-    def padding_share(self, lengths_N: np.ndarray) -> float:
-        """Return how much of an epoch's batches is padding."""
+    def rows_per_epoch(self, lengths_N: np.ndarray) -> np.ndarray:
+        """Return how many rows the batches of each length have, those empty too."""
         counts = np.bincount(self.place(lengths_N), minlength=len(self.lengths))
-        batches = -(-counts // np.array(self.num_rows))
-        total = int((batches * self.num_rows * self.lengths).sum())
-        return 1.0 - int(lengths_N.sum()) / max(total, 1)
+        return -(-counts // np.array(self.num_rows)) * self.num_rows
 
     def __str__(self) -> str:
         pairs = zip(self.num_rows, self.lengths, strict=True)
