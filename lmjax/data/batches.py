@@ -68,8 +68,8 @@ class LabelledBatches:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> "HostBatch":
-        length, examples_B = self.schedule.batch(self.steps[int(index)])
-        here = examples_B[self.rows[len(examples_B)]]
+        length, index_B = self.schedule.batch(self.steps[int(index)])
+        here = index_B[self.rows[len(index_B)]]
         return _batch(self.store, self.features, here, length=length)
 
 
@@ -108,8 +108,8 @@ def held_out(
         store.sizes, held_out_buckets(prepared, config, parts=parts)
     )
     for number in some(len(epoch), config.eval.num_batches):
-        length, examples_B = epoch.batch(number)
-        here = examples_B[rows(len(examples_B))]
+        length, index_B = epoch.batch(number)
+        here = index_B[rows(len(index_B))]
         yield _batch(store, read, here, length=length)
 
 
@@ -151,8 +151,8 @@ def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) 
     """Return which samples the batch of a step held, steps counted from 1."""
     if labelled.reads_examples(config):
         schedule = train_schedule(prepared, config, parts=parts)
-        examples_B = schedule.batch(step - 1)[1]
-        return f"its batch is train examples {examples_B[examples_B >= 0].tolist()}"
+        index_B = schedule.batch(step - 1)[1]
+        return f"its batch is rows {index_B[index_B >= 0].tolist()} of the train store"
     samples = loader.sample_indices(config, step=step - 1)
     window = objectives.build(config, prepared.tokenizer).window
     stores, windows = loader.locate(
@@ -165,9 +165,9 @@ def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) 
 
 
 def _batch(
-    store: ExampleStore, read: Features, examples_B: np.ndarray, *, length: int
+    store: ExampleStore, read: Features, index_B: np.ndarray, *, length: int
 ) -> "HostBatch":
-    rows = [None if i == PADDING else store[int(i)] for i in examples_B]
+    rows = [None if i == PADDING else store[int(i)] for i in index_B]
     return read.batch(rows, length=length)
 
 
