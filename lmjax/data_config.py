@@ -25,17 +25,7 @@ class FieldsConfig:
     answers: str = "answers"  # each a text, and the character where it begins
 
 
-FILE_SOURCES = (
-    "text",
-    "jsonl",
-    "tsv",
-    "csv",
-    "conll",
-    "props",
-    "parallel",
-    "squad",
-)
-
+PATHLESS = ("python_stdlib", "mixture", "none")  # sources that have no path
 
 # Where several examples are about one text, which must not be in two splits.
 TOGETHER = {"props": "a sentence", "squad": "a context"}
@@ -79,9 +69,9 @@ class SourceConfig:
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
-        if self.source in ("tfds", *FILE_SOURCES) and not self.path:
+        if self.source not in PATHLESS and not self.path:
             yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
-        if self.source in ("python_stdlib", "mixture", "none") and self.path:
+        if self.source in PATHLESS and self.path:
             yield f"{path}.path = {self.path!r}: {self.source!r} takes none"
         for name in dict.fromkeys(self.columns):
             if self.columns.count(name) > 1:
