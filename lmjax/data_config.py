@@ -25,17 +25,7 @@ class FieldsConfig:
     answers: str = "answers"  # each a text, and the character where it begins
 
 
-FILE_SOURCES = (
-    "text",
-    "jsonl",
-    "tsv",
-    "csv",
-    "conll",
-    "props",
-    "parallel",
-    "squad",
-)
-
+PATHLESS = ("python_stdlib", "mixture", "none")  # sources that have no path
 
 # Where several examples are about one text, which must not be in two splits.
 TOGETHER = {"props": "a sentence", "squad": "a context"}
@@ -79,9 +69,9 @@ class SourceConfig:
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
-        if self.source in ("tfds", *FILE_SOURCES) and not self.path:
+        if self.source not in PATHLESS and not self.path:
             yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
-        if self.source in ("python_stdlib", "mixture", "none") and self.path:
+        if self.source in PATHLESS and self.path:
             yield f"{path}.path = {self.path!r}: {self.source!r} takes none"
         for name in dict.fromkeys(self.columns):
             if self.columns.count(name) > 1:
@@ -112,8 +102,9 @@ class DataConfig(SourceConfig):
     target_length: CountOrZero = 0
     num_buckets: Count = 4  # lengths that rows of examples are filled up to
     isolate_documents: bool = True  # no attention from one document to another
-    order: Literal["shuffled", "contiguous"] = "shuffled"  # contiguous: each row goes
-    # on where it stopped a step before, as does the state of a recurrent network
+    # contiguous: each row goes on where it stopped a step before, as does the state of
+    # a recurrent network; a held-out split is one row
+    order: Literal["shuffled", "contiguous"] = "shuffled"
     mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
     store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
     num_store_workers: CountOrZero = runtime(0)  # 0: one for each core

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmjax import device
 from lmjax.config import Config, ConfigError
 from lmjax.data.pipeline import Prepared
 from lmjax.data.sentencepiece_tokenizer import SPACE_MARK
@@ -30,10 +31,14 @@ def check(config: Config) -> None:
     """Raise if the word vectors cannot be this model's, before anything is made.
 
     Raises:
-      ConfigError: the file is not there, or its vectors are of another width.
+      ConfigError: the file is not there or damaged, or its vectors are of another
+        width.
     """
-    if config.init_embedding_from:
-        _open(config)
+    if not config.init_embedding_from:
+        return
+    vectors = _open(config)
+    if device.is_first():
+        vectors.check()
 
 
 def with_word_vectors(
@@ -50,14 +55,16 @@ def with_word_vectors(
     """
     if not program.config.init_embedding_from:
         return state
-    words = _words(prepared.tokenizer)
-    vectors_VD, found_V = match(_open(program.config), words)
-    if not found_V.any():
-        raise ConfigError(
-            f"{_LEAF} = {program.config.init_embedding_from!r}: has none of the "
-            f"{len(words):,} words of the vocabulary"
-        )
-    log.info("%s: %s", _LEAF, _coverage(found_V, prepared))
+    with device.together():
+        words = _words(prepared.tokenizer)
+        vectors_VD, found_V = match(_open(program.config), words)
+        if not found_V.any():
+            raise ConfigError(
+                f"{_LEAF} = {program.config.init_embedding_from!r}: has none of the "
+                f"{len(words):,} words of the vocabulary"
+            )
+        if device.is_first():
+            log.info("%s: %s", _LEAF, _coverage(found_V, prepared))
     table = _laid(state.params["embed"]["embedding"], vectors_VD, found_V > 0)
     ema = state.ema_params and _put(state.ema_params, jnp.copy(table))
     params = _put(state.params, table)

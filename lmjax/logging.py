@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -228,10 +229,10 @@ class Meter:
     """Reads the metrics of each step a little late, so that the device never waits.
 
     Written every `log.every_steps`: the metrics of that very step (so that a resumed
-    run logs the same), and, over the steps since the last writing, `step_seconds`,
-    `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (model FLOPs utilisation,
-    where the device's peak is known), `data_wait_seconds` and `peak_bytes`; after a
-    compilation `compile_seconds`, and `num_compilations` so far.
+    run logs the same), and, over the steps since the last writing, `padding`,
+    `step_seconds`, `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (model
+    FLOPs utilisation, where the device's peak is known), `data_wait_seconds` and
+    `peak_bytes`; after a compilation `compile_seconds`, and `num_compilations` so far.
     """
 
     def __init__(
@@ -248,6 +249,7 @@ class Meter:
         self.unread: collections.deque[tuple[int, int, Metrics]] = collections.deque()
         self.seconds_waited = 0.0
         self.steps_timed = self.num_tokens = 0
+        self.padding = np.zeros(2)  # sum and weight
         self.mark = time.perf_counter()
 
     def compiled(self, seconds: float) -> None:
@@ -283,9 +285,13 @@ class Meter:
 
     def _read(self) -> None:
         step, num_tokens, metrics = self.unread.popleft()
+        sums = jax.device_get(metrics)
+        if "padding" in sums:  # batches differ in it, by their lengths
+            self.padding += sums["padding"]
+            sums["padding"] = self.padding
         values = {
             name: float(total) / (float(weight) or 1.0)
-            for name, (total, weight) in jax.device_get(metrics).items()
+            for name, (total, weight) in sums.items()
         }
         self.steps_timed += 1
         self.num_tokens += num_tokens
@@ -317,5 +323,6 @@ class Meter:
             values["compile_seconds"] = self.compile_seconds
             values["num_compilations"] = self.num_compilations
         self.mark, self.steps_timed, self.num_tokens = now, 0, 0
+        self.padding = np.zeros(2)
         self.seconds_waited = self.compile_seconds = 0.0
         return values

@@ -110,7 +110,8 @@ class Program:
     def eval_pass(self) -> Callable[[Params, Batch], Metrics]:
         """Return the evaluation of one batch after another, in the order of the data.
 
-        In contiguous order its rows go on from one batch to the next.
+        In contiguous order the text goes on from one batch to the next, in the first
+        row: there are as many as the mesh splits a batch into.
         """
         if self.config.data.order != "contiguous":
             return self.eval_step
@@ -129,7 +130,8 @@ class Program:
         """Return the jitted evaluation that goes on, and what it begins with."""
         rows = sharding.batch_sharding(self.mesh)
         step = functools.partial(eval_step_from, model=self.model, task=self.task)
-        start = functools.partial(self.model.start, self.config.eval.batch_size)
+        num_rows = sharding.num_parts(self.mesh)
+        start = functools.partial(self.model.start, num_rows)
         outputs = (sharding.replicated(self.mesh), rows)
         return jax.jit(step, out_shardings=outputs), jax.jit(start, out_shardings=rows)
 

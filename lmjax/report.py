@@ -16,15 +16,13 @@ from lmjax.checkpoint import Step
 from lmjax.config import (
     Config,
     ConfigError,
-    ExamplesConfig,
     JudgedConfig,
     LabelledConfig,
 )
-from lmjax.data import kept_stores, pipeline
+from lmjax.data import kept_stores, labelled, pipeline
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.evaluate import Evaluation, judges
 from lmjax.language_model import load
-from lmjax.model_config import CAUSAL_KINDS
 from lmjax.program import make_program
 
 
@@ -57,10 +55,10 @@ def after_training(config: Config, directory: Path) -> None:
     written = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
     there = ", ".join(name for name in written if (directory / name).exists())
     console.print(f"results: {directory}/ ({there})", markup=False)
-    if isinstance(config.task, ExamplesConfig):
+    if labelled.reads_examples(config):
         command = f"lmjax predict --workdir={directory} --input=... --output=..."
         console.print(f"next:    {command}", markup=False)
-    elif config.model.kind in CAUSAL_KINDS:
+    elif not config.model.mute:
         command = f"lmjax generate --workdir={directory} --prompt='...'"
         console.print(f"next:    {command}", markup=False)
 

@@ -11,7 +11,7 @@ import pytest
 
 from lmjax import loop, optim, sharding, step, tasks
 from lmjax.checkpoint import Checkpoints
-from lmjax.config import CausalLMConfig, ConfigError, MeshConfig, OptimConfig, parse
+from lmjax.config import CausalLMConfig, ConfigError, OptimConfig, parse
 from lmjax.data import loader, pipeline
 from lmjax.evaluate import Evaluation
 from lmjax.logging import Meter
@@ -135,7 +135,7 @@ def learner(tiny):
         config = tiny("model.dropout=0", *overrides)
         config = pipeline.with_vocabulary(config)
         prepared = pipeline.prepare(config, workdir=directory)
-        mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
+        mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(mesh):
             program = make_program(config, mesh)
             return program, program.init(jax.random.key(0)), prepared
@@ -210,13 +210,19 @@ def test_a_skipped_update_keeps_what_was_carried(tmp_path, learner):
 
 
 def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
-    """Its perplexity is that of the whole text, whatever the windows."""
+    """Its perplexity is that of the whole text, whatever the windows and the mesh."""
     found = []
-    for length in (7, 16):
+    for length, batch_size, parts in ((7, 1, 1), (16, 4, 1), (5, 6, 2)):
         program, state, prepared = learner(
-            tmp_path, f"data.length={length}", "eval.batch_size=1"
+            tmp_path,
+            f"data.length={length}",
+            f"eval.batch_size={batch_size}",
+            f"mesh.data={parts}",
+            "data.holdout_every=2",
         )
-        results = Evaluation(program, prepared).metrics("valid", state.params)
+        sharp = jax.tree.map(lambda x: 4 * x, state.params)  # what is read matters
+        with jax.set_mesh(program.mesh):
+            results = Evaluation(program, prepared).metrics("valid", sharp)
         found.append(results)
     (store,) = prepared.stores["valid"]
     text, eos = store.read(0, store.num_tokens), prepared.tokenizer.eos_id
@@ -230,8 +236,8 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
         "segments": np.ones((1, len(text)), np.int32),
         "positions": np.arange(len(text))[None],
     }
-    total, weight = TASK.evaluate(program.model, state.params, batch)["loss"]
-    assert weight == store.num_tokens
+    total, weight = TASK.evaluate(program.model, sharp, batch)["loss"]
+    assert weight == store.num_tokens > 4 * 16
     for results in found:
         assert results["loss"] == pytest.approx(float(total / weight), rel=1e-5)
         assert results["perplexity"] == pytest.approx(np.exp(results["loss"]))

@@ -1,5 +1,6 @@
 """Runs whose embeddings begin as word vectors."""
 
+import contextlib
 import json
 import logging
 import random
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import lmjax
-from lmjax import cli, init_embedding, init_from, loop, report, sharding
+from lmjax import cli, device, init_embedding, init_from, loop, report, sharding
 from lmjax.config import ConfigError, parse
 from lmjax.data import pipeline
 from lmjax.data.word_vectors import WordVectors
@@ -166,6 +167,32 @@ def test_what_the_vectors_cannot_be(begin, make, tmp_path):
         loop.train(make("model.dim=9"), tmp_path / "a")
     with pytest.raises(ConfigError, match=r"config\.init_embedding_from = .*No such"):
         loop.train(make(f"init_embedding_from={tmp_path}/none"), tmp_path / "b")
+    path.write_text("the " + "1 " * DIM + "\nx " + "1 " * (DIM - 1) + "y\n")
+    with pytest.raises(ConfigError, match=r"other\.txt:2: 'x' is followed by what"):
+        loop.train(make(f"init_embedding_from={path}"), tmp_path / "c")
+    assert not (tmp_path / "c" / "tokenizer").exists(), "before anything is made"
+
+
+def test_processes_read_together_and_the_first_counts(begin, monkeypatch):
+    """What ends one of them in the file ends all; the text is counted for one line."""
+    inside = []
+
+    @contextlib.contextmanager
+    def together():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def match(*arguments):
+        assert inside
+        return read(*arguments)
+
+    read = init_embedding.match
+    monkeypatch.setattr(init_embedding, "match", match)
+    monkeypatch.setattr(init_embedding, "_coverage", None)
+    monkeypatch.setattr(device, "together", together)
+    monkeypatch.setattr(device, "is_first", lambda: False)
+    begin()
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import sweep_metric
+
 from lmjax.config import Config, ConfigError, load, nearest
 
 TRAINER = (sys.executable, "-m", "lmjax.cli", "train")
@@ -60,7 +62,7 @@ def _main(argv: Sequence[str], trainer: Sequence[str]) -> int:
     from sweep_space import parse_space
 
     space = parse_space(args.searched, config)
-    _check_split(config, args.metric)
+    sweep_metric.check(config, args.metric)
     fixed = [f"--config={args.config}"] + [
         f"--config.{text}" for text in args.overrides
     ]
@@ -145,13 +147,6 @@ def _defaults(path: str) -> dict[str, Any]:
     from lmjax import init_from
 
     return init_from.sections(path)
-
-
-def _check_split(config: Config, metric: str) -> None:
-    """Raise if there is nothing to measure the metric on; only TFDS can lack it."""
-    parts = config.data.mixture or (config.data,)
-    if all(part.source == "tfds" and not part.valid_split for part in parts):
-        raise ConfigError(f"--metric={metric}: config.data has no valid split")
 
 
 def _shared_store(config: Config, workdir: Path) -> list[str]:

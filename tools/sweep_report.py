@@ -51,7 +51,7 @@ def write_table(study: Study, sweep: Sweep) -> None:
         is_best = best is not None and trial.number == best.number
         cells = [short(trial.params.get(leaf, "-")) for leaf in sweep.space]
         cells = [str(trial.number), *cells, _value(trial), _state(trial)]
-        cells += [_minutes(trial), "best" * is_best]
+        cells += [_minutes(trial), "best" * is_best + trial.user_attrs.get("error", "")]
         # As texts, in which brackets are no markup.
         table.add_row(*map(Text, cells), style="bold green" if is_best else None)
     console = Console()

@@ -166,9 +166,12 @@ def _differences(study: Study, now: dict[str, Any]) -> Iterator[str]:
 
 
 def _begin_anew(study: Study, sweep: Sweep) -> None:
-    """Forget a study all of whose trials failed: its author has mended something."""
-    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+    """Forget a study all of whose trials failed: its author has mended something.
+
+    Its trials go first: if it is killed in between, it is begun anew another time.
+    """
     shutil.rmtree(sweep.workdir / "trials", ignore_errors=True)
+    optuna.delete_study(study_name=study.study_name, storage=study._storage)
 
 
 def _all_failed(study: Study) -> bool:

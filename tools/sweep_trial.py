@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from typing import IO, Any
 
 from optuna import Trial
 from optuna.trial import TrialState
+from sweep_metric import unmeasured
 from sweep_space import flags, short
 from sweep_study import Claim, Sweep, try_lock
 
-from lmjax.config import ConfigError, nearest
+from lmjax.config import ConfigError
+from lmjax.data.tokenizer_files import read_manifest
 
 POLL_SECONDS = 0.2
 EXIT_STOPPED = 75
@@ -114,6 +117,7 @@ def run(
     if not _alone(claim.directory, stop, show):
         return outcome
     begin = time.monotonic()
+    _share_tokenizer(claim, sweep)
     log = claim.directory / "train.log"
     with log.open("ab") as file:
         start = file.tell()
@@ -139,6 +143,24 @@ def trial_command(
 ) -> list[str]:
     """Return the command that trains with a trial's values in its own workdir."""
     return [*sweep.command, *flags(values), f"--workdir={directory}"]
+
+
+def _share_tokenizer(claim: Claim, sweep: Sweep) -> None:
+    """Give a new trial the tokenizer of an earlier one, as its training would make it.
+
+    The training compares text and settings, and makes its own where they are others.
+    """
+    own = claim.directory / "tokenizer"
+    if own.exists():
+        return
+    for number in range(claim.trial.number):
+        made = sweep.directory(number) / "tokenizer"
+        if read_manifest(made) is None:
+            continue
+        partial = own.with_suffix(".partial")
+        shutil.copytree(made, partial, dirs_exist_ok=True)
+        partial.replace(own)
+        return
 
 
 def _alone(directory: Path, stop: Stop, show: Callable[[str], None]) -> bool:
@@ -213,10 +235,7 @@ def _judged(
     """Report an evaluation; return how the trial ends, if it does."""
     names = [name for name in line if name not in ("step", "split")]
     if metric not in names:
-        raise ConfigError(
-            f"--metric={metric}: not measured on the valid split"
-            f"{nearest(metric, names)}; there are {', '.join(names)}"
-        )
+        raise unmeasured(metric, names)
     step, value = line["step"], line[metric]
     if value is None:
         error = f"{metric} is not a finite number at step {step}"

@@ -68,8 +68,8 @@ class LabelledBatches:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> "HostBatch":
-        length, examples_B = self.schedule.batch(self.steps[int(index)])
-        here = examples_B[self.rows[len(examples_B)]]
+        length, index_B = self.schedule.batch(self.steps[int(index)])
+        here = index_B[self.rows[len(index_B)]]
         return _batch(self.store, self.features, here, length=length)
 
 
@@ -95,9 +95,12 @@ def held_out(
 ) -> Iterator["HostBatch"]:
     """Yield batches that hold all of a split once; as `loader.eval_batches`."""
     if not labelled.reads_examples(config):
-        here = rows(config.eval.batch_size)
         yield from loader.eval_batches(
-            prepared.stores[split], config, tokenizer=prepared.tokenizer, rows=here
+            prepared.stores[split],
+            config,
+            tokenizer=prepared.tokenizer,
+            parts=parts,
+            rows=rows(loader.num_eval_rows(config, parts=parts)),
         )
         return
     store, read = _store(prepared, split), task_features.build(config)
@@ -105,8 +108,8 @@ def held_out(
         store.sizes, held_out_buckets(prepared, config, parts=parts)
     )
     for number in some(len(epoch), config.eval.num_batches):
-        length, examples_B = epoch.batch(number)
-        here = examples_B[rows(len(examples_B))]
+        length, index_B = epoch.batch(number)
+        here = index_B[rows(len(index_B))]
         yield _batch(store, read, here, length=length)
 
 
@@ -126,19 +129,30 @@ def describe(prepared: Prepared, config: Config, *, parts: int) -> str:
     if not labelled.reads_examples(config):
         return ""
     schedule = train_schedule(prepared, config, parts=parts)
-    padding = schedule.buckets.padding_share(schedule.lengths_N)
+    store, read = _store(prepared, "train"), task_features.build(config)
     return (
         f"batches of {schedule.buckets} tokens, {schedule.steps_per_epoch:,} an epoch; "
-        f"{padding:.1%} padding"
+        f"{_padding(store, read, schedule.buckets):.1%} padding"
     )
+
+
+def _padding(store: ExampleStore, read: Features, buckets: Buckets) -> float:
+    """Return how much of an epoch's batches is padding, sources and targets alike."""
+    blanks = [read.batch([None], length=length) for length in buckets.lengths]
+    names = [name for name in ("segments", "source_segments") if name in blanks[0]]
+    room = [sum(blank[name].size for name in names) for blank in blanks]
+    total = int((buckets.rows_per_epoch(store.sizes) * room).sum())
+    # A row's size is how many tokens it has, but where it has two texts.
+    filled = store.sizes.sum() if len(names) == 1 else store.num_tokens
+    return 1.0 - int(filled) / total
 
 
 def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) -> str:
     """Return which samples the batch of a step held, steps counted from 1."""
     if labelled.reads_examples(config):
         schedule = train_schedule(prepared, config, parts=parts)
-        examples_B = schedule.batch(step - 1)[1]
-        return f"its batch is train examples {examples_B[examples_B >= 0].tolist()}"
+        index_B = schedule.batch(step - 1)[1]
+        return f"its batch is rows {index_B[index_B >= 0].tolist()} of the train store"
     samples = loader.sample_indices(config, step=step - 1)
     window = objectives.build(config, prepared.tokenizer).window
     stores, windows = loader.locate(
@@ -151,9 +165,9 @@ def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) 
 
 
 def _batch(
-    store: ExampleStore, read: Features, examples_B: np.ndarray, *, length: int
+    store: ExampleStore, read: Features, index_B: np.ndarray, *, length: int
 ) -> "HostBatch":
-    rows = [None if i == PADDING else store[int(i)] for i in examples_B]
+    rows = [None if i == PADDING else store[int(i)] for i in index_B]
     return read.batch(rows, length=length)
 
 

@@ -2,9 +2,9 @@
 
 The lengths are chosen from the histogram of all, and there are a few of them: each is a
 shape, and for each a step is compiled. All batches hold about as many tokens. The order
-is a pure function of the seed and the epoch, in which each example comes once.
+is a pure function of the seed and the epoch, in which each row comes once.
 
-N examples, of an epoch or a split.
+N rows of a store, of an epoch or a split: an example may have several.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from lmjax.data import order
 
 MULTIPLE = 8  # of which lengths are, and row counts where the batch size is
 _MAX_CANDIDATES = 256
-PADDING = -1  # in place of an example's number
+PADDING = -1  # in place of a row's number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,15 +29,13 @@ class Buckets:
     num_rows: tuple[int, ...]
 
     def place(self, lengths_N: np.ndarray) -> np.ndarray:
-        """Return the bucket of each example, by its length."""
+        """Return the bucket of each row, by its length."""
         return np.searchsorted(self.lengths, lengths_N)
 
-    def padding_share(self, lengths_N: np.ndarray) -> float:
-        """Return how much of an epoch's batches is padding."""
+    def rows_per_epoch(self, lengths_N: np.ndarray) -> np.ndarray:
+        """Return how many rows the batches of each length have, those empty too."""
         counts = np.bincount(self.place(lengths_N), minlength=len(self.lengths))
-        batches = -(-counts // np.array(self.num_rows))
-        total = int((batches * self.num_rows * self.lengths).sum())
-        return 1.0 - int(lengths_N.sum()) / max(total, 1)
+        return -(-counts // np.array(self.num_rows)) * self.num_rows
 
     def __str__(self) -> str:
         pairs = zip(self.num_rows, self.lengths, strict=True)
@@ -55,7 +53,7 @@ def choose(
     same on another number of devices.
 
     Args:
-      lengths_N: of the examples, in tokens.
+      lengths_N: of the rows, in tokens.
       num_buckets: the most there may be.
       batch_size: rows.
       parts: what row counts must be a multiple of.
@@ -71,7 +69,7 @@ def choose(
 def choose_lengths(lengths_N: np.ndarray, *, num_buckets: int) -> tuple[int, ...]:
     """Return at most `num_buckets` lengths that leave the least padding.
 
-    They are multiples of 8, the last one the longest example's but for that; found by
+    They are multiples of 8, the last one the longest row's but for that; found by
     dynamic programming over the histogram.
     """
     longest = int(lengths_N.max())
@@ -100,19 +98,19 @@ def choose_lengths(lengths_N: np.ndarray, *, num_buckets: int) -> tuple[int, ...
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Epoch:
-    """The batches of an epoch: each a bucket, and the examples in it."""
+    """The batches of an epoch: each a bucket, and the rows in it."""
 
     buckets: Buckets
     bucket_K: np.ndarray  # of each of K batches
     first_K: np.ndarray  # where in `members_N` each begins
     stop_K: np.ndarray
-    members_N: np.ndarray  # examples, by their buckets
+    members_N: np.ndarray  # rows, by their buckets
 
     def __len__(self) -> int:
         return len(self.bucket_K)
 
     def batch(self, number: int) -> tuple[int, np.ndarray]:
-        """Return a batch's length and its examples; at its end may be PADDING."""
+        """Return a batch's length and its rows; at its end may be PADDING."""
         bucket = int(self.bucket_K[number])
         members = self.members_N[self.first_K[number] : self.stop_K[number]]
         missing = self.buckets.num_rows[bucket] - len(members)
@@ -122,7 +120,7 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """The training batches of some examples, to be found at any time."""
+    """The training batches of some rows, to be found at any time."""
 
     lengths_N: np.ndarray
     buckets: Buckets
@@ -138,7 +136,7 @@ class Schedule:
         return len(in_order(self.lengths_N, self.buckets))
 
     def batch(self, step: int) -> tuple[int, np.ndarray]:
-        """Return the length and the examples of the batch of a step, from 0."""
+        """Return the length and the rows of the batch of a step, from 0."""
         epoch, number = divmod(step, self.steps_per_epoch)
         return self._epoch(epoch).batch(number)
 
@@ -157,8 +155,8 @@ class Schedule:
         shuffled = lambda size, seed: order.permutation(
             np.arange(size), size=size, seed=seed, epoch=epoch
         )
-        examples_N = shuffled(len(self.lengths_N), self.seed)
-        plain = _batches(examples_N, self._bucket_N[examples_N], self.buckets)
+        index_N = shuffled(len(self.lengths_N), self.seed)
+        plain = _batches(index_N, self._bucket_N[index_N], self.buckets)
         order_K = shuffled(len(plain), order.part_seed(self.seed, 0))
         return dataclasses.replace(
             plain,
@@ -169,12 +167,12 @@ class Schedule:
 
 
 def in_order(lengths_N: np.ndarray, buckets: Buckets) -> Epoch:
-    """Return batches that hold each example once, the shortest first."""
+    """Return batches that hold each row once, the shortest first."""
     return _batches(np.arange(len(lengths_N)), buckets.place(lengths_N), buckets)
 
 
-def _batches(examples_N: np.ndarray, bucket_N: np.ndarray, buckets: Buckets) -> Epoch:
-    """Cut the examples of each bucket, in their order, into batches."""
+def _batches(index_N: np.ndarray, bucket_N: np.ndarray, buckets: Buckets) -> Epoch:
+    """Cut the rows of each bucket, in their order, into batches."""
     by_bucket = np.argsort(bucket_N, kind="stable")
     ends = np.cumsum(np.bincount(bucket_N, minlength=len(buckets.lengths)))
     cuts = [
@@ -188,7 +186,7 @@ def _batches(examples_N: np.ndarray, bucket_N: np.ndarray, buckets: Buckets) -> 
         bucket_K=bucket_K,
         first_K=first_K,
         stop_K=stop_K,
-        members_N=examples_N[by_bucket],
+        members_N=index_N[by_bucket],
     )
 
 

@@ -92,6 +92,7 @@ FORMATS: dict[str, Opener] = {
     "parallel": _opener(
         ParallelExamples,
         names=lambda config: (config.fields.source, config.fields.target),
+        on_bad_example=lambda config: config.on_bad_example,
     ),
     "squad": _opener(SquadExamples),
 }
@@ -106,7 +107,11 @@ FILES: dict[str, Opener] = {
         layouts=lambda config: unlabelled(config.columns, config.fields),
         fields=lambda config: config.fields,
     ),
-    "parallel": _opener(ParallelExamples, names=lambda config: (config.fields.source,)),
+    "parallel": _opener(
+        ParallelExamples,
+        names=lambda config: (config.fields.source,),
+        on_bad_example=lambda config: config.on_bad_example,
+    ),
     "text": _opener(Texts),
 }
 

@@ -6,6 +6,7 @@ Whatever the format, `examples[i]` is a dict, and `examples.where(i)` says FILE:
 import csv
 import functools
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,10 +148,11 @@ class ParallelExamples(InMemory):
       paths: the files.
       names: what the line of each is called in the example.
       on_bad_text: as in `SourceConfig`.
+      on_bad_example: as there: of lines that some file lacks.
       path: where the source stands in the config.
 
     Raises:
-      ConfigError: the files are not equally long.
+      ConfigError: the files are not equally long, and that is an error.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class ParallelExamples(InMemory):
         *,
         names: Sequence[str],
         on_bad_text: str,
+        on_bad_example: str,
         path: str,
     ) -> None:
         super().__init__(paths, on_bad_text=on_bad_text, path=path)
@@ -166,15 +169,21 @@ class ParallelExamples(InMemory):
         for lines in texts:
             if lines[-1] == "":
                 lines.pop()
-        if len({*map(len, texts)}) > 1:
-            counts = (
-                f"{file} has {len(lines):,}"
-                for file, lines in zip(paths, texts, strict=True)
+        longest = max(zip(paths, texts, strict=True), key=lambda found: len(found[1]))
+        counts = (f"{f} has {len(t):,}" for f, t in zip(paths, texts, strict=True))
+        told = f"unequal lines: {', '.join(counts)}"
+        if len({*map(len, texts)}) > 1 and on_bad_example == "error":
+            raise ConfigError(
+                f"{told} ({path}.on_bad_example='skip' leaves out those that one of "
+                "them lacks)"
             )
-            raise ConfigError(f"{path}.path: unequal lines: {', '.join(counts)}")
         self._found = [
-            (paths[0], i, dict(zip(names, lines, strict=True)))
-            for i, lines in enumerate(zip(*texts, strict=True), start=1)
+            (
+                longest[0],
+                i,
+                told if None in pair else dict(zip(names, pair, strict=True)),
+            )
+            for i, pair in enumerate(itertools.zip_longest(*texts), start=1)
         ]
 
 

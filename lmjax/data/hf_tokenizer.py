@@ -103,8 +103,9 @@ class HuggingFace(SpecialIds):
         )
 
     def fingerprint(self) -> str:
-        """Hash the vocabulary, and what ends a document."""
-        return hashlib.sha256(self.serialized + str(self.eos_id).encode()).hexdigest()
+        """Hash the vocabulary and the special ids, which stand around a text."""
+        special = json.dumps(self.special_ids()).encode()
+        return hashlib.sha256(self.serialized + special).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For a worker process, which encodes: what only exports need stays behind.

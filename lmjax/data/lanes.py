@@ -1,8 +1,9 @@
 """Contiguous windows: each row of a batch goes on where it stopped a batch before.
 
-A stream is cut into as many lanes as a batch has rows, of the same length to one
-token. Step by step each lane gives its next window; the last windows of an epoch may
-be short, even empty. As all else here it is a pure function of the seed and the step.
+For training a stream is cut into as many lanes as a batch has rows, of the same length
+to one token. Step by step each lane gives its next window; the last windows of an epoch
+may be short, even empty. As all else here it is a pure function of the seed and the
+step. Each lane begins with nothing behind it, so for evaluation there is but one.
 
 Shapes: B windows.
 """
@@ -40,6 +41,18 @@ def unrelated(starts: np.ndarray, *, length: int) -> Windows:
     return Windows(starts=starts, sizes=sizes, before=np.zeros_like(sizes))
 
 
+def alone(num_tokens: int, *, num_rows: int, length: int) -> Windows:
+    """Return the windows of a held-out stream, one after another in a single lane.
+
+    Each is the first of `num_rows`; the others begin past the end, and are padding.
+    """
+    first = np.arange(0, num_tokens, length)
+    starts = np.full((len(first), num_rows), num_tokens)
+    starts[:, 0] = first
+    windows = unrelated(starts.ravel(), length=length)
+    return dataclasses.replace(windows, before=windows.starts)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lanes:
     """The lanes of a stream of `num_tokens`, read in windows of `length`."""
@@ -54,27 +67,22 @@ class Lanes:
         longest = -(-self.num_tokens // self.num_lanes)
         return -(-longest // self.length)
 
-    def held_out(self, samples: np.ndarray) -> Windows:
-        """Return windows of the one pass over a held-out stream.
-
-        Args:
-          samples: their numbers: lane after lane, step after step.
-        """
-        step, lane = np.divmod(samples, self.num_lanes)
-        first = lane * self.num_tokens // self.num_lanes
-        size = (lane + 1) * self.num_tokens // self.num_lanes - first
-        before = np.minimum(step * self.length, size)
-        sizes = np.minimum(self.length, size - before)
-        return Windows(starts=first + before, sizes=sizes, before=before)
-
     def train(self, samples: np.ndarray, *, seed: int) -> Windows:
         """Return the windows of training samples, counted through all epochs.
 
         The stream is a circle, which each epoch enters at another token: lanes and
         windows are then cut at other places.
+
+        Args:
+          samples: their numbers: lane after lane, step after step.
+          seed: decides where the circle is entered.
         """
         epoch, index = np.divmod(samples, self.steps_per_epoch * self.num_lanes)
-        windows = self.held_out(index)
+        step, lane = np.divmod(index, self.num_lanes)
+        first = lane * self.num_tokens // self.num_lanes
+        size = (lane + 1) * self.num_tokens // self.num_lanes - first
+        before = np.minimum(step * self.length, size)
+        sizes = np.minimum(self.length, size - before)
         shift = order.offset(epoch, size=self.num_tokens, seed=seed)
-        starts = (windows.starts + shift) % self.num_tokens
-        return dataclasses.replace(windows, starts=starts)
+        starts = (first + before + shift) % self.num_tokens
+        return Windows(starts=starts, sizes=sizes, before=before)

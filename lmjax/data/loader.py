@@ -136,7 +136,10 @@ def locate(
       window: tokens in a window, as the objective has it.
     """
     if config.data.order == "contiguous":
-        own = _lanes(stores, num_lanes=config.batch_size, length=window)
+        (store,) = stores  # the config refuses mixtures
+        own = Lanes(
+            num_tokens=store.num_tokens, num_lanes=config.batch_size, length=window
+        )
         found = own.train(samples, seed=order.part_seed(config.seed, 0))
         return np.zeros(len(samples), np.int64), found
     weights = tuple(part.weight for part in pipeline.source_parts(config).values())
@@ -158,6 +161,7 @@ def eval_batches(
     config: Config,
     *,
     tokenizer: Tokenizer,
+    parts: int = 1,
     rows: np.ndarray | None = None,
 ) -> Iterator["HostBatch"]:
     """Yield batches that hold each token of the stores once, or this host's `rows`.
@@ -165,75 +169,61 @@ def eval_batches(
     What an objective draws follows from the seed and the row's number. The last batch
     is filled up with rows of padding, so all have one shape, and each host has as
     many. With `config.eval.num_batches` as many batches hold windows at even distances
-    from all of the stores. In contiguous order each row is a part of the text, from
-    its beginning to its end.
+    from all of the stores. In contiguous order a batch's windows follow each other in
+    its first row, so that each token is predicted from all before it, whatever the
+    batch size; the other rows, one for each of `parts`, are padding.
     """
-    rows = np.arange(config.eval.batch_size) if rows is None else rows
     objective = objectives.build(config, tokenizer)
-    part_N, windows_N = _eval_windows(stores, config, window=objective.window)
-    for batch in range(num_eval_batches(stores, config, window=objective.window)):
-        index_B = batch * config.eval.batch_size + rows
+    num_rows, length = num_eval_rows(config, parts=parts), objective.window
+    if config.data.order == "contiguous":
+        length *= config.eval.batch_size
+    rows = np.arange(num_rows) if rows is None else rows
+    part_N, windows_N = _eval_windows(stores, config, num_rows=num_rows, length=length)
+    for first in range(0, len(part_N), num_rows):
+        index_B = first + rows
         windows = _cut(
             stores,
             part_N[index_B],
             windows_N[index_B],
             config=config,
-            window=objective.window,
+            window=length,
             ids=(tokenizer.bos_id, tokenizer.eos_id),
             circular=False,
         )
         yield objective.rows(windows, index_B, purpose=objectives.HELD_OUT)
 
 
-def num_eval_batches(
-    stores: Sequence[TokenStore], config: Config, *, window: int
-) -> int:
-    """Count the batches of `eval_batches`, for an objective's window."""
-    if config.data.order == "contiguous":
-        own = _lanes(stores, num_lanes=config.eval.batch_size, length=window)
-        return own.steps_per_epoch
-    windows = _num_windows(stores, window=window)
-    return min(
-        -(-windows // config.eval.batch_size), config.eval.num_batches or windows
-    )
+def num_eval_rows(config: Config, *, parts: int) -> int:
+    """Count the rows of a batch of `eval_batches`."""
+    return parts if config.data.order == "contiguous" else config.eval.batch_size
 
 
 def reads_all(stores: Sequence[TokenStore], config: Config, *, window: int) -> bool:
     """Return whether `eval_batches` hold every token, not those of a part."""
-    windows = _num_windows(stores, window=window)
+    sizes = (packing.num_windows(store.num_tokens, length=window) for store in stores)
     wanted = config.eval.num_batches * config.eval.batch_size
-    return not wanted or wanted >= windows
-
-
-def _num_windows(stores: Sequence[TokenStore], *, window: int) -> int:
-    return sum(packing.num_windows(store.num_tokens, length=window) for store in stores)
+    return not wanted or wanted >= sum(sizes)
 
 
 def _eval_windows(
-    stores: Sequence[TokenStore], config: Config, *, window: int
+    stores: Sequence[TokenStore], config: Config, *, num_rows: int, length: int
 ) -> tuple[np.ndarray, Windows]:
     """Return the store of each window, and the windows; padding is past the end."""
-    batch_size = config.eval.batch_size
     if config.data.order == "contiguous":
-        own = _lanes(stores, num_lanes=batch_size, length=window)
-        samples = np.arange(own.steps_per_epoch * batch_size)
-        return np.zeros_like(samples), own.held_out(samples)
-    starts = [np.arange(0, store.num_tokens, window) for store in stores]
+        (store,) = stores  # the config refuses mixtures
+        alone = lanes.alone(store.num_tokens, num_rows=num_rows, length=length)
+        return np.zeros_like(alone.starts), alone
+    starts = [np.arange(0, store.num_tokens, length) for store in stores]
     part_N = np.repeat(np.arange(len(stores)), [len(start) for start in starts])
     start_N = np.concatenate(starts)
-    wanted = config.eval.num_batches * batch_size
+    wanted = config.eval.num_batches * num_rows
     if 0 < wanted < len(part_N):
         spread = np.arange(wanted) * len(part_N) // wanted
         part_N, start_N = part_N[spread], start_N[spread]
-    padding = -len(part_N) % batch_size
+    padding = -len(part_N) % num_rows
     past_end = np.full(padding, stores[0].num_tokens)
     start_N = np.concatenate([start_N, past_end])
-    return np.pad(part_N, (0, padding)), lanes.unrelated(start_N, length=window)
-
-
-def _lanes(stores: Sequence[TokenStore], *, num_lanes: int, length: int) -> Lanes:
-    (store,) = stores  # the config refuses mixtures
-    return Lanes(num_tokens=store.num_tokens, num_lanes=num_lanes, length=length)
+    return np.pad(part_N, (0, padding)), lanes.unrelated(start_N, length=length)
 
 
 def _cut(

@@ -114,9 +114,9 @@ class Pieces(SpecialIds):
         )
 
     def fingerprint(self) -> str:
-        """Hash the models and the vocabulary, and what ends a document."""
-        layout = self.layout
-        rest = repr([layout.pieces, layout.unk, layout.spelled, self.eos_id])
+        """Hash the models, the vocabulary, and the special ids."""
+        layout, special = self.layout, self.special_ids()
+        rest = repr([layout.pieces, layout.unk, layout.spelled, special])
         hashed = [layout.source, layout.target or b"", rest.encode()]
         return hashlib.sha256(b"\0".join(hashed)).hexdigest()
 

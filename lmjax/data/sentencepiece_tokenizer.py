@@ -101,8 +101,10 @@ class SentencePiece(SpecialIds):
         )
 
     def fingerprint(self) -> str:
-        """Hash the model."""
-        return hashlib.sha256(self.model + bytes([self.lossless])).hexdigest()
+        """Hash the model, and whether its BOS is left out."""
+        unused = self.bos_id is None and _found(self._processor.bos_id()) is not None
+        hashed = self.model + bytes([self.lossless]) + b"no BOS" * unused
+        return hashlib.sha256(hashed).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         bos = self.bos_id is not None

@@ -17,8 +17,9 @@ import numpy as np
 from lmjax.config import ConfigError
 from lmjax.data.documents import reading
 
-_HEADER = re.compile(rb"([0-9]+) ([0-9]+) *\r?\n")
+_HEADER = re.compile(rb"([0-9]{1,18}) ([0-9]{1,9}) *\r?\n")
 _TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
+_OF_NUMBERS = b"0123456789+-.eE "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +57,13 @@ class WordVectors:
             self.dim = int(self._header[2])
             numbers = following.partition(b" ")[2]
             self._binary = not _TEXT.issuperset(numbers[: 2 * self.dim])
+            right = bool(numbers)
         else:
-            self.dim = len(first.split()) - 1
-        if self.dim < 1:
-            raise self._bad(1, "no word with numbers after it")
+            parts = first.split()[1:]
+            self.dim, right = len(parts), all(map(_is_number, parts))
+        if self.dim < 1 or not right:
+            told = "begins with no word and numbers after it, as GloVe's and word2vec's"
+            raise ConfigError(f"{leaf} = {path!r}: {told} files do")
 
     def words(self) -> Iterator[str]:
         """Yield the words, in the order of the file."""
@@ -91,6 +95,17 @@ class WordVectors:
                 f"{self._leaf}: {self._file}:1: vectors of {self.dim} numbers, but "
                 f"config.model.dim = {dim}"
             )
+
+    def check(self) -> None:
+        """Look through the file, which takes some seconds a gigabyte.
+
+        Raises:
+          ConfigError: as of `select`, whatever is wanted; but of numbers in a text only
+            what they are spelled with is looked at.
+        """
+        for entry in self._entries():
+            if self._binary or entry.raw.translate(None, _OF_NUMBERS):
+                self._numbers(entry)
 
     def _entries(self) -> Iterator[Entry]:
         return self._entries_of_binary() if self._binary else self._entries_of_text()

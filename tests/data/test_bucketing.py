@@ -50,7 +50,8 @@ def test_batches_hold_as_many_tokens_and_divide(parts):
     assert all(rows % parts == 0 for rows in four.num_rows)
     tokens = np.array(four.num_rows) * four.lengths
     assert tokens.max() <= 2 * tokens.min()
-    assert four.padding_share(LENGTHS) < one.padding_share(LENGTHS) / 2
+    whole = [(b.rows_per_epoch(LENGTHS) * b.lengths).sum() for b in (one, four)]
+    assert whole[1] - LENGTHS.sum() < (whole[0] - LENGTHS.sum()) / 2
     steps = [bucketing.Schedule(LENGTHS, b, 0).steps_per_epoch for b in (one, four)]
     assert steps[1] == pytest.approx(steps[0], rel=0.35)
 
@@ -78,8 +79,10 @@ def test_each_example_comes_once_an_epoch(schedule):
         assert shapes <= {*zip(buckets.num_rows, buckets.lengths, strict=True)}
         for length, examples in batches:
             assert LENGTHS[examples[examples >= 0]].max() <= length
-        padding = 1 - LENGTHS.sum() / sum(len(e) * length for length, e in batches)
-        assert padding == pytest.approx(buckets.padding_share(LENGTHS))
+        rows = [
+            sum(len(e) for n, e in batches if n == size) for size in buckets.lengths
+        ]
+        assert rows == buckets.rows_per_epoch(LENGTHS).tolist()
 
 
 def test_the_order_is_a_function_of_seed_and_epoch(schedule):

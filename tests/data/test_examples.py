@@ -1,5 +1,6 @@
 """Files of labelled examples: what is read, and what is said of mistakes."""
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -138,9 +139,27 @@ def test_parallel_files(tmp_path):
     fields = FieldsConfig(source="en", target="de")
     pairs = opened("parallel", tmp_path / "train", fields=fields)
     assert [*pairs][1] == {"en": "", "de": "B"}
-    (tmp_path / "train.de").write_text("A\n")
-    with pytest.raises(ConfigError, match=r"train\.en has 3, .*train\.de has 1"):
-        opened("parallel", tmp_path / "train", fields=fields)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_parallel_files_of_unequal_length(tmp_path, split):
+    (tmp_path / "x.en").write_text("a\n\nc\nd\n")
+    (tmp_path / "x.de").write_text("A\nB\n")
+    leaf = {"train": "path", "valid": "valid_path", "test": "test_path"}[split]
+    paths = dict.fromkeys(("path", "valid_path", "test_path"), "y")
+    fields = FieldsConfig(source="en", target="de")
+    given = {**paths, leaf: f"{tmp_path}/x"}
+    config = SourceConfig(source="parallel", fields=fields, **given)
+    counts = rf"unequal lines: {tmp_path}/x\.en has 4, {tmp_path}/x\.de has 2"
+    with pytest.raises(ConfigError, match=rf"^{counts} \("):
+        open_examples(config, split=split)
+    skipping = dataclasses.replace(config, on_bad_example="skip")
+    pairs = open_examples(skipping, split=split)
+    assert [pairs[0], pairs[1]] == [{"en": "a", "de": "A"}, {"en": "", "de": "B"}]
+    assert len(pairs) == 4
+    for i in (2, 3):
+        with pytest.raises(ConfigError, match=rf"x\.en:{i + 1}: {counts}"):
+            pairs[i]
 
 
 def test_examples_are_held_out_where_no_file_is(tmp_path):

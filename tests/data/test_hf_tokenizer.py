@@ -287,6 +287,13 @@ def test_fingerprints_tell_tokenizers_apart(bert, gpt2):
     assert make(gpt2).fingerprint() != before
 
 
+def test_fingerprints_tell_what_stands_around_a_text(bert):
+    made = make(bert)
+    assert make(bert, bos=False).fingerprint() != made.fingerprint()
+    made.suffix_ids += made.prefix_ids
+    assert made.fingerprint() != make(bert).fingerprint()
+
+
 def test_a_size_that_is_not_the_tokenizer_s(bert):
     assert make(bert, vocab_size=17).vocab_size == 17
     with pytest.raises(ConfigError, match=r"vocab_size = 16: .*bert has 17$"):

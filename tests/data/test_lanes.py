@@ -24,9 +24,6 @@ def test_every_token_is_read_once_an_epoch(num_tokens, num_lanes, length):
     for epoch in range(3):
         windows = lanes.train(np.arange(size) + epoch * size, seed=1)
         np.testing.assert_array_equal(np.sort(read(windows)), np.arange(num_tokens))
-    np.testing.assert_array_equal(
-        np.sort(read(lanes.held_out(np.arange(size)))), np.arange(num_tokens)
-    )
 
 
 def test_a_row_goes_on_until_its_epoch_ends():
@@ -125,21 +122,28 @@ def test_hosts_divide_the_same_lanes(prepared, config):
         np.testing.assert_array_equal(part["tokens"], whole["tokens"][rows])
 
 
-def test_evaluation_reads_each_lane_from_its_beginning_to_its_end(prepared, config):
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_evaluation_reads_a_text_in_one_row(prepared, config, parts, batch_size):
+    """A batch of windows is one long one; other rows are a mesh's, and padding."""
+    given = dataclasses.replace(config.eval, batch_size=batch_size)
+    config = dataclasses.replace(config, eval=given)
     stores = prepared.stores["valid"]
-    batches = list(loader.eval_batches(stores, config, tokenizer=prepared.tokenizer))
-    assert len(batches) == loader.num_eval_batches(stores, config, window=16)
+    batches = list(
+        loader.eval_batches(stores, config, tokenizer=prepared.tokenizer, parts=parts)
+    )
     assert loader.reads_all(stores, config, window=16)
-    rows = [
-        np.concatenate([b["targets"][row][b["segments"][row] > 0] for b in batches])
-        for row in range(4)
-    ]
-    text = stores[0].read(0, stores[0].num_tokens)
-    np.testing.assert_array_equal(np.concatenate(rows), text)
-    assert (batches[0]["positions"][:, 0] == 0).all()
+    whole = {n: np.concatenate([b[n] for b in batches], axis=1) for n in batches[0]}
+    size = stores[0].num_tokens
+    padded = -(-size // (16 * batch_size)) * 16 * batch_size
+    assert {array.shape for array in whole.values()} == {(parts, padded)}
+    real = whole["segments"] > 0
+    assert real[0].sum() == size > 16 * batch_size
+    assert not real[1:].any()
+    text = stores[0].read(0, size)
+    np.testing.assert_array_equal(whole["targets"][0, :size], text)
     if not config.data.isolate_documents:
-        real = batches[1]["segments"] > 0
-        assert (batches[1]["positions"][real] > 0).all()
+        np.testing.assert_array_equal(whole["positions"][0, :size], np.arange(size))
 
 
 @pytest.mark.parametrize(

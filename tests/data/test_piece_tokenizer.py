@@ -252,6 +252,8 @@ def test_saved_and_loaded(kind, request, tmp_path):
     for other in (loaded, given, sent):
         assert other.fingerprint() == made.fingerprint()
         assert other.special_ids() == made.special_ids()
+        other.suffix_ids += (1,)
+        assert other.fingerprint() != made.fingerprint()
         for text in ODD:
             ids = other.encode(text)
             np.testing.assert_array_equal(ids, made.encode(text))

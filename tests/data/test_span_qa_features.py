@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmjax.config import ConfigError, FieldsConfig, SpanQAConfig, parse
-from lmjax.data import pipeline
+from lmjax.data import batches, pipeline
 from lmjax.data.span_qa_features import SpanQA
 from lmjax.data.tokenizer import Bytes
 
@@ -221,6 +221,9 @@ def test_jsonl_becomes_stores_of_windows(tmp_path):
     prepared = pipeline.prepare(config, workdir=tmp_path / "run")
     (store,) = prepared.stores["train"]
     assert (store.num_examples, store.num_skipped, len(store)) == (1, 1, 3)
+    said = batches.describe_step(prepared, config, 1, parts=1)  # of one example
+    rows = json.loads(said.removeprefix("its batch is rows ").partition(" of")[0])
+    assert sorted(rows) == [0, 1, 2]
     (held_out,) = prepared.stores["valid"]
     assert [dict(e) for e in held_out.examples] == [good]
     for i in range(3):

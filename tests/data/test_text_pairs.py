@@ -13,6 +13,7 @@ from lmjax.data import batches, pipeline
 from lmjax.data.prompted_features import PromptedLM
 from lmjax.data.seq2seq_features import Seq2Seq
 from lmjax.data.tokenizer import Bytes
+from lmjax.tasks import losses
 
 COMMON = {"fields": FieldsConfig(), "metrics": ("exact_match",)}
 PAIR = Seq2Seq(**COMMON, template="{source}", length=16, target_length=8, start_id=7)
@@ -130,7 +131,7 @@ def test_mistakes(example, why):
 
 
 @pytest.mark.parametrize("kind", ["seq2seq", "prompted_lm"])
-def test_batches_are_what_the_task_says(kind, tmp_path):
+def test_batches_and_their_padding_are_what_is_said(kind, tmp_path):
     path, model = tmp_path / "a.jsonl", {"dim": 8, "num_layers": 1, "num_heads": 1}
     lines = ({"source": "a" * n, "target": "x" * (n // 2)} for n in range(2, 40))
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -157,6 +158,10 @@ def test_batches_are_what_the_task_says(kind, tmp_path):
         assert longest[name].dtype == shape.dtype
         assert longest[name].shape[1:] == shape.shape[1:]
     assert longest.keys() == said.keys()
+    line = batches.describe(prepared, config, parts=1)
+    epoch = found[: batches.train_schedule(prepared, config, parts=1).steps_per_epoch]
+    padding = np.sum([losses.padding(batch) for batch in epoch], axis=0)
+    assert line.endswith(f"; {padding[0] / padding[1]:.1%} padding")
 
 
 def test_no_gradient_comes_from_the_prompt(tiny, random_params):

@@ -13,6 +13,7 @@ from lmjax.data.store_builder import build_store
 from lmjax.data.tokenizer import (
     MANIFEST,
     MODEL,
+    SentencePiece,
     load_tokenizer,
     make_tokenizer,
     recipe_fingerprint,
@@ -112,6 +113,12 @@ def test_training_is_deterministic(algorithm, texts):
         )
     assert first.fingerprint() == again.fingerprint()
     assert first.decode(first.encode(SAMPLE[0])) == SAMPLE[0]
+
+
+def test_a_model_whose_bos_is_left_out_is_another(lossless):
+    with_bos, without = (SentencePiece(lossless.model, bos=b) for b in (True, False))
+    assert with_bos.prefix_ids != without.prefix_ids
+    assert with_bos.fingerprint() != without.fingerprint()
 
 
 def test_saved_and_loaded(tmp_path, lossless):

@@ -1,5 +1,7 @@
 """Files of word vectors: three formats, and what is wrong with one in one line."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -81,8 +83,6 @@ def test_a_word_may_have_spaces_in_it(opened):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "vectors:1: no word with numbers"),
-        (b"a\nb\n", "vectors:1: no word with numbers"),
         (b"a 1 2\nb 1\n", "vectors:2: 1 numbers, where others have 2"),
         (b"a 1 2\nb 1 2 3\n", "vectors:2: 3 numbers, where others have 2"),
         (b"a 1 2\n\nb 1 2\n", "vectors:2: 0 numbers, where others have 2"),
@@ -91,15 +91,44 @@ def test_a_word_may_have_spaces_in_it(opened):
         (b"3 2\na 1 2\nb 1 2\n", "vectors:3: the file ends after 2 of 3 words"),
         (binary(vectors())[:-2], "vectors: word 6: the file ends within this word"),
         (binary(vectors())[:-40], "vectors: word 5: the file ends within this word"),
-        (binary(vectors(0))[:4], "vectors:1: no word with numbers"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(opened, content, why):
-    with pytest.raises(ConfigError) as error:
-        list(opened(content).select(lambda word: True))
-    assert str(error.value).startswith(LEAF)
-    assert why in str(error.value)
-    assert "\n" not in str(error.value)
+    """Where it is read, and also where nothing is wanted yet."""
+    file = opened(content)
+    for read in (lambda: list(file.select(lambda word: True)), file.check):
+        with pytest.raises(ConfigError) as error:
+            read()
+        assert str(error.value).startswith(LEAF)
+        assert why in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_nothing_is_found_in_a_good_file(opened, form):
+    opened(FORMATS[form](vectors(50))).check()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n\n",
+        b"a\nb\n",
+        b"3 4\n",
+        binary(vectors(0))[:4],
+        b'{"text": "a good film"}\n',
+        b"the,1,2\na,1,2\n",
+        b"A text of words .\n",
+        gzip.compress(glove(vectors())),
+        b"\x00" * 100,
+        b"\x80\x02}q\x00 (X\x05 \n",
+    ],
+)
+def test_another_kind_of_file_is_told_as_such(opened, content):
+    why = rf"{LEAF} = '.*vectors': begins with no word and numbers after it, as GloVe's"
+    with pytest.raises(ConfigError, match=why):
+        opened(content)
 
 
 def test_another_width_and_no_file(opened, tmp_path):

@@ -1,5 +1,6 @@
 """A sweep finds what is planted, prunes, and loses nothing when it is killed."""
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -12,7 +13,10 @@ from pathlib import Path
 import optuna
 import pytest
 import sweep
+import sweep_metric
 from optuna.trial import TrialState
+
+from lmjax.config import ConfigError, load
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -42,9 +46,13 @@ def script(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def plotless(monkeypatch):
-    """Draw nothing, which takes longer than all else: that has tests of its own."""
+    """Draw nothing, which takes longer than all else: that has tests of its own.
+
+    Nor build a model, to learn what its runs measure.
+    """
     stub = types.SimpleNamespace(write_plot=lambda *_: None)
     monkeypatch.setitem(sys.modules, "sweep_plot", stub)
+    monkeypatch.setattr(sweep_metric, "check", lambda config, metric: None)
 
 
 @pytest.fixture
@@ -62,6 +70,7 @@ def started(argv, **environ):
     code = f"""
 import sys, types, sweep
 sys.modules["sweep_plot"] = types.SimpleNamespace(write_plot=lambda *_: None)
+sweep.sweep_metric.check = lambda config, metric: None
 sys.exit(sweep.main(sys.argv[1:], trainer={TRAINER}))
 """
     path = f"{ROOT}{os.pathsep}{ROOT / 'tools'}"
@@ -174,7 +183,7 @@ def test_trials_that_fail_are_told_and_the_search_goes_on(argv, tmp_path, capsys
     flags += ["--search.optim.learning_rate=choice:0.1,0.01,1.0"]
     assert run([*flags, "--sampler=random"]) == 0
     found = trials(tmp_path / "sweep")
-    said = capsys.readouterr().err
+    said = capsys.readouterr()
     failed = [t for t in found if t.state == TrialState.FAIL]
     errors = {t.user_attrs["error"] for t in failed}
     assert errors == {
@@ -182,7 +191,12 @@ def test_trials_that_fail_are_told_and_the_search_goes_on(argv, tmp_path, capsys
         "loss is not a finite number at step 2",
     }
     for trial in failed:
-        assert f"trial {trial.number}: failed, 0.0 min: " in said
+        error = trial.user_attrs["error"]
+        assert f"trial {trial.number}: failed, 0.0 min: {error}" in said.err
+    rows = [line for line in said.out.splitlines() if " failed " in line]
+    assert len(rows) == len(failed)
+    for row, trial in zip(rows, failed, strict=True):
+        assert trial.user_attrs["error"] in row
 
 
 def test_trials_that_all_fail_alike_end_the_search(argv, tmp_path, capsys):
@@ -195,14 +209,14 @@ def test_trials_that_all_fail_alike_end_the_search(argv, tmp_path, capsys):
     assert [t.state for t in trials(tmp_path / "sweep")] == [TrialState.COMPLETE]
 
 
-def test_a_metric_that_is_not_measured(argv, tmp_path, capsys):
+def test_a_metric_that_is_not_measured(argv, capsys):
     flags = [*argv, RATE, "--num_trials=1"]
-    assert run([*flags, "--metric=acuracy", "--mode=max"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == (
+    said = (
         "error: --metric=acuracy: not measured on the valid split (did you mean "
         "'accuracy'?); there are loss, accuracy"
     )
+    assert run([*flags, "--metric=acuracy", "--mode=max"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == said
     assert run([*flags, "--metric=loss"]) == 0
 
 
@@ -246,10 +260,19 @@ def test_a_dry_run_writes_nothing(argv, tmp_path, capsys):
 
 def test_a_sweep_of_real_runs(argv, tmp_path, monkeypatch):
     monkeypatch.undo()
-    flags = [*argv, RATE, "--num_trials=2", "--search.model.num_heads=choice:2,3"]
-    assert run(flags, trainer=sweep.TRAINER) == 0
+    flags = [*argv, RATE, "--num_trials=2", "--search.model.num_heads=choice:2,4"]
+    words = [
+        "--config.tokenizer.kind=sentencepiece",
+        "--config.tokenizer.algorithm=word",
+        "--config.tokenizer.lossless=False",
+        "--config.tokenizer.vocab_size=16",
+    ]
+    assert run([*flags, *words], trainer=sweep.TRAINER) == 0
     found = trials(tmp_path / "sweep")
-    assert {t.state for t in found} <= {TrialState.COMPLETE, TrialState.FAIL}
+    assert TrialState.FAIL not in {t.state for t in found}
+    made = [tmp_path / "sweep" / "trials" / str(n) / "tokenizer" for n in range(2)]
+    stamps = {(path / "sentencepiece.model").stat().st_mtime_ns for path in made}
+    assert len(stamps) == 1, "the second takes over the tokenizer of the first"
     best = json.loads((tmp_path / "sweep" / "best.json").read_text())
     metrics = (Path(best["workdir"]) / "metrics.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in metrics if '"valid"' in line]
@@ -258,3 +281,20 @@ def test_a_sweep_of_real_runs(argv, tmp_path, monkeypatch):
     assert (tmp_path / "sweep" / "trials.png").stat().st_size > 10_000
     resolved = json.loads((Path(best["workdir"]) / "config.json").read_text())
     assert resolved["optim"]["learning_rate"] == best["config"]["optim.learning_rate"]
+
+
+def test_what_is_measured_is_known_before_any_trial(script, monkeypatch):
+    """A process of its own finds it: the trials are forked where JAX is not."""
+    monkeypatch.undo()
+    started = concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(
+        concurrent.futures, "ProcessPoolExecutor", lambda n, mp_context: started(n)
+    )
+    config = load(str(script), [])
+    sweep_metric.check(config, "bits_per_byte")
+    with pytest.raises(ConfigError) as error:
+        sweep_metric.check(config, "acuracy")
+    assert str(error.value) == (
+        "--metric=acuracy: not measured on the valid split (did you mean 'accuracy'?); "
+        "there are accuracy, loss, perplexity, word_perplexity, bits_per_byte"
+    )

@@ -1,0 +1,48 @@
+"""What the runs of a sweep measure on their valid split, found before one begins."""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+
+from lmjax.config import Config, ConfigError, MeshConfig, nearest
+
+
+def check(config: Config, metric: str) -> None:
+    """Raise if no run would measure the metric on a valid split.
+
+    Raises:
+      ConfigError: that, or what else keeps a run from being built.
+    """
+    parts = config.data.mixture or (config.data,)
+    if all(part.source == "tfds" and not part.valid_split for part in parts):
+        raise ConfigError(f"--metric={metric}: config.data has no valid split")
+    # JAX has threads, which must not be where trials are forked off.
+    alone = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=alone) as other:
+        names = other.submit(measured, config).result()
+    if metric not in names:
+        raise unmeasured(metric, names)
+
+
+def unmeasured(metric: str, names: list[str]) -> ConfigError:
+    """Return the error of a metric that is none of those measured."""
+    return ConfigError(
+        f"--metric={metric}: not measured on the valid split{nearest(metric, names)}; "
+        f"there are {', '.join(names)}"
+    )
+
+
+def measured(config: Config) -> list[str]:
+    """Return the names of what a run measures; computes nothing."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the devices are for the trials
+    from lmjax import sharding
+    from lmjax.data import pipeline
+    from lmjax.evaluate import metric_names
+    from lmjax.program import make_program
+
+    config = dataclasses.replace(pipeline.with_vocabulary(config), mesh=MeshConfig())
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        return metric_names(make_program(config, mesh))
