@@ -12,7 +12,15 @@ from rich.live import Live
 from rich.text import Text
 from sweep_report import best_trial, describe, write_best, write_table
 from sweep_space import brief, suggest
-from sweep_study import Claim, Sweep, claim, first_trial, open_study, rungs
+from sweep_study import (
+    Claim,
+    Sweep,
+    claim,
+    first_trial,
+    one_line_errors,
+    open_study,
+    rungs,
+)
 from sweep_trial import (
     EXIT_STOPPED,
     POLL_SECONDS,
@@ -39,15 +47,23 @@ def search(sweep: Sweep, *, timeout_seconds: float) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     study = open_study(sweep)
     _say(console, pruning(sweep))
-    with Stop(after_seconds=timeout_seconds) as stop:
-        done = _trials(study, sweep, stop, console)
-    report(study, sweep, console)
-    if done and best_trial(study) is None:
-        raise ConfigError(f"none of {sweep.num_trials} trials could be completed")
+    with one_line_errors(sweep):
+        with Stop(after_seconds=timeout_seconds) as stop:
+            done = _trials(study, sweep, stop, console)
+        report(study, sweep, console)
+        if done and best_trial(study) is None:
+            raise _none_completed(study)
     if done:
         return 0
     _say(console, "stopped; run the same command again to go on")
     return EXIT_STOPPED
+
+
+def _none_completed(study: Study) -> ConfigError:
+    trials = study.get_trials(deepcopy=False)
+    errors = [t.user_attrs["error"] for t in trials if "error" in t.user_attrs]
+    told = f"; the last: {errors[-1]}" if errors else ""
+    return ConfigError(f"none of {len(trials)} trials could be completed{told}")
 
 
 def show(sweep: Sweep) -> int:

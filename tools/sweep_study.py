@@ -67,7 +67,7 @@ def open_study(sweep: Sweep) -> Study:
     Raises:
       ConfigError: it is a study of something else, or no study.
     """
-    with locked(sweep.workdir), _one_line_errors(sweep):
+    with locked(sweep.workdir), one_line_errors(sweep, KeyError):
         study = _open(sweep)
         changed = list(_differences(study, _identity(sweep)))
         if changed and _all_failed(study):
@@ -108,11 +108,13 @@ def _open(sweep: Sweep) -> Study:
 
 
 @contextlib.contextmanager
-def _one_line_errors(sweep: Sweep) -> Iterator[None]:
+def one_line_errors(sweep: Sweep, *more: type[Exception]) -> Iterator[None]:
+    """Tell in one line what the database says, and `more` that means the same."""
     try:
         yield
-    except (SQLAlchemyError, KeyError, optuna.exceptions.OptunaError) as error:
-        reason = str(getattr(error, "orig", error))
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, *more) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", cause))
         raise ConfigError(
             f"{sweep.workdir / 'study.db'}: cannot be used as a study: {reason}"
         ) from error

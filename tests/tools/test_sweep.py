@@ -204,6 +204,9 @@ def test_trials_that_all_fail_alike_end_the_search(argv, tmp_path, capsys):
     assert run([*flags, "--search.model.num_layers=choice:5"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: the first 3 trials failed alike: config.model.num_h")
+    assert run([*flags, "--search.model.num_layers=choice:5", "--num_trials=2"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: none of 3 trials could be completed; the last: conf")
     # Nothing is lost: the search may be mended, and is begun anew.
     assert run([*flags, "--search.model.num_layers=choice:3", "--num_trials=1"]) == 0
     assert [t.state for t in trials(tmp_path / "sweep")] == [TrialState.COMPLETE]
@@ -239,6 +242,18 @@ def test_a_study_of_something_else_is_refused(argv, tmp_path, capsys):
     (tmp_path / "sweep" / "study.db").write_text("no database" * 1000)
     assert run(flags) == 2
     assert "study.db: cannot be used as a study" in capsys.readouterr().err
+
+
+def test_a_study_that_is_lost_while_it_runs(argv, tmp_path, monkeypatch, capsys):
+    def lose(*_, **__):
+        (tmp_path / "sweep" / "study.db").write_text("no database" * 1000)
+        return ask(*_, **__)
+
+    ask = optuna.Study.ask
+    monkeypatch.setattr(optuna.Study, "ask", lose)
+    assert run([*argv, RATE, "--num_trials=2"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("study.db: cannot be used as a study: file is not a database")
 
 
 def test_when_the_time_is_up_the_trial_is_kept(argv, tmp_path, monkeypatch, capsys):
