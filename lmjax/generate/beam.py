@@ -252,7 +252,9 @@ class _Rules:
         ends &= state.open_B[:, None]
         finished = self._finish(state.finished, best, ends, num_steps)
         running = self._choose(state, jnp.where(self.ends_V, -jnp.inf, totals_BKV))
-        best_B = running.log_probs_BK[:, 0] / self._norm(num_steps)
+        # Not the first of each row: XLA on the CPU would cut it out of the sort that
+        # top_k stands for, which it then does in full.
+        best_B = running.log_probs_BK.max(axis=1) / self._norm(num_steps)
         open_B = state.open_B & (best_B > finished.scores_BK[:, -1])
         if self.early_finish:
             open_B &= jnp.isneginf(finished.scores_BK[:, -1])
