@@ -95,11 +95,12 @@ class Predictor:
         self, params: Params, examples: Sequence[Example], *, mesh: Mesh
     ) -> dict[str, float]:
         """Return the metrics of the answers to examples that say what is right."""
-        # What is right is not there to be read, as it will not be later.
-        asked = [self._features.read(example, labelled=False) for example in examples]
-        answers, _ = self.answers(params, asked, mesh=mesh)
-        readings = [self._features.read(example) for example in examples]
-        return self._features.judge(answers, readings)
+        features, answers = self._features, []
+        if features.compares_answers:
+            # What is right is not there to be read, as it will not be later.
+            asked = [features.read(example, labelled=False) for example in examples]
+            answers, _ = self.answers(params, asked, mesh=mesh)
+        return features.judge(answers, [features.read(example) for example in examples])
 
     def _outputs(
         self, params: Params, rows: Sequence[Row], mesh: Mesh

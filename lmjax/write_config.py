@@ -10,8 +10,8 @@ from lmjax.parsing import ConfigError, Range, build
 SOURCE = "{source}"  # where a template has the source of an example
 SHORTEST_TARGET = 2  # a token, and the end
 
-# rouge and lead1_rouge: ROUGE-1, -2 and -L, of the answer and of the source's first
-# sentence.
+# What each is: data/text_metrics.py. lead1: of the source's first sentence, whatever is
+# answered.
 Metric = Literal["bleu", "chrf", "rouge", "lead1_rouge", "exact_match"]
 
 
