@@ -49,28 +49,16 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     """Print the continuation of a prompt as it comes, or the best that beams find."""
-    from lmjax.generate.beam import Beams, sampling_or_beams
-    from lmjax.generate.constraints import Constraints
+    from lmjax.generate.write import way_to_write
     from lmjax.language_model import load as load_model
 
-    way = sampling_or_beams(
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        default_temperature=0.8,
-        num_beams=args.num_beams,
-        length_penalty=args.length_penalty,
-        early_finish=args.early_finish,
-    )
-    constraints = Constraints(
-        min_tokens=args.min_tokens, no_repeat_ngram=args.no_repeat_ngram
-    )
-    common: Any = {"max_tokens": args.max_tokens, "constraints": constraints}
+    way = {name: getattr(args, name) for name in WAY}
+    if args.temperature is None and args.num_beams == 1:
+        way["temperature"] = 0.8
+    way_to_write(**way)  # a mistake is found before anything is loaded
     lm = load_model(args.workdir, step=args.step)
-    if isinstance(way, Beams):
-        print(lm.search([args.prompt], beams=way, **common)[0][0]["text"])
-        return 0
-    for piece in lm.stream(args.prompt, sampling=way, seed=args.seed, **common):
+    common = {"max_tokens": args.max_tokens, "seed": args.seed}
+    for piece in lm.stream(args.prompt, **common, **way):
         print(piece, end="", flush=True)
     print()
     return 0
@@ -169,6 +157,17 @@ def _defaults(workdir: str | None = None) -> Callable[[str], dict[str, Any]]:
     return sections
 
 
+# The flags of `generate` that say how to write.
+WAY = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "num_beams",
+    "length_penalty",
+    "early_finish",
+    "min_tokens",
+    "no_repeat_ngram",
+)
 # The verbs that take --config.a.b=value.
 TAKE_OVERRIDES = ("train", "eval", "predict", "prepare", "describe")
 
@@ -224,7 +223,7 @@ def _verbs_that_use(verb: Verb) -> None:
     sub = verb("eval", evaluate, "--workdir")
     sub.add_argument("--step", **step)
     sub = verb("generate", generate, "--workdir", "--prompt")
-    sub.add_argument("--max_tokens", type=int, default=64)
+    sub.add_argument("--max_tokens", type=int, help="default: what fits, at most 64")
     sub.add_argument("--temperature", type=float, help="default: 0.8; 0 with beams")
     sub.add_argument("--top_k", type=int, default=0)
     sub.add_argument("--top_p", type=float, default=1.0)

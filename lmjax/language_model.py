@@ -12,22 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lmjax import models, sharding, workdir
+from lmjax import models, sharding, workdir, write_config
 from lmjax.checkpoint import Checkpoints, Step
-from lmjax.config import Config, ConfigError, MeshConfig
+from lmjax.config import Config, ConfigError, MeshConfig, WriteConfig
 from lmjax.data.tokenizer import Tokenizer, load_tokenizer
-from lmjax.generate.beam import Beams, BeamSearch, sampling_or_beams
-from lmjax.generate.constraints import Constraints
+from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator, encode_prompts
 from lmjax.generate.embed import mean_rows, wrapped
-from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer, encode_pairs
-from lmjax.generate.stretch import stretch
+from lmjax.generate.stretch import one_by_one, stretch
 from lmjax.generate.text_stream import TextStream
-from lmjax.model_config import TransformerConfig
+from lmjax.generate.write import way_to_write
+from lmjax.model_config import RecurrentEncoderDecoderConfig, TransformerConfig
 from lmjax.models import Model
 from lmjax.predict import Predictor
 from lmjax.types import Array, Batch, Params
+
+MAX_TOKENS = 64  # that are written where nobody says how many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,16 +67,14 @@ class LanguageModel:
           ConfigError: arrays that do not belong together, or ids out of range.
         """
         batch = self._batch(tokens, source, token_types, segments, source_segments)
-        with jax.set_mesh(self.mesh):
-            return self._apply(self.params, batch)
+        return self._texts(self._apply, batch)
 
     def hidden(self, tokens: Any, **arrays: Any) -> Array:
         """Return the last hidden states (B, T, D); arguments as for `logits`."""
         names = ("source", "token_types", "segments", "source_segments")
         assert not arrays.keys() - set(names), [*arrays]
         batch = self._batch(tokens, *(arrays.get(name) for name in names))
-        with jax.set_mesh(self.mesh):
-            return self._hidden(self.params, batch)
+        return self._texts(self._hidden, batch)
 
     def encode_rows(
         self, texts: Sequence[str], *, max_length: int = 0
@@ -108,17 +107,9 @@ class LanguageModel:
         self,
         prompts: Sequence[str],
         *,
-        max_tokens: int = 64,
-        temperature: float | None = None,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        max_tokens: int | None = None,
         seed: int = 0,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
-        early_finish: bool = False,
-        min_tokens: int = 0,
-        no_repeat_ngram: int = 0,
-        num_return: int = 1,
+        **way: Any,
     ) -> list[str]:
         """Return a continuation of each prompt, without the prompt.
 
@@ -126,44 +117,25 @@ class LanguageModel:
 
         Args:
           prompts: texts, or sources.
-          max_tokens: to write after each.
-          temperature: of `Sampling`, by default 1; 0 takes the most likely token.
-          top_k: of `Sampling`.
-          top_p: of `Sampling`.
+          max_tokens: to write after each; by default as many as fit, at most 64.
           seed: of chance.
-          num_beams: of `Beams`; from 2 on nothing is drawn, but `search`ed for.
-          length_penalty: of `Beams`.
-          early_finish: of `Beams`.
-          min_tokens: of `Constraints`.
-          no_repeat_ngram: of `Constraints`.
-          num_return: of `Beams`; the texts of one prompt follow one another.
+          way: of `way_to_write`: `temperature`, `top_k`, `top_p`; or `num_beams` from 2
+            on, which draws nothing but searches, and others of `WriteConfig`. With
+            `num_return` the texts of one prompt follow one another.
 
         Raises:
           ConfigError: an option out of range, or too many tokens for the model.
         """
-        way = sampling_or_beams(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            early_finish=early_finish,
-            num_return=num_return,
-        )
-        constraints = Constraints(
-            min_tokens=min_tokens, no_repeat_ngram=no_repeat_ngram
-        )
-        common: Any = {"max_tokens": max_tokens, "constraints": constraints}
-        if isinstance(way, Beams):
-            found = self.search(prompts, beams=way, **common)
+        how, read = way_to_write(**way), self._read(prompts)
+        if isinstance(how, WriteConfig):
+            found = self._found(read, how, max_tokens)
             return [text["text"] for texts in found for text in texts]
-        read = self._read(prompts)
         with jax.set_mesh(self.mesh):
             rows = self._generator.continuations(
                 self.params,
                 **read,
-                **common,
-                sampling=way,
+                max_tokens=self._most(read, max_tokens),
+                sampling=how,
                 stop_ids=self.tokenizer.stop_ids,
                 seed=seed,
             )
@@ -171,14 +143,14 @@ class LanguageModel:
         return [self._decode_after(before, row) for before, row in pairs]
 
     def search(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_tokens: int = 64,
-        beams: Beams = Beams(),
-        constraints: Constraints = Constraints(),
+        self, prompts: Sequence[str], *, max_tokens: int | None = None, **write: Any
     ) -> list[list[dict[str, Any]]]:
         """Return the best continuations of each prompt that a beam search finds.
+
+        Args:
+          prompts: texts, or sources.
+          max_tokens: as for `generate`.
+          write: other leaves of `WriteConfig`, such as `num_beams=4`.
 
         Returns:
           For each prompt `num_return` texts, the best first: `text`; `log_prob` in
@@ -187,39 +159,23 @@ class LanguageModel:
         Raises:
           ConfigError: an option out of range, or too many tokens for the model.
         """
-        read = self._read(prompts)
-        with jax.set_mesh(self.mesh):
-            rows = self._beam_search.hypotheses(
-                self.params,
-                **read,
-                max_tokens=max_tokens,
-                beams=beams,
-                stop_ids=self.tokenizer.stop_ids,
-                constraints=constraints,
-            )
-        return [
-            [found.told(self._decode_after(before, found.tokens)) for found in row]
-            for before, row in zip(self._before(read), rows, strict=True)
-        ]
+        how = write_config.checked(**write)
+        return self._found(self._read(prompts), how, max_tokens)
 
     def stream(
-        self,
-        prompt: str,
-        *,
-        max_tokens: int,
-        sampling: Sampling,
-        constraints: Constraints = Constraints(),
-        seed: int = 0,
+        self, prompt: str, *, max_tokens: int | None = None, seed: int = 0, **way: Any
     ) -> Iterator[str]:
-        """Yield the continuation of one prompt in pieces, as they come."""
-        read = self._read([prompt])
+        """Yield what `generate` returns for one prompt in pieces, as they come."""
+        how, read = way_to_write(**way), self._read([prompt])
+        if isinstance(how, WriteConfig):
+            yield self._found(read, how, max_tokens)[0][0]["text"]
+            return
         tokens = self._generator.tokens(
             self.params,
             **read,
-            max_tokens=max_tokens,
-            sampling=sampling,
+            max_tokens=self._most(read, max_tokens),
+            sampling=how,
             stop_ids=self.tokenizer.stop_ids,
-            constraints=constraints,
             seed=seed,
         )
         text = TextStream(self.tokenizer, self._before(read)[0])
@@ -275,7 +231,9 @@ class LanguageModel:
 
         Returns:
           Of `classify` each the `label` and the `probabilities` of all; of `tag` the
-          `tags` of the words; where it writes, `text`, its `score` and `log_prob`.
+          `tags` of the words; of `span_qa` the `answer`, the character of its context
+          where it begins, `start`, and its `score`; where it writes, `text`, its
+          `score` and `log_prob`, and of several the `others`.
 
         Raises:
           ConfigError: an example lacks a field, or the model was trained on another
@@ -310,8 +268,36 @@ class LanguageModel:
             batch["token_types"] = np.asarray(token_types)
         return {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
 
+    def _texts(self, compute: Any, batch: Batch) -> Array:
+        """Return what is computed of every text of a batch."""
+        with jax.set_mesh(self.mesh):
+            if isinstance(self.config.model, RecurrentEncoderDecoderConfig):
+                return one_by_one(functools.partial(compute, self.params), batch)
+            return compute(self.params, batch)
+
     def _read(self, prompts: Sequence[str]) -> dict[str, Any]:
         return encode_prompts(self.tokenizer, prompts, config=self.model.config)
+
+    def _most(self, read: dict[str, Any], asked: int | None) -> int:
+        """Return how many tokens to write: without a word what fits, at most 64."""
+        if asked is not None:
+            return asked
+        longest = max(map(len, read["prompts"]), default=0)
+        return max(1, min(MAX_TOKENS, self.model.config.longest_text - longest))
+
+    def _found(
+        self, read: dict[str, Any], write: WriteConfig, max_tokens: int | None
+    ) -> list[list[dict[str, Any]]]:
+        """Return the texts that a search finds, as JSON."""
+        write = dataclasses.replace(write, max_tokens=self._most(read, max_tokens))
+        with jax.set_mesh(self.mesh):
+            rows = self._beam_search.hypotheses(
+                self.params, **read, write=write, stop_ids=self.tokenizer.stop_ids
+            )
+        return [
+            [found.told(self._decode_after(before, found.tokens)) for found in row]
+            for before, row in zip(self._before(read), rows, strict=True)
+        ]
 
     def _before(self, read: dict[str, Any]) -> list[list[int]]:
         """Return the ids that each text goes on from: none after a source."""

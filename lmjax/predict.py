@@ -118,10 +118,14 @@ class Predictor:
         ]
 
     def to_judge(self, examples: Sequence[Example]) -> tuple[Asked, list[Any]]:
-        """Return examples as the model takes them, and what is right of each."""
+        """Return examples as the model takes them, and what is right of each.
+
+        The model takes none where nothing is measured of its answers.
+        """
+        asked = examples if self._features.compares_answers else ()
         # What is right is not there to be read, as it will not be later.
-        asked = [self._features.read(example, labelled=False) for example in examples]
-        return self.asked(asked), [self._features.read(e) for e in examples]
+        blind = [self._features.read(example, labelled=False) for example in asked]
+        return self.asked(blind), [self._features.read(e) for e in examples]
 
     def judged(
         self, params: Params, asked: Asked, right: Sequence[Any], *, mesh: Mesh

@@ -227,7 +227,7 @@ def span_corruption_lengths(
     return window, corrupted(window)[1]
 
 
-def seq2seq_lengths(length: int, config: WindowPairConfig) -> tuple[int, int]:
+def window_pair_lengths(length: int, config: WindowPairConfig) -> tuple[int, int]:
     """Return how many tokens make a source of `length` at most, and a target."""
     if isinstance(config, SpanCorruptionConfig):
         return span_corruption_lengths(length, config)
@@ -239,7 +239,7 @@ def seq2seq_lengths(length: int, config: WindowPairConfig) -> tuple[int, int]:
 def default_target_length(length: int, config: TaskConfig) -> int:
     """Return how long targets are where a config does not say; 0: there are none."""
     if isinstance(config, WindowPairConfig):
-        return seq2seq_lengths(length, config)[1]
+        return window_pair_lengths(length, config)[1]
     if isinstance(config, Seq2SeqConfig):
         return length
     return length // 2 if isinstance(config, PromptedLMConfig) else 0

@@ -5,27 +5,37 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from lmjax.model_config import CountOrZero
-from lmjax.parsing import Range
+from lmjax.parsing import ConfigError, Range, build
 
 SOURCE = "{source}"  # where a template has the source of an example
 SHORTEST_TARGET = 2  # a token, and the end
 
-# rouge and lead1_rouge: ROUGE-1, -2 and -L, of the answer and of the source's first
-# sentence.
+# What each is: data/text_metrics.py. lead1: of the source's first sentence, whatever is
+# answered.
 Metric = Literal["bleu", "chrf", "rouge", "lead1_rouge", "exact_match"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WriteConfig:
-    """How answers are searched for; one beam takes the most likely token each time."""
+    """How texts are searched for; one beam takes the most likely token each time.
+
+    The score of a text is log P / length ** length_penalty, as in transformers: the
+    length is that of what was written, the end of text included. 0 prefers the most
+    probable text, 1 the highest probability a token; higher powers prefer long texts.
+    (Wu et al. 2016 divide by ((5 + length) / 6) ** length_penalty.)
+
+    A search ends once `num_beams` texts are finished and no other has a better score
+    at its present length, or with `early_finish` once they are finished: transformers'
+    early_stopping False and True.
+    """
 
     num_beams: Annotated[int, Range(1, 1024)] = 4
-    length_penalty: Annotated[float, Range(-5, 5)] = 1.0  # score: log P / length ** it
-    early_finish: bool = False  # stop once num_beams texts are finished
+    length_penalty: Annotated[float, Range(-5, 5)] = 1.0  # more would leave float32
+    early_finish: bool = False
     min_tokens: CountOrZero = 0  # before the end
     max_tokens: CountOrZero = 0  # 0: data.target_length
     no_repeat_ngram: CountOrZero = 0  # 0: any may come again
-    num_return: Annotated[int, Range(1, 1024)] = 1  # answers to each example
+    num_return: Annotated[int, Range(1, 1024)] = 1  # texts of each, the best first
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
@@ -34,11 +44,27 @@ class WriteConfig:
                 f"{path}.num_return = {self.num_return}: must be at most "
                 f"{path}.num_beams = {self.num_beams}"
             )
-        if self.min_tokens > self.max_tokens:
+        if self.max_tokens and self.min_tokens > self.max_tokens:
             yield (
                 f"{path}.min_tokens = {self.min_tokens}: must be at most "
                 f"{path}.max_tokens = {self.max_tokens}"
             )
+
+
+def checked(**leaves: Any) -> WriteConfig:
+    """Return a `WriteConfig` of leaves that come from no config file.
+
+    Raises:
+      ConfigError: what `parse` would say of them.
+    """
+    mistakes: list[str] = []
+    config = build(WriteConfig, leaves, "write", mistakes)
+    if not mistakes:
+        mistakes += config.mistakes("write")
+    if mistakes:
+        raise ConfigError("; ".join(mistakes))
+    assert isinstance(config, WriteConfig)
+    return config
 
 
 def room_to_write(config: Any) -> int:

@@ -7,12 +7,8 @@ import pytest
 from lmjax import sharding
 from lmjax.config import ConfigError, MeshConfig
 from lmjax.data.tokenizer import Bytes
-from lmjax.generate.beam import Beams
-from lmjax.generate.constraints import Constraints
-from lmjax.generate.sampling import Sampling
 from lmjax.language_model import LanguageModel, _default_mesh
 
-GREEDY = Sampling(temperature=0.0)
 ATTENTIVE = ("bahdanau", "luong")
 
 
@@ -89,14 +85,39 @@ def test_segments_keep_texts_apart(lm):
     assert lm.hidden([a]).shape == (1, 3, 32)
 
 
+def test_without_a_word_as_much_is_written_as_fits(lm):
+    """At most 64 tokens, and to the model's last position."""
+    common = {"temperature": 0.0, "min_tokens": 4}
+    for prompt in ("a" * 59, "a" * 50):
+        whole = lm.generate([prompt], max_tokens=63 - len(prompt), **common)
+        assert lm.generate([prompt], **common) == whole
+        assert "".join(lm.stream(prompt, **common)) == whole[0]
+    for way in ({}, {"num_beams": 2}):
+        with pytest.raises(
+            ConfigError, match=r"prompt: of 70 tokens, .*max_length = 6"
+        ):
+            lm.generate(["a" * 69], **way)
+
+
+@pytest.mark.parametrize("architecture", ATTENTIVE)
+def test_pairs_of_one_row_are_alone(make_lm, architecture):
+    """Each begins in the state that its own source gives, and reads no other."""
+    lm, sources, texts = make_lm(architecture), [[5, 6, 7], [10]], [[8, 9], [3, 2, 1]]
+    numbers = {"segments": [[1, 1, 2, 2, 2, 0]], "source_segments": [[1, 1, 1, 2, 0]]}
+    source, tokens = [[5, 6, 7, 10, 0]], [[8, 9, 3, 2, 1, 0]]
+    packed = lm.logits(tokens, source=source, **numbers)[0]
+    for i, here in enumerate((packed[:2], packed[2:5])):
+        alone = lm.logits([texts[i]], source=[sources[i]])[0]
+        np.testing.assert_allclose(here, alone, rtol=1e-5, atol=1e-5)
+
+
 def test_the_stream_is_what_generate_returns(lm):
     options = {"max_tokens": 20, "seed": 0}
-    pieces = list(lm.stream("def ", sampling=GREEDY, **options))
+    pieces = list(lm.stream("def ", temperature=0.0, **options))
     assert "".join(pieces) == lm.generate(["def "], temperature=0.0, **options)[0]
-    warm = Sampling(temperature=1.0, top_k=50, top_p=0.9)
-    streamed = "".join(lm.stream("def ", sampling=warm, **options))
-    (whole,) = lm.generate(["def "], temperature=1.0, top_k=50, top_p=0.9, **options)
-    assert streamed == whole
+    for way in ({"top_k": 50, "top_p": 0.9}, {"num_beams": 2}):
+        streamed = "".join(lm.stream("def ", **way, **options))
+        assert [streamed] == lm.generate(["def "], **way, **options)
 
 
 class Scripted:
@@ -119,9 +140,7 @@ def test_beams(make_lm, architecture):
     best = lm.generate(prompts, **options)
     several = lm.generate(prompts, num_return=3, temperature=0.0, **options)
     assert len(best) == 2 and several[::3] == best
-    beams = Beams(num_beams=3, num_return=3, length_penalty=0.5)
-    constraints = Constraints(min_tokens=2, no_repeat_ngram=2)
-    found = lm.search(prompts, max_tokens=6, beams=beams, constraints=constraints)
+    found = lm.search(prompts, num_return=3, **options)
     assert [text["text"] for texts in found for text in texts] == several
     assert all(text["score"] < 0 and text["log_prob"] < 0 for text in found[0])
     greedy = lm.generate(prompts, max_tokens=6, temperature=0.0)
@@ -131,8 +150,10 @@ def test_beams(make_lm, architecture):
 def test_mistakes_of_beams(lm):
     for options, message in (
         ({"num_beams": 2, "temperature": 0.5}, "temperature = 0.5: must be 0 or left"),
-        ({"num_return": 2}, "num_return = 2: must be from 1 to num_beams = 1"),
-        ({"min_tokens": 65}, "min_tokens = 65: must be at most max_tokens = 64"),
+        ({"num_return": 2}, "num_return = 2: must be at most write.num_beams = 1"),
+        ({"min_tokens": 65}, "min_tokens = 65: must be at most max_tokens = 62"),
+        ({"max_tokens": 63}, "max_tokens = 63: with a prompt of 2 tokens must be at m"),
+        ({"max_tokens": 0}, "max_tokens = 0: must be >= 1"),
     ):
         with pytest.raises(ConfigError, match=message):
             lm.generate(["a"], **options)
@@ -168,12 +189,12 @@ def test_an_encoder_decoder_scores_texts_given_sources(make_lm, architecture):
 )
 def test_the_stream_splits_no_character(lm, monkeypatch, text, pieces):
     monkeypatch.setitem(vars(lm), "_generator", Scripted(text))
-    found = list(lm.stream("é", max_tokens=9, sampling=GREEDY))
+    found = list(lm.stream("é", max_tokens=9, temperature=0.0))
     assert [piece for piece in found if piece] == pieces
 
 
 def test_a_paused_stream_leaves_the_mesh_of_its_caller_alone(lm):
-    stream = lm.stream("ab", max_tokens=3, sampling=GREEDY)
+    stream = lm.stream("ab", max_tokens=3, temperature=0.0)
     next(stream)
     assert jax.sharding.get_abstract_mesh().empty
 

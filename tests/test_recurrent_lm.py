@@ -14,12 +14,12 @@ from lmjax.config import (
     ConfigError,
     MeshConfig,
     OptimConfig,
+    WriteConfig,
     load,
     parse,
 )
 from lmjax.data.tokenizer import Bytes
 from lmjax.flops import flops_per_token
-from lmjax.generate.beam import Beams
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 from lmjax.language_model import LanguageModel
@@ -65,18 +65,22 @@ def test_the_greedy_continuation_is_that_of_the_whole_text(lm):
 def test_generate_and_stream_agree(lm):
     options = {"max_tokens": 9, "seed": 1}
     (text,) = lm.generate(["to be"], **options)
-    pieces = lm.stream("to be", sampling=Sampling(temperature=1.0), **options)
+    pieces = lm.stream("to be", temperature=1.0, **options)
     assert "".join(pieces) == text
 
 
 def test_beams_carry_states_of_their_own(lm):
     """What a search finds is as likely as it says, and more than what is greedy."""
-    prompt, common = [lm.tokenizer.bos_id, *b"to be"], {"max_tokens": 8, "stop_ids": ()}
+    prompt = [lm.tokenizer.bos_id, *b"to be"]
     ((found,),) = lm._beam_search.hypotheses(
-        lm.params, [prompt], beams=Beams(num_beams=4), **common
+        lm.params, [prompt], write=WriteConfig(max_tokens=8), stop_ids=()
     )
     (greedy,) = lm._generator.continuations(
-        lm.params, [prompt], sampling=Sampling(temperature=0.0), **common
+        lm.params,
+        [prompt],
+        max_tokens=8,
+        sampling=Sampling(temperature=0.0),
+        stop_ids=(),
     )
     texts = [(prompt, found.tokens), (prompt, greedy)]
     (best, _), (first, _) = Scorer(lm.model).log_probs(lm.params, texts)

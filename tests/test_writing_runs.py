@@ -11,6 +11,7 @@ import lmjax
 from lmjax import cli, loop, report
 from lmjax import config as config_lib
 from lmjax.config import parse
+from lmjax.generate.write import Writer
 
 MODEL = {"dim": 32, "num_layers": 1, "num_heads": 4, "max_length": 48}
 SECTIONS = {
@@ -220,7 +221,7 @@ def test_mistakes_in_what_is_to_be_translated(finished, tmp_path, capsys, caplog
     assert "in.jsonl:3: 'source' is empty" in lines[2]["error"]
 
 
-def test_eval_reads_other_pairs(finished, tmp_path):
+def test_eval_reads_other_pairs(finished, tmp_path, monkeypatch):
     pytest.importorskip("sacrebleu")
     path = tmp_path / "other.jsonl"
     path.write_text('{"source": "a b c d", "target": "A B C D"}\n')
@@ -229,6 +230,10 @@ def test_eval_reads_other_pairs(finished, tmp_path):
     run = finished("seq2seq")
     (row,) = report.evaluate_workdir(run, step=None, overrides=overrides)
     assert row["exact_match"] in (0.0, 1.0)
+    overrides.append("task.metrics=('lead1_rouge',)")
+    monkeypatch.setattr(Writer, "texts", None)  # nobody asks for one
+    (row,) = report.evaluate_workdir(run, step=None, overrides=overrides)
+    assert row["lead1_rouge1"] == 1
 
 
 def test_parallel_files_and_bad_lines(make, tmp_path, capsys, caplog, monkeypatch):

@@ -95,6 +95,10 @@ class Judging(Features, Protocol):
           ConfigError: the package that makes one of them is not installed.
         """
 
+    @property
+    def compares_answers(self) -> bool:
+        """Return whether `judge` reads the answers; else there need be none."""
+
     def judge(
         self, answers: Sequence[Mapping[str, Any]], readings: Sequence[Any]
     ) -> dict[str, float]:

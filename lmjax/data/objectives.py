@@ -20,8 +20,8 @@ from lmjax.task_config import (
     SpanCorruptionConfig,
     WindowPairConfig,
     num_predictions,
-    seq2seq_lengths,
     span_counts,
+    window_pair_lengths,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def build(config: Config, tokenizer: Tokenizer) -> Objective:
     if isinstance(task, MaskedLMConfig):
         return _masked_lm(config, task, tokenizer)
     if isinstance(task, WindowPairConfig):
-        return _seq2seq(config, task, tokenizer)
+        return _window_pair(config, task, tokenizer)
     return CausalLM(window=config.data.length)
 
 
@@ -171,7 +171,7 @@ class MaskedLM:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Seq2Seq:
+class WindowPair:
     """A source and a target made of one window, both with an end.
 
     `source`, `source_segments`, `source_positions` are (B, S); `tokens` (the targets
@@ -236,14 +236,16 @@ def _masked_lm(config: Config, task: MaskedLMConfig, tokenizer: Tokenizer) -> Ma
     )
 
 
-def _seq2seq(config: Config, task: WindowPairConfig, tokenizer: Tokenizer) -> Seq2Seq:
+def _window_pair(
+    config: Config, task: WindowPairConfig, tokenizer: Tokenizer
+) -> WindowPair:
     assert isinstance(config.model, AnyEncoderDecoder), config.model
-    window, _ = seq2seq_lengths(config.data.length, task)
+    window, _ = window_pair_lengths(config.data.length, task)
     if tokenizer.eos_id is None:
         raise ConfigError(
             f"config.task.kind = {task.kind!r}: the tokenizer has no end of a text"
         )
-    return Seq2Seq(
+    return WindowPair(
         window=window,
         length=config.data.length,
         target_length=config.data.target_length,

@@ -7,6 +7,7 @@ one. So every token is a target once, BOS is never one, and no length is spent o
 Shapes: B windows, T = length.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -78,39 +79,60 @@ def cut_windows(
       int32 tokens, targets, segments, positions and float32 weights, all (B, T).
       Padding has segment, position and weight 0.
     """
-    shape = (len(starts), length)
     filler = 0 if eos_id is None else eos_id
-    previous_B = np.full(len(starts), filler, np.int32)
-    targets_BT = np.full(shape, filler, np.int32)
-    begins_BT = np.zeros(shape, bool)  # a document's first token
-    real_BT = np.zeros(shape, bool)
     sizes = np.full(len(starts), length) if sizes is None else sizes
-    for row, (start, size) in enumerate(zip(map(int, starts), sizes, strict=True)):
-        if 0 < start <= store.num_tokens:
-            previous_B[row] = store.read(start - 1, start)[0]
-        for at, low, high in _runs(
-            start, int(size), store.num_tokens, circular=circular
-        ):
-            targets_BT[row, at : at + high - low] = store.read(low, high)
-            begins_BT[row, store.document_starts(low, high) - low + at] = True
-            real_BT[row, at : at + high - low] = True
-    tokens_BT = np.concatenate([previous_B[:, None], targets_BT[:, :-1]], axis=1)
-    tokens_BT = np.where(real_BT, tokens_BT, filler)
-    weights_BT = real_BT
+    before = np.zeros(len(starts), np.int64) if before is None else before
+    cut = _cut(store, starts, sizes, length=length, filler=filler, circular=circular)
+    tokens_BT = np.where(cut.real_BT, cut.before_BT, filler)
+    weights_BT, begins_BT = cut.real_BT, cut.begins_BT
     if bos_id is not None:
         tokens_BT = np.where(begins_BT, bos_id, tokens_BT)
     elif isolate:
-        weights_BT = real_BT & ~begins_BT
-    cuts_BT = begins_BT if isolate else np.zeros(shape, bool)
-    before = np.zeros(len(starts), np.int64) if before is None else before
-    segments_BT, positions_BT = _segments(cuts_BT, before)
+        weights_BT = cut.real_BT & ~begins_BT
+    segments_BT, positions_BT = _segments(begins_BT & isolate, before)
     return {
         "tokens": tokens_BT.astype(np.int32),
-        "targets": targets_BT,
+        "targets": cut.targets_BT,
         "weights": weights_BT.astype(np.float32),
-        "segments": np.where(real_BT, segments_BT, 0).astype(np.int32),
-        "positions": np.where(real_BT, positions_BT, 0).astype(np.int32),
+        "segments": np.where(cut.real_BT, segments_BT, 0).astype(np.int32),
+        "positions": np.where(cut.real_BT, positions_BT, 0).astype(np.int32),
     }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Cut:
+    """What windows hold of a stream."""
+
+    targets_BT: np.ndarray
+    before_BT: np.ndarray  # the token before each of them
+    begins_BT: np.ndarray  # whether it is a document's first
+    real_BT: np.ndarray  # whether it is there
+
+
+def _cut(
+    store: TokenStore,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    *,
+    length: int,
+    filler: int,
+    circular: bool,
+) -> _Cut:
+    shape = (len(starts), length)
+    before_BT, targets_BT = (np.full(shape, filler, np.int32) for _ in range(2))
+    begins_BT, real_BT = (np.zeros(shape, bool) for _ in range(2))
+    for row, (start, size) in enumerate(zip(map(int, starts), sizes, strict=True)):
+        if 0 < start <= store.num_tokens:
+            before_BT[row, 0] = store.read(start - 1, start)[0]
+        runs = _runs(start, int(size), store.num_tokens, circular=circular)
+        for at, low, high in runs:
+            targets_BT[row, at : at + high - low] = store.read(low, high)
+            begins_BT[row, store.document_starts(low, high) - low + at] = True
+            real_BT[row, at : at + high - low] = True
+    before_BT[:, 1:] = targets_BT[:, :-1]
+    return _Cut(
+        targets_BT=targets_BT, before_BT=before_BT, begins_BT=begins_BT, real_BT=real_BT
+    )
 
 
 def _runs(

@@ -44,6 +44,7 @@ class SpanQA:
     length: int
 
     judges = ("exact_match", "f1")
+    compares_answers = True
 
     def texts(self, example: Example) -> list[str]:
         """Return the question and the context."""

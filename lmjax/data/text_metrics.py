@@ -4,29 +4,17 @@ BLEU and chrF are sacrebleu's, of all answers together, from 0 to 100; the rest 
 means over the answers, from 0 to 1. ROUGE is rouge-score's: the F-measure, of stems.
 """
 
+import dataclasses
+import functools
 import importlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lmjax.config import ConfigError
+from lmjax.write_config import Metric
 
-_ROUGE = ("rouge1", "rouge2", "rougeL")
-# The names of what each of `config.task.metrics` gives.
-NAMES: dict[str, tuple[str, ...]] = {
-    "bleu": ("bleu",),
-    "chrf": ("chrf",),
-    "rouge": _ROUGE,
-    "lead1_rouge": tuple(f"lead1_{name}" for name in _ROUGE),
-    "exact_match": ("exact_match",),
-}
-_NEEDS = {
-    "bleu": "sacrebleu.metrics",
-    "chrf": "sacrebleu.metrics",
-    "rouge": "rouge_score.rouge_scorer",
-    "lead1_rouge": "rouge_score.rouge_scorer",
-}
 # An end of a sentence, with the quotes and brackets after it.
 _SENTENCE = re.compile(r".+?[.!?…][\"'”’»)\]]*(?=\s)", re.DOTALL)
 
@@ -34,7 +22,7 @@ _log = logging.getLogger(__name__)
 _signed: set[str] = set()
 
 
-def names(metrics: Iterable[str]) -> tuple[str, ...]:
+def names(metrics: Iterable[Metric]) -> tuple[str, ...]:
     """Return the names of what `measured` returns.
 
     Raises:
@@ -42,11 +30,16 @@ def names(metrics: Iterable[str]) -> tuple[str, ...]:
     """
     for metric in metrics:
         _library(metric)
-    return tuple(name for metric in metrics for name in NAMES[metric])
+    return tuple(name for metric in metrics for name in METRICS[metric].names)
+
+
+def compare_answers(metrics: Iterable[Metric]) -> bool:
+    """Return whether any of some metrics is of the answers."""
+    return not all(METRICS[metric].of_sources for metric in metrics)
 
 
 def measured(
-    metrics: Iterable[str],
+    metrics: Iterable[Metric],
     *,
     answers: Sequence[str],
     targets: Sequence[str],
@@ -55,21 +48,21 @@ def measured(
     """Return some metrics of the answers to all examples of a split.
 
     Args:
-      metrics: keys of `NAMES`.
-      answers: what was written.
+      metrics: keys of `METRICS`.
+      answers: what was written; not read unless they `compare_answers`.
       targets: what is right.
-      sources: what both were made from; lead-1 takes the first sentence of each.
+      sources: what both were made from.
 
     Raises:
       ConfigError: the package that measures one of them is not installed.
     """
     found: dict[str, float] = {}
     for metric in metrics:
-        given = answers
-        if metric == "lead1_rouge":
+        measure, given = METRICS[metric], answers
+        if measure.of_sources:
             given = [first_sentence(source) for source in sources]
-        values = _MEASURE[metric](metric, given, targets)
-        found |= dict(zip(NAMES[metric], values, strict=True))
+        values = measure.compute(_library(metric), given, targets)
+        found |= dict(zip(measure.names, values, strict=True))
     return found
 
 
@@ -83,23 +76,25 @@ def first_sentence(text: str) -> str:
 
 
 def _of_corpus(
-    metric: str, answers: Sequence[str], targets: Sequence[str]
+    library: Any, answers: Sequence[str], targets: Sequence[str], *, scorer: str
 ) -> tuple[float, ...]:
     """Return sacrebleu's score (Post 2018), whose signature is logged once."""
-    library = _library(metric)
-    scorer = library.BLEU() if metric == "bleu" else library.CHRF()
-    score = scorer.corpus_score([*answers], [[*targets]]).score
-    if metric not in _signed:
-        _signed.add(metric)
-        _log.info("sacrebleu %s: %s", metric, scorer.get_signature())
+    metric = getattr(library, scorer)()
+    score = metric.corpus_score([*answers], [[*targets]]).score
+    if scorer not in _signed:
+        _signed.add(scorer)
+        _log.info("sacrebleu %s: %s", scorer, metric.get_signature())
     return (float(score),)
 
 
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
 def _rouge(
-    metric: str, answers: Sequence[str], targets: Sequence[str]
+    library: Any, answers: Sequence[str], targets: Sequence[str]
 ) -> tuple[float, ...]:
     """Return the mean F-measures (Lin 2004)."""
-    scorer = _library(metric).RougeScorer([*_ROUGE], use_stemmer=True)
+    scorer = library.RougeScorer([*_ROUGE], use_stemmer=True)
     scores = [scorer.score(t, a) for t, a in zip(targets, answers, strict=True)]
     return tuple(
         sum(score[name].fmeasure for score in scores) / len(scores) for name in _ROUGE
@@ -107,27 +102,50 @@ def _rouge(
 
 
 def _exact_match(
-    metric: str, answers: Sequence[str], targets: Sequence[str]
+    library: None, answers: Sequence[str], targets: Sequence[str]
 ) -> tuple[float, ...]:
     pairs = zip(answers, targets, strict=True)
     return (sum(a.strip() == t.strip() for a, t in pairs) / len(answers),)
 
 
-_MEASURE: dict[str, Callable[..., tuple[float, ...]]] = {
-    "bleu": _of_corpus,
-    "chrf": _of_corpus,
-    "rouge": _rouge,
-    "lead1_rouge": _rouge,
-    "exact_match": _exact_match,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Measure:
+    """How a metric is measured."""
+
+    names: tuple[str, ...]  # of the values it gives
+    compute: Callable[..., tuple[float, ...]]  # of a library, answers, targets
+    library: str = ""
+    of_sources: bool = False  # their first sentences stand for the answers
+
+
+METRICS: Mapping[Metric, _Measure] = {
+    "bleu": _Measure(
+        names=("bleu",),
+        compute=functools.partial(_of_corpus, scorer="BLEU"),
+        library="sacrebleu.metrics",
+    ),
+    "chrf": _Measure(
+        names=("chrf",),
+        compute=functools.partial(_of_corpus, scorer="CHRF"),
+        library="sacrebleu.metrics",
+    ),
+    "rouge": _Measure(names=_ROUGE, compute=_rouge, library="rouge_score.rouge_scorer"),
+    "lead1_rouge": _Measure(
+        names=tuple(f"lead1_{name}" for name in _ROUGE),
+        compute=_rouge,
+        library="rouge_score.rouge_scorer",
+        of_sources=True,
+    ),
+    "exact_match": _Measure(names=("exact_match",), compute=_exact_match),
 }
 
 
-def _library(metric: str) -> Any:
+def _library(metric: Metric) -> Any:
     """Return the module that a metric needs; None of one that needs none."""
-    if metric not in _NEEDS:
+    if not (name := METRICS[metric].library):
         return None
     try:
-        return importlib.import_module(_NEEDS[metric])
+        return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
             f"config.task.metrics: {metric!r} needs a package that is not installed: "

@@ -12,7 +12,7 @@ from lmjax.data.examples import Example
 from lmjax.data.features import FIELDS
 from lmjax.data.special_ids import present
 from lmjax.data.tokenizer import Tokenizer
-from lmjax.write_config import SOURCE
+from lmjax.write_config import SOURCE, Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TextPairs:
 
     fields: FieldsConfig
     template: str
-    metrics: tuple[str, ...]
+    metrics: tuple[Metric, ...]
     length: int
     target_length: int
 
@@ -65,6 +65,11 @@ class TextPairs:
           ConfigError: the package that measures one of them is not installed.
         """
         return text_metrics.names(self.metrics)
+
+    @property
+    def compares_answers(self) -> bool:
+        """Return whether `judge` reads the answers."""
+        return text_metrics.compare_answers(self.metrics)
 
     def judge(
         self, answers: Sequence[Mapping[str, Any]], readings: Sequence[TextPair]

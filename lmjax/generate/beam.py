@@ -13,80 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax import sharding
-from lmjax.config import ConfigError
-from lmjax.generate.constraints import Constraints
+from lmjax.generate.constraints import constrained
 from lmjax.generate.decode import Generator, Written
-from lmjax.generate.sampling import Sampling
 from lmjax.models.model import Model, take_rows
 from lmjax.types import Array, Params
-
-# Lengths to a higher power leave float32.
-MAX_LENGTH_PENALTY = 5.0
-MAX_BEAMS = 1024
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Beams:
-    """How many texts are followed, how finished ones compare, and when to stop.
-
-    The score of a text is log P / length ** length_penalty, as in transformers: the
-    length is that of what was written, the end of text included. 0 prefers the most
-    probable text, 1 the highest probability a token; higher powers prefer long texts.
-    (Wu et al. 2016 divide by ((5 + length) / 6) ** length_penalty.)
-
-    A search ends once `num_beams` texts are finished and no other has a better score
-    at its present length, or with `early_finish` once they are finished: transformers'
-    early_stopping False and True.
-    """
-
-    num_beams: int = 4
-    length_penalty: float = 1.0
-    early_finish: bool = False
-    num_return: int = 1  # of the finished texts, the best first
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_beams <= MAX_BEAMS:
-            raise ConfigError(
-                f"num_beams = {self.num_beams}: must be from 1 to {MAX_BEAMS}"
-            )
-        if not -MAX_LENGTH_PENALTY <= self.length_penalty <= MAX_LENGTH_PENALTY:
-            raise ConfigError(
-                f"length_penalty = {self.length_penalty}: must be from "
-                f"{-MAX_LENGTH_PENALTY:g} to {MAX_LENGTH_PENALTY:g}"
-            )
-        if not 1 <= self.num_return <= self.num_beams:
-            raise ConfigError(
-                f"num_return = {self.num_return}: must be from 1 to num_beams = "
-                f"{self.num_beams}"
-            )
-
-
-def sampling_or_beams(
-    *,
-    temperature: float | None,
-    top_k: int,
-    top_p: float,
-    default_temperature: float = 1.0,
-    **beams: Any,
-) -> Sampling | Beams:
-    """Return how to continue: by a search of more than one beam, else by sampling.
-
-    Raises:
-      ConfigError: an option out of range, or one that asks for chance in a search.
-    """
-    search = Beams(**beams)
-    if search.num_beams == 1:
-        heat = default_temperature if temperature is None else temperature
-        return Sampling(temperature=heat, top_k=top_k, top_p=top_p)
-    given = {"temperature": temperature or 0, "top_k": top_k, "top_p": top_p}
-    none = {"temperature": 0, "top_k": 0, "top_p": 1}
-    for name, value in given.items():
-        if value != none[name]:
-            raise ConfigError(
-                f"{name} = {value}: must be {none[name]} or left out with num_beams = "
-                f"{search.num_beams}, which draws nothing"
-            )
-    return search
+from lmjax.write_config import WriteConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +35,7 @@ class Hypothesis:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BeamSearch:
-    """A model's beam search, compiled once for each shape, width and constraints.
+    """A model's beam search, compiled once for each shape, width and constraint.
 
     It asks of a model `prefill` and `decode_step`, and of their cache what `take_rows`
     does: recurrent networks, whose cache is their state, are searched as Transformers.
@@ -117,11 +48,9 @@ class BeamSearch:
         params: Params,
         prompts: Sequence[Sequence[int]],
         *,
-        max_tokens: int,
-        beams: Beams,
+        write: WriteConfig,
         stop_ids: Collection[int],
         sources: Sequence[Sequence[int]] | None = None,
-        constraints: Constraints = Constraints(),
     ) -> list[list[Hypothesis]]:
         """Return the `num_return` best continuations of each prompt that were found.
 
@@ -131,34 +60,33 @@ class BeamSearch:
         Args:
           params: the model's.
           prompts: what the tokens follow; of an encoder-decoder its `start_id`.
-          max_tokens: after which a text is finished, and its end is not counted.
-          beams: of the search.
+          write: how; after `max_tokens` a text is finished, its end not counted.
           stop_ids: what ends a text.
           sources: what an encoder-decoder reads, one for each prompt.
-          constraints: on what may be written.
 
         Raises:
-          ConfigError: an empty prompt, or more tokens than the model has positions.
+          ConfigError: as `Generator.check` does.
         """
-        constraints.check(max_tokens=max_tokens)
-        written = self.generator.begin(
-            params, prompts, max_tokens=max_tokens, sources=sources
+        most, least = write.max_tokens, write.min_tokens
+        self.generator.check(
+            prompts, max_tokens=most, min_tokens=least, sources=sources
         )
         found = self._search(
             params,
-            written,
+            self.generator.begin(params, prompts, max_tokens=most, sources=sources),
             self.generator.ends(stop_ids),
-            max_tokens,
-            float(beams.length_penalty),
-            num_beams=beams.num_beams,
-            early_finish=beams.early_finish,
-            constraints=constraints,
+            most,
+            float(write.length_penalty),
+            num_beams=write.num_beams,
+            early_finish=write.early_finish,
+            min_tokens=least,
+            no_repeat_ngram=write.no_repeat_ngram,
         )
         found, ends = jax.device_get(found), set(stop_ids)
         return [
             [
                 found.hypothesis(row, beam, start=len(prompt), ends=ends)
-                for beam in range(beams.num_return)
+                for beam in range(write.num_return)
                 if np.isfinite(found.scores_BK[row, beam])
             ]
             for row, prompt in enumerate(prompts)
@@ -167,9 +95,8 @@ class BeamSearch:
     @functools.cached_property
     def _search(self) -> Any:
         search = functools.partial(_search, self.generator.model)
-        return jax.jit(
-            search, static_argnames=("num_beams", "early_finish", "constraints")
-        )
+        static = ("num_beams", "early_finish", "min_tokens", "no_repeat_ngram")
+        return jax.jit(search, static_argnames=static)
 
 
 @jax.tree_util.register_dataclass
@@ -228,7 +155,8 @@ class _Rules:
     length_penalty: Array
     num_beams: int
     early_finish: bool
-    constraints: Constraints
+    min_tokens: int
+    no_repeat_ngram: int
 
     def begin(self, text_BS: Array) -> _State:
         """Return the state before the first token: one beam is alive."""
@@ -252,7 +180,9 @@ class _Rules:
         ends &= state.open_B[:, None]
         finished = self._finish(state.finished, best, ends, num_steps)
         running = self._choose(state, jnp.where(self.ends_V, -jnp.inf, totals_BKV))
-        best_B = running.log_probs_BK[:, 0] / self._norm(num_steps)
+        # Not the first of each row: XLA on the CPU would cut it out of the sort that
+        # top_k stands for, which it then does in full.
+        best_B = running.log_probs_BK.max(axis=1) / self._norm(num_steps)
         open_B = state.open_B & (best_B > finished.scores_BK[:, -1])
         if self.early_finish:
             open_B &= jnp.isneginf(finished.scores_BK[:, -1])
@@ -267,8 +197,10 @@ class _Rules:
         running, K = state.running, self.num_beams
         # Over all ids, as where texts are scored, also those that are never drawn.
         log_probs_RV = jax.nn.log_softmax(logits_RV)[:, : len(self.ends_V)]
-        log_probs_RV = self.constraints.apply(
+        log_probs_RV = constrained(
             log_probs_RV,
+            min_tokens=self.min_tokens,
+            no_repeat_ngram=self.no_repeat_ngram,
             text_BS=running.text_BKS.reshape(-1, running.text_BKS.shape[-1]),
             lengths_B=jnp.repeat(self.lengths_B + state.num_steps, K),
             ends_V=self.ends_V,
@@ -315,8 +247,7 @@ def _search(
     length_penalty: Array,
     *,
     num_beams: int,
-    early_finish: bool,
-    constraints: Constraints,
+    **static: Any,
 ) -> _Finished:
     """Search from every prompt at once, without a look from the host."""
     rules = _Rules(
@@ -325,8 +256,7 @@ def _search(
         max_tokens=max_tokens,
         length_penalty=length_penalty,
         num_beams=num_beams,
-        early_finish=early_finish,
-        constraints=constraints,
+        **static,
     )
     rows_B1 = jnp.arange(len(written.text_BS))[:, None]
     rows_R = jnp.repeat(rows_B1[:, 0], num_beams)

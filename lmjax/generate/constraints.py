@@ -1,71 +1,45 @@
 """What may be written next. B batch, S places of a text, V vocabulary."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
-from lmjax.config import ConfigError
 from lmjax.types import Array
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Constraints:
-    """A least length, and no n tokens twice (Paulus et al. 2018), prompt included."""
+def constrained(
+    scores_BV: Array,
+    *,
+    min_tokens: int,
+    no_repeat_ngram: int,
+    text_BS: Array,
+    lengths_B: Array,
+    ends_V: Array,
+    num_steps: Array | int,
+) -> Array:
+    """Return the scores of the next ids, -inf of those that may not come.
 
-    min_tokens: int = 0  # before the end of a text
-    no_repeat_ngram: int = 0  # 0: any may come again
+    Where none might come, all may.
 
-    def __post_init__(self) -> None:
-        if self.min_tokens < 0:
-            raise ConfigError(f"min_tokens = {self.min_tokens}: must be >= 0")
-        if self.no_repeat_ngram < 0:
-            raise ConfigError(
-                f"no_repeat_ngram = {self.no_repeat_ngram}: must be >= 0 (0: no limit)"
-            )
-
-    def check(self, *, max_tokens: int) -> None:
-        """Raise if a text that may end has no room.
-
-        Raises:
-          ConfigError: `min_tokens` is more than `max_tokens`.
-        """
-        if self.min_tokens > max_tokens:
-            raise ConfigError(
-                f"min_tokens = {self.min_tokens}: must be at most max_tokens = "
-                f"{max_tokens}"
-            )
-
-    def apply(
-        self,
-        scores_BV: Array,
-        *,
-        text_BS: Array,
-        lengths_B: Array,
-        ends_V: Array,
-        num_steps: Array | int,
-    ) -> Array:
-        """Return the scores of the next ids, -inf of those that may not come.
-
-        Where none might come, all may.
-
-        Args:
-          scores_BV: logits or log-probabilities.
-          text_BS: int32, prompts and what was written after them.
-          lengths_B: how many tokens each text has.
-          ends_V: which ids end a text.
-          num_steps: tokens written after the prompts.
-        """
-        if self == Constraints():
-            return scores_BV
-        banned_BV = jnp.zeros(scores_BV.shape, bool)
-        if self.min_tokens:
-            banned_BV |= ends_V & (num_steps < self.min_tokens)
-        if self.no_repeat_ngram:
-            n, size = self.no_repeat_ngram, scores_BV.shape[1]
-            banned_BV |= repeating(text_BS, lengths_B, n=n, vocab_size=size)
-        banned_BV &= ~banned_BV.all(axis=1, keepdims=True)
-        return jnp.where(banned_BV, -jnp.inf, scores_BV)
+    Args:
+      scores_BV: logits or log-probabilities.
+      min_tokens: that come before the end of a text.
+      no_repeat_ngram: so many tokens in a row come once, those of the prompt included
+        (Paulus et al. 2018); 0: as often as they like.
+      text_BS: int32, prompts and what was written after them.
+      lengths_B: how many tokens each text has.
+      ends_V: which ids end a text.
+      num_steps: tokens written after the prompts.
+    """
+    if not (min_tokens or no_repeat_ngram):
+        return scores_BV
+    banned_BV = jnp.zeros(scores_BV.shape, bool)
+    if min_tokens:
+        banned_BV |= ends_V & (num_steps < min_tokens)
+    if no_repeat_ngram:
+        n, size = no_repeat_ngram, scores_BV.shape[1]
+        banned_BV |= repeating(text_BS, lengths_B, n=n, vocab_size=size)
+    banned_BV &= ~banned_BV.all(axis=1, keepdims=True)
+    return jnp.where(banned_BV, -jnp.inf, scores_BV)
 
 
 def repeating(text_BS: Array, lengths_B: Array, *, n: int, vocab_size: int) -> Array:

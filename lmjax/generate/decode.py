@@ -12,16 +12,15 @@ import numpy as np
 from lmjax import sharding
 from lmjax.config import ConfigError, ModelConfig
 from lmjax.data.tokenizer import Tokenizer
-from lmjax.generate.constraints import Constraints
+from lmjax.generate.constraints import constrained
 from lmjax.generate.sampling import Sampling, sample
 from lmjax.model_config import AnyEncoderDecoder
 from lmjax.models import Model
 from lmjax.types import Array, HostBatch, Params
 
-# Prompts and caches are padded to multiples of this, which bounds compilations.
-LENGTH_MULTIPLE = 64
-# Sources that are shorter, to powers of two from this on: they come in buckets.
-SHORTEST_SOURCE = 16
+# Prompts and sources are padded to powers of two from the one to the other, and from
+# there on to multiples, which bounds compilations.
+SHORTEST, MULTIPLE = 16, 64
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +54,6 @@ class Generator:
         sampling: Sampling,
         stop_ids: Collection[int],
         sources: Sequence[Sequence[int]] | None = None,
-        constraints: Constraints = Constraints(),
         seed: int = 0,
     ) -> Iterator[np.ndarray]:
         """Yield the next token of every prompt, int32 (B,), step by step.
@@ -71,21 +69,19 @@ class Generator:
           sampling: how the next token is chosen.
           stop_ids: what ends a row.
           sources: what an encoder-decoder reads, one for each prompt.
-          constraints: on what may be chosen.
           seed: of chance.
 
         Raises:
-          ConfigError: an empty prompt, or more tokens than the model has positions.
+          ConfigError: as `check` does.
         """
         if not 0 <= seed < 1 << 32:  # higher bits would be dropped
             raise ConfigError(f"seed = {seed}: must be >= 0, < {1 << 32}")
-        constraints.check(max_tokens=max_tokens)
+        least = sampling.min_tokens
+        self.check(prompts, max_tokens=max_tokens, min_tokens=least, sources=sources)
         written = self.begin(params, prompts, max_tokens=max_tokens, sources=sources)
         keys = jax.random.split(jax.random.key(seed), len(prompts))
         ends_V = self.ends(stop_ids)
-        step = functools.partial(
-            self._step, params, sampling=sampling, constraints=constraints
-        )
+        step = functools.partial(self._step, params, sampling=sampling)
         waiting = None
         ended = np.zeros(len(prompts), bool)
         for _ in range(max_tokens):
@@ -117,23 +113,19 @@ class Generator:
         max_tokens: int,
         sources: Sequence[Sequence[int]] | None = None,
     ) -> Written:
-        """Read prompts, with room for `max_tokens` more; arguments as for `tokens`.
-
-        Raises:
-          ConfigError: an empty prompt, or more tokens than the model has positions.
-        """
-        self.check(prompts, max_tokens=max_tokens, sources=sources)
+        """Read prompts, with room for `max_tokens` more; arguments as for `tokens`."""
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        # What an encoder-decoder begins with is a token, and always of this length.
+        # What an encoder-decoder begins with is always of one length.
         length = _padded(max(lengths)) if sources is None else max(lengths)
-        text = np.zeros((len(prompts), _padded(length + max_tokens)), np.int32)
+        num_slots = -(-(length + max_tokens) // SHORTEST) * SHORTEST
+        text = np.zeros((len(prompts), num_slots), np.int32)
         for row, prompt in zip(text, prompts, strict=True):
             row[: len(prompt)] = prompt
         logits, cache = self._prefill(
             params,
             text[:, :length],
             lengths,
-            cache_length=text.shape[1],
+            cache_length=num_slots,
             source=None if sources is None else _padded_sources(sources),
         )
         at = jnp.asarray
@@ -149,23 +141,34 @@ class Generator:
         prompts: Sequence[Sequence[int]],
         *,
         max_tokens: int,
+        min_tokens: int = 0,
         sources: Sequence[Sequence[int]] | None = None,
     ) -> None:
         """Raise if `tokens` would not continue these prompts.
 
         Raises:
-          ConfigError: an empty prompt, or more tokens than the model has positions.
+          ConfigError: an empty prompt, more tokens than the model has positions, or
+            fewer than there must be.
         """
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ConfigError("prompt: empty, and the tokenizer has no token to begin")
         if max_tokens < 1:
             raise ConfigError(f"max_tokens = {max_tokens}: must be >= 1")
+        if min_tokens > max_tokens:
+            raise ConfigError(
+                f"min_tokens = {min_tokens}: must be at most max_tokens = {max_tokens}"
+            )
         longest = max(len(prompt) for prompt in prompts)
         limit = self.model.config.longest_text
+        if longest >= limit:
+            raise ConfigError(
+                f"prompt: of {longest} tokens, which leave none to be written "
+                f"(config.model.max_length = {limit})"
+            )
         if longest + max_tokens > limit:
             raise ConfigError(
                 f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
-                f"at most {max(limit - longest, 0)} (config.model.max_length = {limit})"
+                f"at most {limit - longest} (config.model.max_length = {limit})"
             )
         check_sources(sources, config=self.model.config, name="prompt")
 
@@ -182,12 +185,13 @@ class Generator:
             ends_V: Array,
             *,
             sampling: Sampling,
-            constraints: Constraints,
         ) -> tuple[Array, Written]:
             text, lengths = before.text_BS, before.lengths_B
             step_keys = jax.vmap(jax.random.fold_in)(keys, lengths)
-            logits = constraints.apply(
+            logits = constrained(
                 before.logits_BV[:, : self.vocab_size],
+                min_tokens=sampling.min_tokens,
+                no_repeat_ngram=sampling.no_repeat_ngram,
                 text_BS=text,
                 lengths_B=lengths,
                 ends_V=ends_V,
@@ -200,8 +204,7 @@ class Generator:
             written = Written(text, lengths + 1, logits, cache, num_steps)
             return sharding.whole(token), written
 
-        static = ("sampling", "constraints")
-        return jax.jit(step, static_argnames=static, donate_argnums=1)
+        return jax.jit(step, static_argnames="sampling", donate_argnums=1)
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -270,10 +273,7 @@ def source_batch(rows: Sequence[Sequence[int]], *, shape: tuple[int, int]) -> Ho
 
 
 def _padded_sources(rows: Sequence[Sequence[int]]) -> HostBatch:
-    longest = max(map(len, rows))
-    power = 1 << (longest - 1).bit_length()
-    length = min(max(power, SHORTEST_SOURCE), _padded(longest))
-    return source_batch(rows, shape=(len(rows), length))
+    return source_batch(rows, shape=(len(rows), _padded(max(map(len, rows)))))
 
 
 def check_text(text: str, *, name: str) -> None:
@@ -292,7 +292,9 @@ def check_text(text: str, *, name: str) -> None:
 
 
 def _padded(length: int) -> int:
-    return -(-int(length) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    if length > MULTIPLE:
+        return -(-int(length) // MULTIPLE) * MULTIPLE
+    return max(1 << (int(length) - 1).bit_length(), SHORTEST)
 
 
 def _hide_ended(

@@ -15,20 +15,23 @@ class Sampling:
     """Temperature 0 takes the most likely token; the others cut the rest off first.
 
     top_k keeps the k most likely tokens (Fan et al. 2018), top_p the fewest that make
-    up a probability of p (Holtzman et al. 2020).
+    up a probability of p (Holtzman et al. 2020). What may not come is cut off before.
     """
 
     temperature: float = 1.0
     top_k: int = 0  # 0: no limit
     top_p: float = 1.0
+    min_tokens: int = 0  # before the end of a text
+    no_repeat_ngram: int = 0  # 0: any may come again
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(
                 f"temperature = {self.temperature}: must be a finite number >= 0"
             )
-        if self.top_k < 0:
-            raise ConfigError(f"top_k = {self.top_k}: must be >= 0 (0: no limit)")
+        for name in ("top_k", "min_tokens", "no_repeat_ngram"):
+            if (value := getattr(self, name)) < 0:
+                raise ConfigError(f"{name} = {value}: must be >= 0 (0: no limit)")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p = {self.top_p}: must be above 0, at most 1")
 

@@ -1,12 +1,14 @@
 """Ids that people hand in, as part of a batch. B batch, T length."""
 
+from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lmjax.config import ConfigError, ModelConfig
 from lmjax.model_config import TransformerConfig
-from lmjax.types import HostBatch
+from lmjax.types import Array, Batch, HostBatch
 
 
 def stretch(name: str, ids: Any, segments: Any, *, config: ModelConfig) -> HostBatch:
@@ -43,3 +45,21 @@ def stretch(name: str, ids: Any, segments: Any, *, config: ModelConfig) -> HostB
             f"{config.max_length}"
         )
     return {"tokens": ids_BT, "segments": segments_BT, "positions": positions_BT}
+
+
+def one_by_one(compute: Callable[[Batch], Array], batch: Batch) -> Array:
+    """Return what is computed (B, T, ...) of each text of rows that hold several.
+
+    Args:
+      compute: reads of each row one text, that of segment 1.
+      batch: segments and source_segments, and what else it reads.
+    """
+    segments_BT, found = batch["segments"], None
+    for number in np.unique(segments_BT[segments_BT > 0]).tolist() or [1]:
+        names = ("segments", "source_segments")
+        alone = {name: jnp.int32(batch[name] == number) for name in names}
+        new = compute({**batch, **alone})
+        here_BT1 = (segments_BT == number)[..., None]
+        found = new if found is None else jnp.where(here_BT1, new, found)
+    assert found is not None
+    return found

@@ -1,17 +1,58 @@
-"""Answers that a model writes for a batch of rows, by a beam search."""
+"""What is written: by a search, or drawn; and answers to the rows of a batch."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmjax.config import WriteConfig
+from lmjax import write_config
+from lmjax.config import ConfigError, WriteConfig
 from lmjax.data.tokenizer import Tokenizer
-from lmjax.generate.beam import Beams, BeamSearch
-from lmjax.generate.constraints import Constraints
+from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
+from lmjax.generate.sampling import Sampling
 from lmjax.models import Model
 from lmjax.types import Params
+
+
+def way_to_write(
+    *,
+    temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    num_beams: int = 1,
+    **write: Any,
+) -> Sampling | WriteConfig:
+    """Return how to write: by a search of more than one beam, else by sampling.
+
+    Args:
+      temperature: of `Sampling`, by default 1.
+      top_k: of `Sampling`.
+      top_p: of `Sampling`.
+      num_beams: of `WriteConfig`.
+      write: more of its leaves.
+
+    Raises:
+      ConfigError: an option out of range, or one that asks for chance in a search.
+    """
+    config = write_config.checked(num_beams=num_beams, **write)
+    if num_beams == 1:
+        return Sampling(
+            temperature=1.0 if temperature is None else temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_tokens=config.min_tokens,
+            no_repeat_ngram=config.no_repeat_ngram,
+        )
+    given = {"temperature": temperature or 0, "top_k": top_k, "top_p": top_p}
+    none = {"temperature": 0, "top_k": 0, "top_p": 1}
+    for name, value in given.items():
+        if value != none[name]:
+            raise ConfigError(
+                f"{name} = {value}: must be {none[name]} or left out with num_beams = "
+                f"{num_beams}, which draws nothing"
+            )
+    return config
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,21 +77,8 @@ class Writer:
             that reads one its `sources`.
         """
         columns: Any = {name: [row[name] for row in asked] for name in asked[0]}
-        c = self.config
         found = self._search.hypotheses(
-            params,
-            **columns,
-            max_tokens=c.max_tokens,
-            beams=Beams(
-                num_beams=c.num_beams,
-                length_penalty=c.length_penalty,
-                early_finish=c.early_finish,
-                num_return=c.num_return,
-            ),
-            constraints=Constraints(
-                min_tokens=c.min_tokens, no_repeat_ngram=c.no_repeat_ngram
-            ),
-            stop_ids=self.tokenizer.stop_ids,
+            params, **columns, write=self.config, stop_ids=self.tokenizer.stop_ids
         )
         return [
             [text.told(self.tokenizer.decode(text.tokens)) for text in row]

@@ -12,7 +12,6 @@ where x is the input's part of the first layer's gates. What is known before the
 step is multiplied before it, for all steps; what no step reads, after the last.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -29,17 +28,6 @@ from lmjax.sharding import constrain
 from lmjax.types import Array
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Where texts are, in which states they begin, and what they see."""
-
-    starts_BT: Array  # true where a text begins
-    real_BT: Array  # false where there is padding
-    mask_BTS: Array  # true where a token sees a place of the source
-    state: State  # before the first step: (B, L, H), and what is fed, (B, ...)
-    begins: State  # (B, T, L, H), where texts begin
-
-
 class Bahdanau(nnx.Module):
     """Bahdanau et al. 2015; out is a tanh layer, as in Sennrich et al. 2017."""
 
@@ -52,15 +40,21 @@ class Bahdanau(nnx.Module):
         self.out = _out(keys[3], c, num_inputs=memory_dim + c.hidden_dim + c.dim)
 
     def __call__(
-        self, x_BTD: Array, memory: Memory, *, rows: Rows, key: Array | None
+        self,
+        x_BTD: Array,
+        memory: Memory,
+        *,
+        real_BT: Array,
+        state: State,
+        key: Array | None,
     ) -> tuple[Array, State]:
         """Return what it puts out (B, T, D), and the state after the last step."""
         layers, scores = one_by_one(self.layers, x_BTD), self.attention.scores(memory)
         dtype, fed = x_BTD.dtype, gathered(self.fed, x_BTD.dtype)
 
-        def step(state: State, x_BGH: Array, mask_BS: Array, keep: Array) -> State:
-            query_B1H, mask_B1S = state["hidden"][:, -1:], mask_BS[:, None]
-            context_BM = attend(query_B1H, memory, mask_B1S, scores=scores)[:, 0]
+        def step(state: State, x_BGH: Array, keep: Array) -> State:
+            query_B1H = state["hidden"][:, -1:]
+            context_BM = attend(query_B1H, memory, scores=scores)[:, 0]
             new = layers(x_BGH + fed(context_BM), state, keep)
             return {**new, "fed": context_BM}
 
@@ -69,11 +63,9 @@ class Bahdanau(nnx.Module):
 
         seen, state = scan_rows(
             step,
-            _inputs(self.layers, x_BTD, rows=rows, key=key),
-            starts_BT=rows.starts_BT,
-            real_BT=rows.real_BT,
-            state=rows.state,
-            begins=rows.begins,
+            _inputs(self.layers, x_BTD, key=key),
+            real_BT=real_BT,
+            state=state,
             emit=emit,
         )
         return jnp.tanh(self.out(jnp.concatenate([*seen, x_BTD], axis=-1))), state
@@ -91,19 +83,24 @@ class Luong(nnx.Module):
         self.out = _out(keys[2], c, num_inputs=memory_dim + c.hidden_dim)
 
     def __call__(
-        self, x_BTD: Array, memory: Memory, *, rows: Rows, key: Array | None
+        self,
+        x_BTD: Array,
+        memory: Memory,
+        *,
+        real_BT: Array,
+        state: State,
+        key: Array | None,
     ) -> tuple[Array, State]:
         """Return what it puts out (B, T, D), and the state after the last step."""
         h_BTH, state = self.layers(
             x_BTD,
-            positions_BT=jnp.where(rows.starts_BT, 0, 1),
-            segments_BT=rows.real_BT,
-            state=rows.state,
-            begins=rows.begins,
+            positions_BT=jnp.ones_like(real_BT, jnp.int32),  # it goes on from a state
+            segments_BT=real_BT,
+            state=state,
             key=key,
         )
         scores = self.attention.scores(memory)
-        context_BTM = attend(h_BTH, memory, rows.mask_BTS, scores=scores)
+        context_BTM = attend(h_BTH, memory, scores=scores)
         seen = context_BTM.astype(h_BTH.dtype), h_BTH
         return jnp.tanh(self.out(jnp.concatenate(seen, axis=-1))), state
 
@@ -117,26 +114,30 @@ class InputFeeding(Luong):
         self.fed = _fed(jax.random.fold_in(key, 3), config, fed_dim=self.fed_dim)
 
     def __call__(
-        self, x_BTD: Array, memory: Memory, *, rows: Rows, key: Array | None
+        self,
+        x_BTD: Array,
+        memory: Memory,
+        *,
+        real_BT: Array,
+        state: State,
+        key: Array | None,
     ) -> tuple[Array, State]:
         """Return what it puts out (B, T, D), and the state after the last step."""
         layers, scores = one_by_one(self.layers, x_BTD), self.attention.scores(memory)
         fed, out = (gathered(part, x_BTD.dtype) for part in (self.fed, self.out))
 
-        def step(state: State, x_BGH: Array, mask_BS: Array, keep: Array) -> State:
+        def step(state: State, x_BGH: Array, keep: Array) -> State:
             new = layers(x_BGH + fed(state["fed"]), state, keep)
-            h_B1H, mask_B1S = new["hidden"][:, -1:], mask_BS[:, None]
-            context_B1M = attend(h_B1H, memory, mask_B1S, scores=scores)
+            h_B1H = new["hidden"][:, -1:]
+            context_B1M = attend(h_B1H, memory, scores=scores)
             seen_BH = jnp.concatenate([context_B1M, h_B1H], axis=-1)[:, 0]
             return {**new, "fed": jnp.tanh(out(seen_BH))}
 
         return scan_rows(
             step,
-            _inputs(self.layers, x_BTD, rows=rows, key=key),
-            starts_BT=rows.starts_BT,
-            real_BT=rows.real_BT,
-            state=rows.state,
-            begins=rows.begins,
+            _inputs(self.layers, x_BTD, key=key),
+            real_BT=real_BT,
+            state=state,
             emit=lambda state: state["fed"].astype(x_BTD.dtype),
         )
 
@@ -179,9 +180,9 @@ def one_by_one(layers: Recurrent, x_BTD: Array) -> Callable[..., State]:
 
 
 def _inputs(
-    layers: Recurrent, x_BTD: Array, *, rows: Rows, key: Array | None
-) -> tuple[Array, Array, Array | None]:
-    """Return what steps are given: parts of gates, masks, and what dropout keeps."""
+    layers: Recurrent, x_BTD: Array, *, key: Array | None
+) -> tuple[Array, Array | None]:
+    """Return what steps are given: parts of gates, and what dropout keeps."""
     x_BTGH = layers.stack("forward")[0].input(x_BTD)
     x_BTGH = constrain(x_BTGH, "batch", "length", "gates", "mlp")
     keep_BTLH = None
@@ -189,7 +190,7 @@ def _inputs(
         ones_BTH = jnp.ones((*x_BTD.shape[:2], layers.hidden_dim), jnp.float32)
         keys = [jax.random.fold_in(key, i) for i in range(1, layers.num_layers)]
         keep_BTLH = jnp.stack([layers.drop(ones_BTH, key) for key in keys], axis=2)
-    return x_BTGH, rows.mask_BTS, keep_BTLH
+    return x_BTGH, keep_BTLH
 
 
 def _layers(key: Array, config: RecurrentEncoderDecoderConfig) -> Recurrent:

@@ -1,6 +1,6 @@
 """From an encoder to a decoder, where both are recurrent.
 
-B batch, T length, S places of the source, H hidden, L layers.
+B batch, S places of the source, H hidden, L layers.
 """
 
 import jax.numpy as jnp
@@ -28,19 +28,16 @@ class Bridge(nnx.Module):
         inputs = {"embed": 2 * config.hidden_dim}
         self.states = Linear(key, inputs, outputs, bias=True)
 
-    def __call__(self, memory: Memory, segments_BT: Array) -> State:
-        """Return the states (B, T, L, H) in which texts of these segments begin."""
-        mask_BTS = memory.mask(segments_BT)
-        last_BT = jnp.max(jnp.where(mask_BTS, jnp.arange(mask_BTS.shape[-1]), 0), -1)
-        first_BT = jnp.argmax(mask_BTS, axis=-1)
-        ends_BTH = [
-            jnp.take_along_axis(half_BSH, place_BT[..., None], axis=1)
-            for half_BSH, place_BT in zip(
-                jnp.split(memory.states_BSM, 2, axis=-1),
-                (last_BT, first_BT),
-                strict=True,
-            )
+    def __call__(self, memory: Memory) -> State:
+        """Return the states (B, L, H) in which the texts of these sources begin."""
+        real_BS = memory.real_BS
+        last_B = jnp.max(jnp.where(real_BS, jnp.arange(real_BS.shape[1]), 0), axis=1)
+        places = last_B, jnp.argmax(real_BS, axis=1)
+        halves = jnp.split(memory.states_BSM, 2, axis=-1)
+        ends = [
+            jnp.take_along_axis(half_BSH, place_B[:, None, None], axis=1)[:, 0]
+            for half_BSH, place_B in zip(halves, places, strict=True)
         ]
-        states = jnp.tanh(self.states(jnp.concatenate(ends_BTH, axis=-1)))
-        parts = jnp.split(states.astype(jnp.float32), len(self.names), axis=2)
+        states = jnp.tanh(self.states(jnp.concatenate(ends, axis=-1)))
+        parts = jnp.split(states.astype(jnp.float32), len(self.names), axis=1)
         return dict(zip(self.names, parts, strict=True))

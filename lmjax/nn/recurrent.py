@@ -85,33 +85,30 @@ class Layer(nnx.Module):
         starts_BT: Array,
         real_BT: Array,
         state: State,
-        begins: State,
         reverse: bool = False,
     ) -> tuple[Array, State]:
         """Return the hidden states (B, T, H), and the state after the last step.
 
         Args:
           x_BTD: the inputs; their part of the gates is one product for all steps.
-          starts_BT: of `scan_rows`, as what follows.
+          starts_BT: true where a text begins, which knows nothing of the one before.
           real_BT: where there is no padding.
           state: before the first step.
-          begins: where texts begin.
           reverse: from the end of the row.
         """
         dtype, cell = x_BTD.dtype, CELLS[self.cell]
         x_BTGH = constrain(self.input(x_BTD), "batch", "length", "gates", "mlp")
         hidden = gathered(self.hidden, dtype)
 
-        def step(state: State, x_BGH: Array) -> State:
+        def step(state: State, x_BGH: Array, start_B: Array) -> State:
+            state = {n: jnp.where(start_B[:, None], 0.0, s) for n, s in state.items()}
             return cell.step(x_BGH.astype(jnp.float32), hidden(state["hidden"]), state)
 
         return scan_rows(
             step,
-            (x_BTGH,),
-            starts_BT=starts_BT,
+            (x_BTGH, starts_BT),
             real_BT=real_BT,
             state=state,
-            begins=begins,
             emit=lambda state: state["hidden"].astype(dtype),
             reverse=reverse,
         )
@@ -155,7 +152,6 @@ class Recurrent(nnx.Module):
         positions_BT: Array,
         segments_BT: Array,
         state: State | None = None,
-        begins: State | None = None,
         key: Array | None = None,
     ) -> tuple[Array, State]:
         """Return the last layer's hidden states, and the state after the last step.
@@ -166,7 +162,6 @@ class Recurrent(nnx.Module):
             A row that goes on from a state therefore begins with another position.
           segments_BT: int32; 0 is padding, which changes no state.
           state: (B, L, H) before the first token; None: nothing is remembered.
-          begins: (B, T, L, H) states for texts to begin in, instead of none.
           key: for the dropout between layers; none without it.
         """
         if state is None:
@@ -183,13 +178,11 @@ class Recurrent(nnx.Module):
             for name in self.directions:
                 place = len(seen)
                 before = {part: s[:, place] for part, s in state.items()}
-                own = {part: s[:, :, place] for part, s in (begins or {}).items()}
                 h_BTH, after = getattr(self, f"{name}_{layer}")(
                     x_BTD,
                     starts_BT=starts[name],
                     real_BT=real_BT,
                     state=before,
-                    begins=own,
                     reverse=name == "backward",
                 )
                 outputs.append(h_BTH)

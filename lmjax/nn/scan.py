@@ -38,10 +38,8 @@ def scan_rows(
     step: Callable[..., State],
     inputs: tuple[Array | None, ...],
     *,
-    starts_BT: Array,
     real_BT: Array,
     state: State,
-    begins: State,
     emit: Callable[[State], Any],
     reverse: bool = False,
 ) -> tuple[Any, State]:
@@ -50,28 +48,21 @@ def scan_rows(
     Args:
       step: from a state and a place's inputs (B, ...) to the state after it.
       inputs: (B, T, ...).
-      starts_BT: true where a text begins, which knows nothing of the one before.
       real_BT: false where a step is padding, which leaves the state as it is.
       state: before the first step.
-      begins: (B, T, ...) the state where a text begins; 0, what is not in it.
       emit: what to keep of the state after each step.
       reverse: step from the end of the row to its beginning.
     """
 
     def body(state: State, at: tuple[Any, ...]) -> tuple[State, Any]:
-        start_B, real_B, begin, inputs = at
-        begun = {
-            name: jnp.where(_along(start_B, s), begin.get(name, 0.0), s)
-            for name, s in state.items()
-        }
-        new = step(begun, *inputs)
+        real_B, inputs = at
         held = {
             name: jnp.where(_along(real_B, s), s, state[name])
-            for name, s in new.items()
+            for name, s in step(state, *inputs).items()
         }
         return held, emit(held)
 
-    by_step = _time_first((starts_BT, real_BT, begins, inputs))
+    by_step = _time_first((real_BT, inputs))
     state, seen = jax.lax.scan(body, state, by_step, reverse=reverse)
     return _time_first(seen), state
 

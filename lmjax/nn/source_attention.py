@@ -31,16 +31,7 @@ class Memory:
 
     states_BSM: Array
     keys_BSA: Array
-    segments_BS: Array
-
-    def mask(self, segments_RT: Array) -> Array:
-        """Return the boolean (R, T, S) mask, true where a query sees a place.
-
-        Both must belong to the same segment.
-        """
-        num_queries = len(segments_RT) // len(self.segments_BS)
-        segments_RS = jnp.repeat(self.segments_BS, num_queries, axis=0)
-        return segments_RT[:, :, None] == segments_RS[:, None, :]
+    real_BS: Array  # false where there is padding
 
 
 @jax.tree_util.register_dataclass
@@ -106,27 +97,23 @@ class General(nnx.Module):
 SourceAttention = Additive | General
 
 
-def remember(
-    attention: SourceAttention, states_BSM: Array, segments_BS: Array
-) -> Memory:
+def remember(attention: SourceAttention, states_BSM: Array, real_BS: Array) -> Memory:
     """Return a memory of an encoder's states: its keys are made here, once."""
     keys_BSA = constrain(attention.key(states_BSM), "batch", "length", "mlp")
-    return Memory(states_BSM, keys_BSA, segments_BS)
+    return Memory(states_BSM, keys_BSA, real_BS)
 
 
-def attend(
-    query_RTH: Array, memory: Memory, mask_RTS: Array, *, scores: Scores
-) -> Array:
-    """Return the mean of the places that each query sees, float32 (R, T, M).
+def attend(query_RTH: Array, memory: Memory, *, scores: Scores) -> Array:
+    """Return the mean of a source's places for each query, float32 (R, T, M).
 
     They are weighed by the softmax of their scores, in float32.
     """
     num_rows, dtype = len(memory.states_BSM), memory.states_BSM.dtype
     # Beams of one source are queries of one row, which is read once for all.
-    mask_BTS = mask_RTS.reshape(num_rows, -1, mask_RTS.shape[-1])
     query_BTH = query_RTH.reshape(num_rows, -1, query_RTH.shape[-1])
     lowest = jnp.finfo(jnp.float32).min
-    weights_BTS = jax.nn.softmax(jnp.where(mask_BTS, scores(query_BTH), lowest))
+    real_B1S = memory.real_BS[:, None]
+    weights_BTS = jax.nn.softmax(jnp.where(real_B1S, scores(query_BTH), lowest))
     context_BTM = jnp.einsum(
         "BTS,BSM->BTM",
         weights_BTS.astype(dtype),

@@ -2,13 +2,10 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-
 from lmjax.config import CausalLMConfig
 from lmjax.models import Model
 from lmjax.nn.recurrent import State
-from lmjax.tasks.losses import token_loss, token_metrics
+from lmjax.tasks.losses import text_shapes, token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 
 
@@ -23,10 +20,7 @@ class CausalLM:
         self, batch_size: int, length: int, *, target_length: int = 0
     ) -> Batch:
         """Return what a batch holds."""
-        integers = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-        names = ("tokens", "targets", "segments", "positions")
-        weights = jax.ShapeDtypeStruct((batch_size, length), jnp.float32)
-        return {**dict.fromkeys(names, integers), "weights": weights}
+        return text_shapes(batch_size, length)
 
     def loss(
         self, model: Model, params: Params, batch: Batch, key: Array | None

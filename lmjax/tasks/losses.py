@@ -7,6 +7,14 @@ from lmjax.task_config import LossConfig
 from lmjax.types import Array, Batch, Metrics
 
 
+def text_shapes(batch_size: int, length: int) -> Batch:
+    """Return a batch of texts, each token with the target after it, as shapes."""
+    ids = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+    weights = jax.ShapeDtypeStruct((batch_size, length), jnp.float32)
+    names = ("tokens", "targets", "segments", "positions")
+    return {**dict.fromkeys(names, ids), "weights": weights}
+
+
 def token_loss(
     logits_BTV: Array, batch: Batch, config: LossConfig
 ) -> tuple[Array, Array, Metrics]:

@@ -1,4 +1,4 @@
-"""Sequence to sequence: write a target, each token from a source and those before."""
+"""Write a target, each token from a source, or a prompt, and from those before it."""
 
 import dataclasses
 
@@ -6,32 +6,31 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models import Model
-from lmjax.task_config import Seq2SeqConfig, WindowPairConfig
-from lmjax.tasks.losses import padding, token_loss, token_metrics
+from lmjax.task_config import PromptedLMConfig, WindowPairConfig, WritingConfig
+from lmjax.tasks.losses import padding, text_shapes, token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Seq2Seq:
-    """The loss of `targets` (B, T) given `source` (B, S), however they were made."""
+    """The loss of `targets` (B, T) where `weights` (B, T) are not 0, however made.
 
-    config: WindowPairConfig | Seq2SeqConfig
-    scores_text = False  # the source tells part of the text, or all
+    They are given `source` (B, S); or they follow a prompt in its own row, of which
+    nothing is learned (InstructGPT, Ouyang et al. 2022; FLAN, Wei et al. 2022).
+    """
+
+    config: WindowPairConfig | WritingConfig
+    scores_text = False  # what is read tells part of the text, or all
 
     def batch_shapes(
         self, batch_size: int, length: int, *, target_length: int = 0
     ) -> Batch:
         """Return what a batch holds."""
+        if isinstance(self.config, PromptedLMConfig):
+            return text_shapes(batch_size, length)
         source = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-        target = jax.ShapeDtypeStruct((batch_size, target_length), jnp.int32)
         names = ("source", "source_segments", "source_positions")
-        target_names = ("tokens", "targets", "segments", "positions")
-        weights = jax.ShapeDtypeStruct((batch_size, target_length), jnp.float32)
-        return {
-            **dict.fromkeys(names, source),
-            **dict.fromkeys(target_names, target),
-            "weights": weights,
-        }
+        return dict.fromkeys(names, source) | text_shapes(batch_size, target_length)
 
     def loss(
         self, model: Model, params: Params, batch: Batch, key: Array | None

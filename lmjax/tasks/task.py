@@ -8,7 +8,6 @@ from lmjax.models import Model
 from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classify import Classify
 from lmjax.tasks.masked_lm import MaskedLM
-from lmjax.tasks.prompted_lm import PromptedLM
 from lmjax.tasks.seq2seq import Seq2Seq
 from lmjax.tasks.span_qa import SpanQA
 from lmjax.tasks.tag import Tag
@@ -49,7 +48,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "prefix_lm": Seq2Seq,
     "infilling": Seq2Seq,
     "seq2seq": Seq2Seq,
-    "prompted_lm": PromptedLM,
+    "prompted_lm": Seq2Seq,
     "classify": Classify,
     "tag": Tag,
     "span_qa": SpanQA,

@@ -235,7 +235,7 @@ def window_of(name, row, tokenizer):
 
 
 @pytest.mark.parametrize("name", SEQ2SEQ)
-def test_evaluation_of_seq2seq_covers_each_token_once(prepared, tokenizer, name):
+def test_evaluation_of_window_pairs_covers_each_token_once(prepared, tokenizer, name):
     config = parse(name)
     store = prepared.stores["valid"][0]
     seen = []
@@ -248,7 +248,7 @@ def test_evaluation_of_seq2seq_covers_each_token_once(prepared, tokenizer, name)
 
 
 @pytest.mark.parametrize("name", SEQ2SEQ)
-def test_rows_of_seq2seq(prepared, tokenizer, name):
+def test_rows_of_window_pairs(prepared, tokenizer, name):
     config = parse(name)
     for batch in train(prepared, config):
         assert batch["source"].shape == (6, LENGTH)

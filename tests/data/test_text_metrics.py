@@ -1,17 +1,20 @@
 """Metrics of texts against the libraries, and by hand."""
 
+import dataclasses
 import logging
+import typing
 
 import pytest
 
 from lmjax.config import ConfigError
 from lmjax.data import text_metrics
 from lmjax.data.text_metrics import first_sentence, measured
+from lmjax.write_config import Metric
 
 ANSWERS = ["the cat sat on the mat", "a dog barks loudly today", "no"]
 TARGETS = ["the cat sat on a mat", "the dog barked loudly today", "no"]
 SOURCES = ["The cat sat. It slept.", "A dog\nbarked", "no"]
-EVERY = ("bleu", "chrf", "rouge", "lead1_rouge", "exact_match")
+EVERY = tuple(text_metrics.METRICS)
 
 
 def found(*metrics, answers=ANSWERS, targets=TARGETS, sources=SOURCES):
@@ -77,7 +80,19 @@ def test_the_first_sentence(text, sentence):
     assert first_sentence(text) == sentence
 
 
+def test_the_table_has_all_that_a_config_may_name():
+    assert set(EVERY) == set(typing.get_args(Metric))
+
+
+def test_some_need_no_answers():
+    pytest.importorskip("rouge_score")
+    assert text_metrics.compare_answers(EVERY)
+    assert not text_metrics.compare_answers(("lead1_rouge",))
+    assert found("lead1_rouge", answers=[]) == found("lead1_rouge")
+
+
 def test_a_missing_library_is_one_line(monkeypatch):
-    monkeypatch.setitem(text_metrics._NEEDS, "bleu", "sacrebleu_is_not_here")
+    bleu = dataclasses.replace(text_metrics.METRICS["bleu"], library="is_not_here")
+    monkeypatch.setitem(text_metrics.METRICS, "bleu", bleu)
     with pytest.raises(ConfigError, match=r"'bleu' needs .*pip install 'lmjax\[tasks"):
         text_metrics.names(("exact_match", "bleu"))

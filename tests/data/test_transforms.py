@@ -9,8 +9,8 @@ from lmjax.task_config import (
     PrefixLMConfig,
     SpanCorruptionConfig,
     num_predictions,
-    seq2seq_lengths,
     span_counts,
+    window_pair_lengths,
 )
 
 MASK, EOS = 90, 91
@@ -115,14 +115,14 @@ def t5_lengths(length, *, density, mean):
 def test_lengths_are_those_of_t5(length, density, mean):
     config = SpanCorruptionConfig(noise_density=density, mean_span_length=mean)
     expected = t5_lengths(length, density=density, mean=mean)
-    assert seq2seq_lengths(length, config) == expected
+    assert window_pair_lengths(length, config) == expected
     if (length, density) == (512, 0.15) and mean == 3.0:
         assert expected == (568, 114)  # the paper's
 
 
 def test_lengths_of_the_other_objectives():
-    assert seq2seq_lengths(64, PrefixLMConfig()) == (64, 64)
-    assert seq2seq_lengths(64, InfillingConfig()) == (63, 64)
+    assert window_pair_lengths(64, PrefixLMConfig()) == (64, 64)
+    assert window_pair_lengths(64, InfillingConfig()) == (63, 64)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 137, 568])

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from lmjax import sharding
-from lmjax.config import ConfigError, MeshConfig
-from lmjax.generate.beam import Beams, BeamSearch, sampling_or_beams
-from lmjax.generate.constraints import Constraints
+from lmjax.config import ConfigError, MeshConfig, WriteConfig
+from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
+from lmjax.generate.write import way_to_write
 
 PROMPTS = [[3, 1, 0, 1, 2], [2], [2, 3, 1]]
 SOURCES = [[5, 6, 7], [8] * 20, [9, 10]]
@@ -32,16 +32,13 @@ class Setup:
     generator: Generator
     search: BeamSearch
 
-    def find(self, prompts=PROMPTS, *, max_tokens=6, stop_ids=(EOS,), **options):
-        fields = ("sources", "constraints")
-        more = {name: options.pop(name) for name in fields if name in options}
+    def find(self, prompts=PROMPTS, *, sources=None, stop_ids=(EOS,), **options):
         return self.search.hypotheses(
             self.params,
             prompts,
-            max_tokens=max_tokens,
-            beams=Beams(**options),
+            write=WriteConfig(**{"max_tokens": 6, **options}),
             stop_ids=stop_ids,
-            **more,
+            sources=sources,
         )
 
     def greedy(self, prompts=PROMPTS, *, max_tokens=6, **options):
@@ -49,8 +46,7 @@ class Setup:
             self.params,
             prompts,
             max_tokens=max_tokens,
-            sampling=Sampling(temperature=0.0),
-            **{"stop_ids": (EOS,), **options},
+            **{"stop_ids": (EOS,), "sampling": Sampling(temperature=0.0), **options},
         )
 
 
@@ -154,15 +150,18 @@ def test_rows_do_not_depend_on_their_neighbours(setup, architecture):
         assert [h.tokens for h in alone] == [h.tokens for h in row]
 
 
+LIMITS = {"min_tokens": 12, "no_repeat_ngram": 2}
+
+
 def test_constraints_hold(setup):
     here = setup(vocab_size=16)
     stops = range(6)
     plain = here.find(max_tokens=20, num_beams=4, stop_ids=stops)
     assert any(len(row[0].tokens) < 12 for row in plain)
-    limits = {"constraints": Constraints(min_tokens=12, no_repeat_ngram=2)}
-    limits |= {"max_tokens": 20, "stop_ids": stops}
-    found = here.find(num_beams=4, num_return=4, **limits)
-    greedy = here.greedy(**limits)
+    common, limits = {"max_tokens": 20, "stop_ids": stops}, LIMITS
+    found = here.find(num_beams=4, num_return=4, **common, **limits)
+    sampling = Sampling(temperature=0.0, **limits)
+    greedy = here.greedy(**common, sampling=sampling)
     for prompt, row, single in zip(PROMPTS, found, greedy, strict=True):
         for tokens in (*[h.tokens for h in row], single):
             assert 12 <= len(tokens) <= 20
@@ -177,8 +176,9 @@ def test_a_search_compiles_once_for_a_shape(setup, tiny, random_params):
         search.hypotheses(
             here.params,
             prompts,
-            max_tokens=max_tokens,
-            beams=Beams(num_beams=2, length_penalty=penalty),
+            write=WriteConfig(
+                num_beams=2, length_penalty=penalty, max_tokens=max_tokens
+            ),
             stop_ids=(EOS,),
         )
     assert search._search._cache_size() == 1
@@ -241,8 +241,7 @@ def test_a_cache_may_be_a_state(tiny):
     found = search.hypotheses(
         params,
         PROMPTS,
-        max_tokens=7,
-        beams=Beams(num_beams=5, num_return=5),
+        write=WriteConfig(num_beams=5, num_return=5, max_tokens=7),
         stop_ids=(EOS,),
     )
     step = jax.jit(model.decode_step)
@@ -261,17 +260,18 @@ def test_a_cache_may_be_a_state(tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 0}, "num_beams = 0: must be from 1 to 1024"),
-        ({"num_return": 5}, "num_return = 5: must be from 1 to num_beams = 4"),
-        ({"num_return": 0}, "num_return = 0: must be from 1"),
-        ({"length_penalty": float("nan")}, "length_penalty = nan: must be from -5 to"),
-        ({"length_penalty": 9.0}, "length_penalty = 9.0: must be from -5 to 5"),
+        ({"num_beams": 0}, r"num_beams = 0: must be an integer in \[1, 1024\]"),
+        ({"num_return": 5}, "num_return = 5: must be at most write.num_beams = 4"),
+        ({"num_return": 0}, "num_return = 0: must be an integer in"),
+        ({"length_penalty": float("nan")}, "length_penalty = nan: must be a finite nu"),
+        ({"length_penalty": 9.0}, r"length_penalty = 9.0: must be .* in \[-5, 5\]"),
+        ({"min_tokens": -1}, "min_tokens = -1: must be an integer >= 0"),
+        ({"num_beam": 4}, r"num_beam: no such field \(did you mean 'num_beams'"),
         ({"temperature": 0.7}, "temperature = 0.7: must be 0 or left out with num_be"),
         ({"top_k": 3}, "top_k = 3: must be 0 or left out with num_beams = 4"),
         ({"top_p": 0.5}, "top_p = 0.5: must be 1 or left out with num_beams = 4"),
     ],
 )
 def test_mistakes(options, message):
-    drawn = {"temperature": None, "top_k": 0, "top_p": 1.0}
     with pytest.raises(ConfigError, match=message):
-        sampling_or_beams(**{**drawn, "num_beams": 4, **options})
+        way_to_write(**{"num_beams": 4, **options})

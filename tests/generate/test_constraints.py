@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError
-from lmjax.generate.constraints import Constraints, repeating
+from lmjax.generate.constraints import constrained, repeating
 
 SIZE = 6
 
@@ -26,10 +25,12 @@ def test_repeating(n):
         assert np.flatnonzero(banned).tolist() == by_hand(row[:length].tolist(), n)
 
 
-def apply(constraints, text, num_steps=0):
+def apply(text, num_steps=0, *, min_tokens=0, no_repeat_ngram=0):
     return np.asarray(
-        constraints.apply(
+        constrained(
             np.zeros((1, SIZE), np.float32),
+            min_tokens=min_tokens,
+            no_repeat_ngram=no_repeat_ngram,
             text_BS=np.array([[*text, 0, 0]]),
             lengths_B=np.array([len(text)]),
             ends_V=np.arange(SIZE) == 2,
@@ -39,22 +40,13 @@ def apply(constraints, text, num_steps=0):
 
 
 def test_a_text_ends_no_sooner_than_it_may():
-    constraints = Constraints(min_tokens=2)
     for num_steps, allowed in ((0, False), (1, False), (2, True)):
-        scores = apply(constraints, [1, 3], num_steps)
+        scores = apply([1, 3], num_steps, min_tokens=2)
         assert np.isfinite(scores[2]) == allowed
         assert np.isfinite(np.delete(scores, 2)).all()
 
 
 def test_where_nothing_may_come_all_may():
-    assert np.isfinite(apply(Constraints(no_repeat_ngram=1), range(SIZE))).all()
-    scores = apply(Constraints(no_repeat_ngram=1), range(1, SIZE))
+    assert np.isfinite(apply(range(SIZE), no_repeat_ngram=1)).all()
+    scores = apply(range(1, SIZE), no_repeat_ngram=1)
     assert np.isfinite(scores).tolist() == [True] + [False] * (SIZE - 1)
-
-
-@pytest.mark.parametrize("name", ["min_tokens", "no_repeat_ngram"])
-def test_mistakes(name):
-    with pytest.raises(ConfigError, match=f"{name} = -1: must be >= 0"):
-        Constraints(**{name: -1})
-    with pytest.raises(ConfigError, match="min_tokens = 5: must be at most max_tokens"):
-        Constraints(min_tokens=5).check(max_tokens=4)

@@ -66,6 +66,8 @@ def test_ties_do_not_let_more_in(options):
         ({"top_k": -2}, "top_k = -2"),
         ({"top_p": 0.0}, "top_p = 0.0"),
         ({"top_p": 1.5}, "top_p = 1.5"),
+        ({"min_tokens": -1}, "min_tokens = -1: must be >= 0"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram = -1: must be >= 0"),
     ],
 )
 def test_bad_options(options, message):

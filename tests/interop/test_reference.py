@@ -11,8 +11,7 @@ import pytest
 from references import reference, write
 
 import lmjax
-from lmjax.generate.beam import Beams
-from lmjax.generate.constraints import Constraints
+from lmjax.config import WriteConfig
 from lmjax.interop import hf
 from lmjax.interop.transfer import export_tensors
 
@@ -219,15 +218,11 @@ def test_beam_search_finds_the_same(both, name, options):
         start_id, start = lm.config.model.start_id, 1
         more = {"decoder_start_token_id": start_id}
         read = {"prompts": [[start_id]] * 3, "sources": prompts}
-    limits = {k: options[k] for k in ("min_tokens", "no_repeat_ngram") if k in options}
-    beams = {k: v for k, v in options.items() if k not in limits}
     found = lm._beam_search.hypotheses(
         lm.params,
         **read,
-        max_tokens=16,
-        beams=Beams(num_return=4, **beams),
+        write=WriteConfig(num_return=4, max_tokens=16, **options),
         stop_ids=STOPS,
-        constraints=Constraints(**limits),
     )
     texts, scores = searched(theirs, prompts, start, options, **more)
     every = [h for row in found for h in row]

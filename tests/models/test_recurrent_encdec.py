@@ -208,18 +208,6 @@ def test_it_is_that_of_torch(variant, random_params, apply, assert_close, name):
     assert_close(grads, {name: expected[name].numpy() for name in grads})
 
 
-def test_packed_pairs_are_alone(model, random_params, apply, make_batch):
-    """Each begins in the state that its own source gives, and reads no other."""
-    params, batch = random_params(model), make_batch(rows=1, source=True)
-    packed = np.asarray(apply(model)(params, batch))[0]
-    assert batch["segments"].max() > 1
-    for segment in range(1, batch["segments"].max() + 1):
-        here = batch["segments"][0] == segment
-        alone = {name: batch[name][:, here] for name in batch if name != "weights"}
-        expected = apply(model)(params, alone)[0]
-        np.testing.assert_allclose(packed[here], expected, rtol=1e-5, atol=1e-5)
-
-
 def test_padding_does_not_matter(model, random_params, apply):
     """Of the source and of the target, after them and before them."""
     params, batch = random_params(model), pairs()
@@ -292,8 +280,8 @@ def test_bfloat16_computes_close_to_float32(model, tiny, random_params, apply):
 
 
 @pytest.fixture(scope="module")
-def meshes(tiny, random_params, make_batch):
-    """Return the loss and gradients that a mesh computes, of packed pairs."""
+def meshes(tiny, random_params):
+    """Return the loss and gradients that a mesh computes."""
 
     @functools.cache
     def run(attention, shape):
@@ -303,7 +291,7 @@ def meshes(tiny, random_params, make_batch):
         mesh = sharding.make_mesh(MeshConfig(**sizes), devices)
         shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
         params = jax.device_put(random_params(model), shardings)
-        batch = device.put_batch(make_batch(source=True), mesh)
+        batch = device.put_batch(pairs(rows=8), mesh)
         loss = lambda params, batch: TASK.loss(model, params, batch, None)[0]
         with jax.set_mesh(mesh):
             found = jax.jit(jax.value_and_grad(loss))(params, batch)
