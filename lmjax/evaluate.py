@@ -14,11 +14,11 @@ from lmjax.checkpoint import as_loss
 from lmjax.config import Config, JudgedConfig, TagConfig, WritingConfig
 from lmjax.data import (
     batches,
-    labelled,
     loader,
     objectives,
     pipeline,
     spans,
+    task_examples,
     task_features,
 )
 from lmjax.predict import Predictor
@@ -50,7 +50,7 @@ class Evaluation:
             means["perplexity"] = _exp(means["loss"])
         if isinstance(config.task, JudgedConfig):
             return means | self._judged(split, params, config.task)
-        if labelled.reads_examples(config):
+        if task_examples.reads_examples(config):
             return means
         return means | self._of_text(split, loss=means["loss"])
 
@@ -153,7 +153,7 @@ def metric_names(program: Program) -> list[str]:
         own.append("perplexity")
     if isinstance(program.config.task, JudgedConfig):
         return [*own, *judges(program.config)]
-    if labelled.reads_examples(program.config):
+    if task_examples.reads_examples(program.config):
         return own
     own.append("perplexity")
     return own + ["word_perplexity", "bits_per_byte"] * program.task.scores_text

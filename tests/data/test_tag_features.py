@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmjax.config import ConfigError, FieldsConfig, TagConfig, parse
-from lmjax.data import labelled, pipeline, spans, task_features
+from lmjax.data import pipeline, spans, task_examples, task_features
 from lmjax.data.tag_features import Tag
 from lmjax.data.tokenizer import Bytes
 
@@ -204,7 +204,7 @@ def test_spans_of_some_types_are_not_scored():
         "task": {"kind": "tag", "labels": LABELS, "unscored": ("PRE",)},
     }
     with pytest.raises(ConfigError, match=r"'PRE' is no type .*'PER'.*are LOC, PER"):
-        labelled.with_labels(parse(sections))
+        task_examples.with_labels(parse(sections))
 
 
 def test_conll_columns_become_a_store(tmp_path):
