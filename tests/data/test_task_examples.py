@@ -67,7 +67,9 @@ def test_labels_are_found_and_sorted(make, tmp_path):
     bad = [{"text": "x", "label": "A"}, {"text": "y", "label": 0.5}]
     with pytest.raises(ConfigError, match=r"bad.jsonl:2: .*float.* \(.*on_bad_example"):
         make(path=write(tmp_path / "bad.jsonl", bad))
-    with pytest.raises(ConfigError, match=r"at least two labels; found A"):
+    with pytest.raises(
+        ConfigError, match=r"one\.jsonl': has 1 label, 'A', in 'label'; "
+    ):
         make(path=write(tmp_path / "one.jsonl", [{"text": "x", "label": "A"}]))
     with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 3: must be 0"):
         make("task.labels=('B','A')", "model.num_labels=3")
