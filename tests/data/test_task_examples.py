@@ -170,6 +170,7 @@ BAD = {
     "unseen": ({"text": "x", "label": "a"}, "label 'a': not seen"),
     "missing": ({"txt": "x", "label": "A"}, "no such field.*did you mean 'txt'"),
     "surrogate": ({"text": "\ud800", "label": "A"}, "half of a surrogate pair"),
+    "label": ({"text": "x", "label": "\ud800"}, "'label' has half of a surrogate pair"),
     "none": ({"text": "x", "label": None}, "'label' holds NoneType, not a label"),
 }
 
