@@ -16,17 +16,15 @@ from lmjax.config import (
     ConfigError,
     JudgedConfig,
     MaskedLMConfig,
-    TagConfig,
     WritingConfig,
     nearest,
 )
 from lmjax.data import (
     batches,
-    labelled,
     loader,
     objectives,
     pipeline,
-    spans,
+    task_examples,
     task_features,
 )
 from lmjax.predict import Asked, Predictor
@@ -45,8 +43,8 @@ MEASURED = {
     "seq2seq": _TOKENS,
     "prompted_lm": _TOKENS,
     "classify": ("loss", "accuracy", "macro_f1", "matthews"),
-    "tag": ("loss", "accuracy", "precision", "recall", "f1"),
-    "span_qa": ("loss", "accuracy"),
+    "tag": ("loss",),
+    "span_qa": ("loss",),
 }
 
 
@@ -73,7 +71,7 @@ class Evaluation:
             means["perplexity"] = _exp(means["loss"])
         if isinstance(config.task, JudgedConfig):
             return means | self._judged(split, params)
-        if labelled.reads_examples(config):
+        if task_examples.reads_examples(config):
             return means
         return means | self._of_text(split, loss=means["loss"])
 
@@ -88,13 +86,7 @@ class Evaluation:
             rows=functools.partial(device.local_rows, program.mesh),
         )
         put = lambda batch: device.put_batch(batch, program.mesh)
-        return mean_metrics(
-            program.eval_pass(),
-            params,
-            held_out,
-            put=put,
-            count=_counter(program.config),
-        )
+        return mean_metrics(program.eval_pass(), params, held_out, put=put)
 
     def _judged(self, split: str, params: Params) -> dict[str, float]:
         """Return the metrics of the answers to the examples of a split."""
@@ -147,7 +139,6 @@ def mean_metrics(
     held_out: Iterable[HostBatch],
     *,
     put: Callable[[HostBatch], Batch],
-    count: Callable[[Metrics], Metrics] = lambda metrics: metrics,
 ) -> dict[str, float]:
     """Return the metrics of all batches: each sum over its weight, mostly.
 
@@ -156,12 +147,11 @@ def mean_metrics(
       params: of the model.
       held_out: the batches.
       put: lays one of them over the mesh.
-      count: makes sums and weights of the metrics of a batch that are none yet.
     """
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     dispatched = (eval_step(params, put(batch)) for batch in held_out)
     for metrics in device.fetched(dispatched):
-        _add(sums, count(metrics))
+        _add(sums, metrics)
     return results(sums)
 
 
@@ -195,8 +185,6 @@ def check(config: Config) -> None:
       ConfigError: `best_metric` is never measured, or a package that measures is not
         installed.
     """
-    if isinstance(config.task, TagConfig):
-        spans.find(["O"])  # needs a package
     names, best = metric_names(config), config.checkpoint.best_metric
     where = f"config.checkpoint.best_metric = {best!r}"
     if best and best not in names:
@@ -223,12 +211,6 @@ def judges(config: Config) -> tuple[str, ...]:
 def describe_metrics(metrics: Mapping[str, float]) -> str:
     """Return the metrics on one line, for the console."""
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-def _counter(config: Config) -> Callable[[Metrics], Metrics]:
-    if isinstance(config.task, TagConfig):
-        return functools.partial(spans.counted, config=config.task)
-    return lambda metrics: metrics
 
 
 def _add(sums: dict[str, tuple[np.ndarray, np.ndarray]], metrics: Metrics) -> None:

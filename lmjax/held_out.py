@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -109,7 +110,7 @@ class HeldOut:
     def _sample_path(self, step: int) -> Path:
         return self.directory / "samples" / f"{step}.txt"
 
-    def _prompts(self) -> dict[str, list[list[int]]]:
+    def _prompts(self) -> dict[str, Any]:
         return encode_prompts(
             self.prepared.tokenizer,
             self.program.config.sample.prompts,

@@ -61,6 +61,7 @@ def _prepare(
         if first:
             lock.enter_context(workdir.locked(directory))
         config = pipeline.with_vocabulary(config)
+        evaluate.check(config)  # again: what is measured of tags hangs on the labels
         workdir.refuse_other_run(directory, config)
         begun = workdir.has_checkpoints(directory)
         if not begun:

@@ -19,7 +19,7 @@ from lmjax.config import (
     JudgedConfig,
     LabelledConfig,
 )
-from lmjax.data import kept_stores, labelled, pipeline
+from lmjax.data import kept_stores, pipeline, task_examples
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.evaluate import Evaluation, judges
 from lmjax.language_model import load
@@ -38,7 +38,7 @@ def after_training(config: Config, directory: Path) -> None:
     names: tuple[str, ...]
     names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
     if isinstance(config.task, LabelledConfig):
-        names = ("loss", "accuracy", "f1" if config.task.kind == "tag" else "macro_f1")
+        names = ("loss", "accuracy", "macro_f1")
     if isinstance(config.task, JudgedConfig):
         names = ("loss", *judges(config))
     table = Table("split", *(name.replace("_", " ") for name in names))
@@ -55,7 +55,7 @@ def after_training(config: Config, directory: Path) -> None:
     written = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
     there = ", ".join(name for name in written if (directory / name).exists())
     console.print(f"results: {directory}/ ({there})", markup=False)
-    if labelled.reads_examples(config):
+    if task_examples.reads_examples(config):
         command = f"lmjax predict --workdir={directory} --input=... --output=..."
         console.print(f"next:    {command}", markup=False)
     elif not config.model.mute:

@@ -84,7 +84,7 @@ class ExamplesConfig(LossConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgedConfig(ExamplesConfig):
-    """What tasks have whose answers are texts: evaluation makes and compares them."""
+    """What tasks have whose answers evaluation makes, and compares to what is right."""
 
     num_answers: CountOrZero = runtime(0)  # of valid, at each evaluation; 0: all
 
@@ -142,7 +142,7 @@ class ClassifyConfig(LabelledConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TagConfig(LabelledConfig):
+class TagConfig(LabelledConfig, JudgedConfig):
     """Give each word of a sentence a label: that of one of its tokens."""
 
     kind: Literal["tag"] = "tag"
@@ -179,6 +179,8 @@ TaskConfig = (
     | TagConfig
     | SpanQAConfig
 )
+# What the model's classifier answers, of each text or of each token.
+ClassifierTask = LabelledConfig | SpanQAConfig
 # Objectives whose source and target are cut from one window of text.
 WindowPairConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
 

@@ -69,7 +69,8 @@ def _listed(value: Any, *, name: str) -> list[Any]:
 def _answer(value: Any, context: str) -> Answer:
     """Return an answer that is where it says it is."""
     text, start = map(value.get, _PARTS) if isinstance(value, Mapping) else ("", "")
-    if not isinstance(text, str) or not isinstance(start, int | np.integer):
+    number = isinstance(start, int | np.integer) and not isinstance(start, bool)
+    if not (isinstance(text, str) and number):
         raise ConfigError("an answer must have a 'text' and a number 'answer_start'")
     if not text.strip():
         raise ConfigError("an answer is empty")

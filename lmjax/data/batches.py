@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmjax.config import Config
-from lmjax.data import bucketing, labelled, loader, objectives, task_features
+from lmjax.data import (
+    bucketing,
+    loader,
+    objectives,
+    task_examples,
+    task_features,
+)
 from lmjax.data.bucketing import PADDING, Buckets, Schedule
 from lmjax.data.example_store import ExampleStore
 from lmjax.data.features import Features
@@ -40,11 +46,11 @@ def train(
       parts: what the rows of a batch are split into.
       rows: which rows of a global batch this host wants.
     """
-    if not labelled.reads_examples(config):
+    if not task_examples.reads_examples(config):
         here = rows(config.batch_size)
         return loader.train_batches(prepared, config, start_step=start_step, rows=here)
     schedule = train_schedule(prepared, config, parts=parts)
-    source = LabelledBatches(
+    source = ExampleBatches(
         store=_store(prepared, "train"),
         features=task_features.build(config),
         schedule=schedule,
@@ -55,7 +61,7 @@ def train(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelledBatches:
+class ExampleBatches:
     """A host's rows of the batch of each of some steps, to read at random."""
 
     store: ExampleStore
@@ -94,7 +100,7 @@ def held_out(
     rows: Rows = np.arange,
 ) -> Iterator["HostBatch"]:
     """Yield batches that hold all of a split once; as `loader.eval_batches`."""
-    if not labelled.reads_examples(config):
+    if not task_examples.reads_examples(config):
         yield from loader.eval_batches(
             prepared.stores[split],
             config,
@@ -126,7 +132,7 @@ def held_out_buckets(prepared: Prepared, config: Config, *, parts: int) -> Bucke
 
 def describe(prepared: Prepared, config: Config, *, parts: int) -> str:
     """Return the shapes of the batches to come and their padding; "" for a stream."""
-    if not labelled.reads_examples(config):
+    if not task_examples.reads_examples(config):
         return ""
     schedule = train_schedule(prepared, config, parts=parts)
     store, read = _store(prepared, "train"), task_features.build(config)
@@ -149,7 +155,7 @@ def _padding(store: ExampleStore, read: Features, buckets: Buckets) -> float:
 
 def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) -> str:
     """Return which samples the batch of a step held, steps counted from 1."""
-    if labelled.reads_examples(config):
+    if task_examples.reads_examples(config):
         schedule = train_schedule(prepared, config, parts=parts)
         index_B = schedule.batch(step - 1)[1]
         return f"its batch is rows {index_B[index_B >= 0].tolist()} of the train store"
@@ -179,7 +185,7 @@ def some(count: int, wanted: int) -> Sequence[int]:
 
 
 def _store(prepared: Prepared, split: str) -> Any:
-    """Return the one store that a labelled split has."""
+    """Return the one store that a split of examples has."""
     (store,) = prepared.stores[split]
     assert isinstance(store, ExampleStore), store
     return store

@@ -89,7 +89,7 @@ def _label(value: Any, *, name: str) -> str:
         raise ConfigError(f"{name!r} holds {type(value).__name__}, not a label")
     if not value.strip():
         raise ConfigError(f"{name!r} is empty")
-    return value
+    return checked(value, name=name)
 
 
 def part_of(example: Example, name: str, *, leaf: str) -> Any:

@@ -12,9 +12,9 @@ from lmjax.config import Config, ConfigError, SourceConfig
 from lmjax.data import (
     example_store,
     kept_stores,
-    labelled,
     objectives,
     store_builder,
+    task_examples,
     task_features,
     tokenizer,
 )
@@ -48,7 +48,7 @@ def with_vocabulary(config: Config) -> Config:
       ConfigError: the model's own is too small for the tokenizer, or there are no
         labels.
     """
-    config = labelled.with_labels(config)
+    config = task_examples.with_labels(config)
     own, size = config.model.vocab_size, tokenizer.vocab_size(config.tokenizer)
     if own and own < size:
         raise ConfigError(
@@ -80,7 +80,7 @@ def prepare(
         made = _kept_tokenizer(config, workdir, documents)
     else:
         made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
-    if not labelled.reads_examples(config):
+    if not task_examples.reads_examples(config):
         objectives.build(config, made)  # has the ids it needs, before the work begins
     prepared = _with_stores(config, workdir, documents, made)
     kept_stores.note(workdir, prepared.stores)
@@ -109,7 +109,7 @@ def prepare_job(
     The jobs may run at once or one after another, on one file system; the tokenizer
     is made by the first of them.
     """
-    if labelled.reads_examples(config):  # too few to be shared out
+    if task_examples.reads_examples(config):  # too few to be shared out
         return prepare(config, workdir=workdir) if job == 0 else None
     documents = open_documents(config)
     made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
@@ -141,10 +141,10 @@ def open_documents(
             "--config.data.source, and what it needs"
         )
     opened: dict[str, list[Documents]] = {}
-    if labelled.reads_examples(config):
+    if task_examples.reads_examples(config):
         opened |= {
             split: [part]
-            for split, part in labelled.open_parts(config, splits=splits).items()
+            for split, part in task_examples.open_parts(config, splits=splits).items()
         }
         return opened
     for path, part in source_parts(config).items():
@@ -332,7 +332,7 @@ def same_text(a: Config, b: Config) -> bool:
     names = [field.name for field in dataclasses.fields(SourceConfig)] + ["mixture"]
     if any(getattr(a.data, name) != getattr(b.data, name) for name in names):
         return False
-    if not labelled.reads_examples(b):
+    if not task_examples.reads_examples(b):
         return True
     return task_features.build(a).identity() == task_features.build(b).identity()
 

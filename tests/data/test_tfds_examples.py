@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmjax.config import ConfigError, SourceConfig, parse
-from lmjax.data import labelled, pipeline
+from lmjax.data import pipeline, task_examples
 from lmjax.data.example_formats import open_examples
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -136,13 +136,16 @@ def config(built, task, **data):
 
 
 def test_labels_are_those_of_the_dataset_in_its_order(built, tmp_path, monkeypatch):
-    found = labelled.with_labels(config(built, "tag", fields={"tags": "ner"}))
+    found = task_examples.with_labels(config(built, "tag", fields={"tags": "ner"}))
     assert found.task.labels == NAMES
     (store,) = pipeline.prepare(found, workdir=tmp_path).stores["train"]
     assert store[0]["label"].tolist() == [1, 0, 2]
-    assert labelled.with_labels(config(built, "classify")).task.labels == ("pos", "neg")
+    assert task_examples.with_labels(config(built, "classify")).task.labels == (
+        "pos",
+        "neg",
+    )
     numbers = config(built, "classify", fields={"label": "number"})
-    assert labelled.with_labels(numbers).task.labels == ("0", "1", "2", "3", "4")
+    assert task_examples.with_labels(numbers).task.labels == ("0", "1", "2", "3", "4")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax.config import ConfigError, parse
-from lmjax.data import batches, labelled, pipeline
+from lmjax.data import batches, pipeline, task_examples
 from lmjax.data.classify_features import Classify, Reading
 from lmjax.data.example_store import ExampleStore
 from lmjax.data.tokenizer import Bytes
@@ -67,7 +67,9 @@ def test_labels_are_found_and_sorted(make, tmp_path):
     bad = [{"text": "x", "label": "A"}, {"text": "y", "label": 0.5}]
     with pytest.raises(ConfigError, match=r"bad.jsonl:2: .*float.* \(.*on_bad_example"):
         make(path=write(tmp_path / "bad.jsonl", bad))
-    with pytest.raises(ConfigError, match=r"at least two labels; found A"):
+    with pytest.raises(
+        ConfigError, match=r"one\.jsonl': has 1 label, 'A', in 'label'; "
+    ):
         make(path=write(tmp_path / "one.jsonl", [{"text": "x", "label": "A"}]))
     with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 3: must be 0"):
         make("task.labels=('B','A')", "model.num_labels=3")
@@ -168,6 +170,7 @@ BAD = {
     "unseen": ({"text": "x", "label": "a"}, "label 'a': not seen"),
     "missing": ({"txt": "x", "label": "A"}, "no such field.*did you mean 'txt'"),
     "surrogate": ({"text": "\ud800", "label": "A"}, "half of a surrogate pair"),
+    "label": ({"text": "x", "label": "\ud800"}, "'label' has half of a surrogate pair"),
     "none": ({"text": "x", "label": None}, "'label' holds NoneType, not a label"),
 }
 
@@ -251,7 +254,7 @@ def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
 
 
 def test_what_does_not_belong_to_the_task_is_refused(make):
-    assert labelled.reads_examples(make())
+    assert task_examples.reads_examples(make())
     with pytest.raises(ConfigError, match=r"data\.source = 'text': must be one of"):
         make(source="text")
     with pytest.raises(ConfigError, match="holds examples, not the text"):
