@@ -9,8 +9,9 @@ the same is `squad` of TFDS. Both held-out splits are dev.json, of which 15 ques
 (of 10,565) are left out: they have an answer which is not where it should be. As the
 run goes, 400 of them are answered, at its end all.
 
-A step of 16 rows of 168 tokens takes 4.1 CPU seconds; no score was measured. A baseline
-without a model (tools/squad_baselines.py) has F1 0.187 and exact match 0.002.
+Measured, on all of dev.json: F1 0.665, exact match 0.529, after five sixths of an epoch
+and 38 minutes on two CPU cores, a quarter of them spent on the 10,550 answers. A
+baseline without a model (tools/squad_baselines.py) has F1 0.187 and exact match 0.002.
 """
 
 from ml_collections import ConfigDict
