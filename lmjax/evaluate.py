@@ -99,8 +99,7 @@ class Evaluation:
     def _to_judge(self) -> Callable[[str], tuple[Asked, list[Any]]]:
         """Return what gives the examples of a split as the model takes them.
 
-        Those of the split asked for last are kept: to encode them again at each
-        evaluation would take longer than a fast device needs for the answers.
+        Those of the split asked for last are kept, for the next evaluation.
         """
 
         @functools.lru_cache(maxsize=1)

@@ -65,13 +65,9 @@ def predict_file(
         raise ConfigError(f"--output={target}: is --input")
     checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
     step, count = checkpoints.find(step), len(given.examples)
-    made_from = {
-        "step": step,
-        "saved": checkpoints.saved_at(step),
-        "input": _fingerprint(given.file),
-        "format": given.kind,
-        **_decisive(config),
-    }
+    made_from: dict[str, Any] = {"step": step, "saved": checkpoints.saved_at(step)}
+    made_from |= {"input": _fingerprint(given.file), "format": given.kind}
+    made_from |= _decisive(config)
     with answer_file.opened(
         target, made_from=made_from, count=count, at_once=_AT_ONCE
     ) as answers:
