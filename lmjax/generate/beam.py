@@ -59,7 +59,7 @@ class BeamSearch:
 
         Args:
           params: the model's.
-          prompts: what the tokens follow; of an encoder-decoder its `start_id`.
+          prompts: what the tokens follow; of an encoder-decoder its `start_ids`.
           write: how; after `max_tokens` a text is finished, its end not counted.
           stop_ids: what ends a text.
           sources: what an encoder-decoder reads, one for each prompt.
