@@ -313,10 +313,10 @@ def _derive(config: Config) -> Config:
         optim = dataclasses.replace(optim, frozen=("*",))
     batch_size = config.eval.batch_size or config.batch_size
     data = config.data
-    target_length = data.target_length or default_target_length(
-        data.length, config.task
-    )
     model = with_classifier(derived(config.model), config.task)
+    target_length = data.target_length or default_target_length(
+        data.length, config.task, model.start_ids
+    )
     config = dataclasses.replace(
         config,
         model=model,

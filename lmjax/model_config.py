@@ -75,6 +75,11 @@ class NetworkConfig:
         return ""
 
     @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Return what its decoder has read before it writes from a source."""
+        return ()
+
+    @property
     def reads_ahead(self) -> bool:
         """Return whether a token's hidden state tells of the tokens after it."""
         return False
@@ -216,9 +221,15 @@ class EncoderDecoderConfig(TransformerConfig):
     kind: Literal["encoder_decoder"] = "encoder_decoder"
     num_encoder_layers: WidthOrZero = 0  # 0: as many as num_layers
     start_id: CountOrZero = 0  # what the decoder reads before the first token
+    opening: tuple[CountOrZero, ...] = ()  # what each target begins with: BART's <s>
     scale_logits: bool = False  # hidden states by 1 / sqrt(dim) before the head
 
     reads_source = True
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Return what its decoder has read before it writes from a source."""
+        return (self.start_id, *self.opening)
 
     @property
     def longest_source(self) -> int:
@@ -290,6 +301,11 @@ class RecurrentEncoderDecoderConfig(CellsConfig):
     start_id: CountOrZero = 0  # what the decoder reads before the first token
 
     reads_source = True
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Return what its decoder has read before it writes from a source."""
+        return (self.start_id,)
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields, once derived ones are filled in."""

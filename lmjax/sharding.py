@@ -5,7 +5,7 @@ each name. A parameter without names, two names on one mesh axis, or a size that
 not divide is an error that names the parameter, never a silent replication.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -205,6 +205,19 @@ def constrain(x: Array, *axes: str) -> Array:
     if axes[0] == "batch" and x.shape[0] % num_parts(mesh):
         spec[0] = None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def by_rows(compute: Callable[[Array], Any], x: Array) -> Any:
+    """Return what is computed of the rows of a batch, by each device of its own.
+
+    For what the compiler does not know to work on each row alone, such as `top_k`:
+    every device would be sent all rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or len(x) % num_parts(mesh):
+        return compute(x)
+    rows = PartitionSpec(BATCH_AXES)
+    return jax.shard_map(compute, in_specs=rows, out_specs=rows)(x)
 
 
 def whole(tree: Any) -> Any:

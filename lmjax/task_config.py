@@ -1,7 +1,7 @@
 """What is learned, as config sections: one class for each objective."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from lmjax.model_config import (
@@ -229,19 +229,31 @@ def span_corruption_lengths(
     return window, corrupted(window)[1]
 
 
-def window_pair_lengths(length: int, config: WindowPairConfig) -> tuple[int, int]:
-    """Return how many tokens make a source of `length` at most, and a target."""
+def window_pair_lengths(
+    length: int, config: WindowPairConfig, start_ids: Sequence[int] = (0,)
+) -> tuple[int, int]:
+    """Return how many tokens make a source of `length` at most, and a target.
+
+    Args:
+      length: of sources.
+      config: how both are made.
+      start_ids: of the model; targets begin with all but one of them.
+    """
+    opening = len(start_ids) - 1
     if isinstance(config, SpanCorruptionConfig):
-        return span_corruption_lengths(length, config)
+        window, target = span_corruption_lengths(length, config)
+        return window, opening + target
     if isinstance(config, InfillingConfig):
-        return length - 1, length  # the target is all of them, and an end
-    return length, length  # between them, and an end for each
+        return length - 1, opening + length  # the target is all of them, and an end
+    return length, opening + length  # between them, and an end for each
 
 
-def default_target_length(length: int, config: TaskConfig) -> int:
+def default_target_length(
+    length: int, config: TaskConfig, start_ids: Sequence[int]
+) -> int:
     """Return how long targets are where a config does not say; 0: there are none."""
     if isinstance(config, WindowPairConfig):
-        return window_pair_lengths(length, config)[1]
+        return window_pair_lengths(length, config, start_ids)[1]
     if isinstance(config, Seq2SeqConfig):
         return length
     return length // 2 if isinstance(config, PromptedLMConfig) else 0

@@ -267,7 +267,7 @@ def _masked_lm_mistakes(config: Any, path: str) -> Iterator[str]:
 
 def _window_pair_mistakes(config: Any, path: str) -> Iterator[str]:
     task, model, data = config.task, config.model, config.data
-    needed = window_pair_lengths(data.length, task)[1]
+    needed = window_pair_lengths(data.length, task, model.start_ids)[1]
     if data.target_length < needed:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0 or at least "

@@ -70,13 +70,13 @@ def checked(**leaves: Any) -> WriteConfig:
 def room_to_write(config: Any) -> int:
     """Return the most tokens that a `Config`'s model can write after its prompt.
 
-    The prompt of an encoder-decoder is the token it begins with; that of a decoder has
-    what `data.length` leaves beside the target.
+    The prompt of an encoder-decoder is what it begins with; that of a decoder has what
+    `data.length` leaves beside the target.
     """
     data = config.data
     prompt = data.length - data.target_length
     if config.task.kind == "seq2seq":
-        prompt = 1
+        prompt = len(config.model.start_ids)
     return max(config.model.longest_text - prompt, 0)
 
 
@@ -91,10 +91,11 @@ def writing_mistakes(config: Any, path: str) -> Iterator[str]:
         of = f"{path}.data.length - {SHORTEST_TARGET} = {longest}"
     if data.target_length > longest:
         yield f"{path}.data.target_length = {data.target_length}: must be at most {of}"
-    if data.target_length < SHORTEST_TARGET:
+    shortest = SHORTEST_TARGET + len(model.start_ids[1:])
+    if data.target_length < shortest:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0 or at least "
-            f"{SHORTEST_TARGET}"
+            f"{shortest}"
         )
     room = room_to_write(config)
     if task.write.max_tokens > room:

@@ -214,3 +214,18 @@ def test_activations_are_pinned_where_a_mesh_is_set():
     assert pinned(x) is x
     with pytest.raises(KeyError):
         sharding.constrain(x, "batch", "length", "nlp")
+
+
+def test_rows_are_sorted_where_they_are():
+    """The compiler alone would send every row to every device."""
+    mesh, x = make_mesh((2, 2, 1)), np.random.default_rng(0).standard_normal((8, 50))
+    best = functools.partial(jax.lax.top_k, k=3)
+    with jax.set_mesh(mesh):
+        find = jax.jit(functools.partial(sharding.by_rows, best))
+        split = jax.device_put(jnp.asarray(x), sharding.batch_sharding(mesh))
+        found, places = find(split)
+        assert "all-gather" not in find.lower(split).compile().as_text()
+        whole = find(x[:3])[1]  # rows that do not divide
+    np.testing.assert_array_equal(places, np.argsort(-x, axis=1)[:, :3])
+    np.testing.assert_array_equal(whole, places[:3])
+    assert found.sharding.shard_shape(found.shape) == (2, 3)

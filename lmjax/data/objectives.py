@@ -13,7 +13,6 @@ import numpy as np
 from lmjax.config import Config, ConfigError
 from lmjax.data import transforms
 from lmjax.data.tokenizer import Tokenizer
-from lmjax.model_config import AnyEncoderDecoder
 from lmjax.task_config import (
     InfillingConfig,
     MaskedLMConfig,
@@ -172,7 +171,7 @@ class MaskedLM:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class WindowPair:
-    """A source and a target made of one window, both with an end.
+    """A source and a target made of one window, the target opened and both ended.
 
     `source`, `source_segments`, `source_positions` are (B, S); `tokens` (the targets
     one place later, after the start), `targets`, `weights`, `segments`, `positions`
@@ -183,7 +182,7 @@ class WindowPair:
     length: int
     target_length: int
     seed: int
-    start_id: int
+    start_ids: tuple[int, ...]
     eos_id: int
     fill_id: int
     corrupt: Corruption
@@ -205,13 +204,14 @@ class WindowPair:
         return _stacked(rows, lengths, fill_id=self.fill_id)
 
     def _row(self, source: np.ndarray, target: np.ndarray) -> dict[str, Any]:
-        ends = np.ones(len(source) + 1, np.int32), np.ones(len(target) + 1, np.int32)
+        read = np.concatenate([self.start_ids, target])
+        ends = np.ones(len(source) + 1, np.int32), np.ones(len(read), np.int32)
         return {
             "source": np.append(source, self.eos_id),
             "source_segments": ends[0],
             "source_positions": np.arange(len(ends[0])),
-            "tokens": np.concatenate([[self.start_id], target]),
-            "targets": np.append(target, self.eos_id),
+            "tokens": read,
+            "targets": np.append(read[1:], self.eos_id),
             "weights": ends[1],
             "segments": ends[1],
             "positions": np.arange(len(ends[1])),
@@ -239,7 +239,6 @@ def _masked_lm(config: Config, task: MaskedLMConfig, tokenizer: Tokenizer) -> Ma
 def _window_pair(
     config: Config, task: WindowPairConfig, tokenizer: Tokenizer
 ) -> WindowPair:
-    assert isinstance(config.model, AnyEncoderDecoder), config.model
     window, _ = window_pair_lengths(config.data.length, task)
     if tokenizer.eos_id is None:
         raise ConfigError(
@@ -250,7 +249,7 @@ def _window_pair(
         length=config.data.length,
         target_length=config.data.target_length,
         seed=config.seed,
-        start_id=config.model.start_id,
+        start_ids=config.model.start_ids,
         eos_id=tokenizer.eos_id,
         fill_id=_fill_id(tokenizer),
         corrupt=_corruption(config, task, tokenizer, window=window),

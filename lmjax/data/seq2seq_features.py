@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seq2Seq(TextPairs):
-    """A source with what the tokenizer puts around it, and a target with its end.
+    """A source with what the tokenizer puts around it; a target, opened and ended.
 
     Buckets have one length, S, for both: targets of a batch have the share T of it
     that `target_length` is of `length`, rounded up to a multiple of 8. A row goes
@@ -30,7 +30,7 @@ class Seq2Seq(TextPairs):
     A row: `source`, `target`.
     """
 
-    start_id: int
+    start_ids: tuple[int, ...]  # read first; all but one are the target's, too
 
     def encode(
         self, readings: Sequence[TextPair], tokenizer: Tokenizer
@@ -48,7 +48,7 @@ class Seq2Seq(TextPairs):
         batch = token_rows(rows, length=self.room(length), column="target")
         targets_BT, real_BT = batch["tokens"], batch["segments"]
         before_BT = np.roll(targets_BT, 1, axis=1)
-        before_BT[:, 0] = self.start_id
+        before_BT[:, 0] = self.start_ids[0]
         return {
             "source": read["tokens"],
             "source_segments": read["segments"],
@@ -61,7 +61,7 @@ class Seq2Seq(TextPairs):
 
     def asked(self, row: Columns) -> dict[str, Any]:
         """Return what is written for a row: after which tokens, and of what source."""
-        return {"prompts": [self.start_id], "sources": row["source"]}
+        return {"prompts": [*self.start_ids], "sources": row["source"]}
 
     def room(self, length: int) -> int:
         """Return the length of targets in a bucket."""
@@ -72,10 +72,11 @@ class Seq2Seq(TextPairs):
         prefix, suffix = tokenizer.prefix_ids, tokenizer.suffix_ids
         room = self.length - len(prefix) - len(suffix)
         read = np.concatenate([prefix, source[:room], suffix]).astype(np.int32)
-        written = self.ended(target, tokenizer)
+        opened = np.concatenate([self.start_ids[1:], target])
+        written = self.ended(opened, tokenizer)
         size = max(len(read), -(-len(written) * self.length // self.target_length))
         return Row(
             columns={"source": read, "target": written},
             size=size,
-            truncated=len(source) > room or len(target) >= self.target_length,
+            truncated=len(source) > room or len(opened) >= self.target_length,
         )

@@ -17,7 +17,6 @@ from lmjax.data.prompted_features import PromptedLM
 from lmjax.data.seq2seq_features import Seq2Seq
 from lmjax.data.span_qa_features import SpanQA
 from lmjax.data.tag_features import Tag
-from lmjax.model_config import AnyEncoderDecoder
 
 
 def build(config: Config) -> Features:
@@ -56,5 +55,4 @@ def build_writing(config: Config, task: WritingConfig) -> Writing:
     if isinstance(task, PromptedLMConfig):
         return PromptedLM(**common)
     assert isinstance(task, Seq2SeqConfig), task
-    assert isinstance(config.model, AnyEncoderDecoder), config.model
-    return Seq2Seq(**common, start_id=config.model.start_id)
+    return Seq2Seq(**common, start_ids=config.model.start_ids)

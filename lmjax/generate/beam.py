@@ -15,7 +15,7 @@ import numpy as np
 from lmjax import sharding
 from lmjax.generate.constraints import constrained
 from lmjax.generate.decode import Generator, Written
-from lmjax.models.model import Model, take_rows
+from lmjax.models.model import Model, take
 from lmjax.types import Array, Params
 from lmjax.write_config import WriteConfig
 
@@ -37,7 +37,7 @@ class Hypothesis:
 class BeamSearch:
     """A model's beam search, compiled once for each shape, width and constraint.
 
-    It asks of a model `prefill` and `decode_step`, and of their cache what `take_rows`
+    It asks of a model `prefill` and `decode_step`, and of their cache what `take`
     does: recurrent networks, whose cache is their state, are searched as Transformers.
     """
 
@@ -59,7 +59,7 @@ class BeamSearch:
 
         Args:
           params: the model's.
-          prompts: what the tokens follow; of an encoder-decoder its `start_id`.
+          prompts: what the tokens follow; of an encoder-decoder its `start_ids`.
           write: how; after `max_tokens` a text is finished, its end not counted.
           stop_ids: what ends a text.
           sources: what an encoder-decoder reads, one for each prompt.
@@ -212,7 +212,7 @@ class _Rules:
     def _choose(self, state: _State, totals_BKV: Array) -> _Running:
         """Return the K most probable texts of each search."""
         B, K, V = totals_BKV.shape
-        log_probs_BK, places_BK = jax.lax.top_k(totals_BKV.reshape(B, K * V), K)
+        log_probs_BK, places_BK = _top_k(totals_BKV.reshape(B, K * V), k=K)
         parents_BK, tokens_BK = jnp.divmod(places_BK, V)
         text_BKS = _take(state.running.text_BKS, parents_BK)
         ends_B = self.lengths_B + state.num_steps
@@ -231,7 +231,7 @@ class _Rules:
             jnp.where(ends_BK, scores_BK, -jnp.inf),
         )
         both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), finished, now)
-        _, order_BK = jax.lax.top_k(both.scores_BK, self.num_beams)
+        _, order_BK = _top_k(both.scores_BK, k=self.num_beams)
         return jax.tree.map(lambda x: _take(x, order_BK), both)
 
     def _norm(self, length: Array) -> Array:
@@ -258,25 +258,28 @@ def _search(
         num_beams=num_beams,
         **static,
     )
-    rows_B1 = jnp.arange(len(written.text_BS))[:, None]
-    rows_R = jnp.repeat(rows_B1[:, 0], num_beams)
 
     def step(carry: tuple[_State, Any]) -> tuple[_State, Any]:
         state, cache = carry
         running = state.running
-        parents_R = (rows_B1 * num_beams + running.parents_BK).reshape(-1)
-        cache = take_rows(cache, parents_R)
+        cache = take(cache, running.parents_BK)
         positions_R = jnp.repeat(rules.lengths_B + state.num_steps - 1, num_beams)
         logits_RV, cache = model.decode_step(
             params, running.tokens_BK.reshape(-1), positions_R, cache
         )
         return rules.advance(state, logits_RV), cache
 
-    state = rules.begin(written.text_BS)
-    state = rules.advance(state, written.logits_BV[rows_R])
-    carry = (state, take_rows(written.cache, rows_R))
+    state = rules.begin(sharding.constrain(written.text_BS, "batch", "length"))
+    logits_RV = jnp.repeat(written.logits_BV, num_beams, axis=0)
+    cache = take(written.cache, state.running.parents_BK)
+    carry = (rules.advance(state, logits_RV), cache)
     state, _ = jax.lax.while_loop(lambda c: rules.unfinished(c[0]), step, carry)
     return sharding.whole(state.finished)
+
+
+def _top_k(x_BN: Array, *, k: int) -> tuple[Array, Array]:
+    """Return the k largest of each row, and their places, (B, K)."""
+    return sharding.by_rows(functools.partial(jax.lax.top_k, k=k), x_BN)
 
 
 def _take(x: Array, places_BK: Array) -> Array:

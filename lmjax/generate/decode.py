@@ -14,7 +14,6 @@ from lmjax.config import ConfigError, ModelConfig
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.generate.constraints import constrained
 from lmjax.generate.sampling import Sampling, sample
-from lmjax.model_config import AnyEncoderDecoder
 from lmjax.models import Model
 from lmjax.types import Array, HostBatch, Params
 
@@ -64,7 +63,7 @@ class Generator:
 
         Args:
           params: the model's.
-          prompts: what the tokens follow; of an encoder-decoder its `start_id`.
+          prompts: what the tokens follow; of an encoder-decoder its `start_ids`.
           max_tokens: to yield for each prompt.
           sampling: how the next token is chosen.
           stop_ids: what ends a row.
@@ -231,8 +230,7 @@ def encode_prompts(
     for prompt in prompts:
         check_text(prompt, name="prompt")
     sources = [[*t.prefix_ids, *map(int, t.encode(p)), *t.suffix_ids] for p in prompts]
-    assert isinstance(config, AnyEncoderDecoder)
-    return {"prompts": [[config.start_id]] * len(prompts), "sources": sources}
+    return {"prompts": [[*config.start_ids]] * len(prompts), "sources": sources}
 
 
 def check_sources(

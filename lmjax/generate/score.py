@@ -60,7 +60,7 @@ class Scorer:
         Args:
           params: the model's.
           texts: pairs of token ids, (context, text); either may be empty. The context
-            of an encoder-decoder is its `start_id`.
+            of an encoder-decoder is its `start_ids`.
           sources: what an encoder-decoder reads, one for each text.
 
         Raises:

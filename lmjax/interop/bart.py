@@ -65,7 +65,10 @@ def _read_bart(s: Settings, names: Collection[str]) -> dict[str, Any]:
     s.only("normalize_embedding", None, True)
     s.only("static_position_embeddings", None, False)
     place = {"position": "learned", "position_offset": _OFFSET}
-    return _read(s, names) | place | {"embedding_norm": True}
+    # Its decoder has always read </s> <s> before the first word of a target.
+    opening = s.integer("forced_bos_token_id", s.integer("bos_token_id"))
+    more = {"embedding_norm": True, "opening": (opening,)}
+    return _read(s, names) | place | more
 
 
 def _read_marian(s: Settings, names: Collection[str]) -> dict[str, Any]:
@@ -102,7 +105,8 @@ def _write_bart(c: EncoderDecoderConfig) -> dict[str, Any]:
         "architectures": ["BartForConditionalGeneration"],
         "model_type": "bart",
     }
-    return {**names, **_write(c)}
+    forced = {"forced_bos_token_id": c.opening[0]} if c.opening else {}
+    return {**names, **_write(c), **forced}
 
 
 def _write_marian(c: EncoderDecoderConfig) -> dict[str, Any]:
@@ -169,7 +173,7 @@ _MARIAN_TABLE = _table(r"(en|de)coder\.embed_positions\.weight$")  # sinusoids
 BART = Family(
     model_type="bart",
     architectures=("BartForConditionalGeneration", "BartModel"),
-    defaults=_BART,
+    defaults={**_BART, "bos_token_id": 0},
     config_from_hf=_read_bart,
     config_to_hf=_write_bart,
     table=lambda config: _BART_TABLE,

@@ -31,7 +31,7 @@ FAMILIES: tuple[Family, ...] = (
     T5,
 )
 # Fields that do not change what a trained model computes.
-_TRAINING = ("dropout", "attention_dropout")
+_TRAINING = ("dropout", "attention_dropout", "opening")
 
 
 def find_family(values: Mapping[str, Any], *, where: str) -> Family:

@@ -20,6 +20,7 @@ from lmjax.models.encoder import Encoder
 from lmjax.models.recurrent import RecurrentNetwork
 from lmjax.models.recurrent_encdec import RecurrentEncoderDecoder
 from lmjax.nn.attention import KVCache, cudnn_obstacle
+from lmjax.nn.beams import take_beams
 from lmjax.nn.block import Cache
 from lmjax.nn.recurrent import State, zero_state
 from lmjax.nn.source_attention import Reading
@@ -213,18 +214,18 @@ def _advance(cache: AnyCache, num_tokens: int) -> AnyCache:
     return Cache(own=own, source=source)
 
 
-def take_rows(cache: Any, rows_B: Array) -> Any:
-    """Return a cache whose row i goes on from row `rows_B[i]` of this one.
+def take(cache: Any, parents_BK: Array) -> Any:
+    """Return a cache of beams, each of which goes on from one of the same row.
 
     Args:
       cache: of `prefill` or `decode_step`: a `Cache` or `Reading`, which know what
-        their rows share, or any tree of arrays (B, ...), such as the state of a
-        recurrent network.
-      rows_B: int32; rows may come several times, or not at all.
+        beams share, or any tree of arrays (R, ...), such as the state of a recurrent
+        network.
+      parents_BK: as in `take_beams`.
     """
     if isinstance(cache, Cache | Reading):
-        return cache.take(rows_B)
-    return jax.tree.map(lambda x: x[rows_B], cache)
+        return cache.take(parents_BK)
+    return jax.tree.map(lambda x: take_beams(x, parents_BK), cache)
 
 
 def build(config: ModelConfig, *, platform: str) -> Model:

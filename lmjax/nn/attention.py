@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.model_config import TransformerConfig
+from lmjax.nn.beams import take_beams
 from lmjax.nn.linear import Linear, adapter
 from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout
@@ -55,14 +56,14 @@ class KVCache:
             v_LBSKH=jax.lax.dynamic_update_slice(self.v_LBSKH, v_BTKH[None], start),
         )
 
-    def take(self, rows_B: Array) -> "KVCache":
-        """Return a cache whose row i goes on from row `rows_B[i]` of this one."""
+    def take(self, parents_BK: Array) -> "KVCache":
+        """Return the cache of beams; as `take_beams`."""
         return dataclasses.replace(
             self,
-            k_LBSKH=self.k_LBSKH[:, rows_B],
-            v_LBSKH=self.v_LBSKH[:, rows_B],
-            positions_BS=self.positions_BS[rows_B],
-            segments_BS=self.segments_BS[rows_B],
+            k_LBSKH=take_beams(self.k_LBSKH, parents_BK, axis=1),
+            v_LBSKH=take_beams(self.v_LBSKH, parents_BK, axis=1),
+            positions_BS=take_beams(self.positions_BS, parents_BK),
+            segments_BS=take_beams(self.segments_BS, parents_BK),
         )
 
 

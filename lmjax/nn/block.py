@@ -35,13 +35,9 @@ class Cache:
     own: KVCache
     source: KVCache | None = None
 
-    def take(self, rows_B: Array) -> "Cache":
-        """Return a cache whose row i goes on from row `rows_B[i]` of this one.
-
-        What was read of sources is not copied: equally many rows are to go on from
-        each, those of one source side by side.
-        """
-        return dataclasses.replace(self, own=self.own.take(rows_B))
+    def take(self, parents_BK: Array) -> "Cache":
+        """Return the cache of beams; as `take_beams`, but no source is copied."""
+        return dataclasses.replace(self, own=self.own.take(parents_BK))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmjax.nn.beams import take_beams
 from lmjax.nn.linear import Linear
 from lmjax.nn.scan import gathered
 from lmjax.sharding import constrain
@@ -42,13 +43,9 @@ class Reading:
     state: dict[str, Array]  # (R, ...)
     memory: Memory
 
-    def take(self, rows_R: Array) -> "Reading":
-        """Return what goes on, in row i, from row `rows_R[i]` of this one.
-
-        What was read of sources is not copied: equally many rows are to go on from
-        each, those of one source side by side.
-        """
-        state = {name: part[rows_R] for name, part in self.state.items()}
+    def take(self, parents_BK: Array) -> "Reading":
+        """Return the states of beams; as `take_beams`, but no source is copied."""
+        state = {n: take_beams(part, parents_BK) for n, part in self.state.items()}
         return dataclasses.replace(self, state=state)
 
 

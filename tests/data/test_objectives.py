@@ -272,6 +272,18 @@ def test_rows_of_window_pairs(prepared, tokenizer, name):
             assert batch["source_segments"].all() and batch["segments"].all()
 
 
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_every_target_has_the_opening_of_the_model(prepared, tokenizer, name):
+    model = {"kind": "encoder_decoder", "dim": 8, "num_heads": 1, "start_id": 7}
+    plain, opened = (parse(name, model={**model, "opening": o}) for o in ((), (5, 6)))
+    assert opened.data.target_length == plain.data.target_length + 2
+    batch, bare = train(prepared, opened)[0], train(prepared, plain)[0]
+    np.testing.assert_array_equal(batch["tokens"][:, :3], [[7, 5, 6]] * 6)
+    np.testing.assert_array_equal(batch["targets"][:, :2], [[5, 6]] * 6)
+    np.testing.assert_array_equal(batch["targets"][:, 2:], bare["targets"])
+    np.testing.assert_array_equal(batch["source"], bare["source"])
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_batches_are_as_the_task_says(prepared, name):
     tasks = pytest.importorskip("lmjax.tasks")

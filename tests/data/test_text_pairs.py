@@ -16,7 +16,9 @@ from lmjax.data.tokenizer import Bytes
 from lmjax.tasks import losses
 
 COMMON = {"fields": FieldsConfig(), "metrics": ("exact_match",)}
-PAIR = Seq2Seq(**COMMON, template="{source}", length=16, target_length=8, start_id=7)
+PAIR = Seq2Seq(
+    **COMMON, template="{source}", length=16, target_length=8, start_ids=(7,)
+)
 PROMPT = PromptedLM(**COMMON, template="{source}=", length=16, target_length=6)
 BOS, EOS = 257, 256
 TOKENIZER = Bytes(bos=True)
@@ -43,6 +45,20 @@ def test_a_target_follows_its_start_and_ends():
     assert batch["source_positions"][0].tolist()[:6] == [0, 1, 2, 3, 4, 0]
     assert PAIR.asked(row.columns)["prompts"] == [7]
     assert PAIR.asked(row.columns)["sources"].tolist() == [BOS, *b"abc", EOS]
+
+
+def test_a_target_has_the_opening_of_the_model():
+    opened = dataclasses.replace(PAIR, start_ids=(7, 9))
+    row = encode(opened, "abc", "xy")
+    assert row.columns["target"].tolist() == [9, *b"xy", EOS]
+    batch = opened.batch([row.columns], length=16)
+    assert batch["tokens"][0].tolist() == [7, 9, *b"xy", 0, 0, 0, 0]
+    assert batch["targets"][0].tolist() == [9, *b"xy", EOS, 0, 0, 0, 0]
+    assert batch["weights"].sum() == 4
+    assert opened.asked(row.columns)["prompts"] == [7, 9]
+    assert not encode(opened, "a", "x" * 6).truncated
+    long = encode(opened, "a", "x" * 7)
+    assert long.truncated and long.columns["target"].tolist() == [9, *b"x" * 6, EOS]
 
 
 def test_a_row_goes_where_both_its_parts_fit():

@@ -185,15 +185,16 @@ def test_a_search_compiles_once_for_a_shape(setup, tiny, random_params):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "t5", "luong"])
-@pytest.mark.parametrize("num_prompts", [1, 3])
+@pytest.mark.parametrize("num_prompts", [1, 4])
 def test_on_a_mesh_it_finds_the_same(setup, architecture, num_prompts):
+    """One row is held by every device, of four each quarter of the mesh has one."""
     here = setup(architecture)
     model = here.model
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
-    prompts, more = PROMPTS[:num_prompts], {}
+    prompts, more = [*PROMPTS, [4, 4]][:num_prompts], {}
     if model.config.reads_source:
-        more = {"sources": SOURCES[:num_prompts]}
+        more = {"sources": [*SOURCES, [3] * 9][:num_prompts]}
         prompts = [[1]] * num_prompts
     options = {"num_beams": 4, "num_return": 4, "stop_ids": range(8), **more}
     expected = here.find(prompts, **options)

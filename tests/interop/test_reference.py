@@ -11,13 +11,16 @@ import pytest
 from references import reference, write
 
 import lmjax
-from lmjax.config import WriteConfig
+from lmjax.config import FieldsConfig, WriteConfig
+from lmjax.data.seq2seq_features import Seq2Seq
+from lmjax.data.tokenizer import Ids
 from lmjax.interop import hf
 from lmjax.interop.transfer import export_tensors
 
 torch = pytest.importorskip("torch", reason="the reference runs on torch")
 transformers = pytest.importorskip("transformers", reason="is the reference")
 
+modeling_bart = transformers.models.bart.modeling_bart
 TOLERANCE = 2e-5
 # Room for 64 tokens; one of them in 67 would end a text.
 LONG = {
@@ -157,14 +160,44 @@ def test_greedy_search_writes_the_same(both, name):
     written = lm.generate(texts, max_tokens=64, temperature=0.0)
     found = [[int(word) for word in text.split()] for text in written]
     if lm.config.model.kind == "encoder_decoder":
-        start = {"decoder_start_token_id": lm.config.model.start_id}
+        start = [lm.config.model.start_ids]
+        begun = {"decoder_input_ids": in_torch(start)}
         expected = [
-            continued(theirs, 1, input_ids=in_torch([p]), **start) for p in prompts
+            continued(theirs, len(start[0]), input_ids=in_torch([p]), **begun)
+            for p in prompts
         ]
     else:
         expected = [continued(theirs, len(p), input_ids=in_torch([p])) for p in prompts]
     assert found == expected
     assert max(map(len, found)) == 64
+
+
+def test_a_target_of_bart_is_as_it_is_trained_on(both):
+    """Its tokenizer puts <s> and </s> around what a summary is trained on."""
+    theirs, lm = both("bart", **LONG["bart"])
+    model = theirs.config
+    assert lm.config.model.start_ids == (model.decoder_start_token_id, 0)
+    features = Seq2Seq(
+        fields=FieldsConfig(),
+        metrics=(),
+        template="{source}",
+        length=16,
+        target_length=16,
+        start_ids=lm.config.model.start_ids,
+    )
+    reading = features.read({"source": "5 6", "target": "7 8 9"})
+    ((row,),) = features.encode([reading], Ids(67, eos_id=2))
+    batch = features.batch([row.columns], length=8)
+    real = batch["weights"][0] > 0
+    assert batch["targets"][0, real].tolist() == [model.bos_token_id, 7, 8, 9, 2]
+    expected = modeling_bart.shift_tokens_right(
+        in_torch(batch["targets"][:, real]),
+        model.pad_token_id,
+        model.decoder_start_token_id,
+    )
+    np.testing.assert_array_equal(batch["tokens"][:, real], expected)
+    told = hf.choose_family(lm.model)[1]
+    assert told["forced_bos_token_id"] == model.bos_token_id
 
 
 # Many tokens end a text, so that texts of all lengths compete.
