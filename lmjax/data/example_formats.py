@@ -48,12 +48,16 @@ def open_examples(
     leaf = "path" if held_out else leaf
     pattern = getattr(config, leaf)
     found = FORMATS[config.source](config, pattern, path=path, leaf=f"{path}.{leaf}")
+    if not len(found):
+        raise ConfigError(f"{path}.{leaf} = {pattern!r}: holds no example")
     if held_out:
         every = config.holdout_every
         found = HeldOutExamples(found, every=every, held_out=split == "valid")
     if not len(found):
-        why = f"; give {path}.valid_path" if held_out and split == "train" else ""
-        raise ConfigError(f"{path}.{leaf} = {pattern!r}: no example for {split}{why}")
+        raise ConfigError(
+            f"{path}.{leaf} = {pattern!r}: no more than one example, and that is held "
+            f"out for validation; give {path}.valid_path"
+        )
     return found
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmjax.config import ConfigError
-from lmjax.data.documents import decode, digest, reading
-from lmjax.data.files import Lines, OnDisk
+from lmjax.data.documents import decode, digest, expanded, reading
+from lmjax.data.files import Lines, OnDisk, refuse_compressed
 
 Example = Mapping[str, Any]
 
@@ -118,7 +118,10 @@ class TableExamples(InMemory):
             try:
                 row = next(table, None)
             except csv.Error as error:
-                yield line, f"not a row of a table: {error}"
+                why = _no_row(line, table.line_num, error)
+                if not names:
+                    raise ConfigError(f"{file}:{line}: {why}") from error
+                yield line, why
                 continue
             if row is None:
                 return
@@ -126,6 +129,13 @@ class TableExamples(InMemory):
                 yield line, _row(names, row)
             elif row:
                 names = _checked_header(row, where=f"{file}:{line}")
+
+
+def _no_row(first: int, last: int, error: csv.Error) -> str:
+    what = "not a row of a table"
+    if last > first:  # a quote runs over line ends
+        what = f"lines {first:,} to {last:,} are {what}"
+    return f"{what}: {error}"
 
 
 def _checked_header(names: list[str], *, where: str) -> list[str]:
@@ -166,7 +176,8 @@ class ParallelExamples(InMemory):
         path: str,
         leaf: str,
     ) -> None:
-        files = [Path(f"{stem}.{name}").expanduser() for name in names]
+        files = [expanded(f"{stem}.{name}", leaf=leaf) for name in names]
+        refuse_compressed(files, path=leaf)
         super().__init__(files, on_bad_text=on_bad_text, path=path)
         texts = [self._text(f).replace("\r\n", "\n").split("\n") for f in files]
         for lines in texts:
