@@ -76,6 +76,12 @@ class SourceConfig:
         for name in dict.fromkeys(self.columns):
             if self.columns.count(name) > 1:
                 yield f"{path}.columns: {name!r} is there more than once"
+        names = self.fields.source, self.fields.target
+        if self.source == "parallel" and len({*names}) < len(names):
+            yield (
+                f"{path}.fields.target = {names[1]!r}: must not be "
+                f"{path}.fields.source, too"
+            )
         if self.source == "props":
             yield from self._props_mistakes(path)
         if self.source in TOGETHER and not self.valid_path:

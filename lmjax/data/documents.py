@@ -107,6 +107,22 @@ def estimate_bytes(documents: Documents, *, num_samples: int = 1024) -> int:
     return round(total * count / len(sampled))
 
 
+def expanded(path: str, *, leaf: str) -> Path:
+    """Return the path that a leaf of the config names, which may begin with a home.
+
+    Raises:
+      ConfigError: it is nobody's home, or no path.
+    """
+    try:
+        home = Path(path).expanduser()
+    except RuntimeError as error:
+        user = path.partition("/")[0]
+        raise ConfigError(f"{leaf} = {path!r}: there is no user {user}") from error
+    if "\0" in path:
+        raise ConfigError(f"{leaf} = {path!r}: no path has such a character")
+    return home
+
+
 @contextlib.contextmanager
 def reading(file: Path, *, path: str) -> Iterator[None]:
     """Name the file that the system does not let us read, and its place in the config.

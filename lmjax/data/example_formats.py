@@ -7,14 +7,14 @@ from typing import Any
 
 from lmjax.config import ConfigError, SourceConfig, nearest
 from lmjax.data.conll import ConllExamples, PropsExamples, unlabelled
-from lmjax.data.documents import HeldOut
+from lmjax.data.documents import HeldOut, expanded
 from lmjax.data.examples import (
     Examples,
     JsonExamples,
     ParallelExamples,
     TableExamples,
 )
-from lmjax.data.files import Lines, files_of
+from lmjax.data.files import Lines, files_of, refuse_compressed
 from lmjax.data.squad import SquadExamples
 from lmjax.data.tfds_examples import open_tfds_examples
 
@@ -50,12 +50,16 @@ def open_examples(
     pattern = getattr(config, leaf)
     files = _files(config, pattern, leaf=f"{path}.{leaf}")
     found = FORMATS[config.source](config, files, path=path)
+    if not len(found):
+        raise ConfigError(f"{path}.{leaf} = {pattern!r}: holds no example")
     if held_out:
         every = config.holdout_every
         found = HeldOutExamples(found, every=every, held_out=split == "valid")
     if not len(found):
-        why = f"; give {path}.valid_path" if held_out and split == "train" else ""
-        raise ConfigError(f"{path}.{leaf} = {pattern!r}: no example for {split}{why}")
+        raise ConfigError(
+            f"{path}.{leaf} = {pattern!r}: no more than one example, and that is held "
+            f"out for validation; give {path}.valid_path"
+        )
     return found
 
 
@@ -121,7 +125,9 @@ def _files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
     if config.source != "parallel":
         return files_of(pattern, path=leaf)
     names = config.fields.source, config.fields.target
-    return [Path(f"{pattern}.{name}").expanduser() for name in names]
+    files = [expanded(f"{pattern}.{name}", leaf=leaf) for name in names]
+    refuse_compressed(files, path=leaf)
+    return files
 
 
 def find_file(

@@ -118,7 +118,10 @@ class TableExamples(InMemory):
             try:
                 row = next(table, None)
             except csv.Error as error:
-                yield line, f"not a row of a table: {error}"
+                why = _no_row(line, table.line_num, error)
+                if not names:
+                    raise ConfigError(f"{file}:{line}: {why}") from error
+                yield line, why
                 continue
             if row is None:
                 return
@@ -126,6 +129,13 @@ class TableExamples(InMemory):
                 yield line, _row(names, row)
             elif row:
                 names = _checked_header(row, where=f"{file}:{line}")
+
+
+def _no_row(first: int, last: int, error: csv.Error) -> str:
+    what = "not a row of a table"
+    if last > first:  # a quote runs over line ends
+        what = f"lines {first:,} to {last:,} are {what}"
+    return f"{what}: {error}"
 
 
 def _checked_header(names: list[str], *, where: str) -> list[str]:

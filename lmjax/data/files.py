@@ -10,26 +10,40 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.config import ConfigError, nearest
-from lmjax.data.documents import decode, digest, reading
+from lmjax.data.documents import decode, digest, expanded, reading
 from lmjax.data.line_index import LineIndex
 
 _WHOLE_BYTES = 256 << 20
 _END_BYTES = 64 << 10
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def files_of(pattern: str, *, path: str) -> list[Path]:
     """Return the files that match a glob, sorted; directories are passed over.
 
     Raises:
-      ConfigError: there is none; `path` says where the pattern stands.
+      ConfigError: there is none, or one is compressed; `path` says where the pattern
+        stands.
     """
-    expanded = str(Path(pattern).expanduser())
-    found = [Path(name) for name in glob.glob(expanded, recursive=True)]  # noqa: PTH207
+    whole = str(expanded(pattern, leaf=path))
+    found = [Path(name) for name in glob.glob(whole, recursive=True)]  # noqa: PTH207
     files = sorted(file for file in found if not file.is_dir())
     if not files:
         what = "matches only directories" if found else "matches no file"
         raise ConfigError(f"{path} = {pattern!r}: {what}")
+    refuse_compressed(files, path=path)
     return files
+
+
+def refuse_compressed(files: Sequence[Path], *, path: str) -> None:
+    """Raise if a file's name says that what is in it is no text.
+
+    Raises:
+      ConfigError: it does; `path` says where the file was given.
+    """
+    for file in files:
+        if file.suffix in _COMPRESSED:
+            raise ConfigError(f"{path}: {file} is compressed; decompress it first")
 
 
 class OnDisk:

@@ -19,7 +19,7 @@ from lmjax.data import (
     tokenizer,
 )
 from lmjax.data.directory import locked, one_line_errors
-from lmjax.data.documents import Documents
+from lmjax.data.documents import Documents, expanded
 from lmjax.data.example_store import ExamplePart, ExampleStore
 from lmjax.data.sources import Split, open_splits
 from lmjax.data.token_store import TokenStore
@@ -354,7 +354,7 @@ def _store_directory(
     if not config.data.store:
         return Path(workdir) / "store" / name
     name = f"{name}-{_identity(part, tokenizer)[:12]}"
-    return Path(config.data.store).expanduser() / name
+    return expanded(config.data.store, leaf="config.data.store") / name
 
 
 def _identity(part: Documents, tokenizer: Tokenizer) -> str:

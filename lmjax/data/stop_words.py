@@ -1,9 +1,9 @@
 """Words that say little of what a text is about: dropped by choice."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from lmjax.config import ConfigError, nearest
+from lmjax.data.documents import expanded
 
 # Function words, with the endings that contractions leave. None that negates is among
 # them: "not good" is not "good".
@@ -31,11 +31,12 @@ def read(name: str) -> Sequence[str]:
     """
     if name == "english":
         return ENGLISH.split()
+    leaf = "config.tokenizer.stop_words"
     try:
-        return Path(name).expanduser().read_text().split() if name else ()
+        return expanded(name, leaf=leaf).read_text().split() if name else ()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(
-            f"config.tokenizer.stop_words = {name!r}: neither 'english' nor a file"
+            f"{leaf} = {name!r}: neither 'english' nor a file"
             f"{nearest(name, ['english'])}: {why}"
         ) from error

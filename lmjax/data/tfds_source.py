@@ -1,12 +1,11 @@
 """TensorFlow Datasets as documents, read without TensorFlow."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmjax.config import ConfigError, SourceConfig, nearest
-from lmjax.data.documents import Documents, decode, digest
+from lmjax.data.documents import Documents, decode, digest, expanded
 
 
 class Tfds:
@@ -90,7 +89,7 @@ def _builder(name: str, *, path: str) -> Any:
     """Return a builder whose files are there."""
     import tensorflow_datasets as tfds
 
-    directory = Path(name).expanduser()
+    directory = expanded(name, leaf=path)
     if (directory / "dataset_info.json").exists():
         return _checked_format(tfds.builder_from_directory(directory), name, path=path)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from lmjax.config import ConfigError, TokenizerConfig
 from lmjax.data import hf_directory, hf_tokenizer, piece_tokenizer, word_tokenizer
 from lmjax.data import sentencepiece_tokenizer as spm
-from lmjax.data.documents import Documents
+from lmjax.data.documents import Documents, expanded
 from lmjax.data.offsets import Encoded
 from lmjax.data.plain_tokenizers import Bytes, Ids
 from lmjax.data.sentencepiece_tokenizer import MODEL, SentencePiece, training_text
@@ -235,7 +235,7 @@ def _make_bytes(config: TokenizerConfig) -> tuple[Tokenizer, str]:
 def _make_sentencepiece(config: TokenizerConfig) -> tuple[Tokenizer, str]:
     """Open the SentencePiece file of `config.path`, and check what it must have."""
     leaf = f"config.tokenizer.path = {config.path!r}"
-    file = Path(config.path).expanduser()
+    file = expanded(config.path, leaf="config.tokenizer.path")
     made = spm.open_model(file, name=leaf, bos=config.bos)
     if config.bos and made.bos_id is None:
         raise ConfigError(
@@ -251,7 +251,7 @@ def _make_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
 
     Documents begin as its own model's do; without `config.bos`, with nothing.
     """
-    path = Path(config.path).expanduser()
+    path = expanded(config.path, leaf="config.tokenizer.path")
     manifest = read_manifest(path) if path.is_dir() else None
     if manifest is not None:
         kept = manifest if config.bos else {**manifest, "bos": False}

@@ -10,12 +10,11 @@ import hashlib
 import mmap
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 
 from lmjax.config import ConfigError
-from lmjax.data.documents import reading
+from lmjax.data.documents import expanded, reading
 
 _HEADER = re.compile(rb"([0-9]{1,18}) ([0-9]{1,9}) *\r?\n")
 _TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
@@ -44,7 +43,7 @@ class WordVectors:
 
     def __init__(self, path: str, *, leaf: str) -> None:
         self.name, self._leaf = path, leaf
-        self._file = Path(path).expanduser()
+        self._file = expanded(path, leaf=leaf)
         try:
             with self._file.open("rb") as file:
                 first = file.readline(1 << 20)

@@ -67,9 +67,13 @@ def test_quotes_that_do_not_pair_are_a_bad_example(tmp_path):
     path.write_text('text,label\n"a"b,x\nc,y\n"d,x\ne,y\n')
     rows = opened("csv", path)
     assert rows[1] == {"text": "c", "label": "y"}
-    for i, line in ((0, 2), (2, 4)):
-        with pytest.raises(ConfigError, match=rf"a\.csv:{line}: not a row of a table"):
+    for i, line, lines in ((0, 2, ""), (2, 4, "lines 4 to 5 are ")):
+        told = rf"a\.csv:{line}: {lines}not a row of a table"
+        with pytest.raises(ConfigError, match=told):
             rows[i]
+    path.write_text('"text,label\na,x\nb,y\n')
+    with pytest.raises(ConfigError, match=r"a\.csv:1: lines 1 to 3 are not a row"):
+        opened("csv", path)
 
 
 def test_a_column_that_is_there_twice(tmp_path):
@@ -141,6 +145,13 @@ def test_parallel_files(tmp_path):
     assert [*pairs][1] == {"en": "", "de": "B"}
 
 
+def test_parallel_files_have_two_names():
+    same = FieldsConfig(source="a", target="a")
+    config = SourceConfig(source="parallel", path="x", fields=same)
+    (told,) = config.mistakes("config.data")
+    assert told.startswith("config.data.fields.target = 'a': must not be config.data.f")
+
+
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_parallel_files_of_unequal_length(tmp_path, split):
     (tmp_path / "x.en").write_text("a\n\nc\nd\n")
@@ -177,12 +188,34 @@ def test_no_file_and_no_example(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.data\.path = .*matches no file"):
         opened("jsonl", tmp_path / "none")
     (tmp_path / "a.tsv").write_text("text\n")
-    with pytest.raises(ConfigError, match="no example for train"):
+    with pytest.raises(ConfigError, match=r"config\.data\.path = '.*a\.tsv': holds no"):
         opened("tsv", tmp_path / "a.tsv")
+    bare = SourceConfig(source="tsv", path=str(tmp_path / "a.tsv"))
+    with pytest.raises(ConfigError, match=r"a\.tsv': holds no example$"):
+        open_examples(bare, split="train")
     (tmp_path / "a.tsv").write_text("text\none\n")
     config = SourceConfig(source="tsv", path=str(tmp_path / "a.tsv"))
-    with pytest.raises(ConfigError, match=r"for train; give config\.data\.valid_path"):
+    with pytest.raises(ConfigError, match=r"no more than one .*data\.valid_path"):
         open_examples(config, split="train")
+
+
+@pytest.mark.parametrize("source", ["jsonl", "parallel"])
+def test_what_is_no_path(source):
+    for path, why in (("~nobody-here/x", "no user ~nobody-here$"), ("a\0", "no path")):
+        with pytest.raises(ConfigError, match=rf"config\.data\.path = '.*': .*{why}"):
+            opened(source, path)
+
+
+@pytest.mark.parametrize("end", ["gz", "zip", "zst"])
+def test_a_compressed_file_is_told_as_such(tmp_path, end):
+    for name in ("a.jsonl", "a.de"):
+        (tmp_path / f"{name}.{end}").write_bytes(b"\x1f\x8b")
+    told = rf"config\.data\.path: .*a\.%s\.{end} is compressed; decompress it first"
+    with pytest.raises(ConfigError, match=told % "jsonl"):
+        opened("jsonl", tmp_path / "a.json*")
+    fields = FieldsConfig(source=f"de.{end}", target="en")
+    with pytest.raises(ConfigError, match=told % "de"):
+        opened("parallel", tmp_path / "a", fields=fields)
 
 
 def to_predict(config, path, kind=""):

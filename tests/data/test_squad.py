@@ -54,7 +54,7 @@ def test_the_fingerprint_is_that_of_the_contents(tmp_path):
         ([{"paragraphs": [{"context": "a"}]}], r"paragraphs\[0\] has no list 'qas'"),
         ([{"paragraphs": [{"qas": [{}]}]}], r"paragraphs\[0\] has no 'context'"),
         ([{"paragraphs": [{"qas": [2]}]}], r"a\.json: .*qas\[0\] is not an object"),
-        ([], r"config\.data\.path = .*: no example for train"),
+        ([], r"config\.data\.path = .*: holds no example"),
     ],
 )
 def test_what_is_not_such_a_file(tmp_path, content, why):
