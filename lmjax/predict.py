@@ -95,7 +95,8 @@ class Predictor:
         self, params: Params, examples: Sequence[Example], *, mesh: Mesh
     ) -> dict[str, float]:
         """Return the metrics of the answers to examples that say what is right."""
-        features, answers = self._features, []
+        features = self._features
+        answers: list[dict[str, Any]] = []
         if features.compares_answers:
             # What is right is not there to be read, as it will not be later.
             asked = [features.read(example, labelled=False) for example in examples]
