@@ -184,7 +184,7 @@ def test_prepare_in_two_jobs(script, capsys, tmp_path):
         ),
         (
             ["generate", "--workdir=RUN", "--prompt=a", "--min_tokens=70"],
-            "min_tokens = 70: must be at most max_tokens = 64",
+            "min_tokens = 70: must be at most max_tokens = 3",
         ),
         (["score", "--workdir=RUN", "--input=none.txt"], "--input=none.txt"),
         (

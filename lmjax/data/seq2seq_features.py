@@ -72,7 +72,7 @@ class Seq2Seq(TextPairs):
         prefix, suffix = tokenizer.prefix_ids, tokenizer.suffix_ids
         room = self.length - len(prefix) - len(suffix)
         read = np.concatenate([prefix, source[:room], suffix]).astype(np.int32)
-        opened = np.concatenate([self.start_ids[1:], target])
+        opened = np.concatenate([np.array(self.start_ids[1:], np.int32), target])
         written = self.ended(opened, tokenizer)
         size = max(len(read), -(-len(written) * self.length // self.target_length))
         return Row(

@@ -54,7 +54,8 @@ def one_by_one(compute: Callable[[Batch], Array], batch: Batch) -> Array:
       compute: reads of each row one text, that of segment 1.
       batch: segments and source_segments, and what else it reads.
     """
-    segments_BT, found = batch["segments"], None
+    segments_BT = batch["segments"]
+    found: Array | None = None
     for number in np.unique(segments_BT[segments_BT > 0]).tolist() or [1]:
         names = ("segments", "source_segments")
         alone = {name: jnp.int32(batch[name] == number) for name in names}
