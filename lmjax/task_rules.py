@@ -43,6 +43,12 @@ EXAMPLE_SOURCES = {
     "tag": ("conll", "props", "jsonl", "tfds"),
     "span_qa": ("squad", "jsonl", "tfds"),
 }
+# The parts of an example that each task reads, no two of which may be one.
+_PARTS = {
+    "classify": ("text", "pair", "label"),
+    "tag": ("tokens", "predicate", "tags"),
+    "span_qa": ("question", "context", "answers"),
+}
 ONLY_EXAMPLES = ("tsv", "csv", "conll", "props", "parallel", "squad")
 MOST_SPECIAL = 8  # tokens around texts; no known model has more than four
 SHORTEST = 8  # tokens, of which the ends and a span still leave some
@@ -154,11 +160,25 @@ def _classifier_mistakes(config: Any, path: str) -> Iterator[str]:
         )
     if not isinstance(task, ClassifierTask):
         return
+    yield from _parts_mistakes(config, path)
     if config.sample.prompts and model.kind != "encoder":  # said of all encoders
         yield (
             f"{path}.sample.prompts = {config.sample.prompts}: must be empty: "
             f"{path}.task.kind = {task.kind!r} does not write"
         )
+
+
+def _parts_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield which parts of an example are said to be one."""
+    taken: dict[str, str] = {}
+    for leaf in _PARTS[config.task.kind]:
+        name = getattr(config.data.fields, leaf)
+        if name in taken:
+            yield (
+                f"{path}.data.fields.{leaf} = {name!r}: must not be "
+                f"{path}.data.fields.{taken[name]}, too"
+            )
+        taken |= {name: leaf} if name else {}
 
 
 def _tag_mistakes(config: Any, path: str) -> Iterator[str]:

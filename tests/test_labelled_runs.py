@@ -34,7 +34,8 @@ def rows(count, seed):
     for _ in range(count):
         label = rng.choice(sorted(WORDS))
         words = rng.choices(WORDS[label] + ["the", "film"], k=rng.randint(1, 9))
-        yield {"text": " ".join([*words, WORDS[label][0]]), "label": label}
+        text = " ".join([*words, WORDS[label][0]])
+        yield {"text": text, "more": words[0], "label": label}
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def test_every_leaf_of_labelled_data_is_read(make, tmp_path, monkeypatch):
 
         monkeypatch.setattr(kind, "__getattribute__", noted)
 
-    config = make("num_steps=2", "data.fields.pair=label")
+    config = make("num_steps=2", "data.fields.pair=more")
     monkeypatch.setattr(dataclasses, "asdict", shallow)
     for kind in kinds:
         watch(kind)

@@ -111,7 +111,7 @@ def _check_spans(task: TagConfig) -> None:
     kinds = spans.kinds(task.labels)
     for label in task.labels if kinds else ():
         if not spans.are([label]):
-            others = [other for other in task.labels if other != label]
+            others = [other for other in task.labels if spans.are([other])]
             raise ConfigError(
                 f"config.task.labels: {label!r} is neither O nor B-, I-, E- or S- with "
                 f"a type, as others are{nearest(label, others)}"

@@ -196,6 +196,11 @@ def test_judging():
         (example("Rom", 3), "'Rom' is not at .*nor anywhere else"),
         (example(" ", 3), "an answer is empty"),
         (example() | {"answers": []}, r"has no answer \(config\.task\.no_answer=True"),
+        (example() | {"is_impossible": "true"}, "'is_impossible' = 'true': must be tr"),
+        (
+            example() | {"answers": {"text": ["Ulm", "a"], "answer_start": [15]}},
+            "'answers' has not as many 'text' as 'answer_start'",
+        ),
         (example("Bob", True), "must have a 'text' and a number 'answer_start'"),
         (example() | {"answers": "Ulm"}, "'answers' holds str, not a list of answers"),
         (example() | {"answers": ["Ulm"]}, "must have a 'text' and a number"),
