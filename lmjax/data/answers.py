@@ -59,7 +59,7 @@ def tokens_of(answers: Sequence[Answer], offsets_T2: np.ndarray) -> tuple[int, i
 
 def _listed(value: Any, *, name: str) -> list[Any]:
     if isinstance(value, Mapping):
-        columns = [value.get(part) for part in _PARTS]
+        columns: list[Any] = [value.get(part) for part in _PARTS]
         if all(isinstance(column, list | tuple | np.ndarray) for column in columns):
             if len({*map(len, columns)}) > 1:
                 raise ConfigError(f"{name!r} has not as many 'text' as 'answer_start'")
