@@ -19,9 +19,9 @@ from lmjax.model_config import (
     EncoderConfig,
     EncoderDecoderConfig,
     Fraction,
-    LabellingConfig,
     ModelConfig,
     NonNegative,
+    ReaderConfig,
     RecurrentConfig,
     RecurrentEncoderDecoderConfig,
     TransformerConfig,
@@ -42,6 +42,7 @@ from lmjax.parsing import (
 )
 from lmjax.task_config import (
     CausalLMConfig,
+    ClassifierTask,
     ClassifyConfig,
     ExamplesConfig,
     InfillingConfig,
@@ -305,8 +306,7 @@ def _derive(config: Config) -> Config:
     model = config.model
     adapted = isinstance(model, TransformerConfig) and model.lora.rank > 0
     if adapted and "*" not in optim.frozen:
-        headed = isinstance(config.task, LabelledConfig | SpanQAConfig)
-        head = ("classifier.*",) * headed
+        head = ("classifier.*",) * isinstance(config.task, ClassifierTask)
         learning = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
         optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     if optim.trainable and not optim.frozen:
@@ -316,8 +316,7 @@ def _derive(config: Config) -> Config:
     target_length = data.target_length or default_target_length(
         data.length, config.task
     )
-    model = derived(config.model)
-    model = labelling(model, config.task)
+    model = with_classifier(derived(config.model), config.task)
     config = dataclasses.replace(
         config,
         model=model,
@@ -338,9 +337,9 @@ def _writing(config: Config) -> TaskConfig:
     return dataclasses.replace(task, write=write)
 
 
-def labelling(model: ModelConfig, task: TaskConfig) -> ModelConfig:
+def with_classifier(model: ModelConfig, task: TaskConfig) -> ModelConfig:
     """Return the model with as many labels as the task, where these are known."""
-    if not (outputs(task) and isinstance(model, LabellingConfig)):
+    if not (outputs(task) and isinstance(model, ReaderConfig)):
         return model
     return dataclasses.replace(model, num_labels=model.num_labels or len(outputs(task)))
 

@@ -11,13 +11,12 @@ import numpy as np
 
 from lmjax import device, sharding
 from lmjax.checkpoint import as_loss
-from lmjax.config import Config, JudgedConfig, TagConfig, WritingConfig
+from lmjax.config import Config, JudgedConfig, WritingConfig
 from lmjax.data import (
     batches,
     loader,
     objectives,
     pipeline,
-    spans,
     task_examples,
     task_features,
 )
@@ -70,7 +69,6 @@ class Evaluation:
             params,
             held_out,
             put=put,
-            count=_counter(program.config),
         )
 
     def _judged(
@@ -110,7 +108,6 @@ def mean_metrics(
     held_out: Iterable[HostBatch],
     *,
     put: Callable[[HostBatch], Batch],
-    count: Callable[[Metrics], Metrics] = lambda metrics: metrics,
 ) -> dict[str, float]:
     """Return the metrics of all batches: each sum over its weight, mostly.
 
@@ -119,16 +116,15 @@ def mean_metrics(
       params: of the model.
       held_out: the batches.
       put: lays one of them over the mesh.
-      count: makes sums and weights of the metrics of a batch that are none yet.
     """
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     waiting: list[Metrics] = []
     for batch in held_out:
         waiting.append(eval_step(params, put(batch)))
         if len(waiting) > 2:  # the device stays busy while older results are read
-            _add(sums, count(jax.device_get(waiting.pop(0))))
+            _add(sums, jax.device_get(waiting.pop(0)))
     for metrics in waiting:
-        _add(sums, count(jax.device_get(metrics)))
+        _add(sums, jax.device_get(metrics))
     return results(sums)
 
 
@@ -148,7 +144,7 @@ def metric_names(program: Program) -> list[str]:
     params, batch = program.state_shapes.params, program.batch_shapes()
     shapes = jax.eval_shape(program.eval_step, params, batch)
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    own = [*results(_counter(program.config)(zeros))]
+    own = [*results(zeros)]
     if isinstance(program.config.task, WritingConfig):
         own.append("perplexity")
     if isinstance(program.config.task, JudgedConfig):
@@ -174,12 +170,6 @@ def judges(config: Config) -> tuple[str, ...]:
 def describe_metrics(metrics: Mapping[str, float]) -> str:
     """Return the metrics on one line, for the console."""
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-def _counter(config: Config) -> Callable[[Metrics], Metrics]:
-    if isinstance(config.task, TagConfig):
-        return functools.partial(spans.counted, config=config.task)
-    return lambda metrics: metrics
 
 
 def _add(sums: dict[str, tuple[np.ndarray, np.ndarray]], metrics: Metrics) -> None:

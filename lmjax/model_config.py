@@ -75,6 +75,11 @@ class NetworkConfig:
         return ""
 
     @property
+    def reads_ahead(self) -> bool:
+        """Return whether a token's hidden state tells of the tokens after it."""
+        return False
+
+    @property
     def longest_text(self) -> int:
         """Return how many tokens a text may have."""
         return self.max_length
@@ -86,8 +91,8 @@ class NetworkConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabellingConfig(NetworkConfig):
-    """What can give labels to texts, or to their tokens."""
+class ReaderConfig(NetworkConfig):
+    """What reads one text, and can give labels to it or to its tokens."""
 
     num_labels: CountOrZero = 0  # 0: as many as the task has; none without such a task
 
@@ -171,14 +176,14 @@ class TransformerConfig(NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig(LabellingConfig, TransformerConfig):
+class DecoderConfig(ReaderConfig, TransformerConfig):
     """A decoder-only Transformer, from GPT-2 to Gemma by its fields."""
 
     kind: Literal["decoder"] = "decoder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig(LabellingConfig, TransformerConfig):
+class EncoderConfig(ReaderConfig, TransformerConfig):
     """A Transformer in which every token sees every other, such as BERT."""
 
     kind: Literal["encoder"] = "encoder"
@@ -191,6 +196,11 @@ class EncoderConfig(LabellingConfig, TransformerConfig):
     def mute(self) -> str:
         """Return the leaf that keeps the model from writing text."""
         return f"kind = {self.kind!r}"
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Return whether a token's hidden state tells of the tokens after it."""
+        return True
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields, once derived ones are filled in."""
@@ -238,12 +248,14 @@ class CellsConfig(NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecurrentConfig(LabellingConfig, CellsConfig):
-    """A recurrent network that reads tokens one after another, such as an LSTM."""
+class RecurrentConfig(ReaderConfig, CellsConfig):
+    """A recurrent network that reads tokens one after another, such as an LSTM.
+
+    It predicts the next token, or where it has labels gives these instead.
+    """
 
     kind: Literal["recurrent"] = "recurrent"
     num_layers: Width = 2
-    lm_head: bool = True  # what predicts the next token
     bidirectional: bool = False  # also read backwards; both ways' states side by side
     num_token_types: CountOrZero = 0  # 0: tokens have no types
     # What of a text is classified: the last state of each direction, or over all states
@@ -257,26 +269,12 @@ class RecurrentConfig(LabellingConfig, CellsConfig):
     @property
     def mute(self) -> str:
         """Return the leaf that keeps the model from writing text; "": none does."""
-        return "" if self.lm_head else "lm_head = False"
+        return f"num_labels = {self.num_labels}" if self.num_labels else ""
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields, once derived ones are filled in."""
-        yield from super().mistakes(path)
-        if self.lm_head and self.bidirectional:
-            yield (
-                f"{path}.bidirectional = True: must be False with {path}.lm_head = "
-                "True, whose tokens must not see later ones"
-            )
-        if self.lm_head and self.num_token_types:
-            yield (
-                f"{path}.num_token_types = {self.num_token_types}: must be 0 with "
-                f"{path}.lm_head = True: a text to go on with has none"
-            )
-        if self.lm_head and self.tie_embeddings and self.hidden_dim != self.dim:
-            yield (
-                f"{path}.hidden_dim = {self.hidden_dim}: must be {path}.dim = "
-                f"{self.dim}, unless {path}.tie_embeddings = False"
-            )
+    @property
+    def reads_ahead(self) -> bool:
+        """Return whether a token's hidden state tells of the tokens after it."""
+        return self.bidirectional
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ def after_training(config: Config, directory: Path) -> None:
     names: tuple[str, ...]
     names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
     if isinstance(config.task, LabelledConfig):
-        names = ("loss", "accuracy", "f1" if config.task.kind == "tag" else "macro_f1")
+        names = ("loss", "accuracy", "macro_f1")
     if isinstance(config.task, JudgedConfig):
         names = ("loss", *judges(config))
     table = Table("split", *(name.replace("_", " ") for name in names))

@@ -84,7 +84,7 @@ class ExamplesConfig(LossConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgedConfig(ExamplesConfig):
-    """What tasks have whose answers are texts: evaluation makes and compares them."""
+    """What tasks have whose answers evaluation makes, and compares to what is right."""
 
     num_answers: CountOrZero = runtime(0)  # of valid, at each evaluation; 0: all
 
@@ -130,6 +130,18 @@ class LabelledConfig(ExamplesConfig):
         for label in dict.fromkeys(self.labels):
             if self.labels.count(label) > 1:
                 yield f"{path}.labels: {label!r} is there more than once"
+            if fault := label_fault(label):
+                yield f"{path}.labels: {label!r} {fault}"
+
+
+def label_fault(label: str) -> str:
+    """Return what keeps a text from being a label, or "" of one that is."""
+    if not label.strip():
+        return "is empty"
+    if label != label.strip() or len(label.splitlines()) > 1:
+        return "has white space around it, or a line end in it"
+    half = any("\ud800" <= character <= "\udfff" for character in label)
+    return "has half of a surrogate pair" if half else ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +152,7 @@ class ClassifyConfig(LabelledConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TagConfig(LabelledConfig):
+class TagConfig(LabelledConfig, JudgedConfig):
     """Give each word of a sentence a label: that of one of its tokens."""
 
     kind: Literal["tag"] = "tag"
@@ -177,6 +189,8 @@ TaskConfig = (
     | TagConfig
     | SpanQAConfig
 )
+# What the model's classifier answers, of each text or of each token.
+ClassifierTask = ClassifyConfig | TagConfig | SpanQAConfig
 # Objectives whose source and target are cut from one window of text.
 WindowPairConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
 

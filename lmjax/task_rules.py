@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lmjax.model_config import CAUSAL_KINDS, SOURCE_KINDS
+from lmjax.model_config import CAUSAL_KINDS, SOURCE_KINDS, ReaderConfig
 from lmjax.task_config import (
     CASES,
     CausalLMConfig,
-    LabelledConfig,
+    ClassifierTask,
     MaskedLMConfig,
     PromptedLMConfig,
     SpanQAConfig,
@@ -19,6 +19,9 @@ from lmjax.task_config import (
 )
 from lmjax.write_config import writing_mistakes
 
+_READERS = ("encoder", "decoder", "recurrent")
+_NextToken = CausalLMConfig | PromptedLMConfig
+
 # The kinds of network that each task is for.
 MODEL_KINDS = {
     "causal_lm": CAUSAL_KINDS,
@@ -28,9 +31,9 @@ MODEL_KINDS = {
     "infilling": SOURCE_KINDS,
     "seq2seq": SOURCE_KINDS,
     "prompted_lm": CAUSAL_KINDS,
-    "classify": ("encoder", "decoder", "recurrent"),
-    "tag": ("encoder", "decoder", "recurrent"),
-    "span_qa": ("encoder", "decoder"),
+    "classify": _READERS,
+    "tag": _READERS,
+    "span_qa": _READERS,
 }
 # Where each task's examples may come from, and the sources of nothing else.
 EXAMPLE_SOURCES = {
@@ -39,6 +42,12 @@ EXAMPLE_SOURCES = {
     "classify": ("jsonl", "tsv", "csv", "tfds"),
     "tag": ("conll", "props", "jsonl", "tfds"),
     "span_qa": ("squad", "jsonl", "tfds"),
+}
+# The parts of an example that each task reads, no two of which may be one.
+_PARTS = {
+    "classify": ("text", "pair", "label"),
+    "tag": ("tokens", "predicate", "tags"),
+    "span_qa": ("question", "context", "answers"),
 }
 ONLY_EXAMPLES = ("tsv", "csv", "conll", "props", "parallel", "squad")
 MOST_SPECIAL = 8  # tokens around texts; no known model has more than four
@@ -54,6 +63,8 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     task, model, data = config.task, config.model, config.data
     if isinstance(task, SpanQAConfig):
         yield from _span_qa_mistakes(config, path)
+    if model.kind == "recurrent" and isinstance(task, _NextToken):
+        yield from _recurrent_mistakes(config, path)
     if data.source == "none":
         return
     if model.kind not in MODEL_KINDS[task.kind]:
@@ -78,12 +89,10 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     if data.order == "contiguous":
         yield from _contiguous_mistakes(config, path)
     yield from _words_mistakes(config, path)
-    if isinstance(task, CausalLMConfig | PromptedLMConfig) and model.mute:
-        yield f"{path}.model.{model.mute}: {path}.task.kind = {task.kind!r} needs it"
+    if isinstance(model, ReaderConfig):
+        yield from _classifier_mistakes(config, path)
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
-    if isinstance(task, LabelledConfig | SpanQAConfig):
-        yield from _labelled_mistakes(config, path)
     if isinstance(task, TagConfig):
         yield from _tag_mistakes(config, path)
     if isinstance(task, WindowPairConfig):
@@ -115,7 +124,31 @@ def _source_mistakes(config: Any, path: str) -> Iterator[str]:
             )
 
 
-def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
+def _recurrent_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps a recurrent network from predicting each token from others."""
+    model = config.model
+    if model.num_labels:
+        return  # it predicts none
+    why = f"{path}.task.kind = {config.task.kind!r}"
+    if model.bidirectional:
+        yield (
+            f"{path}.model.bidirectional = True: must be False for {why}, whose tokens "
+            "must not see later ones"
+        )
+    if model.num_token_types:
+        yield (
+            f"{path}.model.num_token_types = {model.num_token_types}: must be 0 for "
+            f"{why}: a text to go on with has none"
+        )
+    if model.tie_embeddings and model.hidden_dim != model.dim:
+        yield (
+            f"{path}.model.hidden_dim = {model.hidden_dim}: must be {path}.model.dim = "
+            f"{model.dim}, unless {path}.model.tie_embeddings = False"
+        )
+
+
+def _classifier_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps a model's classifier from being the task's."""
     task, model = config.task, config.model
     if model.kind == "encoder" and task.kind == "classify" and not model.pooler:
         yield f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it"
@@ -125,11 +158,27 @@ def _labelled_mistakes(config: Any, path: str) -> Iterator[str]:
             f"{path}.model.num_labels = {model.num_labels}: must be 0, or as many as "
             f"{path}.task has: {num_labels}"
         )
+    if not isinstance(task, ClassifierTask):
+        return
+    yield from _parts_mistakes(config, path)
     if config.sample.prompts and model.kind != "encoder":  # said of all encoders
         yield (
             f"{path}.sample.prompts = {config.sample.prompts}: must be empty: "
             f"{path}.task.kind = {task.kind!r} does not write"
         )
+
+
+def _parts_mistakes(config: Any, path: str) -> Iterator[str]:
+    """Yield which parts of an example are said to be one."""
+    taken: dict[str, str] = {}
+    for leaf in _PARTS[config.task.kind]:
+        name = getattr(config.data.fields, leaf)
+        if name in taken:
+            yield (
+                f"{path}.data.fields.{leaf} = {name!r}: must not be "
+                f"{path}.data.fields.{taken[name]}, too"
+            )
+        taken |= {name: leaf} if name else {}
 
 
 def _tag_mistakes(config: Any, path: str) -> Iterator[str]:

@@ -105,7 +105,6 @@ for cell in ("rnn", "lstm", "gru"):
     }
 ARCHITECTURES["bilstm"] = {
     **ARCHITECTURES["lstm"],
-    "lm_head": False,
     "bidirectional": True,
     "num_token_types": 2,
     "num_labels": 5,

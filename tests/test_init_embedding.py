@@ -30,7 +30,6 @@ BASE = {
         "hidden_dim": 12,
         "num_layers": 1,
         "bidirectional": True,
-        "lm_head": False,
         "max_length": 32,
     },
     "tokenizer": {"kind": "words", "vocab_size": 16},
@@ -217,5 +216,5 @@ def test_a_run_that_has_begun_reads_no_vectors(finished, make, files, monkeypatc
 def test_what_gives_labels_writes_nothing(finished, capsys):
     assert cli.main(["generate", f"--workdir={finished}", "--prompt=the film"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: config.model.lm_head = False: it generates no text")
+    assert error.startswith("error: config.model.num_labels = 2: it generates no text")
     assert error.count("\n") == 1

@@ -34,7 +34,8 @@ def rows(count, seed):
     for _ in range(count):
         label = rng.choice(sorted(WORDS))
         words = rng.choices(WORDS[label] + ["the", "film"], k=rng.randint(1, 9))
-        yield {"text": " ".join([*words, WORDS[label][0]]), "label": label}
+        text = " ".join([*words, WORDS[label][0]])
+        yield {"text": text, "more": words[0], "label": label}
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,7 @@ def test_every_leaf_of_labelled_data_is_read(make, tmp_path, monkeypatch):
 
         monkeypatch.setattr(kind, "__getattribute__", noted)
 
-    config = make("num_steps=2", "data.fields.pair=label")
+    config = make("num_steps=2", "data.fields.pair=more")
     monkeypatch.setattr(dataclasses, "asdict", shallow)
     for kind in kinds:
         watch(kind)
@@ -231,7 +232,7 @@ def shallow(config):
 
 
 def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
-    pytest.importorskip("seqeval")
+    library = pytest.importorskip("seqeval.metrics")
     rng = random.Random(0)
     for split, num in (("train", 90), ("valid", 21)):
         lines = []
@@ -255,6 +256,7 @@ def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
         "data.path": tmp_path / "train.txt",
         "data.valid_path": tmp_path / "valid.txt",
         "data.test_path": "",
+        "data.length": 16,  # many sentences are longer
         "mesh.data": 4,
         "mesh.fsdp": 2,
     }
@@ -265,8 +267,16 @@ def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
     assert last["f1"] > 0.9
     (again,) = report.evaluate_workdir(run, step=None, overrides=["data.num_buckets=1"])
     assert again["f1"] == last["f1"]
-    answers = lmjax.load(run).predict([{"tokens": ["Ann", "Lee", "met"]}, "in Ulm"])
+    lm = lmjax.load(run)
+    answers = lm.predict([{"tokens": ["Ann", "Lee", "met"]}, "in Ulm"])
     assert [a["tags"] for a in answers] == [["B-PER", "I-PER", "O"], ["O", "B-LOC"]]
+    texts = (tmp_path / "valid.txt").read_text().strip().split("\n\n")
+    cells = [[line.split() for line in text.split("\n")] for text in texts]
+    true = [[tag for _, tag in sentence] for sentence in cells]
+    found = lm.predict([" ".join(word for word, _ in sentence) for sentence in cells])
+    given = [answer["tags"] for answer in found]
+    assert library.f1_score(true, given) == pytest.approx(last["f1"])
+    assert library.accuracy_score(true, given) == pytest.approx(last["accuracy"])
 
 
 @pytest.mark.parametrize("num_labels", [2, 3])

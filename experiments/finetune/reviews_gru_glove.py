@@ -32,7 +32,6 @@ def get_config(argument: str = "") -> ConfigDict:
         "num_layers": 1,
         "bidirectional": True,
         "summary": "max",
-        "lm_head": False,
         "dropout": 0.3,
         "max_length": 256,
     }

@@ -33,7 +33,6 @@ def get_config(argument: str = "") -> ConfigDict:
         "num_layers": 1,
         "bidirectional": True,
         "num_token_types": 5,
-        "lm_head": False,
         "dropout": 0.5,
         "max_length": 128,
     }

@@ -85,7 +85,7 @@ class Labelling(Features, Protocol):
 
 
 class Judging(Features, Protocol):
-    """Features of a task whose answers are texts, and compared as such."""
+    """Features of a task whose answers evaluation compares to what is right."""
 
     @property
     def judges(self) -> tuple[str, ...]:

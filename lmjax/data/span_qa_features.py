@@ -5,7 +5,7 @@ B rows, T tokens in a row.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -34,14 +34,19 @@ class Question:
 class SpanQA:
     """Question and context between special tokens, as in BERT (Devlin et al. 2019).
 
-    A long context gives several rows, windows that overlap. A row: `tokens`, `context`
-    (where the window begins and ends), `span` (the first and the last token of the
-    answer, or 0 and 0 where the window has not all of it).
+    A long context gives several rows, windows that overlap. One special token stands
+    for no answer: the first, or of what reads from left to right the last, which alone
+    has seen the question and the text (as in XLNet, Yang et al. 2019).
+
+    A row: `tokens`, `context` (where the window begins and ends), `span` (the first and
+    the last token of the answer, or twice what stands for none where the window has not
+    all of it).
     """
 
     fields: FieldsConfig
     task: SpanQAConfig
     length: int
+    none_at: Literal["first", "last"] = "first"
 
     judges = ("exact_match", "f1")
 
@@ -66,7 +71,11 @@ class SpanQA:
     def encode(
         self, readings: Sequence[Question], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
-        """Return a row for each window of each context; of each text once encoded."""
+        """Return a row for each window of each context; of each text once encoded.
+
+        Raises:
+          ConfigError: the tokenizer has no special token to stand last.
+        """
         pairs = ((reading.text, reading.context) for reading in readings)
         texts = [*dict.fromkeys(text for pair in pairs for text in pair)]
         found = dict(zip(texts, _encoded(texts, tokenizer), strict=True))
@@ -78,14 +87,14 @@ class SpanQA:
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
         """Return what is (B, T): tokens, segments, positions, token_types, context.
 
-        And starts, ends, weights (B,). Types are 1 from the window on; `context` is so
-        only within it.
+        And starts, ends, no_answer, weights (B,), the last but one of what stands for
+        none. Types are 1 from the window on; `context` is so only within it.
         """
         batch = token_rows(rows, length=length)
         place_T = np.arange(length)
         for name in ("token_types", "context"):
             batch[name] = np.zeros_like(batch["tokens"])
-        for name in ("starts", "ends"):
+        for name in ("starts", "ends", "no_answer"):
             batch[name] = np.zeros(len(rows), np.int32)
         batch["weights"] = np.zeros(len(rows), np.float32)
         for b, row in enumerate(rows):
@@ -95,6 +104,7 @@ class SpanQA:
                 batch["token_types"][b] = real_T & (place_T >= first)
                 batch["context"][b] = (place_T >= first) & (place_T < stop)
                 batch["starts"][b], batch["ends"][b] = row["span"]
+                batch["no_answer"][b] = self._none(len(row["tokens"]))
                 batch["weights"][b] = 1.0
         return batch
 
@@ -146,7 +156,12 @@ class SpanQA:
         names = self.fields.question, self.fields.context, self.fields.answers
         task = self.task
         cuts = self.length, task.max_question_tokens, task.stride
-        return ["span_qa", *names, *cuts, task.negative_windows, task.no_answer]
+        learnt = task.negative_windows, task.no_answer
+        return ["span_qa", *names, *cuts, *learnt, self.none_at]
+
+    def _none(self, size: int) -> int:
+        """Return which of a row's tokens stands for no answer."""
+        return 0 if self.none_at == "first" else size - 1
 
     def _rows(
         self,
@@ -155,7 +170,7 @@ class SpanQA:
         context: Encoded,
         tokenizer: Tokenizer,
     ) -> Iterator[Row]:
-        prefix, between, suffix = around(tokenizer)
+        prefix, between, suffix = self._around(tokenizer)
         head = [*prefix, *question[: self.task.max_question_tokens], *between]
         windows = self._windows(len(context.ids), self.length - len(head) - len(suffix))
         answered, no_span = bool(reading.answers), (0, -1)
@@ -167,20 +182,37 @@ class SpanQA:
         for window, holds in zip(windows, inside, strict=True):
             ids = context.ids[window.start : window.stop]
             parts = [np.asarray(part, np.int32) for part in (head, ids, suffix)]
+            tokens = np.concatenate(parts)
             place = np.array(span) + len(head) - window.start
             columns = {
-                "tokens": np.concatenate(parts),
+                "tokens": tokens,
                 "context": np.array([len(head), len(head) + len(ids)], np.int32),
-                "span": place if holds else np.zeros(2, np.int32),
+                "span": place if holds else np.array([self._none(len(tokens))] * 2),
             }
             yield Row(
                 columns=columns,
-                size=len(columns["tokens"]),
+                size=len(tokens),
                 truncated=cut,
                 learnt=holds
                 or not (lost or (answered and not self.task.negative_windows)),
                 offsets=context.offsets[window.start : window.stop],
             )
+
+    def _around(self, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
+        """Return the ids before, between and after the texts.
+
+        Raises:
+          ConfigError: none is left to stand for no answer.
+        """
+        prefix, between, suffix = around(tokenizer)
+        if self.none_at == "last":
+            suffix = suffix or between
+        if self.none_at == "last" and not suffix:
+            raise ConfigError(
+                "config.task.kind = 'span_qa': the tokenizer has no end of text, which "
+                "stands for no answer in what reads from left to right"
+            )
+        return prefix, between, suffix
 
     def _windows(self, num_tokens: int, room: int) -> list[range]:
         """Return which tokens of a context each window holds; together they hold all.

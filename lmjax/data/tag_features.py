@@ -4,17 +4,20 @@ B rows, T tokens in a row, W words in a sentence.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from lmjax.config import ConfigError, FieldsConfig
-from lmjax.data import fields, spans
+from lmjax.data import fields, spans, word_windows
 from lmjax.data.casing import case_of
 from lmjax.data.examples import Example
 from lmjax.data.features import FIELDS, Columns, Row, around, label_id, token_rows
 from lmjax.data.tokenizer import Tokenizer
+from lmjax.data.word_windows import Window
 
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
@@ -36,14 +39,19 @@ class Tag:
     Where examples name a predicate it is marked: its tokens are of type 1 (Shi and Lin
     2019 have such an embedding), or it stands between separators.
 
-    A row: `tokens`, `types` (of each), `place` (of the label of each word that is not
-    cut off), `label`.
+    A sentence that is too long gives several rows, which have each word once. With a
+    predicate it gives the one row around that; the words beyond are in no row, and
+    given to no span.
+
+    A row: `tokens`, `types` (of each), `place` (of the label of each of its words),
+    `label`, `first` (the number of the first of these words).
     """
 
     fields: FieldsConfig
     labels: tuple[str, ...]
     length: int
     repair: bool
+    unscored: tuple[str, ...] = ()  # types of spans
     mark: Literal["token_types", "separators"] = "token_types"
     casing: bool = False  # types are those of `CASES` instead
     label_at: Literal["first", "last"] = "first"  # of a word's tokens
@@ -76,7 +84,7 @@ class Tag:
     def encode(
         self, readings: Sequence[Sentence], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
-        """Return rows; words that do not fit are cut off.
+        """Return rows; of a word that does not fit its first tokens.
 
         Raises:
           ConfigError: the tokenizer has no separator to mark a predicate with.
@@ -91,9 +99,9 @@ class Tag:
         ]
         encoded = iter(tokenizer.encode_batch(flat))
         made = (
-            self._row(s, [next(encoded) for _ in s.words], tokenizer) for s in readings
+            self._rows(s, [next(encoded) for _ in s.words], tokenizer) for s in readings
         )
-        return [(row,) for row in made]
+        return [[*rows] for rows in made]
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
         """Return tokens, segments, positions, token_types, labels, weights: (B, T)."""
@@ -118,12 +126,40 @@ class Tag:
         rows: Sequence[Row],
         outputs: Sequence[Mapping[str, np.ndarray]],
     ) -> dict[str, Any]:
-        """Return the label of each word; None of one that was cut off."""
-        tags_W = outputs[0]["tags"][rows[0].columns["place"]]
-        tags = [self.labels[i] for i in tags_W]
+        """Return the label of each word; O of one that is in no row."""
+        tags = [spans.OUTSIDE] * len(reading.words)
+        for row, output in zip(rows, outputs, strict=True):
+            given = output["tags"][row.columns["place"]]
+            first = int(row.columns["first"][0])
+            tags[first : first + len(given)] = [self.labels[i] for i in given]
         if self.repair:
             tags = spans.repaired(tags, known=self.labels)
-        return {"tags": [*tags, *[None] * (len(reading.words) - len(tags))]}
+        return {"tags": tags}
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """Return the names of what `judge` returns.
+
+        Raises:
+          ConfigError: the labels are of spans, and seqeval is not installed.
+        """
+        if not spans.are(self.labels):
+            return ("accuracy",)
+        spans.library()
+        return ("accuracy", *spans.NAMES)
+
+    def judge(
+        self, answers: Sequence[Mapping[str, Any]], readings: Sequence[Sentence]
+    ) -> dict[str, float]:
+        """Return the share of words that are right, and how well spans are found."""
+        given = [answer["tags"] for answer in answers]
+        true = [[self.labels[i] for i in reading.labels] for reading in readings]
+        words = [*itertools.chain.from_iterable(true)]
+        right = map(operator.eq, itertools.chain.from_iterable(given), words)
+        found = {"accuracy": sum(right) / len(words)}
+        if spans.are(self.labels):
+            found |= spans.scores(given, true, unscored=self.unscored)
+        return found
 
     def identity(self) -> Any:
         """Return the fields, the labels, the length, and how rows are marked."""
@@ -148,47 +184,52 @@ class Tag:
         marked = sentence.predicate if self.mark == "token_types" else ()
         return [int(i in marked) for i in range(len(sentence.words))]
 
-    def _row(
+    def _rows(
         self, sentence: Sentence, words: list[np.ndarray], tokenizer: Tokenizer
-    ) -> Row:
+    ) -> Iterator[Row]:
         prefix, separator, suffix = around(tokenizer)
+        apart = separator if self.mark == "separators" else []
+        room = self.length - len(prefix) - len(suffix)
         # A word that the tokenizer has nothing for still needs a place.
         words = [word if len(word) else tokenizer.encode("?") for word in words]
-        apart = separator if self.mark == "separators" else []
-        pieces, lead_W, trail_W = _set_apart(words, sentence.predicate, apart)
-        stops = np.cumsum([len(prefix), *map(len, pieces)])
-        count = int(np.searchsorted(stops, self.length - len(suffix), "right")) - 1
-        parts = [prefix, *pieces[:count], suffix]
-        tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
-        types = np.zeros_like(tokens)
-        for i, word_type in enumerate(self._types(sentence)[:count]):
-            types[stops[i] : stops[i + 1]] = word_type
-        ends_W = stops[1:] - trail_W - 1
-        place_W = stops[:-1] + lead_W if self.label_at == "first" else ends_W
-        columns = {
-            "tokens": tokens,
-            "types": types,
-            "place": place_W[:count],
-            "label": np.array(sentence.labels[:count], np.int32),
-        }
-        return Row(columns=columns, size=len(tokens), truncated=count < len(words))
+        fitting = [word[: room - 2 * len(apart)] for word in words]
+        pieces, lead_W, trail_W = word_windows.set_apart(
+            fitting, sentence.predicate, apart
+        )
+        sizes_W = np.array([*map(len, pieces)])
+        windows = [*self._windows(sizes_W, sentence, room=room)]
+        types_W, labels_W = map(np.array, (self._types(sentence), sentence.labels))
+        cut = sum(len(window.own) for window in windows) < len(words)
+        cut |= any(map(operator.ne, map(len, fitting), map(len, words)))
+        for window in windows:
+            here, own = (np.array(part) for part in window)
+            end_W = len(prefix) + np.cumsum(sizes_W[here])
+            first_W = end_W - sizes_W[here] + lead_W[here]
+            last_W = end_W - trail_W[here] - 1
+            place_W = first_W if self.label_at == "first" else last_W
+            tokens = np.concatenate([prefix, *(pieces[i] for i in here), suffix])
+            types = np.zeros(len(tokens), np.int32)
+            types[len(prefix) : end_W[-1]] = np.repeat(types_W[here], sizes_W[here])
+            columns = {
+                "tokens": tokens.astype(np.int32),
+                "types": types,
+                "place": place_W[-len(own) :],
+                "label": labels_W[own],
+                "first": own[:1],
+            }
+            yield Row(columns=columns, size=len(tokens), truncated=cut)
 
+    def _windows(
+        self, sizes_W: np.ndarray, sentence: Sentence, *, room: int
+    ) -> Iterable[Window]:
+        """Return the rows' words: all of them, or those around a predicate.
 
-def _set_apart(
-    words: Sequence[np.ndarray], places: Sequence[int], separator: Sequence[int]
-) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Return the words with separators around some, and their tokens before and after.
-
-    Words that follow one another are set apart together.
-    """
-    pieces: list[Any] = [*words]
-    lead_W, trail_W = np.zeros((2, len(words)), np.int64)
-    for i in places:
-        if i - 1 not in places:
-            pieces[i], lead_W[i] = [*separator, *pieces[i]], len(separator)
-        if i + 1 not in places:
-            pieces[i], trail_W[i] = [*pieces[i], *separator], len(separator)
-    return pieces, lead_W, trail_W
+        Without its predicate a row would not say what is asked, and most arguments are
+        near it.
+        """
+        if sentence.predicate:
+            return [word_windows.centred(sizes_W, sentence.predicate, room=room)]
+        return word_windows.consecutive(sizes_W, room=room)
 
 
 def _check_separator(tokenizer: Tokenizer) -> None:

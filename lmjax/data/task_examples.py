@@ -11,12 +11,12 @@ from lmjax.config import (
     JudgedConfig,
     LabelledConfig,
     TagConfig,
-    labelling,
     nearest,
+    with_classifier,
 )
 from lmjax.data import spans, task_features
 from lmjax.data.example_formats import open_examples
-from lmjax.data.example_store import ExamplePart, refused
+from lmjax.data.example_store import ExamplePart, placed, refused
 from lmjax.data.examples import Examples
 from lmjax.data.sources import Split
 from lmjax.data.tfds_examples import TfdsExamples
@@ -31,7 +31,8 @@ def with_labels(config: Config) -> Config:
     """Return the config with the labels of the training data, where it names none.
 
     Raises:
-      ConfigError: an example cannot be read, or there are fewer than two labels.
+      ConfigError: an example cannot be read, or there are fewer than two labels, or
+        some of them are of spans and some are not.
     """
     task = config.task
     if not isinstance(task, LabelledConfig):
@@ -39,8 +40,9 @@ def with_labels(config: Config) -> Config:
     if not task.labels:
         task = dataclasses.replace(task, labels=_found(config))
     if isinstance(task, TagConfig):
-        _check_unscored(task)
-    return dataclasses.replace(config, task=task, model=labelling(config.model, task))
+        _check_spans(task)
+    model = with_classifier(config.model, task)
+    return dataclasses.replace(config, task=task, model=model)
 
 
 def open_parts(config: Config, *, splits: Sequence[Split]) -> dict[Split, ExamplePart]:
@@ -86,24 +88,34 @@ def _found(config: Config) -> tuple[str, ...]:
     if isinstance(examples, TfdsExamples) and examples.class_names(read.label_field):
         return examples.class_names(read.label_field)
     assert examples is not None
-    found = set[str]()
+    found, bad = set[str](), list[str]()
     for i in range(len(examples)):
         try:
             found.update(read.label(examples[i]))
         except ConfigError as error:
-            if config.data.on_bad_example == "skip":
-                continue
-            raise refused(error, examples.where(i)) from error
+            if config.data.on_bad_example == "error":
+                raise refused(error, examples.where(i)) from error
+            bad.append(str(placed(error, examples.where(i))))
     if len(found) < 2:
+        alone = "".join(f", {label!r}," for label in found)
+        skipped = "".join(f" (the first left out: {why})" for why in bad[:1])
         raise ConfigError(
-            f"config.data.path = {config.data.path!r}: needs examples of at least two "
-            f"labels; found {', '.join(found) or 'none'}"
+            f"config.data.path = {config.data.path!r}: has {len(found)} label{alone} "
+            f"in {read.label_field!r}; there must be at least two{skipped}"
         )
     return tuple(sorted(found, key=_by_number))
 
 
-def _check_unscored(task: TagConfig) -> None:
+def _check_spans(task: TagConfig) -> None:
+    """Raise if labels are not those of spans, though some are."""
     kinds = spans.kinds(task.labels)
+    for label in task.labels if kinds else ():
+        if not spans.are([label]):
+            others = [other for other in task.labels if spans.are([other])]
+            raise ConfigError(
+                f"config.task.labels: {label!r} is neither O nor B-, I-, E- or S- with "
+                f"a type, as others are{nearest(label, others)}"
+            )
     for kind in task.unscored:
         if kind not in kinds:
             raise ConfigError(

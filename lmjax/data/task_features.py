@@ -1,6 +1,6 @@
 """From a config to the features of its task."""
 
-from typing import Any
+from typing import Any, Literal
 
 from lmjax.config import (
     ClassifyConfig,
@@ -17,7 +17,7 @@ from lmjax.data.prompted_features import PromptedLM
 from lmjax.data.seq2seq_features import Seq2Seq
 from lmjax.data.span_qa_features import SpanQA
 from lmjax.data.tag_features import Tag
-from lmjax.model_config import CAUSAL_KINDS, AnyEncoderDecoder
+from lmjax.model_config import AnyEncoderDecoder
 
 
 def build(config: Config) -> Features:
@@ -25,20 +25,21 @@ def build(config: Config) -> Features:
     task, names, length = config.task, config.data.fields, config.data.length
     if isinstance(task, WritingConfig):
         return build_writing(config, task)
+    # What reads from left to right alone has seen a word, or a row, at its last token.
+    seen_at: Literal["first", "last"] = "first" if config.model.reads_ahead else "last"
     if isinstance(task, TagConfig):
-        # What reads from left to right has seen a word only at its last token.
-        causal = config.model.kind in CAUSAL_KINDS
         return Tag(
             fields=names,
             labels=task.labels,
             length=length,
             repair=task.repair,
+            unscored=task.unscored,
             casing=task.casing,
             mark=task.mark_predicate,
-            label_at="last" if causal else "first",
+            label_at=seen_at,
         )
     if isinstance(task, SpanQAConfig):
-        return SpanQA(fields=names, task=task, length=length)
+        return SpanQA(fields=names, task=task, length=length, none_at=seen_at)
     assert isinstance(task, ClassifyConfig), task
     return Classify(fields=names, labels=task.labels, length=length)
 

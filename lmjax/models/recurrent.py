@@ -44,7 +44,7 @@ class RecurrentNetwork(nnx.Module):
             dropout=c.dropout,
             variational=c.variational_dropout,
         )
-        self.head = Head(keys[2], c) if c.lm_head else None
+        self.head = None if c.num_labels else Head(keys[2], c)
         self.classifier = (
             Classifier(own[1], c.width, c.num_labels, dropout=c.dropout)
             if c.num_labels
@@ -101,7 +101,7 @@ class RecurrentNetwork(nnx.Module):
             state=cache,
             key=keys[1],
         )
-        if self.classifier is not None:  # which drops what it reads itself
+        if self.head is None:  # the classifier drops what it reads itself
             return h_BTH, state
         return self.recurrent.drop(h_BTH, keys[2]), state
 
@@ -112,7 +112,7 @@ class RecurrentNetwork(nnx.Module):
           ConfigError: the model has no head that predicts tokens.
         """
         if self.head is None:
-            raise ConfigError("config.model.lm_head = False: there are no logits")
+            raise ConfigError(f"config.model.{self.config.mute}: there are no logits")
         return self.head(x, self.embed)
 
     def summary(self, x_BTH: Array, segments_BT: Array) -> Array:

@@ -18,8 +18,8 @@ from lmjax.types import Array, Batch, Metrics, Params
 class SpanQA:
     """The loss of `starts` and `ends` (B,) where `weights` (B,) are not 0.
 
-    They are chosen among the tokens of the `context` (B, T) and the first token of a
-    row, which stands for no answer, as in BERT (Devlin et al. 2019).
+    They are chosen among the tokens of the `context` (B, T) and the one of the row, at
+    `no_answer` (B,), that stands for none.
     """
 
     config: SpanQAConfig
@@ -34,7 +34,7 @@ class SpanQA:
         names = ("tokens", "segments", "positions", "token_types", "context")
         return {
             **dict.fromkeys(names, row),
-            **dict.fromkeys(("starts", "ends"), place),
+            **dict.fromkeys(("starts", "ends", "no_answer"), place),
             "weights": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
         }
 
@@ -59,38 +59,35 @@ class SpanQA:
         return (objective_B2.mean(axis=1) * weights_B).sum(), weight, metrics
 
     def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
-        """Return the plain loss, and how often both places are the likeliest ones."""
+        """Return the plain loss; answers are judged by question, not by window."""
         logits_B2T = self.logits(model, params, batch)
-        true_B2, choices_B1T = _places(batch), _choices(batch)[:, None]
-        nll_B2, _ = cross_entropy(logits_B2T, true_B2, where=choices_B1T)
-        given_B2 = jnp.where(choices_B1T, logits_B2T, -jnp.inf).argmax(axis=-1)
-        right_B = (given_B2 == true_B2).all(axis=1)
+        choices_B1T = _choices(batch)[:, None]
+        nll_B2, _ = cross_entropy(logits_B2T, _places(batch), where=choices_B1T)
         weights_B = batch["weights"]
-        weight = weights_B.sum()
-        return {
-            "loss": ((nll_B2.mean(axis=1) * weights_B).sum(), weight),
-            "accuracy": ((right_B * weights_B).sum(), weight),
-        }
+        return {"loss": ((nll_B2.mean(axis=1) * weights_B).sum(), weights_B.sum())}
 
     def predict(self, model: Model, params: Params, batch: Batch) -> dict[str, Array]:
         """Return (B,): "start" and "end" of the best span, "score", and "no_answer".
 
-        The last two are sums of two logits, the one of the first token.
+        The last two are sums of two logits, the one of what stands for no answer.
         """
         logits_B2T = self.logits(model, params, batch)
         start_B, end_B, score_B = best_span(
             jnp.where(batch["context"][:, None] > 0, logits_B2T, -jnp.inf),
             max_length=self.config.max_answer_tokens,
         )
-        none_B = logits_B2T[:, :, 0].sum(axis=1)
+        none_B11 = batch["no_answer"][:, None, None]
+        none_B = jnp.take_along_axis(logits_B2T, none_B11, axis=2).sum(axis=(1, 2))
         return {"start": start_B, "end": end_B, "score": score_B, "no_answer": none_B}
 
     def logits(
         self, model: Model, params: Params, batch: Batch, key: Array | None = None
     ) -> Array:
         """Return float32 logits (B, 2, T); dropout only with a key."""
-        hidden_BTD = model.hidden(params, batch, key=key)
-        return model.label_logits(params, hidden_BTD).swapaxes(1, 2)
+        keys = (None, None) if key is None else jax.random.split(key)
+        hidden_BTD = model.hidden(params, batch, key=keys[0])
+        logits_BT2 = model.label_logits(params, hidden_BTD, key=keys[1])
+        return logits_BT2.swapaxes(1, 2)
 
 
 def best_span(logits_B2T: Array, *, max_length: int) -> tuple[Array, Array, Array]:
@@ -116,6 +113,6 @@ def _places(batch: Batch) -> Array:
 
 
 def _choices(batch: Batch) -> Array:
-    """Return what a place may be, bool (B, T): in the context, or the first token."""
-    first_T = jnp.arange(batch["context"].shape[1]) == 0
-    return (batch["context"] > 0) | first_T
+    """Return what a place may be, bool (B, T): in the context, or what is no answer."""
+    place_T = jnp.arange(batch["context"].shape[1])
+    return (batch["context"] > 0) | (place_T == batch["no_answer"][:, None])

@@ -41,25 +41,13 @@ class Tag:
         return objective, weight, metrics | {"padding": padding(batch)}
 
     def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
-        """Return the plain loss, the accuracy, and "tags": those given and the true.
-
-        Both (B, T), and -1 where no word begins: `spans.counted` makes sums of them.
-        """
+        """Return the plain loss; answers are judged by sentence, not by row."""
         logits_BTC = self.logits(model, params, batch)
         asked = {**batch, "targets": batch["labels"]}
-        metrics = token_loss(logits_BTC, asked, TagConfig())[2]
-        given_BT = jnp.argmax(logits_BTC, axis=-1)
-        weights_BT = batch["weights"]
-        right_BT = (given_BT == batch["labels"]) * weights_BT
-        here_BT = weights_BT > 0
-        both = tuple(jnp.where(here_BT, x, -1) for x in (given_BT, batch["labels"]))
-        return metrics | {
-            "accuracy": (right_BT.sum(), weights_BT.sum()),
-            "tags": both,
-        }
+        return token_loss(logits_BTC, asked, TagConfig())[2]
 
     def predict(self, model: Model, params: Params, batch: Batch) -> dict[str, Array]:
-        """Return {"tags": (B, T)}, of which those where a word begins count."""
+        """Return {"tags": (B, T)}, of which those at a token of a word count."""
         logits_BTC = self.logits(model, params, batch)
         return {"tags": jnp.argmax(logits_BTC, axis=-1)}
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError, FieldsConfig, TagConfig, parse
+from lmjax.config import ConfigError, FieldsConfig, parse
 from lmjax.data import pipeline, spans, task_examples, task_features
 from lmjax.data.tag_features import Tag
 from lmjax.data.tokenizer import Bytes
@@ -60,13 +60,33 @@ def test_separators_stand_around_a_predicate():
     assert apart["place"].tolist() == [2, 4, 8, 12]
 
 
-def test_a_predicate_that_is_cut_off_marks_nothing():
-    words = ("abcd", "efgh", "ijklmn", "op")
-    row, batch = marked("token_types", 2, words=words)
-    assert row.truncated
-    assert not batch["token_types"].any()
-    row, _ = marked("separators", 2, words=words)
-    assert row.columns["tokens"].tolist() == [BOS, *b"abcd efgh", EOS]
+@pytest.mark.parametrize("mark", ["token_types", "separators"])
+@pytest.mark.parametrize("place", range(5))
+def test_a_row_has_its_predicate_whatever_is_cut_off(mark, place):
+    words = ("abcd", "efgh", "ijklmn", "op", "qrst")
+    row, batch = marked(mark, place, words=words)
+    tokens = row.columns["tokens"].tolist()
+    assert row.truncated and len(tokens) <= 16
+    verb = words[place].encode()
+    at = bytes(min(token, 255) for token in tokens).find(verb)
+    assert at > 0
+    if mark == "token_types":
+        assert batch["token_types"][0, at : at + len(verb)].all()
+    else:
+        assert tokens[at + len(verb)] == EOS
+    first = int(row.columns["first"][0])
+    assert first <= place < first + len(row.columns["place"])
+
+
+def test_words_beyond_the_row_of_a_predicate_are_outside():
+    read = dataclasses.replace(READ, fields=FieldsConfig(predicate="verb"))
+    words = ["abcd", "efgh", "ijkl", "mnop", "qrst"]
+    example = {"tokens": words, "tags": ["O"] * 5, "verb": 2}
+    reading = read.read(example)
+    ((row,),) = read.encode([reading], TOKENS)
+    assert row.columns["first"].tolist() == [2]
+    found = read.answer(reading, [row], [{"tags": np.full(16, 0)}])["tags"]
+    assert found == ["O", "O", "B-LOC", "B-LOC", "O"]
 
 
 @pytest.mark.parametrize(
@@ -96,40 +116,103 @@ def test_a_separator_is_needed():
 
 
 def test_what_reads_from_left_to_right_labels_last_tokens():
-    sections = {
-        "model": {"kind": "decoder"},
-        "tokenizer": {"kind": "bytes"},
-        "data": {"source": "jsonl", "path": "x", "length": 16},
-        "task": {"kind": "tag", "labels": LABELS, "mark_predicate": "separators"},
-    }
-    last = task_features.build(parse(sections))
+    given = sections(labels=LABELS, mark_predicate="separators")
+    kinds = {"decoder": "last", "encoder": "first", "recurrent": "last"}
+    for kind, place in kinds.items():
+        config = parse(given, [f"model.kind={kind}"])
+        assert task_features.build(config).label_at == place
+    both = ["model.kind=recurrent", "model.bidirectional=true"]
+    assert task_features.build(parse(given, both)).label_at == "first"
+    decoder = {**given, "model": {"kind": "decoder"}}
+    last = task_features.build(parse(decoder))
     row = last.encode([last.read({"tokens": ["Ann", "in"]}, labelled=False)], TOKENS)
     assert row[0][0].columns["place"].tolist() == [3, 6]
-    encoder = {**sections, "model": {"kind": "encoder"}}
-    assert task_features.build(parse(encoder)).label_at == "first"
     row, _ = marked("separators", 1, label_at="last")
     assert row.columns["place"].tolist() == [1, 5, 9, 11]
     with pytest.raises(ConfigError, match=r"'token_types': needs .*at least 2, not 0"):
-        parse(sections, ["task.mark_predicate=token_types", "data.fields.predicate=v"])
+        parse(decoder, ["task.mark_predicate=token_types", "data.fields.predicate=v"])
 
 
-def test_words_that_do_not_fit_are_cut_off_whole():
-    words = ["abcd", "efgh", "ijklmn", "op"]
-    row = encode(words, ["O"] * 4)
-    assert row.truncated
-    assert row.columns["place"].tolist() == [1, 5]
-    assert len(row.columns["tokens"]) == 11
-    output = {"tags": np.full(16, 1)}
-    reading = READ.read({"tokens": words}, labelled=False)
-    assert READ.answer(reading, [row], [output])["tags"] == [
-        "B-PER",
-        "B-PER",
-        None,
-        None,
-    ]
-    exact = encode(["abcd", "efgh", "ijkl"], ["O"] * 3)
-    assert not exact.truncated
-    assert len(exact.columns["tokens"]) == 16
+def rows_of(words, **more):
+    read = dataclasses.replace(READ, **more)
+    reading = read.read({"tokens": words, "tags": ["O"] * len(words)})
+    return read, reading, read.encode([reading], TOKENS)[0]
+
+
+def test_a_sentence_that_does_not_fit_gives_several_rows():
+    words = ["abcd", "efgh", "ijklmn", "op", "q"]
+    read, reading, rows = rows_of(words)
+    texts = [bytes(row.columns["tokens"][1:-1].tolist()).decode() for row in rows]
+    assert texts == ["abcd efgh", " ijklmn op q"]
+    assert [row.columns["place"].tolist() for row in rows] == [[1, 5], [1, 8, 11]]
+    assert not any(row.truncated for row in rows)
+    outputs = [{"tags": np.arange(i, 16 + i) % 5} for i in range(2)]
+    tags = read.answer(reading, rows, outputs)["tags"]
+    assert tags == ["B-PER", "B-LOC", "I-LOC", "O", "B-LOC"]
+    assert not read.repair or spans.repaired(tags, known=LABELS) == tags
+    exact = rows_of(["abcd", "efgh", "ijkl"])[2]
+    assert [row.size for row in exact] == [16]
+
+
+def test_the_last_row_sees_the_words_before():
+    _, _, rows = rows_of(["abcd", "efgh", "ij", "kl", "mn"])
+    assert rows[1].columns["tokens"].tolist() == [BOS, *b" efgh ij kl mn", EOS]
+    assert rows[1].columns["place"].tolist() == [9, 12]
+    assert rows[1].columns["first"].tolist() == [3]
+
+
+@pytest.mark.parametrize("label_at", ["first", "last"])
+def test_of_a_word_that_does_not_fit_the_first_tokens_are_seen(label_at):
+    read, reading, rows = rows_of(["a", "b" * 40, "c"], label_at=label_at)
+    assert [row.size for row in rows] == [3, 16, 4]
+    assert all(row.truncated for row in rows)
+    assert rows[1].columns["place"].tolist() == [1 if label_at == "first" else 14]
+    outputs = [{"tags": np.full(16, 1)}] * 3
+    assert read.answer(reading, rows, outputs)["tags"] == ["B-PER"] * 3
+
+
+def test_every_word_of_a_split_is_judged():
+    """Whatever rows there are: an oracle's F1 is 1, and what it misses is missed."""
+    pytest.importorskip("seqeval")
+    rng = random.Random(0)
+    examples = []
+    for _ in range(30):
+        words = ["x" * rng.randint(1, 20) for _ in range(rng.randint(1, 12))]
+        examples.append({"tokens": words, "tags": rng.choices(LABELS, k=len(words))})
+    found = {}
+    for length in (16, 400):
+        read = dataclasses.replace(READ, length=length, repair=False)
+        readings = [read.read(example) for example in examples]
+        parts = read.encode(readings, TOKENS)
+        for name, spoil in (("all", 0), ("some", 1)):
+            answers = []
+            for reading, rows in zip(readings, parts, strict=True):
+                outputs = []
+                for row in rows:
+                    tags = np.zeros(length, int)
+                    labels = row.columns["label"]
+                    tags[row.columns["place"]] = (labels + spoil * (labels == 1)) % 5
+                    outputs.append({"tags": tags})
+                answers.append(read.answer(reading, rows, outputs))
+            found[length, name] = read.judge(answers, readings)
+    assert found[16, "all"] == dict.fromkeys(("accuracy", *spans.NAMES), 1.0)
+    assert found[16, "some"] == found[400, "some"]
+    assert found[16, "some"]["f1"] < 0.9
+    assert (*found[16, "some"],) == READ.judges
+
+
+def test_a_span_that_is_half_cut_is_missed():
+    pytest.importorskip("seqeval")
+    words = ["ab", "cd", "efgh", "ij", "kl"]
+    read = dataclasses.replace(READ, fields=FieldsConfig(predicate="verb"))
+    tags = ["B-PER", "I-PER", "O", "O", "B-LOC"]
+    reading = read.read({"tokens": words, "tags": tags, "verb": 3})
+    ((row,),) = read.encode([reading], TOKENS)
+    assert row.columns["first"] == 1
+    output = {"tags": np.zeros(16, int)}
+    output["tags"][row.columns["place"]] = row.columns["label"]  # the row's are right
+    found = read.judge([read.answer(reading, [row], [output])], [reading])
+    assert found == {"accuracy": 3 / 5, **dict.fromkeys(spans.NAMES, 1 / 2)}
 
 
 def test_a_word_without_tokens_keeps_its_place():
@@ -167,44 +250,49 @@ def test_repair():
     assert spans.repaired([], known=LABELS) == []
 
 
-@pytest.mark.parametrize("repair", [True, False])
-def test_spans_add_up_to_the_library_s_scores(repair):
+def test_spans_add_up_to_the_library_s_scores():
     library = pytest.importorskip("seqeval.metrics")
     rng = random.Random(0)
-    config = TagConfig(labels=LABELS, repair=repair)
-    sums, every = np.zeros((3, 2)), ([], [])
-    for _ in range(20):  # batches of four sentences, padded
-        given, true = np.full((2, 4, 12), -1)
-        for b in range(4):
-            places = sorted(rng.sample(range(12), rng.randint(0, 9)))
-            true[b, places] = rng.choices(range(5), k=len(places))
-            wrong = rng.choices(range(5), k=len(places))
-            keep = np.array([rng.random() < 0.7 for _ in places], bool)
-            given[b, places] = np.where(keep, true[b, places], wrong)
-            for rows, into in ((given, every[0]), (true, every[1])):
-                into.append([LABELS[i] for i in rows[b, places]])
-        found = spans.counted({"tags": (given, true)}, config)
-        sums += [found[name] for name in ("precision", "recall", "f1")]
+    true = [rng.choices(LABELS, k=rng.randint(1, 9)) for _ in range(80)]
+    given = [[t if rng.random() < 0.7 else rng.choice(LABELS) for t in s] for s in true]
+    found = spans.scores(given, true)
     names = ("precision_score", "recall_score", "f1_score")
-    expected = [getattr(library, name)(every[1], every[0]) for name in names]
-    np.testing.assert_allclose(sums[:, 0] / sums[:, 1], expected, rtol=1e-12)
+    expected = [getattr(library, name)(true, given) for name in names]
+    np.testing.assert_allclose([*found.values()], expected, rtol=1e-12)
+    assert spans.scores([["O"]], [["O"]]) == dict.fromkeys(spans.NAMES, 0.0)
+
+
+def sections(**task):
+    return {
+        "model": {"kind": "encoder"},
+        "tokenizer": {"kind": "bytes"},
+        "data": {"source": "jsonl", "path": "x", "length": 16},
+        "task": {"kind": "tag", **task},
+    }
 
 
 def test_spans_of_some_types_are_not_scored():
     pytest.importorskip("seqeval")
-    batch = {"tags": (np.array([[0, 1, 4]]), np.array([[0, 4, 1]]))}
-    config = TagConfig(labels=LABELS)
-    assert spans.counted(batch, config)["f1"] == (2, 4)
-    config = TagConfig(labels=LABELS, unscored=("PER",))
-    assert spans.counted(batch, config)["f1"] == (2, 2)
-    sections = {
-        "model": {"kind": "encoder"},
-        "tokenizer": {"kind": "bytes"},
-        "data": {"source": "jsonl", "path": "x"},
-        "task": {"kind": "tag", "labels": LABELS, "unscored": ("PRE",)},
-    }
+    given, true = ["B-LOC", "B-PER", "O"], ["B-LOC", "O", "B-PER"]
+    assert spans.scores([given], [true])["f1"] == 0.5
+    assert spans.scores([given], [true], unscored=("PER",))["f1"] == 1.0
+    config = parse(sections(labels=LABELS, unscored=("PRE",)))
     with pytest.raises(ConfigError, match=r"'PRE' is no type .*'PER'.*are LOC, PER"):
-        task_examples.with_labels(parse(sections))
+        task_examples.with_labels(config)
+
+
+def test_labels_are_of_spans_all_or_none(monkeypatch):
+    for labels in (("B-X", "I-X", "S-X"), ("B", "I", "O"), LABELS):
+        assert spans.are(labels)
+    monkeypatch.setattr(spans, "library", None)  # nor asked for where there are none
+    speech = dataclasses.replace(READ, labels=("NN", "O", "VB-"))
+    assert speech.judges == ("accuracy",)
+    readings = [speech.read({"tokens": ["a", "b"], "tags": ["NN", "O"]})]
+    assert speech.judge([{"tags": ["NN", "NN"]}], readings) == {"accuracy": 0.5}
+    for odd in ("X-PER", "b-PER", "PER", "B-"):
+        config = parse(sections(labels=("B-PER", odd, "I-PER", "O")))
+        with pytest.raises(ConfigError, match=rf"'{odd}' is neither O .*mean '"):
+            task_examples.with_labels(config)
 
 
 def test_conll_columns_become_a_store(tmp_path):

@@ -117,12 +117,12 @@ def test_it_writes_and_scores_no_text(hidden, tiny, random_params):
             params, np.ones((1, 2), np.int32), np.array([2]), cache_length=4
         ),
     ):
-        with pytest.raises(ConfigError, match=r"config\.model\.lm_head = False: "):
+        with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 5: "):
             call()
 
 
 LABELLED = {
-    "model": {"kind": "recurrent", "dim": 32, "lm_head": False, "bidirectional": True},
+    "model": {"kind": "recurrent", "dim": 32, "bidirectional": True},
     "tokenizer": {"kind": "bytes"},
     "data": {"source": "jsonl", "path": "x", "length": 16},
     "task": {"kind": "classify"},
@@ -144,18 +144,21 @@ def test_a_labeller_needs_no_tied_width():
     ("overrides", "parts"),
     [
         (
-            ["model.lm_head=true"],
-            ["config.model.bidirectional = True: must be False", "not see later ones"],
+            TEXT,
+            ["config.model.bidirectional = True: must be False for config.task.kind"],
         ),
         (
-            [
-                "model.lm_head=true",
-                "model.bidirectional=false",
-                "model.num_token_types=2",
-            ],
-            ["config.model.num_token_types = 2: must be 0", "lm_head = True"],
+            [*TEXT, "model.bidirectional=false", "model.num_token_types=2"],
+            ["config.model.num_token_types = 2: must be 0", "config.task.kind = 'caus"],
         ),
-        (TEXT, ["config.model.lm_head = False: config.task.kind = 'causal_lm' needs"]),
+        (
+            [*TEXT, "model.bidirectional=false", "model.hidden_dim=8"],
+            ["config.model.hidden_dim = 8: must be config.model.dim = 32, unless"],
+        ),
+        (
+            [*TEXT, "model.num_labels=3"],
+            ["config.model.num_labels = 3: must be 0", "config.task has: 0"],
+        ),
         (
             ["model.summary=first"],
             ["config.model.summary = 'first'", "last, mean, max"],

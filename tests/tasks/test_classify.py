@@ -11,14 +11,14 @@ from lmjax.config import ConfigError, OptimConfig, parse
 from lmjax.data import task_features
 
 SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "max_length": 32}
-BOTH_WAYS = {"bidirectional": True, "hidden_dim": 24, "lm_head": False}
+BOTH_WAYS = {"bidirectional": True, "hidden_dim": 24}
 KINDS = {
     "encoder": {"num_heads": 4, "pooler": True, "num_token_types": 2},
     "decoder": {"num_heads": 4},
     "recurrent": {**BOTH_WAYS, "num_token_types": 2},
     "recurrent mean": {**BOTH_WAYS, "summary": "mean", "cell": "gru"},
     "recurrent max": {**BOTH_WAYS, "summary": "max", "cell": "rnn"},
-    "recurrent lm": {},
+    "recurrent one way": {},
 }
 
 
