@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 def answers_of(
     example: Example, name: str, *, context: str, leaf: str
 ) -> tuple[Answer, ...]:
-    """Return the answers to a question; none if it says `is_impossible`.
+    """Return the answers to a question; none if it says `is_impossible`: true.
 
     They are a list of objects with `text` and `answer_start`, or, as TFDS has them, an
     object of two such lists.
@@ -38,7 +38,10 @@ def answers_of(
     """
     value = fields.part_of(example, name, leaf=leaf)
     found = tuple(_answer(a, context) for a in _listed(value, name=name))
-    return () if example.get("is_impossible") is True else found
+    impossible = example.get("is_impossible", False)
+    if impossible not in (False, True):
+        raise ConfigError(f"'is_impossible' = {impossible!r}: must be true or false")
+    return () if impossible else found
 
 
 def tokens_of(answers: Sequence[Answer], offsets_T2: np.ndarray) -> tuple[int, int]:
@@ -58,7 +61,9 @@ def _listed(value: Any, *, name: str) -> list[Any]:
     if isinstance(value, Mapping):
         columns = [value.get(part) for part in _PARTS]
         if all(isinstance(column, list | tuple | np.ndarray) for column in columns):
-            rows = zip(*columns, strict=False)
+            if len({*map(len, columns)}) > 1:
+                raise ConfigError(f"{name!r} has not as many 'text' as 'answer_start'")
+            rows = zip(*columns, strict=True)
             value = [dict(zip(_PARTS, row, strict=True)) for row in rows]
     if not isinstance(value, list):
         kind = type(value).__name__
@@ -69,6 +74,7 @@ def _listed(value: Any, *, name: str) -> list[Any]:
 def _answer(value: Any, context: str) -> Answer:
     """Return an answer that is where it says it is."""
     text, start = map(value.get, _PARTS) if isinstance(value, Mapping) else ("", "")
+    start = None if isinstance(start, bool) else start  # to Python that is a number
     if not isinstance(text, str) or not isinstance(start, int | np.integer):
         raise ConfigError("an answer must have a 'text' and a number 'answer_start'")
     if not text.strip():

@@ -5,6 +5,7 @@ from typing import Any
 
 from lmjax.config import ConfigError, nearest
 from lmjax.data.examples import Example
+from lmjax.task_config import label_fault
 
 
 def text_of(example: Example, name: str, *, leaf: str) -> str:
@@ -87,8 +88,8 @@ def _label(value: Any, *, name: str) -> str:
         return json.dumps(value)
     if not isinstance(value, str):
         raise ConfigError(f"{name!r} holds {type(value).__name__}, not a label")
-    if not value.strip():
-        raise ConfigError(f"{name!r} is empty")
+    if fault := label_fault(value):
+        raise ConfigError(f"{name!r} = {value!r}: {fault}")
     return value
 
 

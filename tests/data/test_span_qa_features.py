@@ -61,6 +61,28 @@ def test_a_row_is_question_and_window_between_special_tokens():
     assert not any(batch[name][1].any() for name in ("context", "segments", "tokens"))
 
 
+def test_what_reads_from_left_to_right_answers_none_at_its_end():
+    features = SpanQA(
+        fields=FieldsConfig(), task=make().task, length=28, none_at="last"
+    )
+    bare = Bytes(bos=True)
+    bare.suffix_ids = bare.pair_ids = ()  # as GPT-2's are
+    for tokenizer in (Bytes(bos=True), bare):
+        _, rows = encode(features, example("Bob"), tokenizer=tokenizer)
+        assert [row.columns["tokens"][-1] for row in rows] == [EOS] * len(rows)
+        spans = [row.columns["span"].tolist() for row in rows]
+        assert spans[0] == [16, 18]
+        assert spans[2:] == [[row.size - 1] * 2 for row in rows[2:]]
+        batch = features.batch([rows[-1].columns, None], length=28)
+        last = rows[-1].size - 1
+        assert batch["no_answer"].tolist() == [last, 0]
+        assert not batch["context"][0, last]
+    assert make().identity() != features.identity()
+    bare.eos_id = None
+    with pytest.raises(ConfigError, match=r"'span_qa': the tokenizer has no end of te"):
+        encode(features, example("Bob"), tokenizer=bare)
+
+
 @pytest.mark.parametrize("size", [1, 18, 19, 20, 27, 28, 90])
 def test_windows_hold_the_whole_context(size):
     context = ("abcdefgh" * 12)[:size]
@@ -174,6 +196,12 @@ def test_judging():
         (example("Rom", 3), "'Rom' is not at .*nor anywhere else"),
         (example(" ", 3), "an answer is empty"),
         (example() | {"answers": []}, r"has no answer \(config\.task\.no_answer=True"),
+        (example() | {"is_impossible": "true"}, "'is_impossible' = 'true': must be tr"),
+        (
+            example() | {"answers": {"text": ["Ulm", "a"], "answer_start": [15]}},
+            "'answers' has not as many 'text' as 'answer_start'",
+        ),
+        (example("Bob", True), "must have a 'text' and a number 'answer_start'"),
         (example() | {"answers": "Ulm"}, "'answers' holds str, not a list of answers"),
         (example() | {"answers": ["Ulm"]}, "must have a 'text' and a number"),
         (example() | {"answers": [{"text": "Ulm"}]}, "must have a 'text' and a number"),

@@ -67,7 +67,9 @@ def test_labels_are_found_and_sorted(make, tmp_path):
     bad = [{"text": "x", "label": "A"}, {"text": "y", "label": 0.5}]
     with pytest.raises(ConfigError, match=r"bad.jsonl:2: .*float.* \(.*on_bad_example"):
         make(path=write(tmp_path / "bad.jsonl", bad))
-    with pytest.raises(ConfigError, match=r"at least two labels; found A"):
+    with pytest.raises(
+        ConfigError, match=r"one\.jsonl': has 1 label, 'A', in 'label'; "
+    ):
         make(path=write(tmp_path / "one.jsonl", [{"text": "x", "label": "A"}]))
     with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 3: must be 0"):
         make("task.labels=('B','A')", "model.num_labels=3")
@@ -168,6 +170,12 @@ BAD = {
     "unseen": ({"text": "x", "label": "a"}, "label 'a': not seen"),
     "missing": ({"txt": "x", "label": "A"}, "no such field.*did you mean 'txt'"),
     "surrogate": ({"text": "\ud800", "label": "A"}, "half of a surrogate pair"),
+    "label": (
+        {"text": "x", "label": "\ud800"},
+        "'label' = .*: has half of a surrogate",
+    ),
+    "space": ({"text": "x", "label": "A "}, "'label' = 'A ': has white space around"),
+    "lines": ({"text": "x", "label": "A\nB"}, "or a line end in it"),
     "none": ({"text": "x", "label": None}, "'label' holds NoneType, not a label"),
 }
 
@@ -237,5 +245,11 @@ def test_what_does_not_belong_to_the_task_is_refused(make):
         parse({"data": {"source": "csv", "path": "x"}})
     with pytest.raises(ConfigError, match=r"labels: 'a' is there more than once"):
         make("task.labels=('a','a')")
+    with pytest.raises(ConfigError, match=r"labels: ' a' has white space around it"):
+        make("task.labels=('a',' a')")
+    with pytest.raises(
+        ConfigError, match=r"fields\.label = 'text': must not be .*text"
+    ):
+        make("data.fields.label=text")
     with pytest.raises(ConfigError, match=r"pooler = False: .*'classify' needs it"):
         make("model.kind=encoder")
