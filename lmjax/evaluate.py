@@ -27,7 +27,7 @@ from lmjax.data import (
     task_examples,
     task_features,
 )
-from lmjax.predict import Asked, Predictor
+from lmjax.predict import Predictor
 from lmjax.program import Program
 from lmjax.tasks.metrics import results
 from lmjax.types import Batch, HostBatch, Metrics, Params
@@ -92,26 +92,13 @@ class Evaluation:
         """Return the metrics of the answers to the examples of a split."""
         if not judges(self.program.config):
             return {}
-        asked, right = self._to_judge(split)
-        return self._predictor.judged(params, asked, right, mesh=self.program.mesh)
-
-    @functools.cached_property
-    def _to_judge(self) -> Callable[[str], tuple[Asked, list[Any]]]:
-        """Return what gives the examples of a split as the model takes them.
-
-        Those of the split asked for last are kept, for the next evaluation.
-        """
-
-        @functools.lru_cache(maxsize=1)
-        def to_judge(split: str) -> tuple[Asked, list[Any]]:
-            (store,) = self.prepared.stores[split]
-            task = self.program.config.task
-            assert isinstance(task, JudgedConfig), task
-            wanted = task.num_answers if split == "valid" else 0
-            chosen = batches.some(store.num_examples, wanted)
-            return self._predictor.to_judge([store.examples[i] for i in chosen])
-
-        return to_judge
+        (store,) = self.prepared.stores[split]
+        task = self.program.config.task
+        assert isinstance(task, JudgedConfig), task
+        wanted = task.num_answers if split == "valid" else 0
+        chosen = batches.some(store.num_examples, wanted)
+        examples = [store.examples[i] for i in chosen]
+        return self._predictor.judged(params, examples, mesh=self.program.mesh)
 
     def _of_text(self, split: str, *, loss: float) -> dict[str, float]:
         config, stores = self.program.config, self.prepared.stores[split]

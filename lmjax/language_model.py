@@ -55,7 +55,7 @@ class LanguageModel:
 
         Args:
           tokens: ids; of a model that generates, token t's logits are for token t + 1.
-            A decoder that reads a source begins with the model's `start_id`.
+            A decoder that reads a source begins with the model's `start_ids`.
           source: ids (B, S), for an encoder-decoder.
           token_types: (B, T), for an encoder that knows some; by default 0.
           segments: which text each token belongs to, 0 for padding; by default all of

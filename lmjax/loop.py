@@ -57,11 +57,10 @@ def _prepare(
     """Take the workdir, and have in it what training reads."""
     first = device.is_first()
     with device.together():
+        config = pipeline.with_vocabulary(config)
         evaluate.check(config)
         if first:
             lock.enter_context(workdir.locked(directory))
-        config = pipeline.with_vocabulary(config)
-        evaluate.check(config)  # again: what is measured of tags hangs on the labels
         workdir.refuse_other_run(directory, config)
         begun = workdir.has_checkpoints(directory)
         if not begun:

@@ -117,22 +117,16 @@ class Predictor:
             for reading, part in zip(asked.readings, asked.parts, strict=True)
         ]
 
-    def to_judge(self, examples: Sequence[Example]) -> tuple[Asked, list[Any]]:
-        """Return examples as the model takes them, and what is right of each.
-
-        The model takes none where nothing is measured of its answers.
-        """
-        asked = examples if self._features.compares_answers else ()
-        # What is right is not there to be read, as it will not be later.
-        blind = [self._features.read(example, labelled=False) for example in asked]
-        return self.asked(blind), [self._features.read(e) for e in examples]
-
     def judged(
-        self, params: Params, asked: Asked, right: Sequence[Any], *, mesh: Mesh
+        self, params: Params, examples: Sequence[Example], *, mesh: Mesh
     ) -> dict[str, float]:
-        """Return the metrics of the answers to examples of `to_judge`."""
-        answers = self.answers(params, asked, mesh=mesh)
-        return self._features.judge(answers, right)
+        """Return the metrics of the answers to examples that say what is right."""
+        features, answers = self._features, list[dict[str, Any]]()
+        if features.compares_answers:
+            # What is right is not there to be read, as it will not be later.
+            readings = [features.read(example, labelled=False) for example in examples]
+            answers = self.answers(params, self.asked(readings), mesh=mesh)
+        return features.judge(answers, [features.read(example) for example in examples])
 
     def _outputs(
         self, params: Params, rows: Sequence[Row], mesh: Mesh

@@ -142,8 +142,8 @@ def _answer_rest(
     skip_bad: bool,
 ) -> None:
     """Answer the examples that have no answer yet, and say how many were cut."""
-    count, num_truncated, num_bad = len(given.examples), 0, 0
-    for first in _progress(range(answers.num_done, count, _AT_ONCE), count):
+    count, begun, num_truncated, num_bad = len(given.examples), answers.num_done, 0, 0
+    for first in _progress(range(begun, count, _AT_ONCE), count):
         indices = range(first, min(first + _AT_ONCE, count))
         lines, truncated = _answers(lm, given, indices, skip_bad=skip_bad)
         num_bad += sum("error" in line for line in lines)
@@ -151,7 +151,8 @@ def _answer_rest(
         answers.add(lines)
     cut = f"; {num_truncated:,} cut to fit" if num_truncated else ""
     bad = f"; {num_bad:,} could not be used, and say why" if num_bad else ""
-    log.info("%s: %d answers%s%s", answers.target, count, cut, bad)
+    now = f"; of {count - begun:,} now" if begun else ""
+    log.info("%s: %d answers%s%s%s", answers.target, count, now, cut, bad)
 
 
 def _answers(

@@ -1,6 +1,4 @@
-"""Evaluation: what is measured is known before, and examples are encoded once."""
-
-import types
+"""Evaluation: what is measured is known before."""
 
 import jax
 import numpy as np
@@ -8,10 +6,6 @@ import pytest
 
 from lmjax import device, evaluate, loop, sharding
 from lmjax.config import ConfigError, JudgedConfig, parse
-from lmjax.data import pipeline
-from lmjax.data.span_qa_features import SpanQA
-from lmjax.data.tokenizer import Bytes
-from lmjax.predict import Predictor
 from lmjax.program import make_program
 from lmjax.task_rules import EXAMPLE_SOURCES
 from lmjax.tasks.metrics import results
@@ -107,27 +101,3 @@ def test_results_are_read_while_the_device_is_two_ahead():
     read = [(int(result), len(begun)) for result in device.fetched(results)]
     assert read == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
     assert [*device.fetched(iter(()))] == []
-
-
-def test_examples_to_judge_are_encoded_once(monkeypatch):
-    examples = {"question": "?", "context": "a b", "answers": [{"text": "b"}]}
-    examples["answers"][0]["answer_start"] = 2
-    store = types.SimpleNamespace(num_examples=3, examples=[examples] * 3)
-    given = config("span_qa")
-    program = types.SimpleNamespace(config=given, model=None, mesh=None)
-    evaluation = evaluate.Evaluation(
-        program,
-        pipeline.Prepared(
-            tokenizer=Bytes(bos=True), stores={"valid": [store], "test": [store]}
-        ),
-    )
-    encoded, encode = [], SpanQA.encode
-    monkeypatch.setattr(
-        SpanQA, "encode", lambda *args: encoded.append(len(args[1])) or encode(*args)
-    )
-    answers = lambda *args, **more: [{"answer": "b"}] * 3
-    monkeypatch.setattr(Predictor, "answers", answers)
-    monkeypatch.setattr(evaluate.Evaluation, "_means", lambda *_: {"loss": 0.0})
-    for split in ("valid", "valid", "test"):
-        assert evaluation.metrics(split, {})["exact_match"] == 1.0
-    assert encoded == [3, 3]

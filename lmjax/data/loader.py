@@ -176,7 +176,7 @@ def eval_batches(
     objective = objectives.build(config, tokenizer)
     num_rows, length = num_eval_rows(config, parts=parts), objective.window
     if config.data.order == "contiguous":
-        length *= config.eval.batch_size
+        length *= max(config.eval.batch_size // parts, 1)  # what a device has room for
     rows = np.arange(num_rows) if rows is None else rows
     part_N, windows_N = _eval_windows(stores, config, num_rows=num_rows, length=length)
     for first in range(0, len(part_N), num_rows):

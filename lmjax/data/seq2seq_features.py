@@ -63,6 +63,10 @@ class Seq2Seq(TextPairs):
         """Return what is written for a row: after which tokens, and of what source."""
         return {"prompts": [*self.start_ids], "sources": row["source"]}
 
+    def identity(self) -> Any:
+        """Return what decides sources and targets, and what these begin with."""
+        return [*super().identity(), self.start_ids[1:]]
+
     def room(self, length: int) -> int:
         """Return the length of targets in a bucket."""
         room = -(-length * self.target_length // self.length)

@@ -55,6 +55,7 @@ class Tag:
     mark: Literal["token_types", "separators"] = "token_types"
     casing: bool = False  # types are those of `CASES` instead
     label_at: Literal["first", "last"] = "first"  # of a word's tokens
+    compares_answers = True
 
     def texts(self, example: Example) -> list[str]:
         """Return the words as a text."""

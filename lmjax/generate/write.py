@@ -37,6 +37,7 @@ def way_to_write(
     """
     config = write_config.checked(num_beams=num_beams, **write)
     if num_beams == 1:
+        _refuse_search(config)
         return Sampling(
             temperature=1.0 if temperature is None else temperature,
             top_k=top_k,
@@ -53,6 +54,16 @@ def way_to_write(
                 f"{num_beams}, which draws nothing"
             )
     return config
+
+
+def _refuse_search(config: WriteConfig) -> None:
+    """Raise if leaves that only a search reads are not as they are by default."""
+    default = WriteConfig()
+    for name in ("length_penalty", "early_finish"):
+        if (value := getattr(config, name)) != getattr(default, name):
+            raise ConfigError(
+                f"{name} = {value}: is for a search; give num_beams of 2 or more"
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
