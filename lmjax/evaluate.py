@@ -177,8 +177,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"{where}: must be one of {', '.join(names)}{nearest(best, names)}"
         )
-    parts = pipeline.source_parts(config).values()
-    if best and not any(part.source != "tfds" or part.valid_split for part in parts):
+    if best and not pipeline.holds_out(config):
         raise ConfigError(f"{where}: config.data has no valid split to measure it")
 
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import multiprocessing
 
 from lmjax.config import Config, ConfigError, nearest
+from lmjax.data import pipeline
 
 
 def check(config: Config, metric: str) -> None:
@@ -12,8 +13,7 @@ def check(config: Config, metric: str) -> None:
     Raises:
       ConfigError: that, or what else keeps a run from being built.
     """
-    parts = config.data.mixture or (config.data,)
-    if all(part.source == "tfds" and not part.valid_split for part in parts):
+    if not pipeline.holds_out(config):
         raise ConfigError(f"--metric={metric}: config.data has no valid split")
     # JAX has threads, which must not be where trials are forked off.
     alone = multiprocessing.get_context("spawn")
@@ -33,7 +33,6 @@ def unmeasured(metric: str, names: list[str]) -> ConfigError:
 
 def measured(config: Config) -> list[str]:
     """Return the names of what a run measures; computes nothing."""
-    from lmjax.data import pipeline
     from lmjax.evaluate import metric_names
 
     return metric_names(pipeline.with_vocabulary(config))

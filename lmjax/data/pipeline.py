@@ -324,6 +324,12 @@ def source_parts(config: Config) -> dict[str, SourceConfig]:
     return {f"config.data.mixture[{i}]": p for i, p in enumerate(config.data.mixture)}
 
 
+def holds_out(config: Config) -> bool:
+    """Return whether a run has a valid split: all have, but by choice those of TFDS."""
+    parts = source_parts(config).values()
+    return any(part.source != "tfds" or part.valid_split for part in parts)
+
+
 def same_text(a: Config, b: Config) -> bool:
     """Return whether two configs read the same documents, however they cut them.
 
