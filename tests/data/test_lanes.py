@@ -125,7 +125,7 @@ def test_hosts_divide_the_same_lanes(prepared, config):
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("batch_size", [2, 4])
 def test_evaluation_reads_a_text_in_one_row(prepared, config, parts, batch_size):
-    """A batch of windows is one long one; other rows are a mesh's, and padding."""
+    """A device's share of a batch is one long row; the others' are padding."""
     given = dataclasses.replace(config.eval, batch_size=batch_size)
     config = dataclasses.replace(config, eval=given)
     stores = prepared.stores["valid"]
@@ -135,10 +135,11 @@ def test_evaluation_reads_a_text_in_one_row(prepared, config, parts, batch_size)
     assert loader.reads_all(stores, config, window=16)
     whole = {n: np.concatenate([b[n] for b in batches], axis=1) for n in batches[0]}
     size = stores[0].num_tokens
-    padded = -(-size // (16 * batch_size)) * 16 * batch_size
+    width = 16 * batch_size // parts
+    padded = -(-size // width) * width
     assert {array.shape for array in whole.values()} == {(parts, padded)}
     real = whole["segments"] > 0
-    assert real[0].sum() == size > 16 * batch_size
+    assert real[0].sum() == size > width
     assert not real[1:].any()
     text = stores[0].read(0, size)
     np.testing.assert_array_equal(whole["targets"][0, :size], text)

@@ -311,5 +311,5 @@ def test_what_is_measured_is_known_before_any_trial(script, monkeypatch):
         sweep_metric.check(config, "acuracy")
     assert str(error.value) == (
         "--metric=acuracy: not measured on the valid split (did you mean 'accuracy'?); "
-        "there are accuracy, loss, perplexity, word_perplexity, bits_per_byte"
+        "there are loss, accuracy, perplexity, word_perplexity, bits_per_byte"
     )
