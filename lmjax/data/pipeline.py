@@ -45,8 +45,8 @@ def with_vocabulary(config: Config) -> Config:
     And with the labels of the training data, where the task has some and names none.
 
     Raises:
-      ConfigError: the model's own is too small for the tokenizer, or there are no
-        labels.
+      ConfigError: the model's own is too small for the tokenizer, or for what its
+        decoder begins with, or there are no labels.
     """
     config = task_examples.with_labels(config)
     own, size = config.model.vocab_size, tokenizer.vocab_size(config.tokenizer)
@@ -55,6 +55,12 @@ def with_vocabulary(config: Config) -> Config:
             f"config.model.vocab_size = {own}: must be at least the tokenizer's {size}"
         )
     model = dataclasses.replace(config.model, vocab_size=own or size)
+    if (last := max(model.start_ids, default=0)) >= model.vocab_size:
+        leaf = "start_id" if last == model.start_ids[0] else "opening"
+        raise ConfigError(
+            f"config.model.{leaf}: {last} must be below config.model.vocab_size = "
+            f"{model.vocab_size}"
+        )
     return dataclasses.replace(config, model=model)
 
 

@@ -218,3 +218,19 @@ class Small(Bytes):
 
     def encode_batch(self, texts):
         return [ids % 60 for ids in super().encode_batch(texts)]
+
+
+@pytest.mark.parametrize(("leaf", "value"), [("start_id", 999), ("opening", (0, 999))])
+def test_what_targets_begin_with_must_be_tokens(leaf, value):
+    model = {"kind": "encoder_decoder", "dim": 8, "num_heads": 1, "max_length": 32}
+    config = parse(
+        {
+            "model": {**model, leaf: value},
+            "tokenizer": {"kind": "bytes"},
+            "data": {"source": "jsonl", "path": "x", "length": 32},
+            "task": {"kind": "seq2seq"},
+        }
+    )
+    said = rf"config\.model\.{leaf}: 999 must be below config\.model\.vocab_size = 2"
+    with pytest.raises(ConfigError, match=said):
+        pipeline.with_vocabulary(config)
