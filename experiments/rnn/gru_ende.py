@@ -17,7 +17,7 @@ SIZES = {
     "full": {"dim": 512, "num_layers": 2, "dropout": 0.4},
 }
 SCHEDULES = {
-    "small": {"num_steps": 1200, "batch_size": 96, "every_steps": 400},
+    "small": {"num_steps": 1000, "batch_size": 96, "every_steps": 500},
     "full": {"num_steps": 8000, "batch_size": 128, "every_steps": 1000},
 }
 
