@@ -96,6 +96,7 @@ __all__ = [
     "WindowPairConfig",
     "WriteConfig",
     "WritingConfig",
+    "leaves",
     "load",
     "nearest",
     "parse",
@@ -293,6 +294,15 @@ def _overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
 def to_dict(config: Any) -> dict[str, Any]:
     """Return the config as a nested dict of JSON values; `parse` reads it back."""
     return plain(dataclasses.asdict(config))
+
+
+def leaves(section: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted path and the value of each leaf of a `to_dict`."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}", value
 
 
 def changed_identity(old: Config, new: Config) -> list[str]:

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from lmjax import answer_file, predict, workdir
 from lmjax.checkpoint import Checkpoints, Step
-from lmjax.config import Config, ConfigError, to_dict
+from lmjax.config import Config, ConfigError, leaves, to_dict
 from lmjax.data.documents import reading
 from lmjax.data.example_formats import find_file, open_file
 from lmjax.data.example_store import placed
@@ -122,16 +122,7 @@ def _decisive(config: Config) -> dict[str, Any]:
     whole = to_dict(config)
     parts = {name: whole[name] for name in _DECIDES}
     parts["data"] = {name: whole["data"][name] for name in _DECIDES_DATA}
-    leaves = dict(_leaves(parts, "config"))
-    return {path: leaves[path] for path in leaves if path not in _JUDGES}
-
-
-def _leaves(section: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}.{name}")
-        else:
-            yield f"{path}.{name}", value
+    return {path: v for path, v in leaves(parts, "config") if path not in _JUDGES}
 
 
 def _answer_rest(

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from sweep_space import Space, suggest
 
-from lmjax.config import Config, ConfigError, to_dict
+from lmjax.config import Config, ConfigError, leaves, to_dict
 from lmjax.data.directory import locked
 
 
@@ -140,20 +140,12 @@ def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
 
 def _identity(sweep: Sweep) -> dict[str, Any]:
     """Return what must stay for trials to be comparable, by the user's names."""
-    config = dict(_leaves(to_dict(sweep.config), "config"))
+    config = dict(leaves(to_dict(sweep.config), "config"))
     for leaf in sweep.space:
         config.pop(f"config.{leaf}")
     searched = {f"--search.{leaf}": text for leaf, text in sweep.spellings.items()}
     named = {"--metric": sweep.metric, "--mode": sweep.mode}
     return json.loads(json.dumps(named | searched | config))
-
-
-def _leaves(tree: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}.{name}")
-        else:
-            yield f"{path}.{name}", value
 
 
 def _differences(study: Study, now: dict[str, Any]) -> Iterator[str]:

@@ -24,6 +24,7 @@ class HeldOutExamples(HeldOut):
 
     def where(self, index: int, /) -> str:
         """Return FILE:LINE."""
+        # `HeldOut` is of any documents; those that are given here are examples.
         return self._documents.where(self._place(index))  # type: ignore[attr-defined]
 
 

@@ -42,6 +42,7 @@ class Examples(Protocol):
 class JsonExamples(Lines):
     """One example for each line of JSON that is not blank."""
 
+    # Lines are texts; here each is read further.
     def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
         text = super().__getitem__(index).removeprefix("\ufeff")
         return json_object(text, where=lambda: self.where(index))
