@@ -27,6 +27,8 @@ class ConllExamples(InMemory):
       path: where the source stands in the config.
     """
 
+    fingerprint_name = "ConllExamples"
+
     def __init__(
         self,
         paths: Sequence[Path],
@@ -87,6 +89,8 @@ class PropsExamples(ConllExamples):
       fields: what predicate and tags are called.
       more: as of `ConllExamples`.
     """
+
+    fingerprint_name = "PropsExamples"
 
     def __init__(
         self, paths: Sequence[Path], *, fields: FieldsConfig, **more: Any

@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lmjax.config import ConfigError
 from lmjax.data.documents import decode, digest, reading
@@ -56,6 +56,8 @@ class InMemory(OnDisk):
     """Examples of files small enough to be held whole, each with its line's number."""
 
     _found: list[tuple[Path, int, Example | str]]  # or what is wrong with it
+    # Enters the fingerprint, by which stores know their examples: never change it.
+    fingerprint_name: ClassVar[str]
 
     def __len__(self) -> int:
         return len(self._found)
@@ -73,7 +75,7 @@ class InMemory(OnDisk):
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
-        return digest(type(self).__name__, self._on_bad_text, self._contents)
+        return digest(self.fingerprint_name, self._on_bad_text, self._contents)
 
     def _text(self, file: Path) -> str:
         with reading(file, path=self._path):
@@ -99,6 +101,8 @@ class TableExamples(InMemory):
       on_bad_text: as in `SourceConfig`.
       path: where the source stands in the config.
     """
+
+    fingerprint_name = "TableExamples"
 
     def __init__(
         self, paths: Sequence[Path], *, delimiter: str, on_bad_text: str, path: str
@@ -165,6 +169,8 @@ class ParallelExamples(InMemory):
     Raises:
       ConfigError: the files are not equally long, and that is an error.
     """
+
+    fingerprint_name = "ParallelExamples"
 
     def __init__(
         self,

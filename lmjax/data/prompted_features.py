@@ -29,6 +29,8 @@ class PromptedLM(TextPairs):
     A row: `tokens`, `prompt` (how many of them are).
     """
 
+    fingerprint_name = "PromptedLM"
+
     def encode(
         self, readings: Sequence[TextPair], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:

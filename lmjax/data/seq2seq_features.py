@@ -30,6 +30,7 @@ class Seq2Seq(TextPairs):
     A row: `source`, `target`.
     """
 
+    fingerprint_name = "Seq2Seq"
     start_ids: tuple[int, ...]  # read first; all but one are the target's, too
 
     def encode(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class TextPairs:
     metrics: tuple[Metric, ...]
     length: int
     target_length: int
+    # Enters the fingerprint, by which stores know their examples: never change it.
+    fingerprint_name: ClassVar[str]
 
     def texts(self, example: Example) -> list[str]:
         """Return the source and the target."""
@@ -106,7 +108,7 @@ class TextPairs:
         """Return the fields, the template and the lengths."""
         names = self.fields.source, self.fields.target
         sizes = self.length, self.target_length
-        return [type(self).__name__, *names, self.template, *sizes]
+        return [self.fingerprint_name, *names, self.template, *sizes]
 
     def _text(self, example: Example, name: str) -> str:
         field = getattr(self.fields, name)
