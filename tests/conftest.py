@@ -153,7 +153,7 @@ def writer(request):
 @pytest.fixture(scope="session")
 def make_config():
     """Return the whole config around a tiny model: make_config("gpt2", dropout=0.1)."""
-    from lmjax.config import parse
+    from lmjax.config.experiment import parse
 
     def make(architecture="llama", *, overrides=(), **model):
         learns = architecture in DECODERS + RECURRENT

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from experiments import base
-from lmjax import config, models, sharding
+from lmjax import models
+from lmjax.config import experiment as config
+from lmjax.parallel import sharding
 
 ROOT = Path(__file__).parent.parent / "experiments"
 FILES = sorted(ROOT.glob("*/[!_]*.py"))

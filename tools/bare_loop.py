@@ -22,11 +22,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from lmjax import device, sharding
-from lmjax.config import Config, load
-from lmjax.data import loader, pipeline
-from lmjax.logging import STEPS_IN_FLIGHT
-from lmjax.program import make_program
+from lmjax.config.experiment import Config, load
+from lmjax.data import pipeline
+from lmjax.data.lm import loader
+from lmjax.parallel import sharding
+from lmjax.parallel.batch import put_batch
+from lmjax.train.compiled import make_program
+from lmjax.train.throughput import STEPS_IN_FLIGHT
 
 
 def norm(scale, x):
@@ -142,7 +144,7 @@ def compare(config: Config, directory: Path, blocks: int, steps: int) -> None:
         program = make_program(config, mesh)
         ours = program.train_step
         state = program.init(jax.random.key(0))
-        lmjax_step = lambda state, batch: ours(state, device.put_batch(batch, mesh))
+        lmjax_step = lambda state, batch: ours(state, put_batch(batch, mesh))
         loaded = loader.train_batches(prepared, config, start_step=0)
         ready = [jax.device_put(next(loaded)) for _ in range(8)]
         params = bare_init(jax.random.key(0), config.model)

@@ -20,8 +20,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lmjax import workdir
-from lmjax.checkpoint import Checkpoints
+from lmjax.run import workdir
+from lmjax.run.checkpoint import Checkpoints
 
 # Small and with dropout; a metric for each step, a checkpoint every twenty.
 LEAVES = {

@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from lmjax.data import answer_metrics
-from lmjax.data.squad import SquadExamples
+from lmjax.data.formats.squad import SquadExamples
+from lmjax.metrics import squad
 
 
 def first(sentences: list[str], question: str) -> str:
@@ -25,8 +25,8 @@ def first(sentences: list[str], question: str) -> str:
 
 def nearest(sentences: list[str], question: str) -> str:
     """Return the sentence with the most of the question's words."""
-    wanted = {*answer_metrics.normalized(question).split()}
-    shared = lambda text: len(wanted & {*answer_metrics.normalized(text).split()})
+    wanted = {*squad.normalized(question).split()}
+    shared = lambda text: len(wanted & {*squad.normalized(text).split()})
     return max(sentences, key=shared)
 
 
@@ -48,10 +48,8 @@ def main() -> None:
             sentences = re.split(r"(?<=[.?!])\s+", example["context"].strip())
             answer = choose(sentences, example["question"])
             references = [reference["text"] for reference in example["answers"]]
-            scores[0] += answer_metrics.best(
-                answer_metrics.exact_match, answer, references
-            )
-            scores[1] += answer_metrics.best(answer_metrics.f1, answer, references)
+            scores[0] += squad.best(squad.exact_match, answer, references)
+            scores[1] += squad.best(squad.f1, answer, references)
         exact, f1 = (score / len(examples) for score in scores)
         print(f"{name}: exact match {exact:.4f}, F1 {f1:.4f}")
 

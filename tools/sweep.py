@@ -28,7 +28,8 @@ from typing import Any, NoReturn
 
 import sweep_metric
 
-from lmjax.config import Config, ConfigError, load, nearest
+from lmjax.config.experiment import Config, load
+from lmjax.errors import ConfigError, nearest
 
 TRAINER = (sys.executable, "-m", "lmjax.cli", "train")
 PREFIXES = ("--config.", "--search.")
@@ -144,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _defaults(path: str) -> dict[str, Any]:
     """Return the sections that a config takes over from its `init_from`."""
-    from lmjax import init_from
+    from lmjax.train import init_from
 
     return init_from.sections(path)
 

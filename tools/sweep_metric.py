@@ -3,8 +3,9 @@
 import concurrent.futures
 import multiprocessing
 
-from lmjax.config import Config, ConfigError, nearest
+from lmjax.config.experiment import Config
 from lmjax.data import pipeline
+from lmjax.errors import ConfigError, nearest
 
 
 def check(config: Config, metric: str) -> None:
@@ -33,6 +34,6 @@ def unmeasured(metric: str, names: list[str]) -> ConfigError:
 
 def measured(config: Config) -> list[str]:
     """Return the names of what a run measures; computes nothing."""
-    from lmjax.evaluate import metric_names
+    from lmjax.train.evaluate import metric_names
 
     return metric_names(pipeline.with_vocabulary(config))

@@ -30,8 +30,8 @@ from sweep_trial import (
     trial_command,
 )
 
-from lmjax.config import ConfigError
-from lmjax.data.directory import locked
+from lmjax.errors import ConfigError
+from lmjax.fileio import locked
 
 # So many failures alike, and not a trial without: it is not the values that are wrong.
 ALIKE = 3

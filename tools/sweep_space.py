@@ -12,8 +12,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from lmjax.config import Config, ConfigError, nearest, to_dict
-from lmjax.parsing import leaf_type, leaf_value
+from lmjax.config.experiment import Config, to_dict
+from lmjax.config.parse import leaf_type, leaf_value
+from lmjax.errors import ConfigError, nearest
 
 Space = dict[str, BaseDistribution]  # by the leaf, "optim.learning_rate"
 SPELLINGS = "LOW:HIGH, log:LOW:HIGH, int:LOW:HIGH[:STEP] or choice:A,B,..."

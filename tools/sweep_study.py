@@ -23,8 +23,9 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from sweep_space import Space, suggest
 
-from lmjax.config import Config, ConfigError, leaves, to_dict
-from lmjax.data.directory import locked
+from lmjax.config.experiment import Config, leaves, to_dict
+from lmjax.errors import ConfigError
+from lmjax.fileio import locked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

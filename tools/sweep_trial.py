@@ -21,8 +21,8 @@ from sweep_metric import unmeasured
 from sweep_space import flags, short
 from sweep_study import Claim, Sweep, try_lock
 
-from lmjax.config import ConfigError
-from lmjax.data.tokenizer_files import read_manifest
+from lmjax.data.tokenizers.files import read_manifest
+from lmjax.errors import ConfigError
 
 POLL_SECONDS = 0.2
 EXIT_STOPPED = 75

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmjax.config import Config
-from lmjax.data import (
-    bucketing,
-    loader,
-    objectives,
-    task_examples,
-    task_features,
-)
+from lmjax.config.experiment import Config
+from lmjax.data import bucketing, example_datasets
 from lmjax.data.bucketing import PADDING, Buckets, Schedule
-from lmjax.data.example_store import ExampleStore
-from lmjax.data.features import Features
-from lmjax.data.pipeline import Prepared
+from lmjax.data.datasets import Prepared
+from lmjax.data.features.features import Features
+from lmjax.data.features.registry import make_features
+from lmjax.data.lm import loader, objectives
+from lmjax.data.stores.example_store import ExampleStore
 
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
@@ -46,13 +42,13 @@ def train(
       parts: what the rows of a batch are split into.
       rows: which rows of a global batch this host wants.
     """
-    if not task_examples.reads_examples(config):
+    if not example_datasets.reads_examples(config):
         here = rows(config.batch_size)
         return loader.train_batches(prepared, config, start_step=start_step, rows=here)
     schedule = train_schedule(prepared, config, parts=parts)
     source = ExampleBatches(
         store=_store(prepared, "train"),
-        features=task_features.build(config),
+        features=make_features(config),
         schedule=schedule,
         steps=range(start_step, config.num_steps),
         rows={count: rows(count) for count in schedule.buckets.num_rows},
@@ -100,7 +96,7 @@ def held_out(
     rows: Rows = np.arange,
 ) -> Iterator["HostBatch"]:
     """Yield batches that hold all of a split once; as `loader.eval_batches`."""
-    if not task_examples.reads_examples(config):
+    if not example_datasets.reads_examples(config):
         yield from loader.eval_batches(
             prepared.stores[split],
             config,
@@ -109,7 +105,7 @@ def held_out(
             rows=rows(loader.num_eval_rows(config, parts=parts)),
         )
         return
-    store, read = _store(prepared, split), task_features.build(config)
+    store, read = _store(prepared, split), make_features(config)
     epoch = bucketing.in_order(
         store.sizes, held_out_buckets(prepared, config, parts=parts)
     )
@@ -132,10 +128,10 @@ def held_out_buckets(prepared: Prepared, config: Config, *, parts: int) -> Bucke
 
 def describe(prepared: Prepared, config: Config, *, parts: int) -> str:
     """Return the shapes of the batches to come and their padding; "" for a stream."""
-    if not task_examples.reads_examples(config):
+    if not example_datasets.reads_examples(config):
         return ""
     schedule = train_schedule(prepared, config, parts=parts)
-    store, read = _store(prepared, "train"), task_features.build(config)
+    store, read = _store(prepared, "train"), make_features(config)
     return (
         f"batches of {schedule.buckets} tokens, {schedule.steps_per_epoch:,} an epoch; "
         f"{_padding(store, read, schedule.buckets):.1%} padding"
@@ -155,7 +151,7 @@ def _padding(store: ExampleStore, read: Features, buckets: Buckets) -> float:
 
 def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) -> str:
     """Return which samples the batch of a step held, steps counted from 1."""
-    if task_examples.reads_examples(config):
+    if example_datasets.reads_examples(config):
         schedule = train_schedule(prepared, config, parts=parts)
         index_B = schedule.batch(step - 1)[1]
         return f"its batch is rows {index_B[index_B >= 0].tolist()} of the train store"

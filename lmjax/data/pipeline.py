@@ -6,37 +6,33 @@ import lzma
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from lmjax.config import Config, ConfigError, SourceConfig
-from lmjax.data import (
-    example_store,
-    kept_stores,
-    objectives,
-    store_builder,
-    task_examples,
-    task_features,
-    tokenizer,
+from lmjax.config.data import SourceConfig
+from lmjax.config.experiment import Config
+from lmjax.data import example_datasets
+from lmjax.data.datasets import Prepared, Store, source_parts
+from lmjax.data.features.dataset import ExamplePart
+from lmjax.data.features.registry import make_features
+from lmjax.data.lm import objectives
+from lmjax.data.sources.documents import Documents, expanded
+from lmjax.data.sources.registry import Split, open_splits
+from lmjax.data.stores import example_store, manifest
+from lmjax.data.stores.token_store import TokenStore
+from lmjax.data.stores.token_store_builder import (
+    build_shards,
+    build_token_store,
+    kept_identity,
+    plan_store,
+    store_identity,
 )
-from lmjax.data.directory import locked, one_line_errors
-from lmjax.data.documents import Documents, expanded
-from lmjax.data.example_store import ExamplePart, ExampleStore
-from lmjax.data.sources import Split, open_splits
-from lmjax.data.token_store import TokenStore
-from lmjax.data.tokenizer import Tokenizer
+from lmjax.data.tokenizers import files, tokenizer
+from lmjax.data.tokenizers.tokenizer import Tokenizer
+from lmjax.errors import ConfigError
+from lmjax.fileio import locked, one_line_errors
 
 _log = logging.getLogger(__name__)
 
-Store = TokenStore | ExampleStore
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What a run reads: a tokenizer, and for each split a store of each part."""
-
-    tokenizer: Tokenizer
-    stores: Mapping[str, Sequence[Any]]  # of `Store`, all of one kind
 
 
 def with_vocabulary(config: Config) -> Config:
@@ -48,7 +44,7 @@ def with_vocabulary(config: Config) -> Config:
       ConfigError: the model's own is too small for the tokenizer, or for what its
         decoder begins with, or there are no labels.
     """
-    config = task_examples.with_labels(config)
+    config = example_datasets.with_labels(config)
     own, size = config.model.vocab_size, tokenizer.vocab_size(config.tokenizer)
     if own and own < size:
         raise ConfigError(
@@ -86,10 +82,10 @@ def prepare(
         made = _kept_tokenizer(config, workdir, documents)
     else:
         made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
-    if not task_examples.reads_examples(config):
+    if not example_datasets.reads_examples(config):
         objectives.build(config, made)  # has the ids it needs, before the work begins
     prepared = _with_stores(config, workdir, documents, made)
-    kept_stores.note(workdir, prepared.stores)
+    manifest.note(workdir, prepared.stores)
     return prepared
 
 
@@ -115,21 +111,21 @@ def prepare_job(
     The jobs may run at once or one after another, on one file system; the tokenizer
     is made by the first of them.
     """
-    if task_examples.reads_examples(config):  # too few to be shared out
+    if example_datasets.reads_examples(config):  # too few to be shared out
         return prepare(config, workdir=workdir) if job == 0 else None
     documents = open_documents(config)
     made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
     plans = []
     for name, directory, part in _places(config, workdir, documents, made):
-        plan = store_builder.plan_store(directory, documents=part, tokenizer=made)
+        plan = plan_store(directory, documents=part, tokenizer=made)
         share = range(plan.num_shards)[job::num_jobs]
         workers = config.data.num_store_workers
-        store_builder.build_shards(plan, share, num_workers=workers, label=name)
+        build_shards(plan, share, num_workers=workers, label=name)
         plans.append(plan)
     if not all(plan.complete for plan in plans):
         return None
     prepared = _with_stores(config, workdir, documents, made)
-    kept_stores.note(workdir, prepared.stores)
+    manifest.note(workdir, prepared.stores)
     return prepared
 
 
@@ -147,10 +143,12 @@ def open_documents(
             "--config.data.source, and what it needs"
         )
     opened: dict[str, list[Documents]] = {}
-    if task_examples.reads_examples(config):
+    if example_datasets.reads_examples(config):
         opened |= {
             split: [part]
-            for split, part in task_examples.open_parts(config, splits=splits).items()
+            for split, part in example_datasets.open_parts(
+                config, splits=splits
+            ).items()
         }
         return opened
     for path, part in source_parts(config).items():
@@ -172,7 +170,7 @@ def prepare_tokenizer(
     directory = Path(workdir) / "tokenizer"
     with one_line_errors(directory), locked(directory):
         trained = tokenizer.is_trained(config.tokenizer)
-        if trained and (kept := tokenizer.read_manifest(directory)):
+        if trained and (kept := files.read_manifest(directory)):
             recipe = tokenizer.recipe_fingerprint(
                 config.tokenizer, documents=documents, seed=config.seed
             )
@@ -195,7 +193,7 @@ def _kept_tokenizer(
       ConfigError: it, or the text of a store, is not what the config now has.
     """
     directory = Path(workdir) / "tokenizer"
-    if tokenizer.read_manifest(directory) is not None:
+    if files.read_manifest(directory) is not None:
         made = _same_tokenizer(config, directory, documents["train"])
         _refuse_other_stores(config, workdir, documents, made)
         return made
@@ -214,7 +212,7 @@ def _same_tokenizer(
     """Load the tokenizer that is kept, and compare it with the config's."""
     kept = tokenizer.load_tokenizer(directory)
     if tokenizer.is_trained(config.tokenizer):
-        noted = (tokenizer.read_manifest(directory) or {}).get("made_from")
+        noted = (files.read_manifest(directory) or {}).get("made_from")
         same = noted == tokenizer.recipe_fingerprint(
             config.tokenizer, documents=documents, seed=config.seed
         )
@@ -236,7 +234,7 @@ def _refuse_other_stores(
 ) -> None:
     """Raise if the store of a run that goes on holds other text than there is now."""
     for _, directory, part in _places(config, workdir, documents, made):
-        kept = store_builder.kept_identity(directory)
+        kept = kept_identity(directory)
         if kept and kept != _identity(part, made):
             raise ConfigError(
                 f"{directory}: the text behind config.data {_NOT_THE_SAME}"
@@ -269,10 +267,10 @@ def _build(
     config: Config, directory: Path, part: Documents, made: Tokenizer, *, label: str
 ) -> Store:
     if isinstance(part, ExamplePart):
-        return example_store.build_store(
+        return example_store.build_example_store(
             directory, part=part, tokenizer=made, label=label
         )
-    return store_builder.build_store(
+    return build_token_store(
         directory,
         documents=part,
         tokenizer=made,
@@ -323,13 +321,6 @@ def compressors(documents: Sequence[Documents]) -> dict[str, float]:
     }
 
 
-def source_parts(config: Config) -> dict[str, SourceConfig]:
-    """Return the sources by their paths in the config."""
-    if config.data.source != "mixture":
-        return {"config.data": config.data}
-    return {f"config.data.mixture[{i}]": p for i, p in enumerate(config.data.mixture)}
-
-
 def holds_out(config: Config) -> bool:
     """Return whether a run has a valid split: all have, but by choice those of TFDS."""
     parts = source_parts(config).values()
@@ -344,9 +335,9 @@ def same_text(a: Config, b: Config) -> bool:
     names = [field.name for field in dataclasses.fields(SourceConfig)] + ["mixture"]
     if any(getattr(a.data, name) != getattr(b.data, name) for name in names):
         return False
-    if not task_examples.reads_examples(b):
+    if not example_datasets.reads_examples(b):
         return True
-    return task_features.build(a).identity() == task_features.build(b).identity()
+    return make_features(a).identity() == make_features(b).identity()
 
 
 def _named(split: str, parts: Sequence[Documents]) -> Iterator[tuple[str, Documents]]:
@@ -373,4 +364,4 @@ def _identity(part: Documents, tokenizer: Tokenizer) -> str:
     """Hash what decides what is in a store."""
     if isinstance(part, ExamplePart):
         return part.identity(tokenizer)
-    return store_builder.identity(part, tokenizer)
+    return store_identity(part, tokenizer)

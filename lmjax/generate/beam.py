@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax import sharding
+from lmjax.config.decoding import WriteConfig
 from lmjax.generate.constraints import constrained
 from lmjax.generate.decode import Generator, Written
 from lmjax.models.model import Model, take
+from lmjax.parallel import sharding
 from lmjax.types import Array, Params
-from lmjax.write_config import WriteConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax import sharding
-from lmjax.config import ConfigError, ModelConfig
-from lmjax.data.tokenizer import Tokenizer
+from lmjax.config.model import ModelConfig
+from lmjax.data.tokenizers.tokenizer import Tokenizer
+from lmjax.errors import ConfigError
 from lmjax.generate.constraints import constrained
 from lmjax.generate.sampling import Sampling, sample
 from lmjax.models import Model
+from lmjax.parallel import sharding
 from lmjax.types import Array, HostBatch, Params
 
 # Prompts and sources are padded to powers of two from the one to the other, and from

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data.tokenizer import Tokenizer
+from lmjax.data.tokenizers.tokenizer import Tokenizer
 
 # Texts at once, and what their lengths are rounded up to: both bound compilations.
 ROWS, MULTIPLE = 32, 32

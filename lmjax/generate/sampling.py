@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lmjax.config import ConfigError
+from lmjax.errors import ConfigError
 from lmjax.types import Array
 
 

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config import ConfigError, ModelConfig, RecurrentConfig
-from lmjax.data.special_ids import present
-from lmjax.data.tokenizer import Tokenizer
+from lmjax.config.model import ModelConfig, RecurrentConfig
+from lmjax.data.tokenizers.special_ids import present
+from lmjax.data.tokenizers.tokenizer import Tokenizer
+from lmjax.errors import ConfigError
 from lmjax.generate.decode import (
     check_sources,
     check_text,
@@ -19,7 +20,7 @@ from lmjax.generate.decode import (
     source_batch,
 )
 from lmjax.models import Model
-from lmjax.nn.recurrent import State
+from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import cross_entropy
 from lmjax.types import Array, Batch, HostBatch, Params
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lmjax.data.tokenizer import Tokenizer
+from lmjax.data.tokenizers.tokenizer import Tokenizer
 
 _CONTEXT = 32  # tokens of the prompt that say how its continuation begins
 _PATIENCE = 8  # tokens to wait for the rest of a character; it has 4 bytes at most

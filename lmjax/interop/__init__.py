@@ -1,1 +1,5 @@
-"""Models and tokenizers of other programs: Hugging Face directories, in and out."""
+"""Hugging Face directories in and out: config, weights, tokenizer, adapters.
+
+One table for each family of models in `families/`, one engine that reads tables both
+ways. PyTorch is never imported. README.md has a picture.
+"""

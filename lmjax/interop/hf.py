@@ -17,26 +17,29 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from lmjax import models, sharding, workdir
-from lmjax.checkpoint import Checkpoints, Step, save_params
-from lmjax.compress import lora
-from lmjax.config import Config, ConfigError, MeshConfig, TokenizerConfig, nearest
-from lmjax.data.tokenizer import (
-    Ids,
-    SentencePiece,
+from lmjax import models
+from lmjax.config.experiment import Config, MeshConfig
+from lmjax.config.tokenizer import TokenizerConfig
+from lmjax.data.tokenizers.plain import Ids
+from lmjax.data.tokenizers.sentencepiece import SentencePiece
+from lmjax.data.tokenizers.tokenizer import (
     Tokenizer,
     find_tokenizer,
     load_tokenizer,
     make_tokenizer,
 )
+from lmjax.errors import ConfigError, nearest
 from lmjax.interop import labels
-from lmjax.interop.families import choose_family, find_family, read_config
-from lmjax.interop.family import Family
-from lmjax.interop.layout import Table
+from lmjax.interop.layout import Family, Table
+from lmjax.interop.registry import choose_family, find_family, read_config
 from lmjax.interop.staging import refuse_occupied, staged
 from lmjax.interop.tensors import Spec, Tensors, open_tensors, read_json, write_tensors
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
+from lmjax.nn import lora
+from lmjax.parallel import sharding
+from lmjax.run import workdir
+from lmjax.run.checkpoint import Checkpoints, Step, save_params
 from lmjax.types import Params
 
 log = logging.getLogger(__name__)

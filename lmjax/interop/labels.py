@@ -6,11 +6,12 @@ from typing import Any
 import jax
 
 from lmjax import models
-from lmjax.config import ConfigError, EncoderConfig, LabelledConfig, TaskConfig
+from lmjax.config.model import EncoderConfig
+from lmjax.config.task import LabelledConfig, TaskConfig, outputs
+from lmjax.errors import ConfigError
 from lmjax.interop.layout import Table
 from lmjax.interop.settings import Settings
 from lmjax.models import Model
-from lmjax.task_config import outputs
 from lmjax.types import Params
 
 # Their class of an encoder, by our task.

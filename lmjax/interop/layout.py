@@ -8,16 +8,24 @@ left over, none is made up.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from lmjax.config import ConfigError
+from lmjax.config.model import ModelConfig
+from lmjax.errors import ConfigError
+from lmjax.interop.settings import Settings
 from lmjax.interop.tensors import Tensors
 from lmjax.types import Array, Params
+
+
+def has(names: Collection[str], ending: str) -> bool:
+    """Return whether one of the tensors is called so, prefixes aside."""
+    return any(name == ending or name.endswith("." + ending) for name in names)
+
 
 Shape = tuple[int, ...]
 
@@ -297,3 +305,27 @@ def _refuse_difference(tensors: Tensors, original: str, copy: str) -> None:
             f"{tensors.directory}: {copy!r} differs from {original!r}, of which the "
             "config makes it a copy (is tie_word_embeddings in config.json right?)"
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """How to read and write the models of one `model_type`."""
+
+    model_type: str
+    architectures: tuple[str, ...]  # that are read
+    defaults: Mapping[str, Any]  # of transformers' config class
+    # Fields of our model config, from the settings and the tensors' names.
+    config_from_hf: Callable[[Settings, Collection[str]], dict[str, Any]]
+    # Settings, `architectures` included. What they cannot say is lost: the caller
+    # reads them back and compares.
+    config_to_hf: Callable[[Any], dict[str, Any]]
+    table: Callable[[ModelConfig], Table]
+    kind: str = "decoder"
+    # Fields of our task config, where the files hold a head for one.
+    task_from_hf: Callable[[Settings, Collection[str]], dict[str, Any]] = (
+        lambda settings, names: {}
+    )
+
+    def settings(self, values: Mapping[str, Any], *, where: str) -> Settings:
+        """Return the settings of a config.json of this family."""
+        return Settings(values, self.defaults, where=where)

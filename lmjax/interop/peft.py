@@ -10,15 +10,15 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax import models
-from lmjax.checkpoint import Step
-from lmjax.compress import lora
-from lmjax.config import ConfigError
-from lmjax.interop.families import choose_family
+from lmjax.config.model import AnyTransformer, TransformerConfig
+from lmjax.errors import ConfigError
 from lmjax.interop.hf import Transferred, restore, surplus_prefix
 from lmjax.interop.layout import Row, Table, flatten
+from lmjax.interop.registry import choose_family
 from lmjax.interop.staging import refuse_occupied, staged
 from lmjax.interop.tensors import Spec, write_file
-from lmjax.model_config import AnyTransformer, TransformerConfig
+from lmjax.nn import lora
+from lmjax.run.checkpoint import Step
 from lmjax.types import Array, Params
 
 _PREFIX = "base_model.model."  # PEFT's, before the names of the adapted model

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from lmjax.config import ConfigError, nearest
+from lmjax.errors import ConfigError, nearest
 
 T = TypeVar("T")
 

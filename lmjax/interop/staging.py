@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from lmjax.config import ConfigError
-from lmjax.workdir import locked
+from lmjax.errors import ConfigError
+from lmjax.run.workdir import locked
 
 _LOCK = ".lock"
 

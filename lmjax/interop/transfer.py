@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmjax.config import ConfigError
+from lmjax.errors import ConfigError
 from lmjax.interop.layout import (
     Piece,
     Row,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import DecoderConfig
+from lmjax.config.model import DecoderConfig
 from lmjax.models.heads import Classifier, Head
 from lmjax.nn.block import Cache, Trunk
 from lmjax.nn.linear import Embed

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import EncoderDecoderConfig
+from lmjax.config.model import EncoderDecoderConfig
 from lmjax.models.heads import Head
 from lmjax.nn.block import Cache, Trunk
 from lmjax.nn.linear import Embed

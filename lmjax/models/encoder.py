@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import EncoderConfig
+from lmjax.config.model import EncoderConfig
+from lmjax.errors import ConfigError
 from lmjax.models.heads import Classifier, Head, Pooler
 from lmjax.nn.block import Trunk
 from lmjax.nn.linear import Embed, Linear
-from lmjax.parsing import ConfigError
 from lmjax.types import Array, Batch
 
 

@@ -7,16 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import (
-    EncoderDecoderConfig,
-    NetworkConfig,
-    TransformerConfig,
-)
+from lmjax.config.model import EncoderDecoderConfig, NetworkConfig, TransformerConfig
 from lmjax.nn.feedforward import ACTIVATIONS
 from lmjax.nn.linear import Embed, Linear, attend
 from lmjax.nn.norm import LayerNorm, RMSNorm, make_norm
 from lmjax.nn.param import dropout, normal, param, zeros
-from lmjax.sharding import constrain
+from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config import ConfigError, ModelConfig
-from lmjax.model_config import RecurrentConfig, TransformerConfig
+from lmjax.config.model import ModelConfig, RecurrentConfig, TransformerConfig
+from lmjax.errors import ConfigError
 from lmjax.models.decoder import Decoder
 from lmjax.models.encdec import EncoderDecoder
 from lmjax.models.encoder import Encoder
@@ -22,8 +22,8 @@ from lmjax.models.recurrent_encdec import RecurrentEncoderDecoder
 from lmjax.nn.attention import KVCache, cudnn_obstacle
 from lmjax.nn.beams import take_beams
 from lmjax.nn.block import Cache
-from lmjax.nn.recurrent import State, zero_state
-from lmjax.nn.source_attention import Reading
+from lmjax.nn.recurrent.attention import Reading
+from lmjax.nn.recurrent.layers import State, zero_state
 from lmjax.types import Array, Axes, Batch, Params
 
 MODELS: dict[str, Any] = {

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import RecurrentConfig
+from lmjax.config.model import RecurrentConfig
+from lmjax.errors import ConfigError
 from lmjax.models.heads import Classifier, Head
 from lmjax.nn.linear import Embed
-from lmjax.nn.recurrent import Recurrent, State
-from lmjax.parsing import ConfigError
+from lmjax.nn.recurrent.layers import Recurrent, State
 from lmjax.types import Array, Batch
 
 

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import RecurrentEncoderDecoderConfig
+from lmjax.config.model import RecurrentEncoderDecoderConfig
 from lmjax.models.heads import Head
-from lmjax.nn.attentive import make_attentive
-from lmjax.nn.bridge import Bridge
 from lmjax.nn.linear import Embed
-from lmjax.nn.recurrent import Recurrent, State
-from lmjax.nn.source_attention import Memory, Reading, remember
+from lmjax.nn.recurrent.attention import Memory, Reading, remember
+from lmjax.nn.recurrent.attention_decoder import Bridge, make_attentive
+from lmjax.nn.recurrent.layers import Recurrent, State
 from lmjax.types import Array, Batch
 
 

@@ -9,15 +9,39 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import TransformerConfig
+from lmjax.config.model import TransformerConfig
+from lmjax.errors import ConfigError
 from lmjax.nn.beams import take_beams
 from lmjax.nn.linear import Linear, adapter
 from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout
 from lmjax.nn.position import rotate
-from lmjax.parsing import ConfigError
-from lmjax.sharding import constrain
+from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
+
+
+def attention_mask(
+    positions_BT: Array,
+    segments_BT: Array,
+    key_positions_BS: Array,
+    key_segments_BS: Array,
+    *,
+    causal: bool,
+    window: int = 0,
+) -> Array:
+    """Return the boolean (B, 1, T, S) mask, true where a query sees a key.
+
+    Both must belong to the same segment; a causal query sees keys at its position or
+    before, and with a `window` only the last so many, itself included. Padding
+    (segment 0) sees padding, so that no row of the softmax is empty.
+    """
+    mask = segments_BT[:, :, None] == key_segments_BS[:, None, :]
+    distance = positions_BT[:, :, None] - key_positions_BS[:, None, :]
+    if causal:
+        mask &= distance >= 0
+    if window:
+        mask &= (distance < window) & (distance > -window)
+    return mask[:, None]
 
 
 @jax.tree_util.register_dataclass

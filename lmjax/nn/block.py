@@ -11,15 +11,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import TransformerConfig
-from lmjax.nn.attention import Attention, KVCache
+from lmjax.config.model import TransformerConfig
+from lmjax.nn.attention import Attention, KVCache, attention_mask
 from lmjax.nn.feedforward import FeedForward
 from lmjax.nn.linear import Embed
-from lmjax.nn.mask import attention_mask
 from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout
 from lmjax.nn.position import RelativeBias, rope_angles, rope_frequencies, sinusoids
-from lmjax.sharding import constrain
+from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import TransformerConfig
+from lmjax.config.model import TransformerConfig
 from lmjax.nn.linear import Linear, adapter
-from lmjax.sharding import constrain
+from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

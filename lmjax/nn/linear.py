@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.model_config import TransformerConfig
+from lmjax.config.model import TransformerConfig
 from lmjax.nn.param import fan_in, normal, param, zeros
 from lmjax.types import Array
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lmjax.model_config import TransformerConfig
+from lmjax.config.model import TransformerConfig
 from lmjax.nn.param import normal, param
 from lmjax.types import Array
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from lmjax.config import CausalLMConfig
+from lmjax.config.task import CausalLMConfig
 from lmjax.models import Model
-from lmjax.nn.recurrent import State
+from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import text_shapes, token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lmjax.config import ClassifyConfig
+from lmjax.config.task import ClassifyConfig
+from lmjax.metrics.classification import confusion
 from lmjax.models import Model
 from lmjax.tasks.losses import padding, token_loss
-from lmjax.tasks.metrics import confusion
 from lmjax.types import Array, Batch, Metrics, Params
 
 

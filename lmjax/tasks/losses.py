@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from lmjax.task_config import LossConfig
+from lmjax.config.task import LossConfig
 from lmjax.types import Array, Batch, Metrics
 
 

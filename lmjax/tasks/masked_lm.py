@@ -8,9 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lmjax.config import MaskedLMConfig
+from lmjax.config.task import MaskedLMConfig, num_predictions
 from lmjax.models import Model
-from lmjax.task_config import num_predictions
 from lmjax.tasks.losses import cross_entropy, token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from lmjax.config.task import PromptedLMConfig, WindowPairConfig, WritingConfig
 from lmjax.models import Model
-from lmjax.task_config import PromptedLMConfig, WindowPairConfig, WritingConfig
 from lmjax.tasks.losses import padding, text_shapes, token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
 

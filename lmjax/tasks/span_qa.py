@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lmjax.config import SpanQAConfig
+from lmjax.config.task import SpanQAConfig
 from lmjax.models import Model
 from lmjax.tasks.losses import cross_entropy, padding
 from lmjax.types import Array, Batch, Metrics, Params

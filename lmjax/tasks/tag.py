@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lmjax.config import TagConfig
+from lmjax.config.task import TagConfig
 from lmjax.models import Model
 from lmjax.tasks.losses import padding, token_loss
 from lmjax.types import Array, Batch, Metrics, Params

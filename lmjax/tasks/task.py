@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from lmjax.config import TaskConfig
+from lmjax.config.task import TaskConfig
 from lmjax.models import Model
 from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classify import Classify

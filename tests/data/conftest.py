@@ -4,8 +4,8 @@ import random
 import numpy as np
 import pytest
 
-from lmjax.data import store_builder
-from lmjax.data.tokenizer import Bytes
+from lmjax.data.stores.token_store_builder import build_token_store
+from lmjax.data.tokenizers.plain import Bytes
 
 
 class Texts(list):
@@ -36,7 +36,7 @@ def random_texts():
 @pytest.fixture
 def make_store(tmp_path):
     def make(documents, *, num_shards=3, name="store"):
-        return store_builder.build_store(
+        return build_token_store(
             tmp_path / name,
             documents=Texts(documents),
             tokenizer=Bytes(bos=True),

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmjax import config as config_lib
-from lmjax.config import ConfigError
-from lmjax.data import kept_stores, line_index, loader, order, pipeline, tokenizer
+from lmjax.config import experiment
+from lmjax.data import order, pipeline
+from lmjax.data.lm import loader
+from lmjax.data.sources import line_index
+from lmjax.data.stores import manifest
+from lmjax.data.tokenizers import tokenizer
+from lmjax.errors import ConfigError
 
 
 def parse(path, **sections):
@@ -22,7 +26,7 @@ def parse(path, **sections):
     for name, section in sections.items():
         both = {**base.get(name, {}), **section} if type(section) is dict else section
         base[name] = both
-    return config_lib.parse(base)
+    return experiment.parse(base)
 
 
 def assert_equal(batches, expected):
@@ -372,15 +376,15 @@ def test_a_current_store_is_found_without_an_index(corpus, tmp_path, monkeypatch
 
 
 def test_a_workdir_knows_its_stores(prepared, tmp_path):
-    found = kept_stores.open_held_out(tmp_path / "work")
+    found = manifest.open_held_out(tmp_path / "work")
     expected = prepared.stores["valid"]
     assert [s.made_from for s in found["valid"]] == [s.made_from for s in expected]
     shutil.copytree(tmp_path / "work", tmp_path / "moved")
-    found = kept_stores.open_held_out(tmp_path / "moved")
+    found = manifest.open_held_out(tmp_path / "moved")
     assert all(
         (tmp_path / "moved") in store.directory.parents for store in found["valid"]
     )
-    assert kept_stores.open_held_out(tmp_path / "none") is None
+    assert manifest.open_held_out(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("damage", ["note", "store"])
@@ -391,4 +395,4 @@ def test_a_workdir_whose_stores_are_damaged(prepared, tmp_path, damage):
     )
     file.write_text("[")
     with pytest.raises(ConfigError, match=f"{store if damage == 'store' else file}: c"):
-        kept_stores.open_held_out(tmp_path / "work")
+        manifest.open_held_out(tmp_path / "work")

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError, parse
-from lmjax.data import batches, pipeline, task_examples
-from lmjax.data.classify_features import Classify, Reading
-from lmjax.data.example_store import ExampleStore
-from lmjax.data.tokenizer import Bytes
+from lmjax.config.experiment import parse
+from lmjax.data import batches, example_datasets, pipeline
+from lmjax.data.features.classify import Classify, Reading
+from lmjax.data.stores.example_store import ExampleStore
+from lmjax.data.tokenizers.plain import Bytes
+from lmjax.errors import ConfigError
 
 BOS, EOS = 257, 256
 
@@ -259,7 +260,7 @@ def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
 
 
 def test_what_does_not_belong_to_the_task_is_refused(make):
-    assert task_examples.reads_examples(make())
+    assert example_datasets.reads_examples(make())
     with pytest.raises(ConfigError, match=r"data\.source = 'text': must be one of"):
         make(source="text")
     with pytest.raises(ConfigError, match="holds examples, not the text"):

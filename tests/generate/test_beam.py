@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax import sharding
-from lmjax.config import ConfigError, MeshConfig, WriteConfig
+from lmjax.config.decoding import WriteConfig
+from lmjax.config.experiment import MeshConfig
+from lmjax.errors import ConfigError
 from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
-from lmjax.generate.write import way_to_write
+from lmjax.generate.writer import way_to_write
+from lmjax.parallel import sharding
 
 PROMPTS = [[3, 1, 0, 1, 2], [2], [2, 3, 1]]
 SOURCES = [[5, 6, 7], [8] * 20, [9, 10]]

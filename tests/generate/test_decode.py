@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import sharding
-from lmjax.config import ConfigError, MeshConfig
+from lmjax.config.experiment import MeshConfig
+from lmjax.errors import ConfigError
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
+from lmjax.parallel import sharding
 
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
 GREEDY = Sampling(temperature=0.0)

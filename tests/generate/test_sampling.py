@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError
+from lmjax.errors import ConfigError
 from lmjax.generate.sampling import Sampling, sample
 
 # Probabilities 0.4, 0.3, 0.2, 0.1, not in order.

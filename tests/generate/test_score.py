@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError
+from lmjax.errors import ConfigError
 from lmjax.generate.decode import source_batch
 from lmjax.generate.score import Scorer, cut_windows
 

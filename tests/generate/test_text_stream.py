@@ -3,8 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from lmjax.config import TokenizerConfig
-from lmjax.data.tokenizer import Bytes, make_tokenizer
+from lmjax.config.tokenizer import TokenizerConfig
+from lmjax.data.tokenizers.plain import Bytes
+from lmjax.data.tokenizers.tokenizer import make_tokenizer
 from lmjax.generate.text_stream import TextStream
 
 SAMPLE = "def f(x):\n    return x  # the sum, né à Åre\n\n"

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from lmjax import models
-from lmjax.cli import main
-from lmjax.config import ConfigError, parse
+from lmjax.cli.main import main
+from lmjax.config.experiment import parse
+from lmjax.errors import ConfigError
 from lmjax.interop import hf, layout
-from lmjax.interop.families import FAMILIES, choose_family, find_family, read_config
+from lmjax.interop.registry import FAMILIES, choose_family, find_family, read_config
 from lmjax.interop.tensors import Spec, open_tensors, write_tensors
 
 TINY = {

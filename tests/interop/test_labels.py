@@ -6,9 +6,9 @@ import pytest
 from references import reference, write
 
 import lmjax
-from lmjax import workdir
-from lmjax.config import ConfigError
+from lmjax.errors import ConfigError
 from lmjax.interop import hf
+from lmjax.run import workdir
 
 pytest.importorskip("torch", reason="the reference runs on torch")
 pytest.importorskip("transformers", reason="is the reference")

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError, MeshConfig
+from lmjax.config.experiment import MeshConfig
+from lmjax.errors import ConfigError
 from lmjax.interop.layout import Row, Table, linear, norm
 from lmjax.interop.tensors import Spec, open_tensors, write_tensors
 from lmjax.interop.transfer import export_tensors, import_params
 
 jax = pytest.importorskip("jax")
-from lmjax import sharding  # noqa: E402
+from lmjax.parallel import sharding  # noqa: E402
 
 LAYERS, DIM, HEADS, SIZE = 3, 8, 4, 2
 AXES = {

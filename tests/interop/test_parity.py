@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from references import CASES, reference, write
 
-from lmjax import sharding
-from lmjax.config import MeshConfig
+from lmjax.config.experiment import MeshConfig
 from lmjax.interop import hf
+from lmjax.parallel import sharding
 
 torch = pytest.importorskip("torch", reason="the reference runs on torch")
 transformers = pytest.importorskip("transformers", reason="is the reference")

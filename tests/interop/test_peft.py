@@ -8,12 +8,15 @@ import pytest
 from references import reference, write
 
 import lmjax
-from lmjax import init_from, models, workdir
-from lmjax.checkpoint import save_params
-from lmjax.compress import lora
-from lmjax.config import ConfigError, parse
+from lmjax import models
+from lmjax.config.experiment import parse
+from lmjax.errors import ConfigError
 from lmjax.interop import hf
 from lmjax.interop.peft import export_adapters
+from lmjax.nn import lora
+from lmjax.run import workdir
+from lmjax.run.checkpoint import save_params
+from lmjax.train import init_from
 
 torch = pytest.importorskip("torch", reason="the reference runs on torch")
 transformers = pytest.importorskip("transformers", reason="is the reference")

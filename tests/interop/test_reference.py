@@ -11,10 +11,11 @@ import pytest
 from references import reference, write
 
 import lmjax
-from lmjax.config import FieldsConfig, WriteConfig
-from lmjax.data.seq2seq_features import Seq2Seq
-from lmjax.data.tokenizer import Ids
-from lmjax.interop import hf
+from lmjax.config.data import FieldsConfig
+from lmjax.config.decoding import WriteConfig
+from lmjax.data.features.seq2seq import Seq2Seq
+from lmjax.data.tokenizers.plain import Ids
+from lmjax.interop import hf, registry
 from lmjax.interop.transfer import export_tensors
 
 torch = pytest.importorskip("torch", reason="the reference runs on torch")
@@ -129,7 +130,7 @@ def test_gradients(both, name):
     torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), in_torch(targets).flatten()
     ).backward()
-    family, _ = hf.choose_family(lm.model)
+    family, _ = registry.choose_family(lm.model)
     table = family.table(lm.model.config)
     specs, arrays = export_tensors(grads, table, dtype=np.float32)
     found = dict(zip(specs, arrays, strict=True))
@@ -196,7 +197,7 @@ def test_a_target_of_bart_is_as_it_is_trained_on(both):
         model.decoder_start_token_id,
     )
     np.testing.assert_array_equal(batch["tokens"][:, real], expected)
-    told = hf.choose_family(lm.model)[1]
+    told = registry.choose_family(lm.model)[1]
     assert told["forced_bos_token_id"] == model.bos_token_id
 
 

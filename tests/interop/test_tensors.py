@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError
+from lmjax.errors import ConfigError
 from lmjax.interop import tensors
 from lmjax.interop.tensors import Spec, open_tensors, write_tensors
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.config import CausalLMConfig
+from lmjax.config.task import CausalLMConfig
 from lmjax.tasks import build
 
 TASK = build(CausalLMConfig())
@@ -139,10 +139,10 @@ def test_dropout_follows_its_key(tiny, random_params, one_text):
 
 def test_each_layer_drops_other_elements(tiny, one_text):
     """Scanned layers must not share one key, nor the two branches of a block."""
-    from lmjax.nn import block
+    from lmjax.nn import block, param
 
     seen = []
-    real = block.dropout
+    real = param.dropout
     model = tiny("gpt2", dropout=0.5, scan_layers=False)
     config = model.config
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax.config import ConfigError
+from lmjax.errors import ConfigError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from lmjax import models
-from lmjax.config import parse
+from lmjax.config.experiment import parse
 
 
 def count(model):

@@ -7,10 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax import device, optim, sharding, step, tasks
-from lmjax.config import ConfigError, MeshConfig, OptimConfig, PrefixLMConfig
+from lmjax import tasks
+from lmjax.config.experiment import MeshConfig
+from lmjax.config.optim import OptimConfig
+from lmjax.config.task import PrefixLMConfig
+from lmjax.errors import ConfigError
 from lmjax.generate.decode import Generator, source_batch
 from lmjax.generate.sampling import Sampling
+from lmjax.parallel import sharding
+from lmjax.parallel.batch import put_batch
+from lmjax.train import optim, step
 
 TASK = tasks.build(PrefixLMConfig())
 VARIANTS = {
@@ -241,7 +247,7 @@ def test_what_is_fed_weighs_in_by_a_kernel_of_its_own(tiny, random_params, apply
 @pytest.mark.parametrize("variational", [False, True])
 def test_dropout_is_where_zaremba_has_it(tiny, random_params, variational):
     """On what is embedded, between layers, and before the head; each its own."""
-    from lmjax.nn import recurrent
+    from lmjax.nn.recurrent import layers
 
     options = {"dropout": 0.5, "variational_dropout": variational}
     model = tiny("bahdanau", num_encoder_layers=2, **options)
@@ -253,7 +259,7 @@ def test_dropout_is_where_zaremba_has_it(tiny, random_params, variational):
         return x
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent, "dropout", spy)
+        patch.setattr(layers, "dropout", spy)
         model.hidden(params, pairs(), key=jax.random.key(0))
     source, target = (1, 1) if variational else (9, 7)
     expected = [(source, 32), (source, 48)]
@@ -291,7 +297,7 @@ def meshes(tiny, random_params):
         mesh = sharding.make_mesh(MeshConfig(**sizes), devices)
         shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
         params = jax.device_put(random_params(model), shardings)
-        batch = device.put_batch(pairs(rows=8), mesh)
+        batch = put_batch(pairs(rows=8), mesh)
         loss = lambda params, batch: TASK.loss(model, params, batch, None)[0]
         with jax.set_mesh(mesh):
             found = jax.jit(jax.value_and_grad(loss))(params, batch)

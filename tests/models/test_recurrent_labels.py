@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from lmjax import models
-from lmjax.config import ConfigError, parse
-from lmjax.nn import recurrent
+from lmjax.config.experiment import parse
+from lmjax.errors import ConfigError
+from lmjax.nn.recurrent import layers
 
 LENGTHS = [7, 1, 4, 0]
 WIDTH = 24
@@ -99,7 +100,7 @@ def test_dropout_is_before_between_and_after_once(tiny, random_params):
         return x
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent, "dropout", spy)
+        patch.setattr(layers, "dropout", spy)
         states = model.hidden(params, batch, key=jax.random.key(0))
     assert calls == [32, 2 * WIDTH], "embeddings and between layers"
     same = np.ones_like(states[:1, :2])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lmjax import models
-from lmjax.config import ConfigError
+from lmjax.errors import ConfigError
+from lmjax.models import model
 from lmjax.nn import attention
-from lmjax.nn.mask import attention_mask
+from lmjax.nn.attention import attention_mask
 
 B, T, H = 2, 11, 8
 
@@ -151,7 +152,7 @@ def test_the_kernel_itself_refuses_what_it_cannot_do():
 
 def test_auto_is_decided_by_the_platform(make_config):
     config = make_config("llama").model
-    resolve = models.model.resolve
+    resolve = model.resolve
     seen = [
         (c.attention, c.dtype, c.scan_layers)
         for c in (resolve(config, platform=p) for p in ("cpu", "gpu", "tpu"))

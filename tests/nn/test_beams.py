@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmjax import sharding
-from lmjax.config import MeshConfig
+from lmjax.config.experiment import MeshConfig
 from lmjax.nn.beams import take_beams
+from lmjax.parallel import sharding
 
 PARENTS = np.array([[2, 0], [1, 1], [0, 2], [2, 2]])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lmjax.nn.recurrent import CELLS, Recurrent
+from lmjax.nn.recurrent.layers import CELLS, Recurrent
 
 DIM, HIDDEN, LAYERS = 5, 7, 2
 SHAPE = (3, 9)

@@ -6,9 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import models, optim, step, tasks
-from lmjax.config import ConfigError, OptimConfig, parse
-from lmjax.data import task_features
+from lmjax import models, tasks
+from lmjax.config.experiment import parse
+from lmjax.config.optim import OptimConfig
+from lmjax.data.features.registry import make_features
+from lmjax.errors import ConfigError
+from lmjax.train import optim, step
 
 SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "max_length": 32}
 BOTH_WAYS = {"bidirectional": True, "hidden_dim": 24}
@@ -47,7 +50,7 @@ def make(kind, dropout=0.0):
         }
         for i in range(7)
     ]
-    batch = task_features.build(config).batch([*rows, None], length=16)
+    batch = make_features(config).batch([*rows, None], length=16)
     return models.build(config.model, platform="cpu"), tasks.build(config.task), batch
 
 

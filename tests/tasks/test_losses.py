@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmjax import tasks
-from lmjax.config import CausalLMConfig
+from lmjax.config.task import CausalLMConfig
 from lmjax.tasks.losses import cross_entropy
 
 RNG = np.random.default_rng(0)

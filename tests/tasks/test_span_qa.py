@@ -6,10 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import models, optim, step, tasks
-from lmjax.config import OptimConfig, SpanQAConfig, parse
-from lmjax.data import task_features
+from lmjax import models, tasks
+from lmjax.config.experiment import parse
+from lmjax.config.optim import OptimConfig
+from lmjax.config.task import SpanQAConfig
+from lmjax.data.features.registry import make_features
 from lmjax.tasks.span_qa import best_span
+from lmjax.train import optim, step
 
 SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "max_length": 32}
 KINDS = {
@@ -45,7 +48,7 @@ def make(kind, **task):
         context = np.array([4, len(tokens) - 1])
         span = span if i < 5 else np.array([none, none])
         rows.append({"tokens": tokens, "context": context, "span": span})
-    batch = task_features.build(config).batch([*rows, None], length=20)
+    batch = make_features(config).batch([*rows, None], length=20)
     return models.build(config.model, platform="cpu"), tasks.build(config.task), batch
 
 

@@ -7,15 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import sharding
-from lmjax.config import FieldsConfig, parse
-from lmjax.data import classify_features, tag_features, task_features
-from lmjax.data.casing import case_of
-from lmjax.data.tag_features import Sentence
-from lmjax.data.tokenizer import Bytes
-from lmjax.device import put_batch
-from lmjax.program import make_program
-from lmjax.task_config import CASES
+from lmjax.config.data import FieldsConfig
+from lmjax.config.experiment import parse
+from lmjax.config.task import CASES
+from lmjax.data.features import classify, tag
+from lmjax.data.features.registry import make_features
+from lmjax.data.features.tag import Sentence, case_of
+from lmjax.data.tokenizers.plain import Bytes
+from lmjax.parallel import sharding
+from lmjax.parallel.batch import put_batch
+from lmjax.train.compiled import make_program
 
 LABELS = ("B-PER", "I-PER", "O")
 SENTENCES = [
@@ -60,11 +61,11 @@ def make(mesh=(1, 1, 1), *, kind="tag", adam=False):
             "mesh": dict(zip(sharding.MESH_AXES, mesh, strict=True)),
         }
     )
-    read = task_features.build(config)
+    read = make_features(config)
     readings = [
         Sentence(words, ids)
         if kind == "tag"
-        else classify_features.Reading((" ".join(words),), ids[0])
+        else classify.Reading((" ".join(words),), ids[0])
         for words, ids in SENTENCES
     ]
     rows = [row.columns for (row,) in read.encode(readings, Bytes(bos=True))]
@@ -99,9 +100,7 @@ def test_a_batch_has_the_shapes_it_is_said_to_have_and_the_types_of_words():
 
 
 def test_without_casing_all_words_are_of_one_type():
-    plain = tag_features.Tag(
-        fields=FieldsConfig(), labels=LABELS, length=24, repair=True
-    )
+    plain = tag.Tag(fields=FieldsConfig(), labels=LABELS, length=24, repair=True)
     row = plain.encode([Sentence(*SENTENCES[0])], Bytes(bos=True))[0][0]
     assert not row.columns["types"].any()
     assert plain.identity() != dataclasses.replace(plain, casing=True).identity()

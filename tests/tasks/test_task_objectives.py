@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import models, optim, step, tasks
-from lmjax.config import OptimConfig, parse
-from lmjax.data import objectives
-from lmjax.data.tokenizer import Bytes
+from lmjax import models, tasks
+from lmjax.config.experiment import parse
+from lmjax.config.optim import OptimConfig
+from lmjax.data.lm import objectives
+from lmjax.data.tokenizers.plain import Bytes
+from lmjax.train import optim, step
 
 TOKENIZER = Bytes(bos=True, mask=True, num_sentinels=8)
 SIZE = {"dim": 32, "num_layers": 2, "num_heads": 4, "max_length": 32}

@@ -16,7 +16,8 @@ import sweep
 import sweep_metric
 from optuna.trial import TrialState
 
-from lmjax.config import ConfigError, load
+from lmjax.config.experiment import load
+from lmjax.errors import ConfigError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

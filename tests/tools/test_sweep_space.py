@@ -9,7 +9,8 @@ from optuna.distributions import (
 )
 from sweep_space import parse_space
 
-from lmjax.config import ConfigError, parse
+from lmjax.config.experiment import parse
+from lmjax.errors import ConfigError
 
 SECTIONS = {"tokenizer": {"kind": "bytes"}, "data": {"source": "python_stdlib"}}
 

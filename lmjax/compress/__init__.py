@@ -1,1 +1,0 @@
-"""Smaller models, and smaller changes to them."""

@@ -1,0 +1,163 @@
+"""TensorFlow Datasets as documents, read without TensorFlow."""
+
+from typing import Any
+
+import numpy as np
+
+from lmjax.config.data import SourceConfig
+from lmjax.data.sources.documents import Documents, decode, digest, expanded
+from lmjax.errors import ConfigError, nearest
+
+
+class Tfds:
+    """The examples of one split; a feature of each is the text."""
+
+    def __init__(
+        self, builder: Any, *, split: str, field: str, on_bad_text: str, path: str
+    ) -> None:
+        self._examples = builder.as_data_source(split)
+        self._identity = identity(builder, split)
+        self._field = field
+        self._on_bad_text = on_bad_text
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int, /) -> str:
+        text = self._examples[index][self._field]
+        name, split = self._identity[:2]
+        return decode(
+            text.encode() if isinstance(text, str) else bytes(text),
+            where=lambda: f"{name} {split}[{index}]",
+            on_bad_text=self._on_bad_text,
+            path=self._path,
+        )
+
+    def size(self, index: int, /) -> int:
+        """Return the bytes of one example's text."""
+        return len(self[index].encode())
+
+    def fingerprint(self) -> str:
+        """Hash the name, version, split and size."""
+        return digest("tfds", self._identity, self._field, self._on_bad_text)
+
+
+def open_tfds(config: SourceConfig, *, split: str, path: str) -> Documents | None:
+    """Open a catalog name or a built directory.
+
+    Raises:
+      ConfigError: there is no such dataset, split or text feature, or the dataset
+        cannot be downloaded.
+    """
+    found = open_split(config, split=split, path=path)
+    if found is None:
+        return None
+    builder, name = found
+    _check_field(builder, config.field, path=f"{path}.field")
+    return Tfds(
+        builder,
+        split=name,
+        field=config.field,
+        on_bad_text=config.on_bad_text,
+        path=path,
+    )
+
+
+def open_split(
+    config: SourceConfig, *, split: str, path: str
+) -> tuple[Any, str] | None:
+    """Return a builder whose files are there, and a split it has.
+
+    None where the config names no split; else as `open_tfds`.
+    """
+    name = getattr(config, f"{split}_split")
+    if not name:
+        return None
+    builder = _builder(config.path, path=f"{path}.path")
+    _check_split(builder, name, path=f"{path}.{split}_split")
+    return builder, name
+
+
+def identity(builder: Any, split: str) -> list[Any]:
+    """Return the dataset's name and version, the split, and how much is in it."""
+    splits = builder.info.splits
+    size = sum(splits[name].num_bytes for name in _bases(split))
+    return [builder.info.full_name, split, splits[split].num_examples, size]
+
+
+def _builder(name: str, *, path: str) -> Any:
+    """Return a builder whose files are there."""
+    import tensorflow_datasets as tfds
+
+    directory = expanded(name, leaf=path)
+    if (directory / "dataset_info.json").exists():
+        return _checked_format(tfds.builder_from_directory(directory), name, path=path)
+    try:
+        # The one format that can be read in full without TensorFlow.
+        builder = tfds.builder(name, file_format="array_record")
+    except Exception as error:  # of many types, for the name, config and version
+        base = name.partition("/")[0].partition(":")[0]
+        catalog = tfds.list_builders(with_community_datasets=False)
+        hint = "" if base in catalog else nearest(base, catalog)
+        raise ConfigError(
+            f"{path} = {name!r}: neither a directory that TFDS built nor in its catalog"
+            f"{hint}: {_first_line(error)}"
+        ) from error
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # a download fails in as many ways as there are servers
+        raise ConfigError(
+            f"{path} = {name!r}: cannot be prepared: {_first_line(error)}"
+        ) from error
+    return builder
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2]
+
+
+def _checked_format(builder: Any, name: str, *, path: str) -> Any:
+    found = builder.info.file_format.value
+    if found != "array_record":
+        raise ConfigError(
+            f"{path} = {name!r}: its files are {found}; build it with "
+            "file_format='array_record'"
+        )
+    return builder
+
+
+def _check_split(builder: Any, split: str, *, path: str) -> None:
+    splits = builder.info.splits
+    for name in _bases(split):
+        if name not in splits:
+            raise ConfigError(
+                f"{path} = {split!r}: no such split{nearest(name, list(splits))}; "
+                f"{builder.info.name} has {', '.join(splits)}"
+            )
+    try:
+        _ = splits[split].num_examples
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} = {split!r}: not as in 'train[:90%]': {_last_line(error)}"
+        ) from error
+
+
+def _check_field(builder: Any, field: str, *, path: str) -> None:
+    features = builder.info.features
+    if field not in features:
+        raise ConfigError(
+            f"{path} = {field!r}: no such feature{nearest(field, list(features))}; "
+            f"{builder.info.name} has {', '.join(features)}"
+        )
+    if features[field].shape != () or features[field].np_dtype != np.object_:
+        raise ConfigError(f"{path} = {field!r}: is not text but {features[field]}")
+
+
+def _bases(split: str) -> list[str]:
+    """Return the splits that `train[:90%]+validation` is taken from."""
+    return [part.partition("[")[0].strip() for part in split.split("+")]

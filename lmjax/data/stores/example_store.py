@@ -1,0 +1,232 @@
+"""Encoded examples on disk: ragged columns of int32, memory-mapped, built once.
+
+NAME.values.npy  the column's numbers, one row after another
+NAME.starts.npy  int64, where each row's begin, and the end
+size.npy         int32, the length of the shortest batch that holds a row
+examples.jsonl   the examples, where evaluation compares answers with them
+manifest.json    written last; without it there is no store
+"""
+
+import contextlib
+import functools
+import json
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmjax.data.features.dataset import VERSION, ExamplePart
+from lmjax.data.features.features import Row
+from lmjax.data.formats.examples import Example, Examples, JsonExamples, placed, refused
+from lmjax.data.stores.token_store import MANIFEST
+from lmjax.data.tokenizers.tokenizer import Tokenizer
+from lmjax.errors import ConfigError
+from lmjax.fileio import locked, one_line_errors
+
+KEPT = "examples.jsonl"
+TEXTS = ("tokens", "source", "target")  # the columns that hold tokens of text
+_AT_ONCE = 1024  # examples that are encoded together
+
+_log = logging.getLogger(__name__)
+
+
+class ExampleStore:
+    """A finished store, open for reading.
+
+    Raises:
+      FileNotFoundError: there is no manifest.
+      ValueError: it is not the manifest of such a store.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        manifest = json.loads((self.directory / MANIFEST).read_text())
+        try:
+            if manifest["examples"] != VERSION:
+                raise ValueError(f"version {manifest['examples']}, not {VERSION}")
+            self.made_from: str = manifest["made_from"]
+            self.num_examples: int = manifest["num_examples"]
+            self.num_truncated: int = manifest["num_truncated"]
+            self.num_skipped: int = manifest["num_skipped"]
+            names: list[str] = manifest["columns"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{MANIFEST} is not one of examples: {error!r}") from error
+        self._values = {n: self._load(f"{n}.values.npy") for n in names}
+        self._starts = {n: self._load(f"{n}.starts.npy") for n in names}
+        self.sizes = self._load("size.npy")
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Return the columns of one row."""
+        return {
+            name: self._values[name][starts[index] : starts[index + 1]]
+            for name, starts in self._starts.items()
+        }
+
+    @functools.cached_property
+    def examples(self) -> Examples:
+        """Return the examples that the rows were made of, where they are kept."""
+        file = self.directory / KEPT
+        return JsonExamples([file], on_bad_text="error", path=str(file))
+
+    @property
+    def num_tokens(self) -> int:
+        """Count the tokens of all rows."""
+        return sum(map(len, self._texts))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return tokens [start, stop) of all rows, one after another, int32."""
+        found, before = [], 0
+        for values in self._texts:
+            found.append(values[max(start - before, 0) : max(stop - before, 0)])
+            before += len(values)
+        return np.concatenate(found)
+
+    @property
+    def _texts(self) -> list[np.ndarray]:
+        """Return the columns that hold the tokens of texts."""
+        return [values for name, values in self._values.items() if name in TEXTS]
+
+    def describe(self) -> str:
+        """Return what there is, for people to read."""
+        rows = f" in {len(self):,} rows" if len(self) != self.num_examples else ""
+        return (
+            f"{self.num_examples:,} examples{rows}, {self.num_tokens:,} tokens; "
+            f"{self.num_truncated:,} cut to fit, {self.num_skipped:,} left out"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExampleStore, (self.directory,)  # memory maps would travel as copies
+
+    def _load(self, name: str) -> np.ndarray:
+        return np.load(self.directory / name, mmap_mode="r")
+
+
+def build_example_store(
+    directory: str | Path, *, part: ExamplePart, tokenizer: Tokenizer, label: str
+) -> ExampleStore:
+    """Return the store of some examples: the one that is there, or a new one.
+
+    Args:
+      directory: where the store is, or will be.
+      part: what it holds.
+      tokenizer: what its tokens mean.
+      label: what to call it.
+
+    Raises:
+      ConfigError: an example cannot be used (with `on_bad_example="error"`), or none
+        can, or the directory cannot be written.
+    """
+    directory = Path(directory)
+    with one_line_errors(directory), locked(directory):
+        store = _open_if_current(directory, part.identity(tokenizer))
+        if store is None:
+            (directory / MANIFEST).unlink(missing_ok=True)
+            _write(directory, part, tokenizer)
+            store = ExampleStore(directory)
+    _log.info("%s: %s", label, store.describe())
+    return store
+
+
+def encoded(
+    part: ExamplePart, tokenizer: Tokenizer, bad: list[str]
+) -> Iterator[tuple[Example, Sequence[Row]]]:
+    """Yield examples and their rows; `bad` takes what is wrong with those left out."""
+    for first in range(0, len(part), _AT_ONCE):
+        examples, readings = [], []
+        for i in range(first, min(first + _AT_ONCE, len(part))):
+            try:
+                example = part.examples[i]
+                readings.append(part.features.read(example))
+                examples.append(example)
+            except ConfigError as error:
+                where = part.examples.where(i)
+                if part.on_bad_example == "error":
+                    raise refused(error, where) from error
+                bad.append(str(placed(error, where)))
+        rows = part.features.encode(readings, tokenizer)
+        yield from zip(examples, rows, strict=True)
+
+
+def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
+    bad: list[str] = []
+    columns: dict[str, list[np.ndarray]] = {}
+    sizes: list[int] = []
+    num_examples = num_truncated = 0
+    with _kept(directory, part) as keep:
+        for example, rows in encoded(part, tokenizer, bad):
+            keep(example)
+            num_examples += 1
+            num_truncated += any(row.truncated for row in rows)
+            learnt = [row for row in rows if row.learnt]
+            sizes += [row.size for row in learnt]
+            for row in learnt:
+                for name, values in row.columns.items():
+                    columns.setdefault(name, []).append(values)
+    if bad:
+        _log.warning("left out %d of %d examples: %s", len(bad), len(part), bad[0])
+    if not columns:
+        why = f"the first: {bad[0]}" if bad else "all were cut off"
+        raise ConfigError(f"no example can be used; {why}")
+    for name, arrays in columns.items():
+        starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+        _save(directory / f"{name}.starts.npy", starts)
+        _save(directory / f"{name}.values.npy", np.concatenate(arrays, dtype=np.int32))
+    _save(directory / "size.npy", np.array(sizes, np.int32))
+    manifest = {
+        "examples": VERSION,
+        "made_from": part.identity(tokenizer),
+        "num_examples": num_examples,
+        "num_truncated": num_truncated,
+        "num_skipped": len(bad),
+        "columns": [*columns],
+    }
+    _write_whole(directory / MANIFEST, manifest)
+
+
+@contextlib.contextmanager
+def _kept(
+    directory: Path, part: ExamplePart
+) -> Generator[Callable[[Example], None], None, None]:
+    """Yield what keeps an example, if the part's are kept."""
+    if not part.kept:
+        yield lambda example: None
+        return
+    with (directory / KEPT).open("w", encoding="utf-8") as out:
+        yield lambda example: print(json.dumps(example), file=out)
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("wb") as out:
+        np.save(out, array)
+    partial.replace(file)
+
+
+def _write_whole(file: Path, manifest: Mapping[str, Any]) -> None:
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(manifest, indent=1) + "\n")
+    partial.replace(file)
+
+
+def _open_if_current(directory: Path, made_from: str) -> ExampleStore | None:
+    try:
+        store = ExampleStore(directory)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _log.warning("%s: damaged, will be built again: %s", directory, error)
+        return None
+    return store if store.made_from == made_from else None
+
+
+def is_example_store(directory: str | Path) -> bool:
+    """Return whether a directory holds examples, not a stream of tokens."""
+    try:
+        return "examples" in json.loads((Path(directory) / MANIFEST).read_text())
+    except (OSError, ValueError, TypeError):
+        return False

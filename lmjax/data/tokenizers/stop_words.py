@@ -1,0 +1,42 @@
+"""Words that say little of what a text is about: dropped by choice."""
+
+from collections.abc import Sequence
+
+from lmjax.data.sources.documents import expanded
+from lmjax.errors import ConfigError, nearest
+
+# Function words, with the endings that contractions leave. None that negates is among
+# them: "not good" is not "good".
+ENGLISH = """
+a an the this that these those
+i me my mine myself we us our ours ourselves you your yours yourself yourselves
+he him his himself she her hers herself it its itself they them their theirs
+themselves one who whom whose which what
+am is are was were be been being do does did doing done have has had having
+can could may might must shall should will would 's 're 've 'll 'd 'm
+and or but if then than so as because while until though although
+about above across after against along among around at before behind below beside
+between beyond by down during for from in inside into of off on onto out outside
+over since through to toward towards under up upon with within
+again also here how just there too when where why
+all any both each every other some such same own
+"""
+
+
+def read(name: str) -> Sequence[str]:
+    """Return the words of `config.tokenizer.stop_words`, as white space parts them.
+
+    Raises:
+      ConfigError: there is no such list or file.
+    """
+    if name == "english":
+        return ENGLISH.split()
+    leaf = "config.tokenizer.stop_words"
+    try:
+        return expanded(name, leaf=leaf).read_text().split() if name else ()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigError(
+            f"{leaf} = {name!r}: neither 'english' nor a file"
+            f"{nearest(name, ['english'])}: {why}"
+        ) from error

@@ -1,0 +1,250 @@
+"""Recurrent layers that attend to a source while they write.
+
+B batch, T length, S places of the source, D dim, G gates, H hidden, L layers, M memory.
+
+With h, the last layer's hidden state, before a step and h' after it:
+
+  Bahdanau      fed = attend(h);  h' = step(x + U fed);  out = tanh(W [fed; h'; input])
+  Luong         h' = step(x);  out = tanh(W [attend(h'); h'])
+  InputFeeding  h' = step(x + U fed);  out = tanh(W [attend(h'); h']), the next fed
+
+where x is the input's part of the first layer's gates. What is known before the first
+step is multiplied before it, for all steps; what no step reads, after the last.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lmjax.config.model import RecurrentEncoderDecoderConfig
+from lmjax.nn.linear import Linear
+from lmjax.nn.recurrent.attention import Additive, General, Memory, attend
+from lmjax.nn.recurrent.layers import CELLS, Recurrent, State
+from lmjax.nn.recurrent.scan import gathered, scan_rows
+from lmjax.parallel.sharding import constrain
+from lmjax.types import Array
+
+
+class Bridge(nnx.Module):
+    """A decoder's first states: tanh layers of an encoder's last hidden states.
+
+    Those are the last layer's at the two ends of a source: of its forward direction at
+    the last place, of its backward one at the first. There is a layer for each state
+    (and cell) of each of the decoder's layers.
+    """
+
+    def __init__(self, key: Array, config: RecurrentEncoderDecoderConfig) -> None:
+        self.names = CELLS[config.cell].names
+        num_states = len(self.names) * config.num_layers
+        outputs = {"layers": num_states, "mlp": config.hidden_dim}
+        inputs = {"embed": 2 * config.hidden_dim}
+        self.states = Linear(key, inputs, outputs, bias=True)
+
+    def __call__(self, memory: Memory) -> State:
+        """Return the states (B, L, H) in which the texts of these sources begin."""
+        real_BS = memory.real_BS
+        last_B = jnp.max(jnp.where(real_BS, jnp.arange(real_BS.shape[1]), 0), axis=1)
+        places = last_B, jnp.argmax(real_BS, axis=1)
+        halves = jnp.split(memory.states_BSM, 2, axis=-1)
+        ends = [
+            jnp.take_along_axis(half_BSH, place_B[:, None, None], axis=1)[:, 0]
+            for half_BSH, place_B in zip(halves, places, strict=True)
+        ]
+        states = jnp.tanh(self.states(jnp.concatenate(ends, axis=-1)))
+        parts = jnp.split(states.astype(jnp.float32), len(self.names), axis=1)
+        return dict(zip(self.names, parts, strict=True))
+
+
+class Bahdanau(nnx.Module):
+    """Bahdanau et al. 2015; out is a tanh layer, as in Sennrich et al. 2017."""
+
+    def __init__(self, key: Array, config: RecurrentEncoderDecoderConfig) -> None:
+        c, keys, memory_dim = config, jax.random.split(key, 4), 2 * config.hidden_dim
+        self.fed_dim = memory_dim
+        self.layers = _layers(keys[0], c)
+        self.attention = Additive(keys[1], c.hidden_dim, memory_dim=memory_dim)
+        self.fed = _fed(keys[2], c, fed_dim=self.fed_dim)
+        self.out = _out(keys[3], c, num_inputs=memory_dim + c.hidden_dim + c.dim)
+
+    def __call__(
+        self,
+        x_BTD: Array,
+        memory: Memory,
+        *,
+        real_BT: Array,
+        state: State,
+        key: Array | None,
+    ) -> tuple[Array, State]:
+        """Return what it puts out (B, T, D), and the state after the last step."""
+        layers, scores = one_by_one(self.layers, x_BTD), self.attention.scores(memory)
+        dtype, fed = x_BTD.dtype, gathered(self.fed, x_BTD.dtype)
+
+        def step(state: State, x_BGH: Array, keep: Array) -> State:
+            query_B1H = state["hidden"][:, -1:]
+            context_BM = attend(query_B1H, memory, scores=scores)[:, 0]
+            new = layers(x_BGH + fed(context_BM), state, keep)
+            return {**new, "fed": context_BM}
+
+        def emit(state: State) -> tuple[Array, Array]:
+            return state["fed"].astype(dtype), state["hidden"][:, -1].astype(dtype)
+
+        seen, state = scan_rows(
+            step,
+            _inputs(self.layers, x_BTD, key=key),
+            real_BT=real_BT,
+            state=state,
+            emit=emit,
+        )
+        return jnp.tanh(self.out(jnp.concatenate([*seen, x_BTD], axis=-1))), state
+
+
+class Luong(nnx.Module):
+    """Luong et al. 2015: global attention, with the score called general."""
+
+    fed_dim = 0
+
+    def __init__(self, key: Array, config: RecurrentEncoderDecoderConfig) -> None:
+        c, keys, memory_dim = config, jax.random.split(key, 3), 2 * config.hidden_dim
+        self.layers = _layers(keys[0], c)
+        self.attention = General(keys[1], c.hidden_dim, memory_dim=memory_dim)
+        self.out = _out(keys[2], c, num_inputs=memory_dim + c.hidden_dim)
+
+    def __call__(
+        self,
+        x_BTD: Array,
+        memory: Memory,
+        *,
+        real_BT: Array,
+        state: State,
+        key: Array | None,
+    ) -> tuple[Array, State]:
+        """Return what it puts out (B, T, D), and the state after the last step."""
+        h_BTH, state = self.layers(
+            x_BTD,
+            positions_BT=jnp.ones_like(real_BT, jnp.int32),  # it goes on from a state
+            segments_BT=real_BT,
+            state=state,
+            key=key,
+        )
+        scores = self.attention.scores(memory)
+        context_BTM = attend(h_BTH, memory, scores=scores)
+        seen = context_BTM.astype(h_BTH.dtype), h_BTH
+        return jnp.tanh(self.out(jnp.concatenate(seen, axis=-1))), state
+
+
+class InputFeeding(Luong):
+    """Luong et al. 2015, section 3.3: each step also reads what the last put out."""
+
+    def __init__(self, key: Array, config: RecurrentEncoderDecoderConfig) -> None:
+        super().__init__(key, config)
+        self.fed_dim = config.dim
+        self.fed = _fed(jax.random.fold_in(key, 3), config, fed_dim=self.fed_dim)
+
+    def __call__(
+        self,
+        x_BTD: Array,
+        memory: Memory,
+        *,
+        real_BT: Array,
+        state: State,
+        key: Array | None,
+    ) -> tuple[Array, State]:
+        """Return what it puts out (B, T, D), and the state after the last step."""
+        layers, scores = one_by_one(self.layers, x_BTD), self.attention.scores(memory)
+        fed, out = (gathered(part, x_BTD.dtype) for part in (self.fed, self.out))
+
+        def step(state: State, x_BGH: Array, keep: Array) -> State:
+            new = layers(x_BGH + fed(state["fed"]), state, keep)
+            h_B1H = new["hidden"][:, -1:]
+            context_B1M = attend(h_B1H, memory, scores=scores)
+            seen_BH = jnp.concatenate([context_B1M, h_B1H], axis=-1)[:, 0]
+            return {**new, "fed": jnp.tanh(out(seen_BH))}
+
+        return scan_rows(
+            step,
+            _inputs(self.layers, x_BTD, key=key),
+            real_BT=real_BT,
+            state=state,
+            emit=lambda state: state["fed"].astype(x_BTD.dtype),
+        )
+
+
+Attentive = Bahdanau | Luong
+
+
+def make_attentive(key: Array, config: RecurrentEncoderDecoderConfig) -> Attentive:
+    """Return the layers that a config asks for."""
+    if config.attention == "bahdanau":
+        return Bahdanau(key, config)
+    return (InputFeeding if config.input_feeding else Luong)(key, config)
+
+
+def one_by_one(layers: Recurrent, x_BTD: Array) -> Callable[..., State]:
+    """Return one step of all layers, for a loop that does more.
+
+    It goes from the first layer's part of the gates (B, G, H), the state, and what
+    multiplies the outputs of all layers but the last, (B, L - 1, H) or None, to the
+    state. Products are in the dtype of `x_BTD`.
+    """
+    cell, dtype = CELLS[layers.cell], x_BTD.dtype
+    stack = layers.stack("forward")
+    hidden = [gathered(layer.hidden, dtype) for layer in stack]
+    inputs = [gathered(layer.input, dtype) for layer in stack[1:]]
+
+    def step(x_BGH: Array, state: State, keep_BLH: Array | None) -> State:
+        after: list[State] = []
+        for i, product in enumerate(hidden):
+            if i:
+                below_BH = after[-1]["hidden"]
+                if keep_BLH is not None:
+                    below_BH = below_BH * keep_BLH[:, i - 1]
+                x_BGH = inputs[i - 1](below_BH)
+            own = {name: state[name][:, i] for name in cell.names}
+            after.append(cell.step(x_BGH, product(own["hidden"]), own))
+        return {name: jnp.stack([s[name] for s in after], 1) for name in cell.names}
+
+    return step
+
+
+def _inputs(
+    layers: Recurrent, x_BTD: Array, *, key: Array | None
+) -> tuple[Array, Array | None]:
+    """Return what steps are given: parts of gates, and what dropout keeps."""
+    x_BTGH = layers.stack("forward")[0].input(x_BTD)
+    x_BTGH = constrain(x_BTGH, "batch", "length", "gates", "mlp")
+    keep_BTLH = None
+    if key is not None and layers.num_layers > 1:
+        ones_BTH = jnp.ones((*x_BTD.shape[:2], layers.hidden_dim), jnp.float32)
+        keys = [jax.random.fold_in(key, i) for i in range(1, layers.num_layers)]
+        keep_BTLH = jnp.stack([layers.drop(ones_BTH, key) for key in keys], axis=2)
+    return x_BTGH, keep_BTLH
+
+
+def _layers(key: Array, config: RecurrentEncoderDecoderConfig) -> Recurrent:
+    c = config
+    return Recurrent(
+        key,
+        cell=c.cell,
+        dim=c.dim,
+        hidden_dim=c.hidden_dim,
+        num_layers=c.num_layers,
+        dropout=c.dropout,
+        variational=c.variational_dropout,
+    )
+
+
+def _fed(key: Array, config: RecurrentEncoderDecoderConfig, *, fed_dim: int) -> Linear:
+    """Return what makes a part of the first layer's gates of what is fed."""
+    gates = {"gates": CELLS[config.cell].num_gates, "mlp": config.hidden_dim}
+    # As if it were a part of the layer's input.
+    scale = math.sqrt(fed_dim / (3 * config.hidden_dim))
+    return Linear(key, {"embed": fed_dim}, gates, bias=False, scale=scale)
+
+
+def _out(
+    key: Array, config: RecurrentEncoderDecoderConfig, *, num_inputs: int
+) -> Linear:
+    return Linear(key, {"embed": num_inputs}, {"features": config.dim}, bias=False)

@@ -1,0 +1,146 @@
+"""A run whose embeddings begin as word vectors. V vocabulary, D dim."""
+
+import collections
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.config.experiment import Config
+from lmjax.data.datasets import Prepared
+from lmjax.data.tokenizers.sentencepiece import SPACE_MARK
+from lmjax.data.tokenizers.special_ids import present
+from lmjax.data.tokenizers.tokenizer import Tokenizer
+from lmjax.data.tokenizers.word_vectors import WordVectors
+from lmjax.errors import ConfigError
+from lmjax.parallel import processes
+from lmjax.train.compiled import Program
+from lmjax.types import Array, Params, TrainState
+
+log = logging.getLogger(__name__)
+
+_LEAF = "config.init_embedding_from"
+_COUNTED = 1 << 26  # tokens of a store, for the share that is covered
+_EXACT, _LOWERED = 2, 1  # how a word was found
+
+
+def check(config: Config) -> None:
+    """Raise if the word vectors cannot be this model's, before anything is made.
+
+    Raises:
+      ConfigError: the file is not there or damaged, or its vectors are of another
+        width.
+    """
+    if not config.init_embedding_from:
+        return
+    vectors = _open(config)
+    if processes.is_first():
+        vectors.check()
+
+
+def with_word_vectors(
+    state: TrainState, program: Program, prepared: Prepared
+) -> TrainState:
+    """Return the first state, its embeddings as `config.init_embedding_from` says.
+
+    A row takes the vector of its word or, failing that, of the word in lower case.
+    The others stay as they were drawn, but as far spread as the vectors are (Kim 2014,
+    section 4.3). What share of the words is covered is logged.
+
+    Raises:
+      ConfigError: the file is damaged, of another width, or has none of the words.
+    """
+    if not program.config.init_embedding_from:
+        return state
+    with processes.together():
+        words = _words(prepared.tokenizer)
+        vectors_VD, found_V = match(_open(program.config), words)
+        if not found_V.any():
+            raise ConfigError(
+                f"{_LEAF} = {program.config.init_embedding_from!r}: has none of the "
+                f"{len(words):,} words of the vocabulary"
+            )
+        if processes.is_first():
+            log.info("%s: %s", _LEAF, _coverage(found_V, prepared))
+    table = _laid(state.params["embed"]["embedding"], vectors_VD, found_V > 0)
+    ema = state.ema_params and _put(state.ema_params, jnp.copy(table))
+    params = _put(state.params, table)
+    return dataclasses.replace(state, params=params, ema_params=ema)
+
+
+def match(vectors: WordVectors, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors of words, float32 (V, D), and how each was found.
+
+    That is 2 for the word itself, 1 for its lower case and 0 for neither, (V,).
+    """
+    exact, lowered = (collections.defaultdict[str, list[int]](list) for _ in range(2))
+    for i, word in enumerate(words):
+        exact[word].append(i)
+        if word != word.lower():
+            lowered[word.lower()].append(i)
+    vectors_VD = np.zeros((len(words), vectors.dim), np.float32)
+    found_V = np.zeros(len(words), np.int8)
+    for word, vector_D in vectors.select(lambda w: w in exact or w in lowered):
+        for how, places in ((_EXACT, exact), (_LOWERED, lowered)):
+            for i in places.get(word, ()):
+                if found_V[i] < how:
+                    vectors_VD[i], found_V[i] = vector_D, how
+    return vectors_VD, found_V
+
+
+def _open(config: Config) -> WordVectors:
+    vectors = WordVectors(config.init_embedding_from, leaf=_LEAF)
+    vectors.check_dim(config.model.dim)
+    return vectors
+
+
+def _words(tokenizer: Tokenizer) -> list[str]:
+    """Return the words of a vocabulary, without the mark of a space before them."""
+    pieces = map(tokenizer.id_to_piece, range(tokenizer.vocab_size))
+    return [piece.removeprefix(SPACE_MARK) for piece in pieces]
+
+
+def _laid(table_VD: Array, vectors_VD: np.ndarray, found_V: np.ndarray) -> Array:
+    """Return a table with the vectors in it, laid out over the mesh as it was.
+
+    It may have more rows than there are words.
+    """
+    spread = float(vectors_VD[found_V].std())
+    more = len(table_VD) - len(found_V)
+    given_VD = np.pad(vectors_VD, [(0, more), (0, 0)])
+    given_V1 = np.pad(found_V, (0, more))[:, None]
+    place = lambda x: jax.make_array_from_callback(
+        table_VD.shape, table_VD.sharding, lambda index: x[index]
+    )
+
+    def overlay(drawn_VD: Array, given_VD: Array, given_V1: Any) -> Array:
+        return jnp.where(given_V1, given_VD, drawn_VD * (spread / drawn_VD.std()))
+
+    laid = jax.jit(overlay, out_shardings=table_VD.sharding)
+    return laid(table_VD, place(given_VD), given_V1)
+
+
+def _put(params: Params, table_VD: Array) -> Params:
+    return {**params, "embed": {**params["embed"], "embedding": table_VD}}
+
+
+def _coverage(found_V: np.ndarray, prepared: Prepared) -> str:
+    """Say what share of the words, and of the text to train on, has a vector."""
+    made = prepared.tokenizer
+    special = present(made.bos_id, made.eos_id, made.pad_id, made.mask_id)
+    counts_V = np.zeros(len(found_V), np.int64)
+    for store in prepared.stores["train"]:
+        for start in range(0, min(store.num_tokens, _COUNTED), 1 << 20):
+            tokens = store.read(start, min(start + (1 << 20), store.num_tokens))
+            counts_V += np.bincount(tokens, minlength=len(found_V))
+    counts_V[[*special, *made.sentinel_ids]] = 0
+    found, lowered = int((found_V > 0).sum()), int((found_V == _LOWERED).sum())
+    share = counts_V[found_V > 0].sum() / max(counts_V.sum(), 1)
+    return (
+        f"vectors for {found:,} of {len(found_V):,} words ({found / len(found_V):.1%}; "
+        f"{lowered:,} by their lower case), {share:.1%} of the text to train on"
+    )

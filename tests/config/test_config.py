@@ -1,0 +1,212 @@
+"""The config: what it accepts, and the one line it answers a mistake with."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from lmjax.config import experiment
+from lmjax.config.experiment import Config, load, parse, to_dict
+from lmjax.errors import ConfigError
+
+GOOD = {"tokenizer": {"kind": "bytes"}, "data": {"source": "python_stdlib"}}
+
+
+# What an override is put beside, where it alone is no mistake.
+
+
+def test_defaults_are_filled_in():
+    config = parse({**GOOD, "model": {"dim": 64, "num_heads": 4}})
+    model = config.model
+    assert (model.num_kv_heads, model.head_dim, model.mlp_dim) == (4, 16, 256)
+    assert config.eval.batch_size == config.batch_size
+
+
+def test_json_round_trip():
+    config = parse(GOOD, ["model.scan_layers=false", "sample.prompts=('a', 'b')"])
+    assert parse(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_a_config_dict_is_read_like_a_dict():
+    assert parse(ConfigDict(GOOD)) == parse(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("num_steps=1e3", 1000),
+        ("model.dropout=0", 0.0),
+        ("model.scan_layers=true", True),
+        ("model.scan_layers=auto", "auto"),
+        ("model.remat=none", "none"),
+        ("data.path=12", "12"),
+        ("optim.decay_kinds=('kernel',)", ("kernel",)),
+        ("sample.prompts=()", ()),
+    ],
+)
+def test_override(override, value):
+    source = {"tokenizer": {"kind": "bytes"}, "data": {"source": "text", "path": "x"}}
+    leaf = parse(source, [override])
+    for name in override.partition("=")[0].split("."):
+        leaf = getattr(leaf, name)
+    assert leaf == value
+    assert type(leaf) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("model.dims=3", ["config.model.dims", "did you mean 'dim'"]),
+        ("modle.dim=3", ["config.modle.dim", "did you mean 'model'"]),
+        ("model.dim=wide", ["config.model.dim = 'wide'", "integer >= 1"]),
+        ("model.dim=0", ["config.model.dim = 0", ">= 1"]),
+        ("model.dim=1.5", ["config.model.dim = 1.5", "integer"]),
+        ("model.dim=true", ["config.model.dim = True", "integer"]),
+        ("model=3", ["config.model", "section"]),
+        ("model.dropout=1.5", ["config.model.dropout = 1.5", ">= 0, < 1"]),
+        ("optim.name=adamm", ["'adamm'", "adafactor", "did you mean 'adamw'"]),
+        ("model.scan_layers=maybe", ["'maybe'", "auto, True, False"]),
+        ("model.num_heads=7", ["num_heads = 7", "config.model.dim = 768"]),
+        ("model.num_kv_heads=5", ["num_kv_heads = 5", "num_heads = 12"]),
+        ("data.length=4096", ["data.length = 4096", "max_length = 1024"]),
+        ("num_microbatches=3", ["num_microbatches = 3", "batch_size = 8"]),
+        ("mesh.data=3", ["batch_size", "mesh.data * mesh.fsdp = 3"]),
+        ("mesh.fsdp=-1", ["config.mesh", "at most one axis"]),
+        ("mesh.tensor=5", ["num_heads = 12", "config.mesh.tensor = 5"]),
+        ("optim.warmup_steps=2000", ["warmup_steps = 2000", "num_steps = 1000"]),
+        ("eval.patience=2", ["eval.patience", "best_metric"]),
+        ("data.source=text", ["config.data.path = ''", "needs one"]),
+        ("data.source=mixture", ["config.data.mixture"]),
+        ("tokenizer.kind=sentencepiece", ["config.tokenizer.vocab_size = 0"]),
+        ("optim.decay_kinds=kernel", ["config.optim.decay_kinds", "tuple"]),
+        ("seed", ["config.seed", "config.seed=VALUE"]),
+        ("model.dropout=1", ["dropout = 1", ">= 0, < 1"]),
+        ("optim.b1=1", ["b1 = 1", "< 1"]),
+        ("optim.b2=1.0", ["b2 = 1", "< 1"]),
+        ("optim.ema_decay=1", ["ema_decay = 1", "< 1"]),
+        ("seed=4294967296", ["seed = 4294967296", "< 4294967296"]),
+        ("num_steps=1e30", ["num_steps", "integer >= 1, < 2147483648"]),
+        ("model.dim=1e20", ["model.dim", "integer >= 1, < 1048576"]),
+        ("optim.learning_rate=1e999", ["learning_rate = inf", "finite number"]),
+        ("optim.learning_rate=1" + "0" * 400, ["learning_rate", "finite number"]),
+        ("num_steps={[]:1}", ["num_steps = '{[]:1}'", "integer"]),
+        ("num_steps=" + "(" * 9999, ["num_steps", "integer"]),
+        ("num_steps={1:2}", ["num_steps = {'1': 2}", "integer"]),
+        ("=3", ["config.", "no such field"]),
+        ("model..dim=3", ["config.model..dim", "no such field"]),
+        ("data.mixture=({1:2},)", ["config.data.mixture[0].1", "no such field"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_path_value_and_what_is_allowed(override, parts):
+    with pytest.raises(ConfigError) as error:
+        parse(GOOD, [override])
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("name=sgd", "config.optim.b2 = 0.9: is not read by config.optim.name = 'sgd'"),
+        ("schedule=constant", "final_fraction = 0.5: is not read by"),
+        ("name=adamw", ""),
+    ],
+)
+def test_what_an_optimizer_does_not_read_is_told_not_refused(override, line):
+    settings = {"b2": 0.9, "final_fraction": 0.5}
+    config = parse({**GOOD, "optim": settings}, [f"optim.{override}"])
+    told = list(config.optim.unread("config.optim"))
+    assert len(told) == bool(line)
+    assert all(line in text for text in told)
+
+
+def test_a_section_that_is_a_number_takes_no_override():
+    with pytest.raises(ConfigError, match=r"config\.model = 3: must be a section"):
+        parse({**GOOD, "model": 3}, ["model.dim=4"])
+
+
+def test_the_limits_themselves_are_accepted():
+    config = parse(GOOD, ["seed=4294967295", "optim.final_fraction=1", "num_steps=1e9"])
+    assert (config.seed, config.optim.final_fraction) == (2**32 - 1, 1.0)
+
+
+def test_a_partial_evaluation_has_no_metric_of_the_whole_text():
+    overrides = ["eval.num_batches=2", "checkpoint.best_metric=bits_per_byte"]
+    with pytest.raises(ConfigError, match=r"best_metric = 'bits_per_byte': is of the"):
+        parse(GOOD, overrides)
+    parse(GOOD, ["eval.num_batches=2", "checkpoint.best_metric=loss"])
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError, match=r"config\.seed.*config\.num_steps"):
+        parse(GOOD, ["seed=-1", "num_steps=0"])
+
+
+def test_identity_names_what_changed_and_spares_runtime_leaves():
+    old = parse(GOOD)
+    new = parse(GOOD, ["num_steps=5", "log.every_steps=3", "model.dim=96", "seed=1"])
+    changed = experiment.changed_identity(old, new)
+    assert [line.split()[0] for line in changed] == [
+        "config.seed",
+        "config.model.dim",
+        "config.model.head_dim",
+        "config.model.mlp_dim",
+    ]
+
+
+def test_every_section_that_has_rules_is_checked():
+    sections = [f.name for f in dataclasses.fields(Config)]
+    assert {"model", "tokenizer", "data", "mesh"} <= set(sections)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("def get_config(:\n", ["x.py:1", "not Python"]),
+        ("import nowhere_to_be_found\n", ["x.py:1", "nowhere_to_be_found"]),
+        ("x = 1\n", ["x.py", "no function get_config"]),
+        ("def get_config():\n    return 3\n", ["int", "not a ConfigDict"]),
+        ("def get_config():\n    raise KeyError('k')\n", ["get_config", "k"]),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path, text, parts):
+    path = tmp_path / "x.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load(str(path))
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["missing.py", "x.txt", "."])
+def test_a_file_that_is_not_there(tmp_path, name):
+    with pytest.raises(ConfigError, match="not a Python file"):
+        load(str(tmp_path / name))
+
+
+def test_the_argument_reaches_get_config(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text(
+        "def get_config(source='x'):\n"
+        "    return {'data': {'source': source}, 'tokenizer': {'kind': 'bytes'}}\n"
+    )
+    assert load(f"{path}:python_stdlib").data.source == "python_stdlib"
+
+
+def test_the_command_line_answers_in_one_line_and_under_three_seconds():
+    root = Path(__file__).parent.parent.parent
+    command = [sys.executable, "-m", "lmjax.cli", "train", "--workdir=unused"]
+    command += ["--config=experiments/lm/quickstart.py", "--config.model.dims=3"]
+    begin = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert time.perf_counter() - begin < 3.0
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: config.model.dims")
+    assert done.stderr.count("\n") == 1
+    assert not (root / "unused").exists()

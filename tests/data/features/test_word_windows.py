@@ -1,0 +1,60 @@
+"""Which words of a long sentence a row has, and which of them are its own."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lmjax.data.features.word_windows import centred, consecutive
+
+ROOM = 7
+
+
+def sizes(seed):
+    """Return the sizes of the words of a sentence, none larger than a row."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(1, ROOM + 1, 1 + 3 * seed)
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_each_word_is_one_windows_own(seed):
+    sizes_W = sizes(seed)
+    windows = [*consecutive(sizes_W, room=ROOM)]
+    own = itertools.chain.from_iterable(window.own for window in windows)
+    assert [*own] == [*range(len(sizes_W))]
+    for window, after in itertools.pairwise([*windows, None]):
+        taken = sizes_W[window.words].sum()
+        assert taken <= ROOM
+        assert window.own.stop == window.words.stop
+        if after is not None:  # no word more has room
+            assert sizes_W[window.own].sum() + sizes_W[window.own.stop] > ROOM
+        if window.words.start:  # nor one before
+            assert taken + sizes_W[window.words.start - 1] > ROOM
+
+
+def test_what_fits_is_one_window():
+    (window,) = consecutive(np.array([2, 3, 2]), room=ROOM)
+    assert window == (range(3), range(3))
+    assert centred(np.array([2, 3, 2]), [1], room=ROOM) == window
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_a_predicate_is_in_the_middle(seed):
+    sizes_W = sizes(seed)
+    for place in range(len(sizes_W)):
+        words, own = centred(sizes_W, [place], room=ROOM)
+        assert place in words and words == own
+        assert sizes_W[words].sum() <= ROOM
+        before = sizes_W[words.start : place].sum()
+        after = sizes_W[place + 1 : words.stop].sum()
+        longest = sizes_W.max()
+        if words.start and words.stop < len(sizes_W):
+            assert abs(before - after) <= 2 * longest
+        if words.stop < len(sizes_W):
+            assert before + sizes_W[place] + after + sizes_W[words.stop] > ROOM
+
+
+def test_of_a_predicate_that_does_not_fit_the_first_words_are_seen():
+    sizes_W = np.array([3, 2, 2, 3, 2])
+    assert centred(sizes_W, [1, 2], room=ROOM).words == range(1, 4)
+    assert centred(sizes_W, [1, 4], room=ROOM).words == range(1, 4)

@@ -1,0 +1,84 @@
+"""Files of SQuAD: questions with their texts, and what is said of mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lmjax.config.data import SourceConfig
+from lmjax.data.formats.answers import answers_of
+from lmjax.data.formats.registry import open_examples
+from lmjax.errors import ConfigError
+
+QUESTION = {"id": "q1", "question": "Who?", "answers": []}
+
+
+def opened(path):
+    config = SourceConfig(source="squad", path=str(path), valid_path="x")
+    return open_examples(config, split="train")
+
+
+def write(path, data):
+    path.write_text(data if isinstance(data, str) else json.dumps({"data": data}))
+    return path
+
+
+def test_questions_have_their_context(tmp_path):
+    text = {"context": "Ann left.", "qas": [QUESTION, {**QUESTION, "id": 2}]}
+    other = {"context": "Bob.", "qas": [{"question": "Where?", "is_impossible": True}]}
+    articles = [{"title": "a", "paragraphs": [text]}, {"paragraphs": [other]}]
+    examples = opened(write(tmp_path / "a.json", articles))
+    assert [example["context"] for example in examples] == ["Ann left."] * 2 + ["Bob."]
+    assert examples[0] == {**QUESTION, "context": "Ann left."}
+    assert examples[2]["is_impossible"]
+    assert examples[0]["context"] is examples[1]["context"]  # not a copy for each
+    places = [examples.where(i) for i in range(3)]
+    assert places[0] == f"{tmp_path / 'a.json'}: question q1"
+    assert places[2].endswith("a.json: data[1].paragraphs[0].qas[0]")
+
+
+def test_the_fingerprint_is_that_of_the_contents(tmp_path):
+    article = [{"paragraphs": [{"context": "a", "qas": [QUESTION]}]}]
+    one, two = (write(tmp_path / f"{i}.json", article) for i in range(2))
+    assert opened(one).fingerprint() == opened(two).fingerprint()
+    write(two, [*article, {"paragraphs": []}])
+    assert opened(one).fingerprint() != opened(two).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"data": [\n1,}', r"a\.json:2: not JSON: "),
+        ("[" * 99999, r"a\.json: cannot be read"),
+        ("[1]", r"not SQuAD's JSON: the file has no list 'data'"),
+        ([1], r"not SQuAD's JSON: data\[0\] has no list 'paragraphs'"),
+        ([{"paragraphs": [{"context": "a"}]}], r"paragraphs\[0\] has no list 'qas'"),
+        ([{"paragraphs": [{"qas": [{}]}]}], r"paragraphs\[0\] has no 'context'"),
+        ([{"paragraphs": [{"qas": [2]}]}], r"a\.json: .*qas\[0\] is not an object"),
+        ([], r"config\.data\.path = .*: holds no example"),
+    ],
+)
+def test_what_is_not_such_a_file(tmp_path, content, why):
+    with pytest.raises(ConfigError, match=why) as error:
+        opened(write(tmp_path / "a.json", content))
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'{"data": "\xff"}')
+    with pytest.raises(ConfigError, match=r"a\.json: not UTF-8 at byte 10"):
+        opened(tmp_path / "a.json")
+
+
+def test_answers_of_tfds_are_read_by_their_name():
+    """Its nested features are parts of their own, NAME/REST."""
+    example = {
+        "question": "Where?",
+        "context": "In Ulm.",
+        "answers/text": ["Ulm"],
+        "answers/answer_start": np.array([3]),
+    }
+    found = answers_of(example, "answers", context="In Ulm.", leaf="leaf")
+    assert found == (("Ulm", 3),)
+    with pytest.raises(ConfigError, match="did you mean 'answers/"):
+        answers_of(example, "answer", context="In Ulm.", leaf="leaf")

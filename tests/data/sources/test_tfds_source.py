@@ -1,0 +1,92 @@
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from lmjax.config.data import SourceConfig
+from lmjax.data.sources.registry import open_source
+from lmjax.errors import ConfigError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+def builder_class():
+    """Define a dataset; in a function, so that TFDS's catalog is not read before."""
+
+    class LmjaxTiny(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"text": tfds.features.Text(), "number": np.int64}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, manager):
+            return {
+                "train": self._generate_examples(5),
+                "validation": self._generate_examples(2),
+            }
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"text": f"document {i} é", "number": i}
+
+    return LmjaxTiny
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    builder = builder_class()(
+        data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record"
+    )
+    builder.download_and_prepare()
+    return str(builder.data_dir)
+
+
+def test_a_built_dataset_is_read_without_tensorflow(built):
+    config = SourceConfig(source="tfds", path=built)
+    train = open_source(config, split="train")
+    assert sorted(train[i] for i in range(len(train))) == [
+        f"document {i} é" for i in range(5)
+    ]
+    assert len(open_source(config, split="valid")) == 2
+    assert open_source(config, split="test") is None
+    assert pickle.loads(pickle.dumps(train))[3] == train[3]
+    assert "tensorflow" not in sys.modules
+
+
+def test_slices_are_splits(built):
+    config = SourceConfig(source="tfds", path=built, train_split="train[:60%]")
+    train = open_source(config, split="train")
+    assert len(train) == 3
+    whole = open_source(SourceConfig(source="tfds", path=built), split="train")
+    assert train.fingerprint() != whole.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train_split": "trian"}, "train_split = 'trian': .*did you mean 'train'"),
+        ({"field": "txt"}, r"field = 'txt': no such feature \(did you mean 'text'"),
+        ({"field": "number"}, "field = 'number': is not text"),
+        ({"path": "lm1"}, r"path = 'lm1': .*did you mean 'lm1b'"),
+        ({"path": "lm1b/no"}, "path = 'lm1b/no': .*BuilderConfig no not found"),
+        ({"path": "/no/where"}, "path = '/no/where': neither a directory"),
+    ],
+)
+def test_mistakes_are_named(built, fields, message):
+    config = SourceConfig(**{"source": "tfds", "path": built, **fields})
+    with pytest.raises(ConfigError, match=message) as error:
+        open_source(config, split="train")
+    assert "\n" not in str(error.value)
+
+
+def test_no_network(monkeypatch):
+    def fail(self, **_):
+        raise ConnectionError("Failed to resolve 'www.statmt.org'\nand more")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.raises(ConfigError, match=r"'lm1b': cannot be prepared: Failed to res"):
+        open_source(SourceConfig(source="tfds", path="lm1b"), split="train")

@@ -1,0 +1,154 @@
+"""Vocabularies of words: what is a word, which are in, and that they come back."""
+
+import pickle
+
+import pytest
+
+from lmjax.config.tokenizer import TokenizerConfig
+from lmjax.data.tokenizers import tokenizer
+from lmjax.data.tokenizers.tokenizer import load_tokenizer, make_tokenizer
+from lmjax.errors import ConfigError
+
+pytest.importorskip("tokenizers")
+
+TEXTS = ["The cat sat. The cat's mat", "the dog didn't sit, did it?", "a cat"]
+
+
+@pytest.fixture
+def make(texts):
+    def build(documents=TEXTS, **leaves):
+        config = TokenizerConfig(**{"kind": "words", "vocab_size": 99, **leaves})
+        return make_tokenizer(config, documents=[texts(documents)], seed=0)
+
+    return build
+
+
+def words(made):
+    return [made.id_to_piece(i) for i in range(made.vocab_size)]
+
+
+def parts(made, text):
+    return [made.id_to_piece(i) for i in made.encode(text)]
+
+
+def test_the_most_frequent_words_come_first_after_the_special_ones(make):
+    made = make(lowercase=True, mask=True, num_sentinels=1)
+    special = ["<unk>", "<s>", "</s>", "<mask>", "<extra_id_0>"]
+    assert words(made)[:7] == [*special, "cat", "the"]
+    assert (made.bos_id, made.eos_id, made.mask_id) == (1, 2, 3)
+    assert made.sentinel_ids == (4,)
+    assert (made.prefix_ids, made.suffix_ids, made.pair_ids) == ((1,), (2,), (2,))
+    assert words(make(bos=False))[:2] == ["<unk>", "</s>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It's well-made!", ["It", "'s", "well", "-", "made", "!"]),
+        ("don't CAN'T we'll", ["do", "n't", "CA", "N'T", "we", "'ll"]),
+        ("$3.50 or 1,000. 'tis", ["$", "3.50", "or", "1,000", ".", "'", "tis"]),
+        ("naïve\u00a0e\u0301t\u0065\n日本", ["naïve", "e\u0301te", "日本"]),
+    ],
+)
+def test_a_text_is_parted_as_glove_has_its_words(make, text, expected):
+    assert parts(make([text]), text) == expected
+
+
+def test_a_given_word_is_one_whatever_it_holds(make):
+    given = ["U.S.", "don't", "1996-08-22", "--", "''"]
+    made = make([" ".join(given)], split="white_space")
+    assert [len(ids) for ids in made.encode_batch(given)] == [1] * 5
+    assert [parts(made, word) for word in given] == [[word] for word in given]
+
+
+def test_small_letters_rare_words_and_the_largest_size(make):
+    assert {"The", "the"} <= set(words(make()))
+    assert "The" not in words(make(lowercase=True))
+    assert parts(make(lowercase=True), "THE Cat") == ["the", "cat"]
+    rare = make(lowercase=True, min_count=2)
+    assert set(words(rare)[3:]) == {"cat", "the", "did"}
+    assert parts(rare, "the dog") == ["the", "<unk>"]
+    assert words(make(lowercase=True, vocab_size=5))[3:] == ["cat", "the"]
+
+
+def test_stop_words_are_dropped(make, tmp_path):
+    made = make(stop_words="english")
+    assert parts(made, "The cat's mat isn't THE dog") == ["cat", "mat", "n't", "dog"]
+    assert not {"the", "The", "'s"} & set(words(made))
+    own = tmp_path / "stop.txt"
+    own.write_text("cat\n'S\n.\n")
+    assert parts(make(stop_words=str(own)), "The Cat's mat.") == ["The", "mat"]
+
+
+def test_words_of_vectors_are_known_too(make, tmp_path):
+    file = tmp_path / "vectors.txt"
+    lines = ["the", "zebra", "Zebra", "well-made", "yak", "<unk>", "ox"]
+    file.write_text("".join(f"{word} 1 2\n" for word in lines))
+    small = make(lowercase=True)
+    made = make(lowercase=True, path=str(file))
+    assert words(made) == [*words(small), "zebra", "yak", "ox"]
+    assert parts(made, "A Zebra well-made gnu")[1] == "zebra"
+    capitals = make(path=str(file), split="white_space")
+    assert words(capitals)[-5:] == ["zebra", "Zebra", "well-made", "yak", "ox"]
+    size = small.vocab_size + 1
+    assert words(make(lowercase=True, path=str(file), vocab_size=size))[-1] == "zebra"
+    assert make(lowercase=True, vocab_size=size).vocab_size == size - 1
+
+
+def test_the_order_of_the_text_counts_for_nothing(make):
+    made, again = make(), make(TEXTS[::-1])
+    assert made.serialized == again.serialized
+    assert (
+        made.fingerprint() == again.fingerprint() != make(lowercase=True).fingerprint()
+    )
+
+
+def test_it_is_saved_whole(make, tmp_path):
+    made = make(lowercase=True, stop_words="english")
+    made.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    for other in (loaded, pickle.loads(pickle.dumps(made))):
+        assert other.fingerprint() == made.fingerprint()
+        assert other.special_ids() == made.special_ids()
+        ids = made.encode("The cat didn't.")
+        assert other.encode("The cat didn't.").tolist() == ids.tolist()
+    assert loaded.made_from == made.made_from != ""
+    assert (tmp_path / "tokenizer.json").exists()
+    assert made.decode([made.bos_id, *ids, made.eos_id]) == "cat n't ."
+    assert made.word_starts().all()
+
+
+def test_what_a_vocabulary_is_made_from(texts, tmp_path):
+    """Its files by what is in them, not by their names."""
+    vectors, stop = tmp_path / "vectors.txt", tmp_path / "stop.txt"
+    vectors.write_text("a 1\n")
+    stop.write_text("a")
+
+    def recipe(**leaves):
+        config = TokenizerConfig(
+            kind="words", vocab_size=9, path=str(vectors), stop_words=str(stop)
+        )
+        config = TokenizerConfig(**{**vars(config), **leaves})
+        return tokenizer.recipe_fingerprint(config, documents=[texts("a")], seed=0)
+
+    seen = [recipe(), recipe(lowercase=True), recipe(min_count=2)]
+    vectors.write_text("b 1\n")
+    seen.append(recipe())
+    stop.write_text("b")
+    seen.append(recipe())
+    assert len(set(seen)) == 5
+    assert recipe() == recipe()
+
+
+@pytest.mark.parametrize(
+    ("leaves", "why"),
+    [
+        ({"min_count": 9}, r"vocab_size = 99: leaves no word .*min_count = 9\)"),
+        ({"vocab_size": 2}, "vocab_size = 2: leaves no word of the text"),
+        ({"stop_words": "englsh"}, r"stop_words = 'englsh': .*did you mean 'english'"),
+        ({"path": "nowhere.txt"}, r"tokenizer\.path = 'nowhere.txt': cannot be read"),
+    ],
+)
+def test_what_cannot_be_made(make, leaves, why):
+    with pytest.raises(ConfigError, match=why):
+        make(**leaves)
