@@ -1,11 +1,18 @@
-"""The errors a user can act on, and hints for them."""
+"""The errors that a user can act on."""
 
 import difflib
 from collections.abc import Sequence
 
 
-class ConfigError(ValueError):
-    """A mistake in a config that its author can mend; the text is one line."""
+class UserError(ValueError):
+    """A mistake that the user can mend: a file, a flag, a disk, a lock.
+
+    The text is one line: where, the value, what is allowed, and the nearest name.
+    """
+
+
+class ConfigError(UserError):
+    """A mistake in a config; the text names the dotted path of the leaf."""
 
 
 def nearest(name: str, allowed: Sequence[str]) -> str:

@@ -139,13 +139,13 @@ def main() -> None:
 def compare(config: Config, directory: Path, blocks: int, steps: int) -> None:
     """Build both loops, check that they do the same, and time them in turns."""
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    prepared = pipeline.prepare(config, workdir=directory)
+    datasets = pipeline.prepare(config, workdir=directory)
     with jax.set_mesh(mesh):
         program = make_program(config, mesh)
         ours = program.train_step
         state = program.init(jax.random.key(0))
         lmjax_step = lambda state, batch: ours(state, put_batch(batch, mesh))
-        loaded = loader.train_batches(prepared, config, start_step=0)
+        loaded = loader.train_batches(datasets, config, start_step=0)
         ready = [jax.device_put(next(loaded)) for _ in range(8)]
         params = bare_init(jax.random.key(0), config.model)
         # Two trees: what is donated must not be shared.

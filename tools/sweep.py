@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 import sweep_metric
 
 from lmjax.config.experiment import Config, load
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 
 TRAINER = (sys.executable, "-m", "lmjax.cli", "train")
 PREFIXES = ("--config.", "--search.")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None, *, trainer: Sequence[str] = TRAINER)
     """Search, and return the exit code; `trainer` is the command of a trial."""
     try:
         return _main(list(sys.argv[1:] if argv is None else argv), trainer)
-    except (ConfigError, OSError) as error:
+    except (UserError, OSError) as error:
         told = str(error)
         if isinstance(error, OSError) and error.filename:
             told = f"{error.filename}: {error.strerror}"

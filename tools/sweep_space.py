@@ -14,7 +14,7 @@ from optuna.distributions import (
 
 from lmjax.config.experiment import Config, to_dict
 from lmjax.config.parse import leaf_type, leaf_value
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 
 Space = dict[str, BaseDistribution]  # by the leaf, "optim.learning_rate"
 SPELLINGS = "LOW:HIGH, log:LOW:HIGH, int:LOW:HIGH[:STEP] or choice:A,B,..."
@@ -40,7 +40,7 @@ def parse_space(searched: Sequence[str], config: Config) -> Space:
         kind = leaf_type(Config, to_dict(config), leaf)
         try:
             space[leaf] = _distribution(leaf, spelling, kind)
-        except ConfigError as error:
+        except UserError as error:
             raise ConfigError(f"--search.{leaf}={spelling}: {error}") from error
     return space
 

@@ -22,7 +22,7 @@ from sweep_space import flags, short
 from sweep_study import Claim, Sweep, try_lock
 
 from lmjax.data.tokenizers.files import read_manifest
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 POLL_SECONDS = 0.2
 EXIT_STOPPED = 75
@@ -126,7 +126,7 @@ def run(
         outcome = _follow(process, claim, sweep, stop, show)
         if outcome is None:
             outcome = _ended(process.returncode, claim, sweep, _said(log, start))
-    except ConfigError as error:
+    except UserError as error:
         outcome = Outcome(state=TrialState.FAIL, error=str(error))
         raise
     finally:

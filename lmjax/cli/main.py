@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmjax.config.experiment import load
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 
 # jax and the rooms that need it are imported by the verbs: a mistake in a config is
 # reported before any device is touched.
@@ -101,13 +101,13 @@ def prepare(args: argparse.Namespace) -> int:
     from lmjax.data import pipeline
 
     job, num_jobs = _job(args.job)
-    prepared = pipeline.prepare_job(
+    datasets = pipeline.prepare_job(
         config, workdir=Path(args.workdir), job=job, num_jobs=num_jobs
     )
-    if prepared is None:
+    if datasets is None:
         _say(f"job {job}/{num_jobs} is done; other jobs are still to finish theirs")
         return 0
-    for split, stores in prepared.stores.items():
+    for split, stores in datasets.stores.items():
         for store in stores:
             print(f"{split}: {store.describe()}")
     return 0
@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone: nothing more to say to anyone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ConfigError, FloatingPointError, OSError, MemoryError) as error:
+    except (UserError, FloatingPointError, OSError, MemoryError) as error:
         if "--debug" in argv:
             raise
         _say(f"error: {' '.join(_told(error).split())}")

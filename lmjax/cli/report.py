@@ -13,9 +13,9 @@ from rich.table import Table
 
 from lmjax import models, tasks
 from lmjax.config.experiment import Config
-from lmjax.config.task import JudgedConfig, LabelledConfig
+from lmjax.config.task import LabelTaskConfig, PredictionTaskConfig
 from lmjax.data import example_datasets, pipeline
-from lmjax.data.datasets import Prepared
+from lmjax.data.datasets import Datasets
 from lmjax.data.stores import manifest
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.inference.language_model import load
@@ -38,9 +38,9 @@ def after_training(config: Config, directory: Path) -> None:
     scores_text = tasks.build(config.task).scores_text
     names: tuple[str, ...]
     names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
-    if isinstance(config.task, LabelledConfig):
+    if isinstance(config.task, LabelTaskConfig):
         names = ("loss", "accuracy", "macro_f1")
-    if isinstance(config.task, JudgedConfig):
+    if isinstance(config.task, PredictionTaskConfig):
         names = ("loss", *judges(config))
     table = Table("split", *(name.replace("_", " ") for name in names))
     for split in ("valid", "test"):
@@ -77,22 +77,22 @@ def evaluate_workdir(
     """
     saved = workdir.read_config(directory)
     lm = load(directory, step=step, overrides=overrides)
-    prepared = _held_out(lm.config, saved, lm.tokenizer, directory=directory)
+    datasets = _held_out(lm.config, saved, lm.tokenizer, directory=directory)
     with jax.set_mesh(lm.mesh):
-        evaluation = Evaluation(make_program(lm.config, lm.mesh), prepared)
-        for split in prepared.stores:
+        evaluation = Evaluation(make_program(lm.config, lm.mesh), datasets)
+        for split in datasets.stores:
             metrics = evaluation.metrics(split, lm.params)
             yield {"step": lm.step, "split": split, **metrics}
 
 
 def _held_out(
     config: Config, saved: Config, tokenizer: Tokenizer, *, directory: Path
-) -> Prepared:
+) -> Datasets:
     """Open the stores of a run, or make those of the text that overrides point to."""
     same = pipeline.same_text(config, saved)
     stores = manifest.open_held_out(directory) if same else None
     if stores:
-        return Prepared(tokenizer=tokenizer, stores=stores)
+        return Datasets(tokenizer=tokenizer, stores=stores)
     # The run's own stores are not to be replaced.
     place = config.data.store or str(directory / "store" / "eval")
     data = dataclasses.replace(config.data, store=place)

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from lmjax.config.decoding import writing_mistakes
-from lmjax.config.model import CAUSAL_KINDS, SOURCE_KINDS, ReaderConfig
+from lmjax.config.model import CAUSAL_KINDS, SOURCE_KINDS, LabelHeadConfig
 from lmjax.config.task import (
     CASES,
     CausalLMConfig,
     ClassifierTask,
+    GenerationTaskConfig,
     MaskedLMConfig,
     PromptedLMConfig,
     SpanQAConfig,
     TagConfig,
     WindowPairConfig,
-    WritingConfig,
     outputs,
     window_pair_lengths,
 )
@@ -89,7 +89,7 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
     if data.order == "contiguous":
         yield from _contiguous_mistakes(config, path)
     yield from _words_mistakes(config, path)
-    if isinstance(model, ReaderConfig):
+    if isinstance(model, LabelHeadConfig):
         yield from _classifier_mistakes(config, path)
     if isinstance(task, MaskedLMConfig):
         yield from _masked_lm_mistakes(config, path)
@@ -97,7 +97,7 @@ def objective_mistakes(config: Any, path: str) -> Iterator[str]:
         yield from _tag_mistakes(config, path)
     if isinstance(task, WindowPairConfig):
         yield from _window_pair_mistakes(config, path)
-    elif isinstance(task, WritingConfig):
+    elif isinstance(task, GenerationTaskConfig):
         yield from writing_mistakes(config, path)
     elif data.target_length:
         yield (
@@ -287,7 +287,7 @@ def _masked_lm_mistakes(config: Any, path: str) -> Iterator[str]:
 
 def _window_pair_mistakes(config: Any, path: str) -> Iterator[str]:
     task, model, data = config.task, config.model, config.data
-    needed = window_pair_lengths(data.length, task, model.start_ids)[1]
+    needed = window_pair_lengths(data.length, task, model.decoder_prefix_ids)[1]
     if data.target_length < needed:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0 or at least "

@@ -17,7 +17,7 @@ Metric = Literal["bleu", "chrf", "rouge", "lead1_rouge", "exact_match"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WriteConfig:
+class DecodingConfig:
     """How texts are searched for; one beam takes the most likely token each time.
 
     The score of a text is log P / length ** length_penalty, as in transformers: the
@@ -52,19 +52,19 @@ class WriteConfig:
             )
 
 
-def checked(**leaves: Any) -> WriteConfig:
-    """Return a `WriteConfig` of leaves that come from no config file.
+def checked(**leaves: Any) -> DecodingConfig:
+    """Return a `DecodingConfig` of leaves that come from no config file.
 
     Raises:
       ConfigError: what `parse` would say of them.
     """
     mistakes: list[str] = []
-    config = build(WriteConfig, leaves, "write", mistakes)
+    config = build(DecodingConfig, leaves, "write", mistakes)
     if not mistakes:
         mistakes += config.mistakes("write")
     if mistakes:
         raise ConfigError("; ".join(mistakes))
-    assert isinstance(config, WriteConfig)
+    assert isinstance(config, DecodingConfig)
     return config
 
 
@@ -77,7 +77,7 @@ def room_to_write(config: Any) -> int:
     data = config.data
     prompt = data.length - data.target_length
     if config.task.kind == "seq2seq":
-        prompt = len(config.model.start_ids)
+        prompt = len(config.model.decoder_prefix_ids)
     return max(config.model.longest_text - prompt, 0)
 
 
@@ -92,7 +92,7 @@ def writing_mistakes(config: Any, path: str) -> Iterator[str]:
         of = f"{path}.data.length - {SHORTEST_TARGET} = {longest}"
     if data.target_length > longest:
         yield f"{path}.data.target_length = {data.target_length}: must be at most {of}"
-    shortest = SHORTEST_TARGET + len(model.start_ids[1:])
+    shortest = SHORTEST_TARGET + len(model.decoder_prefix_ids[1:])
     if data.target_length < shortest:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0 or at least "

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from lmjax.config.compatibility import objective_mistakes
 from lmjax.config.data import DataConfig, FieldsConfig, SourceConfig
-from lmjax.config.decoding import WriteConfig, room_to_write
+from lmjax.config.decoding import DecodingConfig, room_to_write
 from lmjax.config.model import (
     Count,
     CountOrZero,
@@ -21,9 +21,9 @@ from lmjax.config.model import (
     EncoderConfig,
     EncoderDecoderConfig,
     Fraction,
+    LabelHeadConfig,
     ModelConfig,
     NonNegative,
-    ReaderConfig,
     RecurrentConfig,
     RecurrentEncoderDecoderConfig,
     TransformerConfig,
@@ -44,11 +44,12 @@ from lmjax.config.task import (
     CausalLMConfig,
     ClassifierTask,
     ClassifyConfig,
-    ExamplesConfig,
+    ExampleTaskConfig,
+    GenerationTaskConfig,
     InfillingConfig,
-    JudgedConfig,
-    LabelledConfig,
+    LabelTaskConfig,
     MaskedLMConfig,
+    PredictionTaskConfig,
     PrefixLMConfig,
     PromptedLMConfig,
     Seq2SeqConfig,
@@ -57,7 +58,6 @@ from lmjax.config.task import (
     TagConfig,
     TaskConfig,
     WindowPairConfig,
-    WritingConfig,
     default_target_length,
     outputs,
 )
@@ -71,16 +71,18 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DecoderConfig",
+    "DecodingConfig",
     "EncoderConfig",
     "EncoderDecoderConfig",
-    "ExamplesConfig",
+    "ExampleTaskConfig",
     "FieldsConfig",
+    "GenerationTaskConfig",
     "InfillingConfig",
-    "JudgedConfig",
-    "LabelledConfig",
+    "LabelTaskConfig",
     "MaskedLMConfig",
     "ModelConfig",
     "OptimConfig",
+    "PredictionTaskConfig",
     "PrefixLMConfig",
     "PromptedLMConfig",
     "RecurrentConfig",
@@ -93,8 +95,6 @@ __all__ = [
     "TaskConfig",
     "TokenizerConfig",
     "WindowPairConfig",
-    "WriteConfig",
-    "WritingConfig",
     "leaves",
     "load",
     "nearest",
@@ -324,7 +324,7 @@ def _derive(config: Config) -> Config:
     data = config.data
     model = with_classifier(derived(config.model), config.task)
     target_length = data.target_length or default_target_length(
-        data.length, config.task, model.start_ids
+        data.length, config.task, model.decoder_prefix_ids
     )
     config = dataclasses.replace(
         config,
@@ -339,7 +339,7 @@ def _derive(config: Config) -> Config:
 def _writing(config: Config) -> TaskConfig:
     """Return the task with as many tokens to write as a target has, and fit."""
     task = config.task
-    if not isinstance(task, WritingConfig) or task.write.max_tokens:
+    if not isinstance(task, GenerationTaskConfig) or task.write.max_tokens:
         return task
     most = min(config.data.target_length, room_to_write(config))
     write = dataclasses.replace(task.write, max_tokens=most)
@@ -348,7 +348,7 @@ def _writing(config: Config) -> TaskConfig:
 
 def with_classifier(model: ModelConfig, task: TaskConfig) -> ModelConfig:
     """Return the model with as many labels as the task, where these are known."""
-    if not (outputs(task) and isinstance(model, ReaderConfig)):
+    if not (outputs(task) and isinstance(model, LabelHeadConfig)):
         return model
     return dataclasses.replace(model, num_labels=model.num_labels or len(outputs(task)))
 

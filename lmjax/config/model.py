@@ -51,7 +51,7 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
+class ModelBaseConfig:
     """What all networks over tokens are described by."""
 
     vocab_size: CountOrZero = 0  # 0: as many as the tokenizer has
@@ -63,7 +63,7 @@ class NetworkConfig:
     dropout: Rate = 0.0
     dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
 
-    reads_source = False  # a text apart from the one that it writes
+    is_encoder_decoder = False  # a text apart from the one that it writes
 
     @property
     def width(self) -> int:
@@ -76,12 +76,12 @@ class NetworkConfig:
         return ""
 
     @property
-    def start_ids(self) -> tuple[int, ...]:
+    def decoder_prefix_ids(self) -> tuple[int, ...]:
         """Return what its decoder has read before it writes from a source."""
         return ()
 
     @property
-    def reads_ahead(self) -> bool:
+    def is_bidirectional(self) -> bool:
         """Return whether a token's hidden state tells of the tokens after it."""
         return False
 
@@ -97,14 +97,14 @@ class NetworkConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReaderConfig(NetworkConfig):
+class LabelHeadConfig(ModelBaseConfig):
     """What reads one text, and can give labels to it or to its tokens."""
 
     num_labels: CountOrZero = 0  # 0: as many as the task has; none without such a task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig(NetworkConfig):
+class TransformerConfig(ModelBaseConfig):
     """What all Transformers are described by."""
 
     num_heads: Width = 12
@@ -182,14 +182,14 @@ class TransformerConfig(NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig(ReaderConfig, TransformerConfig):
+class DecoderConfig(LabelHeadConfig, TransformerConfig):
     """A decoder-only Transformer, from GPT-2 to Gemma by its fields."""
 
     kind: Literal["decoder"] = "decoder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig(ReaderConfig, TransformerConfig):
+class EncoderConfig(LabelHeadConfig, TransformerConfig):
     """A Transformer in which every token sees every other, such as BERT."""
 
     kind: Literal["encoder"] = "encoder"
@@ -204,7 +204,7 @@ class EncoderConfig(ReaderConfig, TransformerConfig):
         return f"kind = {self.kind!r}"
 
     @property
-    def reads_ahead(self) -> bool:
+    def is_bidirectional(self) -> bool:
         """Return whether a token's hidden state tells of the tokens after it."""
         return True
 
@@ -225,10 +225,10 @@ class EncoderDecoderConfig(TransformerConfig):
     opening: tuple[CountOrZero, ...] = ()  # what each target begins with: BART's <s>
     scale_logits: bool = False  # hidden states by 1 / sqrt(dim) before the head
 
-    reads_source = True
+    is_encoder_decoder = True
 
     @property
-    def start_ids(self) -> tuple[int, ...]:
+    def decoder_prefix_ids(self) -> tuple[int, ...]:
         """Return what its decoder has read before it writes from a source."""
         return (self.start_id, *self.opening)
 
@@ -239,7 +239,7 @@ class EncoderDecoderConfig(TransformerConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CellsConfig(NetworkConfig):
+class RecurrentBaseConfig(ModelBaseConfig):
     """What all recurrent networks are described by."""
 
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
@@ -260,7 +260,7 @@ class CellsConfig(NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecurrentConfig(ReaderConfig, CellsConfig):
+class RecurrentConfig(LabelHeadConfig, RecurrentBaseConfig):
     """A recurrent network that reads tokens one after another, such as an LSTM.
 
     It predicts the next token, or where it has labels gives these instead.
@@ -284,13 +284,13 @@ class RecurrentConfig(ReaderConfig, CellsConfig):
         return f"num_labels = {self.num_labels}" if self.num_labels else ""
 
     @property
-    def reads_ahead(self) -> bool:
+    def is_bidirectional(self) -> bool:
         """Return whether a token's hidden state tells of the tokens after it."""
         return self.bidirectional
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecurrentEncoderDecoderConfig(CellsConfig):
+class RecurrentEncoderDecoderConfig(RecurrentBaseConfig):
     """A recurrent network that reads a source both ways and attends to it, writing."""
 
     kind: Literal["recurrent_encoder_decoder"] = "recurrent_encoder_decoder"
@@ -301,10 +301,10 @@ class RecurrentEncoderDecoderConfig(CellsConfig):
     input_feeding: bool = False  # each step also reads what the last one attended to
     start_id: CountOrZero = 0  # what the decoder reads before the first token
 
-    reads_source = True
+    is_encoder_decoder = True
 
     @property
-    def start_ids(self) -> tuple[int, ...]:
+    def decoder_prefix_ids(self) -> tuple[int, ...]:
         """Return what its decoder has read before it writes from a source."""
         return (self.start_id,)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def apply_override(
         return
     try:
         kind = leaf_type(root, nested, path)
-    except ConfigError as error:
+    except UserError as error:
         mistakes.append(str(error))
         return
     *sections, leaf = path.split(".")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from lmjax.config.decoding import Metric, WriteConfig
+from lmjax.config.decoding import DecodingConfig, Metric
 from lmjax.config.model import Count, CountOrZero, Fraction, NonNegative
 from lmjax.config.parse import Range, runtime
 
@@ -73,35 +73,35 @@ class InfillingConfig(LossConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExamplesConfig(LossConfig):
+class ExampleTaskConfig(LossConfig):
     """What all tasks have that learn from examples, not from a stream of text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class JudgedConfig(ExamplesConfig):
+class PredictionTaskConfig(ExampleTaskConfig):
     """What tasks have whose answers evaluation makes, and compares to what is right."""
 
     num_answers: CountOrZero = runtime(0)  # of valid, at each evaluation; 0: all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WritingConfig(JudgedConfig):
+class GenerationTaskConfig(PredictionTaskConfig):
     """What tasks have whose answers are written, token by token."""
 
     template: str = "{source}"  # what the model reads, such as "summarize: {source}"
     metrics: tuple[Metric, ...] = runtime(("bleu", "chrf"))  # of the answers
-    write: WriteConfig = runtime(WriteConfig())
+    write: DecodingConfig = runtime(DecodingConfig())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Seq2SeqConfig(WritingConfig):
+class Seq2SeqConfig(GenerationTaskConfig):
     """Write the target of each source: translation, summarization."""
 
     kind: Literal["seq2seq"] = "seq2seq"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptedLMConfig(WritingConfig):
+class PromptedLMConfig(GenerationTaskConfig):
     """Go on from a prompt with its target: instruction tuning."""
 
     kind: Literal["prompted_lm"] = "prompted_lm"
@@ -113,7 +113,7 @@ CASES = ("none", "lower", "upper", "title", "mixed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelledConfig(ExamplesConfig):
+class LabelTaskConfig(ExampleTaskConfig):
     """What tasks with a set of labels have."""
 
     labels: tuple[str, ...] = ()  # (): those of the training data, sorted
@@ -140,7 +140,7 @@ def label_fault(label: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifyConfig(LabelledConfig):
+class ClassifyConfig(LabelTaskConfig):
     """Give each text, or pair of texts, one of some labels."""
 
     kind: Literal["classify"] = "classify"
@@ -149,7 +149,7 @@ class ClassifyConfig(LabelledConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TagConfig(LabelledConfig, JudgedConfig):
+class TagConfig(LabelTaskConfig, PredictionTaskConfig):
     """Give each word of a sentence a label: that of one of its tokens."""
 
     kind: Literal["tag"] = "tag"
@@ -162,7 +162,7 @@ class TagConfig(LabelledConfig, JudgedConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpanQAConfig(JudgedConfig):
+class SpanQAConfig(PredictionTaskConfig):
     """Find the answer to a question in a text, which is read through windows."""
 
     kind: Literal["span_qa"] = "span_qa"
@@ -196,7 +196,7 @@ def outputs(task: TaskConfig) -> tuple[str, ...]:
     """Return what a task's own logits stand for; (): it has none, or not yet."""
     if isinstance(task, SpanQAConfig):
         return ("start", "end")
-    return task.labels if isinstance(task, LabelledConfig) else ()
+    return task.labels if isinstance(task, LabelTaskConfig) else ()
 
 
 def num_predictions(length: int, *, rate: float) -> int:
@@ -237,16 +237,16 @@ def span_corruption_lengths(
 
 
 def window_pair_lengths(
-    length: int, config: WindowPairConfig, start_ids: Sequence[int] = (0,)
+    length: int, config: WindowPairConfig, decoder_prefix_ids: Sequence[int] = (0,)
 ) -> tuple[int, int]:
     """Return how many tokens make a source of `length` at most, and a target.
 
     Args:
       length: of sources.
       config: how both are made.
-      start_ids: of the model; targets begin with all but one of them.
+      decoder_prefix_ids: of the model; targets begin with all but one of them.
     """
-    opening = len(start_ids) - 1
+    opening = len(decoder_prefix_ids) - 1
     if isinstance(config, SpanCorruptionConfig):
         window, target = span_corruption_lengths(length, config)
         return window, opening + target
@@ -256,11 +256,11 @@ def window_pair_lengths(
 
 
 def default_target_length(
-    length: int, config: TaskConfig, start_ids: Sequence[int]
+    length: int, config: TaskConfig, decoder_prefix_ids: Sequence[int]
 ) -> int:
     """Return how long targets are where a config does not say; 0: there are none."""
     if isinstance(config, WindowPairConfig):
-        return window_pair_lengths(length, config, start_ids)[1]
+        return window_pair_lengths(length, config, decoder_prefix_ids)[1]
     if isinstance(config, Seq2SeqConfig):
         return length
     return length // 2 if isinstance(config, PromptedLMConfig) else 0

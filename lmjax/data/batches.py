@@ -12,7 +12,7 @@ import numpy as np
 from lmjax.config.experiment import Config
 from lmjax.data import bucketing, example_datasets
 from lmjax.data.bucketing import PADDING, Buckets, Schedule
-from lmjax.data.datasets import Prepared
+from lmjax.data.datasets import Datasets
 from lmjax.data.features.features import Features
 from lmjax.data.features.registry import make_features
 from lmjax.data.lm import loader, objectives
@@ -26,11 +26,11 @@ Rows = Callable[[int], np.ndarray]
 
 
 def train(
-    prepared: Prepared,
+    datasets: Datasets,
     config: Config,
     *,
     start_step: int,
-    parts: int = 1,
+    data_shards: int = 1,
     rows: Rows = np.arange,
 ) -> Generator["HostBatch", None, None]:
     """Return the batches from `start_step` to the last step; as `loader.train_batches`.
@@ -39,15 +39,15 @@ def train(
       prepared: tokenizer and stores.
       config: the experiment.
       start_step: the updates done so far.
-      parts: what the rows of a batch are split into.
+      data_shards: how many shards the mesh splits the rows of a batch into.
       rows: which rows of a global batch this host wants.
     """
     if not example_datasets.reads_examples(config):
         here = rows(config.batch_size)
-        return loader.train_batches(prepared, config, start_step=start_step, rows=here)
-    schedule = train_schedule(prepared, config, parts=parts)
+        return loader.train_batches(datasets, config, start_step=start_step, rows=here)
+    schedule = train_schedule(datasets, config, data_shards=data_shards)
     source = ExampleBatches(
-        store=_store(prepared, "train"),
+        store=_store(datasets, "train"),
         features=make_features(config),
         schedule=schedule,
         steps=range(start_step, config.num_steps),
@@ -75,39 +75,40 @@ class ExampleBatches:
         return _batch(self.store, self.features, here, length=length)
 
 
-def train_schedule(prepared: Prepared, config: Config, *, parts: int) -> Schedule:
+def train_schedule(datasets: Datasets, config: Config, *, data_shards: int) -> Schedule:
     """Return the training batches of examples: their shapes, and their order."""
-    lengths = _store(prepared, "train").sizes
+    lengths = _store(datasets, "train").sizes
     buckets = bucketing.choose(
         lengths,
         num_buckets=config.data.num_buckets,
         batch_size=config.batch_size,
-        parts=parts * config.num_microbatches,
+        data_shards=data_shards * config.num_microbatches,
     )
     return Schedule(lengths, buckets, config.seed)
 
 
 def held_out(
-    prepared: Prepared,
+    datasets: Datasets,
     split: str,
     config: Config,
     *,
-    parts: int = 1,
+    data_shards: int = 1,
     rows: Rows = np.arange,
 ) -> Iterator["HostBatch"]:
     """Yield batches that hold all of a split once; as `loader.eval_batches`."""
     if not example_datasets.reads_examples(config):
         yield from loader.eval_batches(
-            prepared.stores[split],
+            datasets.stores[split],
             config,
-            tokenizer=prepared.tokenizer,
-            parts=parts,
-            rows=rows(loader.num_eval_rows(config, parts=parts)),
+            tokenizer=datasets.tokenizer,
+            data_shards=data_shards,
+            rows=rows(loader.num_eval_rows(config, data_shards=data_shards)),
         )
         return
-    store, read = _store(prepared, split), make_features(config)
+    store, read = _store(datasets, split), make_features(config)
     epoch = bucketing.in_order(
-        store.sizes, held_out_buckets(prepared, config, parts=parts)
+        store.sizes,
+        held_out_buckets(datasets, config, data_shards=data_shards),
     )
     for number in some(len(epoch), config.eval.num_batches):
         length, index_B = epoch.batch(number)
@@ -115,23 +116,25 @@ def held_out(
         yield _batch(store, read, here, length=length)
 
 
-def held_out_buckets(prepared: Prepared, config: Config, *, parts: int) -> Buckets:
+def held_out_buckets(
+    datasets: Datasets, config: Config, *, data_shards: int
+) -> Buckets:
     """Return the buckets that all held-out splits share."""
-    stores = [_store(prepared, n) for n in ("valid", "test") if n in prepared.stores]
+    stores = [_store(datasets, n) for n in ("valid", "test") if n in datasets.stores]
     return bucketing.choose(
         np.concatenate([store.sizes for store in stores]),
         num_buckets=config.data.num_buckets,
         batch_size=config.eval.batch_size,
-        parts=parts,
+        data_shards=data_shards,
     )
 
 
-def describe(prepared: Prepared, config: Config, *, parts: int) -> str:
+def describe(datasets: Datasets, config: Config, *, data_shards: int) -> str:
     """Return the shapes of the batches to come and their padding; "" for a stream."""
     if not example_datasets.reads_examples(config):
         return ""
-    schedule = train_schedule(prepared, config, parts=parts)
-    store, read = _store(prepared, "train"), make_features(config)
+    schedule = train_schedule(datasets, config, data_shards=data_shards)
+    store, read = _store(datasets, "train"), make_features(config)
     return (
         f"batches of {schedule.buckets} tokens, {schedule.steps_per_epoch:,} an epoch; "
         f"{_padding(store, read, schedule.buckets):.1%} padding"
@@ -149,16 +152,18 @@ def _padding(store: ExampleStore, read: Features, buckets: Buckets) -> float:
     return 1.0 - int(filled) / total
 
 
-def describe_step(prepared: Prepared, config: Config, step: int, *, parts: int) -> str:
+def describe_step(
+    datasets: Datasets, config: Config, step: int, *, data_shards: int
+) -> str:
     """Return which samples the batch of a step held, steps counted from 1."""
     if example_datasets.reads_examples(config):
-        schedule = train_schedule(prepared, config, parts=parts)
+        schedule = train_schedule(datasets, config, data_shards=data_shards)
         index_B = schedule.batch(step - 1)[1]
         return f"its batch is rows {index_B[index_B >= 0].tolist()} of the train store"
     samples = loader.sample_indices(config, step=step - 1)
-    window = objectives.build(config, prepared.tokenizer).window
+    window = objectives.build(config, datasets.tokenizer).window
     stores, windows = loader.locate(
-        prepared.stores["train"], config, samples=samples, window=window
+        datasets.stores["train"], config, samples=samples, window=window
     )
     return (
         f"its batch is samples {samples[0]} to {samples[-1]}, windows at tokens "
@@ -180,8 +185,8 @@ def some(count: int, wanted: int) -> Sequence[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
-def _store(prepared: Prepared, split: str) -> Any:
+def _store(datasets: Datasets, split: str) -> Any:
     """Return the one store that a split of examples has."""
-    (store,) = prepared.stores[split]
+    (store,) = datasets.stores[split]
     assert isinstance(store, ExampleStore), store
     return store

@@ -43,24 +43,24 @@ class Buckets:
 
 
 def choose(
-    lengths_N: np.ndarray, *, num_buckets: int, batch_size: int, parts: int
+    lengths_N: np.ndarray, *, num_buckets: int, batch_size: int, data_shards: int
 ) -> Buckets:
     """Return buckets with the least padding.
 
     A batch holds `batch_size` rows on average, so that an epoch has as many batches as
     without buckets; with one bucket it is just that many. Row counts are multiples of 8
-    where `batch_size` is one, whatever divides 8 as `parts`: the batches are then the
-    same on another number of devices.
+    where `batch_size` is one, for all `data_shards` that divide 8: the batches are then
+    the same on another number of devices.
 
     Args:
       lengths_N: of the rows, in tokens.
       num_buckets: the most there may be.
       batch_size: rows.
-      parts: what row counts must be a multiple of.
+      data_shards: what row counts must be a multiple of.
     """
     lengths = choose_lengths(lengths_N, num_buckets=num_buckets)
     padded_N = np.array(lengths)[np.searchsorted(lengths, lengths_N)]
-    unit = math.lcm(math.gcd(batch_size, MULTIPLE), parts)
+    unit = math.lcm(math.gcd(batch_size, MULTIPLE), data_shards)
     budget = batch_size * float(padded_N.mean())
     rows = (max(1, round(budget / (length * unit))) * unit for length in lengths)
     return Buckets(lengths=lengths, num_rows=tuple(rows))

@@ -14,7 +14,7 @@ Store = TokenStore | ExampleStore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Datasets:
     """What a run reads: a tokenizer, and for each split a store of each part."""
 
     tokenizer: Tokenizer

@@ -5,20 +5,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmjax.config.experiment import Config, with_classifier
-from lmjax.config.task import ExamplesConfig, JudgedConfig, LabelledConfig, TagConfig
+from lmjax.config.task import (
+    ExampleTaskConfig,
+    LabelTaskConfig,
+    PredictionTaskConfig,
+    TagConfig,
+)
 from lmjax.data.features.dataset import ExamplePart
 from lmjax.data.features.registry import make_features
-from lmjax.data.formats.examples import Examples, placed, refused
+from lmjax.data.formats.examples import Examples, add_location, explain_bad_example
 from lmjax.data.formats.registry import open_examples
 from lmjax.data.formats.tfds import TfdsExamples
 from lmjax.data.sources.registry import Split
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.metrics import spans
 
 
 def reads_examples(config: Config) -> bool:
     """Return whether a run learns from examples, not from a stream of text."""
-    return isinstance(config.task, ExamplesConfig)
+    return isinstance(config.task, ExampleTaskConfig)
 
 
 def with_labels(config: Config) -> Config:
@@ -29,7 +34,7 @@ def with_labels(config: Config) -> Config:
         some of them are of spans and some are not.
     """
     task = config.task
-    if not isinstance(task, LabelledConfig):
+    if not isinstance(task, LabelTaskConfig):
         return config
     if not task.labels:
         task = dataclasses.replace(task, labels=_found(config))
@@ -53,7 +58,7 @@ def open_parts(config: Config, *, splits: Sequence[Split]) -> dict[Split, Exampl
             examples=examples,
             features=read,
             on_bad_example=config.data.on_bad_example,
-            kept=split != "train" and isinstance(config.task, JudgedConfig),
+            kept=split != "train" and isinstance(config.task, PredictionTaskConfig),
         )
         for split, examples in opened.items()
         if examples is not None
@@ -86,10 +91,10 @@ def _found(config: Config) -> tuple[str, ...]:
     for i in range(len(examples)):
         try:
             found.update(read.label(examples[i]))
-        except ConfigError as error:
+        except UserError as error:
             if config.data.on_bad_example == "error":
-                raise refused(error, examples.where(i)) from error
-            bad.append(str(placed(error, examples.where(i))))
+                raise explain_bad_example(error, examples.where(i)) from error
+            bad.append(str(add_location(error, examples.where(i))))
     if len(found) < 2:
         alone = "".join(f", {label!r}," for label in found)
         skipped = "".join(f" (the first left out: {why})" for why in bad[:1])

@@ -10,7 +10,7 @@ from pathlib import Path
 from lmjax.config.data import SourceConfig
 from lmjax.config.experiment import Config
 from lmjax.data import example_datasets
-from lmjax.data.datasets import Prepared, Store, source_parts
+from lmjax.data.datasets import Datasets, Store, source_parts
 from lmjax.data.features.dataset import ExamplePart
 from lmjax.data.features.registry import make_features
 from lmjax.data.lm import objectives
@@ -51,8 +51,8 @@ def with_vocabulary(config: Config) -> Config:
             f"config.model.vocab_size = {own}: must be at least the tokenizer's {size}"
         )
     model = dataclasses.replace(config.model, vocab_size=own or size)
-    if (last := max(model.start_ids, default=0)) >= model.vocab_size:
-        leaf = "start_id" if last == model.start_ids[0] else "opening"
+    if (last := max(model.decoder_prefix_ids, default=0)) >= model.vocab_size:
+        leaf = "start_id" if last == model.decoder_prefix_ids[0] else "opening"
         raise ConfigError(
             f"config.model.{leaf}: {last} must be below config.model.vocab_size = "
             f"{model.vocab_size}"
@@ -62,7 +62,7 @@ def with_vocabulary(config: Config) -> Config:
 
 def prepare(
     config: Config, *, workdir: str | Path, keep_tokenizer: bool = False
-) -> Prepared:
+) -> Datasets:
     """Make or reuse the tokenizer and the token stores of an experiment.
 
     Several processes may call this at once on one workdir: the first does the work.
@@ -84,14 +84,14 @@ def prepare(
         made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
     if not example_datasets.reads_examples(config):
         objectives.build(config, made)  # has the ids it needs, before the work begins
-    prepared = _with_stores(config, workdir, documents, made)
-    manifest.note(workdir, prepared.stores)
-    return prepared
+    datasets = _with_stores(config, workdir, documents, made)
+    manifest.note(workdir, datasets.stores)
+    return datasets
 
 
 def prepare_held_out(
     config: Config, made: Tokenizer, *, workdir: str | Path
-) -> Prepared:
+) -> Datasets:
     """Make or reuse the stores of the held-out splits alone, for a given tokenizer.
 
     Raises:
@@ -105,7 +105,7 @@ def prepare_held_out(
 
 def prepare_job(
     config: Config, *, workdir: str | Path, job: int, num_jobs: int
-) -> Prepared | None:
+) -> Datasets | None:
     """Do one of several jobs' share of `prepare`; None while others are to finish.
 
     The jobs may run at once or one after another, on one file system; the tokenizer
@@ -124,9 +124,9 @@ def prepare_job(
         plans.append(plan)
     if not all(plan.complete for plan in plans):
         return None
-    prepared = _with_stores(config, workdir, documents, made)
-    manifest.note(workdir, prepared.stores)
-    return prepared
+    datasets = _with_stores(config, workdir, documents, made)
+    manifest.note(workdir, datasets.stores)
+    return datasets
 
 
 def open_documents(
@@ -251,7 +251,7 @@ def _with_stores(
     workdir: str | Path,
     documents: Mapping[str, Sequence[Documents]],
     made: Tokenizer,
-) -> Prepared:
+) -> Datasets:
     built = {
         name: _build(config, directory, part, made, label=name)
         for name, directory, part in _places(config, workdir, documents, made)
@@ -260,7 +260,7 @@ def _with_stores(
         split: [built[name] for name, _ in _named(split, parts)]
         for split, parts in documents.items()
     }
-    return Prepared(tokenizer=made, stores=stores)
+    return Datasets(tokenizer=made, stores=stores)
 
 
 def _build(
@@ -292,12 +292,12 @@ def _places(
             yield name, place, part
 
 
-def identity(prepared: Prepared) -> dict[str, str]:
+def identity(datasets: Datasets) -> dict[str, str]:
     """Return hashes of what a run learns from, by the config's sections."""
-    train = " ".join(store.made_from for store in prepared.stores["train"])
+    train = " ".join(store.made_from for store in datasets.stores["train"])
     return {
         "config.data": train,
-        "config.tokenizer": prepared.tokenizer.fingerprint(),
+        "config.tokenizer": datasets.tokenizer.fingerprint(),
     }
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config.decoding import WriteConfig
+from lmjax.config.decoding import DecodingConfig
 from lmjax.generate.constraints import constrained
 from lmjax.generate.decode import Generator, Written
 from lmjax.models.model import Model, take
@@ -48,7 +48,7 @@ class BeamSearch:
         params: Params,
         prompts: Sequence[Sequence[int]],
         *,
-        write: WriteConfig,
+        write: DecodingConfig,
         stop_ids: Collection[int],
         sources: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
@@ -59,7 +59,7 @@ class BeamSearch:
 
         Args:
           params: the model's.
-          prompts: what the tokens follow; of an encoder-decoder its `start_ids`.
+          prompts: ids to continue; `decoder_prefix_ids` for an encoder-decoder.
           write: how; after `max_tokens` a text is finished, its end not counted.
           stop_ids: what ends a text.
           sources: what an encoder-decoder reads, one for each prompt.

@@ -64,7 +64,7 @@ class Generator:
 
         Args:
           params: the model's.
-          prompts: what the tokens follow; of an encoder-decoder its `start_ids`.
+          prompts: ids to continue; `decoder_prefix_ids` for an encoder-decoder.
           max_tokens: to yield for each prompt.
           sampling: how the next token is chosen.
           stop_ids: what ends a row.
@@ -226,12 +226,15 @@ def encode_prompts(
     They are arguments of `Generator.tokens`.
     """
     t = tokenizer
-    if not config.reads_source:
+    if not config.is_encoder_decoder:
         return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
     for prompt in prompts:
         check_text(prompt, name="prompt")
     sources = [[*t.prefix_ids, *map(int, t.encode(p)), *t.suffix_ids] for p in prompts]
-    return {"prompts": [[*config.start_ids]] * len(prompts), "sources": sources}
+    return {
+        "prompts": [[*config.decoder_prefix_ids]] * len(prompts),
+        "sources": sources,
+    }
 
 
 def check_sources(
@@ -242,7 +245,7 @@ def check_sources(
     Raises:
       ConfigError: an empty source, or one longer than the model's positions.
     """
-    if not config.reads_source:
+    if not config.is_encoder_decoder:
         assert sources is None
         return
     assert sources is not None

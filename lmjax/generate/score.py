@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.config.model import ModelConfig, RecurrentConfig
-from lmjax.data.tokenizers.special_ids import present
+from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 from lmjax.generate.decode import (
@@ -61,7 +61,7 @@ class Scorer:
         Args:
           params: the model's.
           texts: pairs of token ids, (context, text); either may be empty. The context
-            of an encoder-decoder is its `start_ids`.
+            of an encoder-decoder is its `decoder_prefix_ids`.
           sources: what an encoder-decoder reads, one for each text.
 
         Raises:
@@ -166,14 +166,14 @@ def encode_pairs(
         one without a context.
     """
     alone = [i for i, text in enumerate(texts) if isinstance(text, str)]
-    if alone and config.reads_source:
+    if alone and config.is_encoder_decoder:
         raise ConfigError(
             f"score: text {alone[0]} has no context: config.model.kind = "
             f"{config.kind!r} takes (context, text), its source and what it writes"
         )
     pairs = [("", text) if isinstance(text, str) else text for text in texts]
     read = encode_prompts(tokenizer, [context for context, _ in pairs], config=config)
-    tail = present(tokenizer.eos_id) if eos else ()
+    tail = not_none(tokenizer.eos_id) if eos else ()
     ids = []
     for before, (_, text) in zip(read.pop("prompts"), pairs, strict=True):
         check_text(text, name="text")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmjax.config import decoding
-from lmjax.config.decoding import WriteConfig
+from lmjax.config.decoding import DecodingConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 from lmjax.generate.beam import BeamSearch
@@ -23,14 +23,14 @@ def way_to_write(
     top_p: float = 1.0,
     num_beams: int = 1,
     **write: Any,
-) -> Sampling | WriteConfig:
+) -> Sampling | DecodingConfig:
     """Return how to write: by a search of more than one beam, else by sampling.
 
     Args:
       temperature: of `Sampling`, by default 1.
       top_k: of `Sampling`.
       top_p: of `Sampling`.
-      num_beams: of `WriteConfig`.
+      num_beams: of `DecodingConfig`.
       write: more of its leaves.
 
     Raises:
@@ -57,9 +57,9 @@ def way_to_write(
     return config
 
 
-def _refuse_search(config: WriteConfig) -> None:
+def _refuse_search(config: DecodingConfig) -> None:
     """Raise if leaves that only a search reads are not as they are by default."""
-    default = WriteConfig()
+    default = DecodingConfig()
     for name in ("length_penalty", "early_finish"):
         if (value := getattr(config, name)) != getattr(default, name):
             raise ConfigError(
@@ -71,7 +71,7 @@ def _refuse_search(config: WriteConfig) -> None:
 class Writer:
     """A model that answers as `config` says, compiled once for each shape of batch."""
 
-    config: WriteConfig
+    config: DecodingConfig
     tokenizer: Tokenizer
     model: Model
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from lmjax import models
 from lmjax.config import decoding
-from lmjax.config.decoding import WriteConfig
+from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import Config, MeshConfig
 from lmjax.config.model import RecurrentEncoderDecoderConfig, TransformerConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -60,7 +60,7 @@ class LanguageModel:
 
         Args:
           tokens: ids; of a model that generates, token t's logits are for token t + 1.
-            A decoder that reads a source begins with the model's `start_ids`.
+            A decoder that reads a source begins with the model's `decoder_prefix_ids`.
           source: ids (B, S), for an encoder-decoder.
           token_types: (B, T), for an encoder that knows some; by default 0.
           segments: which text each token belongs to, 0 for padding; by default all of
@@ -125,14 +125,14 @@ class LanguageModel:
           max_tokens: to write after each; by default as many as fit, at most 64.
           seed: of chance.
           way: of `way_to_write`: `temperature`, `top_k`, `top_p`; or `num_beams` from 2
-            on, which draws nothing but searches, and others of `WriteConfig`. With
+            on, which draws nothing but searches, and others of `DecodingConfig`. With
             `num_return` the texts of one prompt follow one another.
 
         Raises:
           ConfigError: an option out of range, or too many tokens for the model.
         """
         how, read = way_to_write(**way), self._read(prompts)
-        if isinstance(how, WriteConfig):
+        if isinstance(how, DecodingConfig):
             found = self._found(read, how, max_tokens)
             return [text["text"] for texts in found for text in texts]
         with jax.set_mesh(self.mesh):
@@ -155,7 +155,7 @@ class LanguageModel:
         Args:
           prompts: texts, or sources.
           max_tokens: as for `generate`.
-          write: other leaves of `WriteConfig`, such as `num_beams=4`.
+          write: other leaves of `DecodingConfig`, such as `num_beams=4`.
 
         Returns:
           For each prompt `num_return` texts, the best first: `text`; `log_prob` in
@@ -172,7 +172,7 @@ class LanguageModel:
     ) -> Iterator[str]:
         """Yield what `generate` returns for one prompt in pieces, as they come."""
         how, read = way_to_write(**way), self._read([prompt])
-        if isinstance(how, WriteConfig):
+        if isinstance(how, DecodingConfig):
             yield self._found(read, how, max_tokens)[0][0]["text"]
             return
         tokens = self._generator.tokens(
@@ -261,7 +261,7 @@ class LanguageModel:
         source_segments: Any,
     ) -> Batch:
         config = self.model.config
-        if (source is None) == config.reads_source:
+        if (source is None) == config.is_encoder_decoder:
             word = "needs" if source is None else "takes none"
             raise ConfigError(f"source: config.model.kind = {config.kind!r} {word}")
         batch = stretch("tokens", tokens, segments, config=config)
@@ -291,7 +291,7 @@ class LanguageModel:
         return max(1, min(MAX_TOKENS, self.model.config.longest_text - longest))
 
     def _found(
-        self, read: dict[str, Any], write: WriteConfig, max_tokens: int | None
+        self, read: dict[str, Any], write: DecodingConfig, max_tokens: int | None
     ) -> list[list[dict[str, Any]]]:
         """Return the texts that a search finds, as JSON."""
         write = dataclasses.replace(write, max_tokens=self._most(read, max_tokens))
@@ -365,7 +365,7 @@ def load(
     model = models.build(used, platform=device.platform)
     mesh = _default_mesh(config.mesh, model) if mesh is None else mesh
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
-    like = sharding.placed(model.shapes, shardings)
+    like = sharding.with_shardings(model.shapes, shardings)
     checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
     step = checkpoints.find(step)
     ema = config.optim.ema_decay > 0

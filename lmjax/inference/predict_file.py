@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lmjax.config.experiment import Config, leaves, to_dict
-from lmjax.data.formats.examples import placed
+from lmjax.data.formats.examples import add_location
 from lmjax.data.formats.registry import find_file, open_file
 from lmjax.data.sources.documents import reading
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 from lmjax.inference import answer_file, predictor
 from lmjax.inference.language_model import LanguageModel, load
 from lmjax.run import workdir
@@ -107,7 +107,7 @@ def _hinting(*hints: str) -> Iterator[None]:
     """Add hints to what is said of a mistake."""
     try:
         yield
-    except ConfigError as error:
+    except UserError as error:
         more = f" ({'; '.join(filter(None, hints))})" if any(hints) else ""
         raise ConfigError(f"{error}{more}") from error
 
@@ -157,8 +157,8 @@ def _answers(
     for i in indices:
         try:
             readings[i] = lm.predictor.read(given.examples[i])
-        except ConfigError as error:
-            told = placed(error, given.examples.where(i))
+        except UserError as error:
+            told = add_location(error, given.examples.where(i))
             if not skip_bad:
                 with _hinting("--skip_bad answers with the error", given.hint):
                     raise told from error

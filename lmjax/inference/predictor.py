@@ -17,14 +17,14 @@ from jax.sharding import Mesh
 from lmjax import tasks
 from lmjax.config.compatibility import EXAMPLE_SOURCES
 from lmjax.config.experiment import Config
-from lmjax.config.task import ExamplesConfig, WritingConfig
+from lmjax.config.task import ExampleTaskConfig, GenerationTaskConfig
 from lmjax.data import bucketing
 from lmjax.data.bucketing import PADDING, Buckets
 from lmjax.data.features.features import Columns, Row
 from lmjax.data.features.registry import make_features
-from lmjax.data.formats.examples import Example, placed
+from lmjax.data.formats.examples import Example, add_location
 from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 from lmjax.generate.writer import Writer
 from lmjax.models import Model
 from lmjax.parallel import sharding
@@ -42,7 +42,7 @@ def check(config: Config) -> None:
     Raises:
       ConfigError: naming the tasks that do.
     """
-    if not isinstance(config.task, ExamplesConfig):
+    if not isinstance(config.task, ExampleTaskConfig):
         raise ConfigError(
             f"config.task.kind = {config.task.kind!r}: predict applies a task that is "
             f"learnt from examples: {', '.join(EXAMPLE_SOURCES)}; for text there is "
@@ -97,8 +97,8 @@ class Predictor:
         for i, example in enumerate(examples):
             try:
                 readings.append(self.read(example))
-            except ConfigError as error:
-                raise placed(error, f"examples[{i}]") from error
+            except UserError as error:
+                raise add_location(error, f"examples[{i}]") from error
         return readings
 
     def asked(self, readings: Sequence[Any]) -> Asked:
@@ -136,7 +136,7 @@ class Predictor:
         self, params: Params, rows: Sequence[Row], mesh: Mesh
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield what the model says of each row, and its number."""
-        batches = self._batches(rows, parts=sharding.num_parts(mesh))
+        batches = self._batches(rows, data_shards=sharding.data_shards(mesh))
         filled = (
             ([_columns(rows, i) for i in examples_B], length)
             for length, examples_B in batches
@@ -153,7 +153,7 @@ class Predictor:
                 yield int(examples_B[b]), own
 
     def _batches(
-        self, rows: Sequence[Row], *, parts: int
+        self, rows: Sequence[Row], *, data_shards: int
     ) -> list[tuple[int, np.ndarray]]:
         """Return the length and the rows of each batch, the shortest first."""
         if not rows:
@@ -164,7 +164,7 @@ class Predictor:
         most = TOKENS // ladder
         if self._writer is not None:
             most = SLOTS // self._writer.slots(ladder)
-        buckets = _buckets(lengths, ladder=ladder, most=most, parts=parts)
+        buckets = _buckets(lengths, ladder=ladder, most=most, data_shards=data_shards)
         epoch = bucketing.in_order(lengths, buckets)
         return [epoch.batch(number) for number in range(len(epoch))]
 
@@ -190,7 +190,7 @@ class Predictor:
     def _writer(self) -> Writer | None:
         """Return what writes the answers, where they are written."""
         task = self.config.task
-        if not isinstance(task, WritingConfig):
+        if not isinstance(task, GenerationTaskConfig):
             return None
         return Writer(task.write, self.tokenizer, self.model)
 
@@ -213,7 +213,11 @@ def _columns(rows: Sequence[Row], number: int) -> Columns | None:
 
 
 def _buckets(
-    lengths_N: np.ndarray, *, ladder: np.ndarray, most: np.ndarray, parts: int
+    lengths_N: np.ndarray,
+    *,
+    ladder: np.ndarray,
+    most: np.ndarray,
+    data_shards: int,
 ) -> Buckets:
     """Return buckets of the ladder's lengths, of as many rows as there are, or may be.
 
@@ -222,7 +226,8 @@ def _buckets(
     """
     counts = np.bincount(np.searchsorted(ladder, lengths_N), minlength=len(ladder))
     num_rows = [
-        -(-min(_power_of_two(int(count)), max(int(limit), 1)) // parts) * parts
+        -(-min(_power_of_two(int(count)), max(int(limit), 1)) // data_shards)
+        * data_shards
         for count, limit in zip(counts, most, strict=True)
     ]
     return Buckets(lengths=tuple(ladder.tolist()), num_rows=tuple(num_rows))

@@ -28,7 +28,7 @@ def score_file(
         lines.pop()
     texts = [_line(file, i, line) for i, line in enumerate(lines, start=1)]
     lm = load(directory, step=step)
-    if lm.model.config.reads_source:
+    if lm.model.config.is_encoder_decoder:
         for i, text in enumerate(texts, start=1):
             if isinstance(text, str):
                 raise ConfigError(

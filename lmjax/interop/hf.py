@@ -28,7 +28,7 @@ from lmjax.data.tokenizers.tokenizer import (
     load_tokenizer,
     make_tokenizer,
 )
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.interop import labels
 from lmjax.interop.layout import Family, Table
 from lmjax.interop.registry import choose_family, find_family, read_config
@@ -316,7 +316,7 @@ def place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
         model = models.build(config.model, platform=platform)
         try:
             return model, sharding.param_shardings(model.axes, model.shapes, candidate)
-        except ConfigError:
+        except UserError:
             if candidate is mesh:
                 raise
     raise AssertionError("copies on all devices always fit")
@@ -326,7 +326,7 @@ def restore(source: Path, step: Step) -> tuple[Model, Params]:
     """Return the model of a workdir and its parameters."""
     config = workdir.read_config(source)
     model, shardings = place(config, None)
-    like = sharding.placed(model.shapes, shardings)
+    like = sharding.with_shardings(model.shapes, shardings)
     checkpoints = Checkpoints(source, config.checkpoint, read_only=True)
     ema = config.optim.ema_decay > 0
     params = checkpoints.restore_params(like, step=checkpoints.find(step), ema=ema)

@@ -7,7 +7,7 @@ import jax
 
 from lmjax import models
 from lmjax.config.model import EncoderConfig
-from lmjax.config.task import LabelledConfig, TaskConfig, outputs
+from lmjax.config.task import LabelTaskConfig, TaskConfig, outputs
 from lmjax.errors import ConfigError
 from lmjax.interop.layout import Table
 from lmjax.interop.settings import Settings
@@ -56,7 +56,7 @@ def placeholders(count: int) -> tuple[str, ...]:
 
 def settings_of(task: TaskConfig, architecture: str) -> dict[str, Any]:
     """Return the settings that tell of a task: its labels, or the class it needs."""
-    if isinstance(task, LabelledConfig):
+    if isinstance(task, LabelTaskConfig):
         return numbered(task.labels)
     if task.kind == "span_qa":  # a tagger of two labels, but for the names
         name = architecture.removesuffix(ENDINGS["tag"]) + ENDINGS["span_qa"]

@@ -48,7 +48,7 @@ class Row:
     how: Literal["same", "flat", "row", "linear", "conv1d"] = "same"
     num_inputs: int = 1  # of our dimensions
     part: int = 0  # which of the equal parts, along the outputs
-    num_parts: int = 1
+    data_shards: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def parts_axis(row: Row) -> int:
 def whole_shape(row: Row, shape: Shape) -> Shape:
     """Return the shape of their tensor, all its parts together."""
     axis, sizes = parts_axis(row), list(their_shape(row, shape))
-    sizes[axis] *= row.num_parts
+    sizes[axis] *= row.data_shards
     return tuple(sizes)
 
 

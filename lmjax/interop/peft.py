@@ -93,7 +93,7 @@ def _targets(table: Table, params: Params) -> Iterator[tuple[Row, str]]:
         name = row.ours.removesuffix(".kernel")
         if f"{name}.lora_a" not in flat:
             continue
-        if row.num_parts > 1:
+        if row.data_shards > 1:
             raise ConfigError(
                 f"config.model.lora.targets: {name} is a part of {row.theirs} in "
                 "transformers, which PEFT adapts as one; export without --adapters "

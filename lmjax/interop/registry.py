@@ -6,7 +6,7 @@ from typing import Any
 
 from lmjax.config.experiment import Config, parse
 from lmjax.config.model import AnyTransformer, TransformerConfig
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.interop.families.bart import BART, MARIAN
 from lmjax.interop.families.bert import BERT, ROBERTA
 from lmjax.interop.families.gemma import GEMMA, GEMMA2
@@ -82,7 +82,7 @@ def read_config(
     }
     try:
         return parse(sections)
-    except ConfigError as error:
+    except UserError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
@@ -121,7 +121,7 @@ def _obstacles(family: Family, values: dict[str, Any], model: Model) -> list[str
     names = {row.theirs for row in rows if row.ours in ours}
     try:
         back = read_config(family, values, names, where=family.model_type).model
-    except ConfigError as error:
+    except UserError as error:
         return [str(error)]
     assert isinstance(model.config, TransformerConfig)
     assert isinstance(back, TransformerConfig)

@@ -137,7 +137,7 @@ def _read(
     def callback(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None
         bounds = [s.indices(n)[:2] for s, n in zip(index, part, strict=True)]
-        if row.num_parts > 1:
+        if row.data_shards > 1:
             start = row.part * part[axis]
             bounds[axis] = (start + bounds[axis][0], start + bounds[axis][1])
         return cut(tuple(bounds))

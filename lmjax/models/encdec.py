@@ -59,7 +59,7 @@ class EncoderDecoder(nnx.Module):
         """Return the hidden states of tokens that follow a cache, and the new cache.
 
         Args:
-          tokens_BT: int32 ids, which begin with `config.start_ids`.
+          tokens_BT: int32 ids, which begin with `config.decoder_prefix_ids`.
           positions_BT: int32, restarting at each document.
           segments_BT: int32, a token sees only its own segment, here and in the
             source; 0 is padding.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config.model import EncoderDecoderConfig, NetworkConfig, TransformerConfig
+from lmjax.config.model import EncoderDecoderConfig, ModelBaseConfig, TransformerConfig
 from lmjax.nn.feedforward import ACTIVATIONS
 from lmjax.nn.linear import Embed, Linear, attend
 from lmjax.nn.norm import LayerNorm, RMSNorm, make_norm
@@ -20,7 +20,7 @@ class Head(nnx.Module):
     """Logits over the vocabulary, by the embedding's table or one of its own."""
 
     def __init__(
-        self, key: Array, config: NetworkConfig, *, transform: bool = False
+        self, key: Array, config: ModelBaseConfig, *, transform: bool = False
     ) -> None:
         c, keys = config, jax.random.split(key, 3)
         self.config = c
@@ -59,7 +59,7 @@ class Head(nnx.Module):
         return logits
 
 
-def _norm(key: Array, config: NetworkConfig) -> LayerNorm | RMSNorm:
+def _norm(key: Array, config: ModelBaseConfig) -> LayerNorm | RMSNorm:
     c = config
     assert isinstance(c, TransformerConfig), "no other network transforms"
     return make_norm(key, c.norm, c.dim, epsilon=c.norm_epsilon, bias=True)

@@ -70,7 +70,7 @@ class RecurrentEncoderDecoder(nnx.Module):
         """Return what the decoder puts out for tokens that follow, and where they end.
 
         Args:
-          tokens_RT: int32 ids, which begin with `config.start_ids`.
+          tokens_RT: int32 ids, which begin with `config.decoder_prefix_ids`.
           positions_RT: not read: the state knows what came before.
           segments_RT: int32; all but 1 is padding, which is not remembered.
           cache: of as many texts, or of sources with equally many each.

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 # What a launcher sets, named as jax names it.
 LAUNCHER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -68,7 +68,7 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def gathered(text: str) -> list[str]:
+def allgather_strings(text: str) -> list[str]:
     """Return the text of each process, in their order; all must ask at once."""
     if not several_processes():
         return [text]
@@ -83,11 +83,11 @@ def gathered(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def sync_errors() -> Iterator[None]:
     """Have what ends one process inside the block end all of them after it.
 
     Raises:
-      ConfigError: another process found the user's mistake.
+      UserError: another process found the user's mistake.
       SystemExit: another process was told to leave.
       RuntimeError: another process failed.
     """
@@ -96,18 +96,19 @@ def together() -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         failure = error
-    found = gathered("" if failure is None else _described(failure))
+    found = allgather_strings("" if failure is None else _described(failure))
     if failure is not None:
         raise failure
     for kind, _, text in (line.partition(" ") for line in found if line):
         if kind == SystemExit.__name__:
             raise SystemExit(int(text))
-        raise {ConfigError.__name__: ConfigError}.get(kind, RuntimeError)(text)
+        kinds = {cls.__name__: cls for cls in (UserError, ConfigError)}
+        raise kinds.get(kind, RuntimeError)(text)
 
 
 def _described(error: BaseException) -> str:
-    if isinstance(error, ConfigError):
-        return f"{ConfigError.__name__} {error}"
+    if isinstance(error, UserError):
+        return f"{type(error).__name__} {error}"
     if isinstance(error, SystemExit):
         return f"{SystemExit.__name__} {error.code}"
     return f"Error process {jax.process_index()}: {type(error).__name__}: {error}"

@@ -116,7 +116,7 @@ def param_shardings(axes: Axes, shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
     return jax.tree_util.tree_map_with_path(one, shapes, axes)
 
 
-def placed(shapes: Any, shardings: Any) -> Any:
+def with_shardings(shapes: Any, shardings: Any) -> Any:
     """Return `jax.ShapeDtypeStruct`s with a sharding each, or one for all."""
     if isinstance(shardings, jax.sharding.Sharding):
         one = shardings
@@ -178,7 +178,7 @@ def check_rows(name: str, rows: int, mesh: Mesh) -> None:
     Raises:
       ConfigError: naming the leaf.
     """
-    parts = num_parts(mesh)
+    parts = data_shards(mesh)
     if rows % parts:
         raise ConfigError(
             f"{name} = {rows}: must be a multiple of the {parts} parts that "
@@ -203,7 +203,7 @@ def constrain(x: Array, *axes: str) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    if axes[0] == "batch" and x.shape[0] % num_parts(mesh):
+    if axes[0] == "batch" and x.shape[0] % data_shards(mesh):
         spec[0] = None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
@@ -215,7 +215,7 @@ def by_rows(compute: Callable[[Array], Any], x: Array) -> Any:
     every device would be sent all rows.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or len(x) % num_parts(mesh):
+    if mesh.empty or len(x) % data_shards(mesh):
         return compute(x)
     rows = PartitionSpec(BATCH_AXES)
     return jax.shard_map(compute, in_specs=rows, out_specs=rows)(x)
@@ -231,6 +231,6 @@ def whole(tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
-def num_parts(mesh: Mesh | AbstractMesh) -> int:
-    """Return how many parts a batch's rows are split into, over data and fsdp."""
+def data_shards(mesh: Mesh | AbstractMesh) -> int:
+    """Return how many shards a batch's rows are split into, over data and fsdp."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

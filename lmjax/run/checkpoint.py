@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from lmjax.config.experiment import CheckpointConfig
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 from lmjax.parallel import processes
 from lmjax.types import Params, TrainState
 
@@ -76,7 +76,7 @@ class Checkpoints:
             return
         items = _items(state)
         args = {item: ocp.args.StandardSave(tree) for item, tree in items.items()}
-        with processes.together():
+        with processes.sync_errors():
             self._guard(
                 lambda: self.manager.save(
                     step,
@@ -166,7 +166,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when everything saved is on disk."""
-        with processes.together():
+        with processes.sync_errors():
             self._guard(self.manager.wait_until_finished)
 
     def close(self) -> None:
@@ -188,11 +188,11 @@ class Checkpoints:
         """
         args = {item: ocp.args.StandardRestore(tree) for item, tree in like.items()}
         items, text = None, ""
-        with processes.together():
+        with processes.sync_errors():
             try:
                 self._refuse_other_state(step, like)
                 items = self.manager.restore(step, args=ocp.args.Composite(**args))
-            except ConfigError:
+            except UserError:
                 raise
             except Exception as error:  # whatever a damaged file makes of itself
                 text = _first_line(error)

@@ -23,7 +23,7 @@ class MetricLog:
     def __init__(self, workdir: Path, config: LogConfig, *, start_step: int) -> None:
         self.file = self.writer = None
         kept: list[str] = []
-        with processes.together():
+        with processes.sync_errors():
             if processes.is_first():
                 path = workdir / "metrics.jsonl"
                 kept = _keep_until(path, start_step)
@@ -33,7 +33,9 @@ class MetricLog:
                         str(workdir / "tensorboard"), purge_step=start_step + 1
                     )
         # The first process reads for all: what follows from them must be the same.
-        lines = map(json.loads, processes.gathered("".join(kept))[0].splitlines())
+        lines = map(
+            json.loads, processes.allgather_strings("".join(kept))[0].splitlines()
+        )
         self.held_out = [line for line in lines if line["split"] != "train"]
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.config.experiment import Config, changed_identity, parse, to_dict
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> Config:
     values = read_json(path)
     try:
         config = parse(values)
-    except ConfigError as error:
+    except UserError as error:
         raise ConfigError(f"{path}: {error}") from error
     used = parse(to_dict(config), overrides)
     free = ("data", "task") if config.data.source == "none" else ("data",)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lmjax.config.task import PromptedLMConfig, WindowPairConfig, WritingConfig
+from lmjax.config.task import GenerationTaskConfig, PromptedLMConfig, WindowPairConfig
 from lmjax.models import Model
 from lmjax.tasks.losses import padding, text_shapes, token_loss, token_metrics
 from lmjax.types import Array, Batch, Metrics, Params
@@ -19,7 +19,7 @@ class Seq2Seq:
     nothing is learned (InstructGPT, Ouyang et al. 2022; FLAN, Wei et al. 2022).
     """
 
-    config: WindowPairConfig | WritingConfig
+    config: WindowPairConfig | GenerationTaskConfig
     scores_text = False  # what is read tells part of the text, or all
 
     def batch_shapes(

@@ -132,7 +132,7 @@ class Program:
         """Return the jitted evaluation that goes on, and what it begins with."""
         rows = sharding.batch_sharding(self.mesh)
         step = functools.partial(eval_step_from, model=self.model, task=self.task)
-        num_rows = sharding.num_parts(self.mesh)
+        num_rows = sharding.data_shards(self.mesh)
         start = functools.partial(self.model.start, num_rows)
         outputs = (sharding.replicated(self.mesh), rows)
         return jax.jit(step, out_shardings=outputs), jax.jit(start, out_shardings=rows)
@@ -150,7 +150,7 @@ class Program:
         shapes = self.task.batch_shapes(
             self.config.batch_size, data.length, target_length=data.target_length
         )
-        return sharding.placed(shapes, sharding.batch_sharding(self.mesh))
+        return sharding.with_shardings(shapes, sharding.batch_sharding(self.mesh))
 
 
 def make_program(config: Config, mesh: Mesh) -> Program:
@@ -175,7 +175,7 @@ def make_program(config: Config, mesh: Mesh) -> Program:
         model=model,
         task=tasks.build(config.task),
         optimizer=optimizer,
-        state_shapes=sharding.placed(state, shardings),
+        state_shapes=sharding.with_shardings(state, shardings),
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from lmjax.config.experiment import WHOLE_TEXT_METRICS, Config
-from lmjax.config.task import JudgedConfig, MaskedLMConfig, WritingConfig
+from lmjax.config.task import GenerationTaskConfig, MaskedLMConfig, PredictionTaskConfig
 from lmjax.data import batches, example_datasets, pipeline
-from lmjax.data.datasets import Prepared
+from lmjax.data.datasets import Datasets
 from lmjax.data.features.registry import make_features
 from lmjax.data.lm import loader, objectives
 from lmjax.errors import ConfigError, nearest
@@ -44,7 +44,7 @@ class Evaluation:
     """The held-out splits of a run, and what measures a model on them."""
 
     program: Program
-    prepared: Prepared
+    datasets: Datasets
 
     def metrics(self, split: str, params: Params) -> dict[str, float]:
         """Return the metrics on a split, each the exact weighted mean.
@@ -58,9 +58,9 @@ class Evaluation:
         """
         means = self._means(split, params)
         config = self.program.config
-        if isinstance(config.task, WritingConfig):
+        if isinstance(config.task, GenerationTaskConfig):
             means["perplexity"] = _exp(means["loss"])
-        if isinstance(config.task, JudgedConfig):
+        if isinstance(config.task, PredictionTaskConfig):
             return means | self._judged(split, params)
         if example_datasets.reads_examples(config):
             return means
@@ -70,10 +70,10 @@ class Evaluation:
         """Return what adds up over the batches of a split."""
         program = self.program
         held_out = batches.held_out(
-            self.prepared,
+            self.datasets,
             split,
             program.config,
-            parts=sharding.num_parts(program.mesh),
+            data_shards=sharding.data_shards(program.mesh),
             rows=functools.partial(local_rows, program.mesh),
         )
         put = lambda batch: put_batch(batch, program.mesh)
@@ -83,17 +83,17 @@ class Evaluation:
         """Return the metrics of the answers to the examples of a split."""
         if not judges(self.program.config):
             return {}
-        (store,) = self.prepared.stores[split]
+        (store,) = self.datasets.stores[split]
         task = self.program.config.task
-        assert isinstance(task, JudgedConfig), task
+        assert isinstance(task, PredictionTaskConfig), task
         wanted = task.num_answers if split == "valid" else 0
         chosen = batches.some(store.num_examples, wanted)
         examples = [store.examples[i] for i in chosen]
         return self._predictor.judged(params, examples, mesh=self.program.mesh)
 
     def _of_text(self, split: str, *, loss: float) -> dict[str, float]:
-        config, stores = self.program.config, self.prepared.stores[split]
-        window = objectives.build(config, self.prepared.tokenizer).window
+        config, stores = self.program.config, self.datasets.stores[split]
+        window = objectives.build(config, self.datasets.tokenizer).window
         whole = loader.reads_all(stores, config, window=window)
         if not (self.program.task.scores_text and whole):
             return {"perplexity": _exp(loss)}
@@ -107,7 +107,7 @@ class Evaluation:
     @functools.cached_property
     def _predictor(self) -> Predictor:
         program = self.program
-        return Predictor(program.config, self.prepared.tokenizer, program.model)
+        return Predictor(program.config, self.datasets.tokenizer, program.model)
 
 
 def mean_metrics(
@@ -178,7 +178,7 @@ def judges(config: Config) -> tuple[str, ...]:
     Raises:
       ConfigError: the package that makes one of them is not installed.
     """
-    if not isinstance(config.task, JudgedConfig):
+    if not isinstance(config.task, PredictionTaskConfig):
         return ()
     judging: Any = make_features(config)
     return judging.judges

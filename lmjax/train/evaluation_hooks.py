@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from lmjax.data.datasets import Prepared
-from lmjax.errors import ConfigError
+from lmjax.data.datasets import Datasets
+from lmjax.errors import ConfigError, UserError
 from lmjax.generate.decode import Generator, encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import processes
@@ -25,7 +25,7 @@ class HeldOut:
     """The held-out splits and the sample prompts of one run."""
 
     program: Program
-    prepared: Prepared
+    datasets: Datasets
     metric_log: MetricLog
     progress: ProgressLine
     directory: Path
@@ -40,7 +40,7 @@ class HeldOut:
         if sample.prompts:
             try:
                 self._generator.check(**self._prompts(), max_tokens=sample.max_tokens)
-            except ConfigError as error:
+            except UserError as error:
                 raise ConfigError(f"config.sample.prompts: {error}") from error
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
@@ -55,7 +55,7 @@ class HeldOut:
         """
         if not processes.any_process(self._sample_path(step).exists()):
             self.sample(step, state)
-        if "test" not in self.prepared.stores or self.metric_log.holds(step, "test"):
+        if "test" not in self.datasets.stores or self.metric_log.holds(step, "test"):
             return
         best = (
             checkpoints.best() if self.program.config.checkpoint.best_metric else None
@@ -84,7 +84,7 @@ class HeldOut:
 
         To an encoder-decoder a prompt is a source; what it writes comes on a new line.
         """
-        config, tokenizer = self.program.config.sample, self.prepared.tokenizer
+        config, tokenizer = self.program.config.sample, self.datasets.tokenizer
         model = self.program.model.config
         if not config.prompts:
             return
@@ -98,7 +98,7 @@ class HeldOut:
             stop_ids=tokenizer.stop_ids,
             seed=step,
         )
-        seam = "\n" if model.reads_source else ""
+        seam = "\n" if model.is_encoder_decoder else ""
         texts = [
             prompt + seam + tokenizer.decode(row)
             for prompt, row in zip(config.prompts, rows, strict=True)
@@ -113,24 +113,24 @@ class HeldOut:
 
     def _prompts(self) -> dict[str, Any]:
         return encode_prompts(
-            self.prepared.tokenizer,
+            self.datasets.tokenizer,
             self.program.config.sample.prompts,
             config=self.program.model.config,
         )
 
     @functools.cached_property
     def _evaluation(self) -> Evaluation:
-        return Evaluation(self.program, self.prepared)
+        return Evaluation(self.program, self.datasets)
 
     @functools.cached_property
     def _generator(self) -> Generator:
-        return Generator(self.program.model, self.prepared.tokenizer.vocab_size)
+        return Generator(self.program.model, self.datasets.tokenizer.vocab_size)
 
     def _evaluate(
         self, split: str, step: int, params: Params, *, best: int | None = None
     ) -> dict[str, float]:
         """Evaluate, log and print; `best` is the step of the parameters, if another."""
-        if split not in self.prepared.stores:
+        if split not in self.datasets.stores:
             return {}
         results = self._evaluation.metrics(split, params)
         note = {} if best is None else {"params_step": best}

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.config.experiment import Config
-from lmjax.data.datasets import Prepared
+from lmjax.data.datasets import Datasets
 from lmjax.data.tokenizers.sentencepiece import SPACE_MARK
-from lmjax.data.tokenizers.special_ids import present
+from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.data.tokenizers.word_vectors import WordVectors
 from lmjax.errors import ConfigError
@@ -43,7 +43,7 @@ def check(config: Config) -> None:
 
 
 def with_word_vectors(
-    state: TrainState, program: Program, prepared: Prepared
+    state: TrainState, program: Program, datasets: Datasets
 ) -> TrainState:
     """Return the first state, its embeddings as `config.init_embedding_from` says.
 
@@ -56,8 +56,8 @@ def with_word_vectors(
     """
     if not program.config.init_embedding_from:
         return state
-    with processes.together():
-        words = _words(prepared.tokenizer)
+    with processes.sync_errors():
+        words = _words(datasets.tokenizer)
         vectors_VD, found_V = match(_open(program.config), words)
         if not found_V.any():
             raise ConfigError(
@@ -65,7 +65,7 @@ def with_word_vectors(
                 f"{len(words):,} words of the vocabulary"
             )
         if processes.is_first():
-            log.info("%s: %s", _LEAF, _coverage(found_V, prepared))
+            log.info("%s: %s", _LEAF, _coverage(found_V, datasets))
     table = _laid(state.params["embed"]["embedding"], vectors_VD, found_V > 0)
     ema = state.ema_params and _put(state.ema_params, jnp.copy(table))
     params = _put(state.params, table)
@@ -128,12 +128,12 @@ def _put(params: Params, table_VD: Array) -> Params:
     return {**params, "embed": {**params["embed"], "embedding": table_VD}}
 
 
-def _coverage(found_V: np.ndarray, prepared: Prepared) -> str:
+def _coverage(found_V: np.ndarray, datasets: Datasets) -> str:
     """Say what share of the words, and of the text to train on, has a vector."""
-    made = prepared.tokenizer
-    special = present(made.bos_id, made.eos_id, made.pad_id, made.mask_id)
+    made = datasets.tokenizer
+    special = not_none(made.bos_id, made.eos_id, made.pad_id, made.mask_id)
     counts_V = np.zeros(len(found_V), np.int64)
-    for store in prepared.stores["train"]:
+    for store in datasets.stores["train"]:
         for start in range(0, min(store.num_tokens, _COUNTED), 1 << 20):
             tokens = store.read(start, min(start + (1 << 20), store.num_tokens))
             counts_V += np.bincount(tokens, minlength=len(found_V))

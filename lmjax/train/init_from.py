@@ -136,7 +136,7 @@ def _open_workdir(directory: Path) -> Origin:
     )
 
     def read(model: Model, mesh: Mesh) -> Params:
-        like = sharding.placed(
+        like = sharding.with_shardings(
             model.shapes, sharding.param_shardings(model.axes, model.shapes, mesh)
         )
         ema = config.optim.ema_decay > 0

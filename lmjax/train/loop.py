@@ -13,7 +13,7 @@ import jax
 
 from lmjax.config.experiment import Config
 from lmjax.data import batches, pipeline
-from lmjax.data.datasets import Prepared
+from lmjax.data.datasets import Datasets
 from lmjax.models import flops
 from lmjax.parallel import processes, sharding
 from lmjax.parallel.batch import local_rows, put_batch
@@ -50,21 +50,21 @@ def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool
         the text names the step, its samples and the last good checkpoint.
     """
     with contextlib.ExitStack() as lock, StopSignal() as stop:
-        config, prepared = _prepare(config, directory, lock)
+        config, datasets = _prepare(config, directory, lock)
         # From here on one of several processes cannot leave without the others.
         stop.deferred = processes.several_processes()
         mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(mesh):
             program = make_program(config, mesh)
-            return _train(program, directory, prepared, stop, profile)
+            return _train(program, directory, datasets, stop, profile)
 
 
 def _prepare(
     config: Config, directory: Path, lock: contextlib.ExitStack
-) -> tuple[Config, Prepared]:
+) -> tuple[Config, Datasets]:
     """Take the workdir, and have in it what training reads."""
     first = processes.is_first()
-    with processes.together():
+    with processes.sync_errors():
         config = pipeline.with_vocabulary(config)
         evaluate.check(config)
         if first:
@@ -73,18 +73,18 @@ def _prepare(
         begun = workdir.has_checkpoints(directory)
         if not begun:
             init_embedding.check(config)
-    with processes.together():
-        prepared = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)
+    with processes.sync_errors():
+        datasets = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)
         if first:
-            workdir.refuse_other_text(directory, pipeline.identity(prepared))
+            workdir.refuse_other_text(directory, pipeline.identity(datasets))
             workdir.write_config(directory, config)
-    return config, prepared
+    return config, datasets
 
 
 def _train(
     program: Program,
     directory: Path,
-    prepared: Prepared,
+    datasets: Datasets,
     stop: "StopSignal",
     profile: range,
 ) -> bool:
@@ -96,25 +96,25 @@ def _train(
         state = checkpoints.restore(program.state_shapes)
         if state is None:
             state = initial_state(program)
-            state = init_embedding.with_word_vectors(state, program, prepared)
+            state = init_embedding.with_word_vectors(state, program, datasets)
         start = int(state.step)
         metric_log = opened(MetricLog(directory, config.log, start_step=start))
         progress = opened(ProgressLine(start_step=start, num_steps=config.num_steps))
-        held_out = HeldOut(program, prepared, metric_log, progress, directory)
+        held_out = HeldOut(program, datasets, metric_log, progress, directory)
         held_out.check()
         if start >= config.num_steps or held_out.exhausted():
             progress.print(f"finished at step {start}; nothing is left to train")
             held_out.finish(start, state, checkpoints)
             return True
         progress.print(f"training from step {start} to {config.num_steps}")
-        parts = sharding.num_parts(program.mesh)
-        if shapes := batches.describe(prepared, config, parts=parts):
+        data_shards = sharding.data_shards(program.mesh)
+        if shapes := batches.describe(datasets, config, data_shards=data_shards):
             progress.print(shapes)
         tracer = opened(Tracer(directory, profile))
         try:
             return _steps(state, program, held_out, checkpoints, tracer, stop)
         except NonFiniteError as error:
-            raise explained(error, program, prepared, checkpoints) from None
+            raise explained(error, program, datasets, checkpoints) from None
 
 
 def _steps(
@@ -128,7 +128,7 @@ def _steps(
     """Train to the end, or until told to stop; save, and return whether it is done."""
     config, start, train_step = program.config, int(state.step), program.train_step
     meter = Meter(held_out.metric_log, held_out.progress, program=program)
-    to_train = _batches(program, held_out.prepared, start)
+    to_train = _batches(program, held_out.datasets, start)
     stop.deferred = True
     for step in range(start + 1, config.num_steps + 1):
         with meter.waiting():
@@ -162,13 +162,13 @@ def _steps(
     return finished
 
 
-def _batches(program: Program, prepared: Prepared, start: int) -> Iterator[HostBatch]:
+def _batches(program: Program, datasets: Datasets, start: int) -> Iterator[HostBatch]:
     """Return this process's rows of the batches from a step on."""
     return batches.train(
-        prepared,
+        datasets,
         program.config,
         start_step=start,
-        parts=sharding.num_parts(program.mesh),
+        data_shards=sharding.data_shards(program.mesh),
         rows=functools.partial(local_rows, program.mesh),
     )
 
@@ -228,15 +228,15 @@ class StopSignal:
 def explained(
     error: NonFiniteError,
     program: Program,
-    prepared: Prepared,
+    datasets: Datasets,
     checkpoints: Checkpoints,
 ) -> FloatingPointError:
     """Return the error with the samples of its step and the last good checkpoint."""
     config = program.config
     checkpoints.wait()
     saved = checkpoints.steps()
-    parts = sharding.num_parts(program.mesh)
-    batch = batches.describe_step(prepared, config, error.step, parts=parts)
+    data_shards = sharding.data_shards(program.mesh)
+    batch = batches.describe_step(datasets, config, error.step, data_shards=data_shards)
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
     return FloatingPointError(
         f"{error}; {batch}; {good} "

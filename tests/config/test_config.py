@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lmjax.config import experiment
 from lmjax.config.experiment import Config, load, parse, to_dict
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 GOOD = {"tokenizer": {"kind": "bytes"}, "data": {"source": "python_stdlib"}}
 
@@ -103,7 +103,7 @@ def test_override(override, value):
     ],
 )
 def test_a_mistake_is_one_line_with_path_value_and_what_is_allowed(override, parts):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         parse(GOOD, [override])
     assert "\n" not in str(error.value)
     for part in parts:
@@ -127,7 +127,7 @@ def test_what_an_optimizer_does_not_read_is_told_not_refused(override, line):
 
 
 def test_a_section_that_is_a_number_takes_no_override():
-    with pytest.raises(ConfigError, match=r"config\.model = 3: must be a section"):
+    with pytest.raises(UserError, match=r"config\.model = 3: must be a section"):
         parse({**GOOD, "model": 3}, ["model.dim=4"])
 
 
@@ -138,13 +138,13 @@ def test_the_limits_themselves_are_accepted():
 
 def test_a_partial_evaluation_has_no_metric_of_the_whole_text():
     overrides = ["eval.num_batches=2", "checkpoint.best_metric=bits_per_byte"]
-    with pytest.raises(ConfigError, match=r"best_metric = 'bits_per_byte': is of the"):
+    with pytest.raises(UserError, match=r"best_metric = 'bits_per_byte': is of the"):
         parse(GOOD, overrides)
     parse(GOOD, ["eval.num_batches=2", "checkpoint.best_metric=loss"])
 
 
 def test_all_mistakes_are_told_at_once():
-    with pytest.raises(ConfigError, match=r"config\.seed.*config\.num_steps"):
+    with pytest.raises(UserError, match=r"config\.seed.*config\.num_steps"):
         parse(GOOD, ["seed=-1", "num_steps=0"])
 
 
@@ -178,7 +178,7 @@ def test_every_section_that_has_rules_is_checked():
 def test_a_file_that_cannot_be_used(tmp_path, text, parts):
     path = tmp_path / "x.py"
     path.write_text(text)
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         load(str(path))
     for part in parts:
         assert part in str(error.value)
@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_used(tmp_path, text, parts):
 
 @pytest.mark.parametrize("name", ["missing.py", "x.txt", "."])
 def test_a_file_that_is_not_there(tmp_path, name):
-    with pytest.raises(ConfigError, match="not a Python file"):
+    with pytest.raises(UserError, match="not a Python file"):
         load(str(tmp_path / name))
 
 

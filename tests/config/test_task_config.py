@@ -4,7 +4,7 @@ import pytest
 
 from lmjax.config.experiment import parse, to_dict
 from lmjax.config.task import InfillingConfig, MaskedLMConfig
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 BERT = {"kind": "encoder", "num_token_types": 2, "pooler": True, "pair_head": True}
 SECTIONS = {
@@ -40,7 +40,7 @@ def test_the_kind_picks_the_class():
 def test_a_recurrent_network_writes_samples_of_any_length():
     overrides = ["sample.prompts=('a',)", "sample.max_tokens=2000"]
     parse(SPANS, [*overrides, "model.kind=recurrent_encoder_decoder"])
-    with pytest.raises(ConfigError, match=r"config.sample.max_tokens = 2000"):
+    with pytest.raises(UserError, match=r"config.sample.max_tokens = 2000"):
         parse(SPANS, overrides)
 
 
@@ -157,7 +157,7 @@ def test_an_answer_has_room_for_a_target():
     ],
 )
 def test_a_mistake_is_one_line(sections, overrides, parts):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         parse(sections, overrides)
     assert "\n" not in str(error.value)
     for part in parts:

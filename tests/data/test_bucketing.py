@@ -42,7 +42,7 @@ def test_very_long_rows_are_chosen_from_coarser_lengths():
 
 @pytest.mark.parametrize("parts", [1, 2, 6])
 def test_batches_hold_as_many_tokens_and_divide(parts):
-    options = {"batch_size": 32, "parts": parts}
+    options = {"batch_size": 32, "data_shards": parts}
     one = bucketing.choose(LENGTHS, num_buckets=1, **options)
     four = bucketing.choose(LENGTHS, num_buckets=4, **options)
     if 32 % parts == 0:
@@ -58,13 +58,13 @@ def test_batches_hold_as_many_tokens_and_divide(parts):
 
 def test_the_mesh_does_not_change_what_a_batch_holds():
     options = {"num_buckets": 4, "batch_size": 32}
-    one, eight = (bucketing.choose(LENGTHS, parts=p, **options) for p in (1, 8))
+    one, eight = (bucketing.choose(LENGTHS, data_shards=p, **options) for p in (1, 8))
     assert one == eight
 
 
 @pytest.fixture
 def schedule():
-    buckets = bucketing.choose(LENGTHS, num_buckets=4, batch_size=16, parts=2)
+    buckets = bucketing.choose(LENGTHS, num_buckets=4, batch_size=16, data_shards=2)
     return bucketing.Schedule(LENGTHS, buckets, 3)
 
 

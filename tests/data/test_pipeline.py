@@ -12,7 +12,7 @@ from lmjax.data.lm import loader
 from lmjax.data.sources import line_index
 from lmjax.data.stores import manifest
 from lmjax.data.tokenizers import tokenizer
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 
 def parse(path, **sections):
@@ -44,8 +44,8 @@ def concatenate(*hosts):
     ]
 
 
-def train(prepared, config, **options):
-    return list(loader.train_batches(prepared, config, **options))
+def train(datasets, config, **options):
+    return list(loader.train_batches(datasets, config, **options))
 
 
 @pytest.fixture
@@ -65,42 +65,42 @@ def config(request, corpus):
 
 
 @pytest.fixture
-def prepared(config, tmp_path):
+def datasets(config, tmp_path):
     return pipeline.prepare(config, workdir=tmp_path / "work")
 
 
-def test_any_start_gives_the_same_steps(prepared, config):
-    whole = train(prepared, config, start_step=0)
+def test_any_start_gives_the_same_steps(datasets, config):
+    whole = train(datasets, config, start_step=0)
     assert len(whole) == config.num_steps
     assert whole[0]["tokens"].shape == (6, 16)
     for start in (1, 7, 12, 13):
-        assert_equal(train(prepared, config, start_step=start), whole[start:])
+        assert_equal(train(datasets, config, start_step=start), whole[start:])
 
 
 @pytest.mark.parametrize("process_count", [2, 3])
-def test_hosts_divide_the_same_batches(prepared, config, process_count):
+def test_hosts_divide_the_same_batches(datasets, config, process_count):
     hosts = [
-        train(prepared, config, start_step=0, rows=rows)
+        train(datasets, config, start_step=0, rows=rows)
         for rows in np.split(np.arange(config.batch_size), process_count)
     ]
-    assert_equal(concatenate(*hosts), train(prepared, config, start_step=0))
+    assert_equal(concatenate(*hosts), train(datasets, config, start_step=0))
 
 
 def test_loader_processes_give_the_same_batches(corpus, tmp_path):
     config = parse(corpus)
-    prepared = pipeline.prepare(config, workdir=tmp_path / "work")
+    datasets = pipeline.prepare(config, workdir=tmp_path / "work")
     data = dataclasses.replace(config.data, num_workers=2)
     in_processes = dataclasses.replace(config, data=data)
-    batches = loader.train_batches(prepared, in_processes, start_step=3)
+    batches = loader.train_batches(datasets, in_processes, start_step=3)
     first = list(itertools.islice(batches, 5))
     batches.close()
-    assert_equal(first, train(prepared, config, start_step=3)[:5])
+    assert_equal(first, train(datasets, config, start_step=3)[:5])
 
 
-def test_locate_tells_what_a_step_sees(prepared, config):
-    batch = train(prepared, config, start_step=4)[0]
+def test_locate_tells_what_a_step_sees(datasets, config):
+    batch = train(datasets, config, start_step=4)[0]
     samples = loader.sample_indices(config, step=4)
-    stores = prepared.stores["train"]
+    stores = datasets.stores["train"]
     parts, windows = loader.locate(stores, config, samples=samples, window=16)
     for row, (part, start) in enumerate(zip(parts, windows.starts, strict=True)):
         stop = min(int(start) + 16, stores[part].num_tokens)
@@ -109,10 +109,10 @@ def test_locate_tells_what_a_step_sees(prepared, config):
 
 
 def test_a_mixture_follows_its_weights(mixture, tmp_path):
-    prepared = pipeline.prepare(mixture, workdir=tmp_path / "work")
+    datasets = pipeline.prepare(mixture, workdir=tmp_path / "work")
     samples = np.arange(order.PATTERN)
     parts, _ = loader.locate(
-        prepared.stores["train"], mixture, samples=samples, window=16
+        datasets.stores["train"], mixture, samples=samples, window=16
     )
     assert np.bincount(parts).tolist() == [3072, 1024]
 
@@ -121,8 +121,8 @@ def test_seeds_change_the_order(corpus, tmp_path):
     batches = []
     for seed in (0, 1):
         config = parse(corpus, seed=seed)
-        prepared = pipeline.prepare(config, workdir=tmp_path / "work")
-        batches.append(train(prepared, config, start_step=0)[0]["targets"])
+        datasets = pipeline.prepare(config, workdir=tmp_path / "work")
+        batches.append(train(datasets, config, start_step=0)[0]["targets"])
     assert (batches[0] != batches[1]).any()
 
 
@@ -130,20 +130,20 @@ def test_seeds_change_the_order(corpus, tmp_path):
 @pytest.mark.parametrize("batch_size", [6, 12])
 @pytest.mark.parametrize("process_count", [1, 2, 3])
 def test_every_held_out_token_is_seen_once(
-    prepared, config, length, batch_size, process_count
+    datasets, config, length, batch_size, process_count
 ):
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, length=length),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
-    stores = prepared.stores["valid"]
+    stores = datasets.stores["valid"]
     hosts = [
         list(
             loader.eval_batches(
                 stores,
                 config,
-                tokenizer=prepared.tokenizer,
+                tokenizer=datasets.tokenizer,
                 rows=rows,
             )
         )
@@ -158,22 +158,22 @@ def test_every_held_out_token_is_seen_once(
         np.testing.assert_array_equal(batch["segments"] == 0, batch["weights"] == 0)
 
 
-def test_evaluation_can_stop_early(prepared, config):
-    stores = prepared.stores["valid"]
+def test_evaluation_can_stop_early(datasets, config):
+    stores = datasets.stores["valid"]
     config = dataclasses.replace(
         config, eval=dataclasses.replace(config.eval, num_batches=2)
     )
-    batches = loader.eval_batches(stores, config, tokenizer=prepared.tokenizer)
+    batches = loader.eval_batches(stores, config, tokenizer=datasets.tokenizer)
     assert len(list(batches)) == 2
 
 
-def test_a_partial_evaluation_is_spread_over_all_stores(prepared, config):
-    stores = prepared.stores["valid"]
+def test_a_partial_evaluation_is_spread_over_all_stores(datasets, config):
+    stores = datasets.stores["valid"]
     config = dataclasses.replace(
         config, eval=dataclasses.replace(config.eval, num_batches=2)
     )
     read = []
-    for batch in loader.eval_batches(stores, config, tokenizer=prepared.tokenizer):
+    for batch in loader.eval_batches(stores, config, tokenizer=datasets.tokenizer):
         read += [tuple(row[row != 256]) for row in batch["targets"]]
     windows = [
         (part, tuple(tokens[tokens != 256]))
@@ -189,11 +189,11 @@ def test_a_partial_evaluation_is_spread_over_all_stores(prepared, config):
     assert loader.reads_all(stores, config, window=10_000)
 
 
-def test_a_host_may_hold_any_rows(prepared, config):
+def test_a_host_may_hold_any_rows(datasets, config):
     rows = np.array([0, 1, 4])
-    whole = train(prepared, config, start_step=5)
+    whole = train(datasets, config, start_step=5)
     for batch, part in zip(
-        whole, train(prepared, config, start_step=5, rows=rows), strict=True
+        whole, train(datasets, config, start_step=5, rows=rows), strict=True
     ):
         assert_equal([part], [{name: x[rows] for name, x in batch.items()}])
 
@@ -202,15 +202,15 @@ def test_a_corpus_shorter_than_a_window(tmp_path):
     for i in range(2):
         (tmp_path / f"{i}.txt").write_text("abc")
     config = parse(str(tmp_path / "*.txt"))
-    prepared = pipeline.prepare(config, workdir=tmp_path / "work")
-    for batch in train(prepared, config, start_step=0):
+    datasets = pipeline.prepare(config, workdir=tmp_path / "work")
+    for batch in train(datasets, config, start_step=0):
         assert (batch["weights"].sum(axis=1) == 4).all()
         assert set(np.sort(batch["targets"][:, :4]).ravel()) == {97, 98, 99, 256}
 
 
 def test_a_workdir_that_cannot_be_made(corpus, tmp_path):
     (tmp_path / "work").write_text("a file is in the way")
-    with pytest.raises(ConfigError, match="tokenizer: cannot be written: Not a dir"):
+    with pytest.raises(UserError, match="tokenizer: cannot be written: Not a dir"):
         pipeline.prepare(parse(corpus), workdir=tmp_path / "work")
 
 
@@ -243,10 +243,10 @@ def test_experiments_share_a_place_for_stores(corpus, tmp_path):
     assert len(list((tmp_path / "shared").iterdir())) == 4
 
 
-def test_held_out_counts(prepared, config):
+def test_held_out_counts(datasets, config):
     documents = pipeline.open_documents(config)["valid"]
     texts = [part[i] for part in documents for i in range(len(part))]
-    stores = prepared.stores["valid"]
+    stores = datasets.stores["valid"]
     assert pipeline.held_out_bytes(stores) == sum(len(t.encode()) for t in texts)
     words = sum(len(text.split()) + 1 for text in texts)
     assert pipeline.held_out_words(stores) == words
@@ -297,7 +297,7 @@ def test_a_run_that_goes_on_with_other_text_is_left_as_it_was(corpus, tmp_path, 
     else:
         for file in sorted(Path(corpus).parent.glob("*.txt")):
             file.write_text(file.read_text() + "more\n")
-    with pytest.raises(ConfigError, match="is not what this run was trained on"):
+    with pytest.raises(UserError, match="is not what this run was trained on"):
         go_on(config, work)
     assert snapshot(work) == before
 
@@ -317,7 +317,7 @@ def test_no_store_of_a_run_that_goes_on_is_replaced(tmp_path, split):
     pipeline.prepare(config, workdir=work)
     before = snapshot(work)
     (tmp_path / f"{split}.txt").write_text("other\n" * 50)
-    with pytest.raises(ConfigError, match=rf"{split}: the text behind config\.data is"):
+    with pytest.raises(UserError, match=rf"{split}: the text behind config\.data is"):
         go_on(config, work)
     assert snapshot(work) == before
 
@@ -339,7 +339,7 @@ def test_no_tokenizer_of_other_text_takes_the_place_of_a_lost_one(corpus, tmp_pa
     before = snapshot(work)
     for file in sorted(Path(corpus).parent.glob("*.txt")):
         file.write_text(file.read_text() + "more\n")
-    with pytest.raises(ConfigError, match="is not what this run was trained on"):
+    with pytest.raises(UserError, match="is not what this run was trained on"):
         go_on(config, work)
     assert snapshot(work) == before
 
@@ -350,7 +350,7 @@ def test_a_damaged_tokenizer_is_one_line(corpus, tmp_path):
     pipeline.prepare(config, workdir=work)
     (work / "tokenizer" / "lmjax_tokenizer.json").write_text("[]")
     for prepare in (go_on, lambda c, w: pipeline.prepare(c, workdir=w)):
-        with pytest.raises(ConfigError, match=r"tokenizer\.json: cannot be used"):
+        with pytest.raises(UserError, match=r"tokenizer\.json: cannot be used"):
             prepare(config, work)
 
 
@@ -359,7 +359,7 @@ def test_what_cannot_be_read_is_not_called_written(corpus, tmp_path, document):
     missing = Path(corpus).parent / "99.txt"
     missing.symlink_to(tmp_path / "nowhere")
     config = parse(corpus, data={"document": document})
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         pipeline.prepare(config, workdir=tmp_path / "work")
     assert (
         str(error.value) == f"config.data: cannot read {missing}: No such file or "
@@ -375,9 +375,9 @@ def test_a_current_store_is_found_without_an_index(corpus, tmp_path, monkeypatch
     assert pipeline.identity(again) == pipeline.identity(first)
 
 
-def test_a_workdir_knows_its_stores(prepared, tmp_path):
+def test_a_workdir_knows_its_stores(datasets, tmp_path):
     found = manifest.open_held_out(tmp_path / "work")
-    expected = prepared.stores["valid"]
+    expected = datasets.stores["valid"]
     assert [s.made_from for s in found["valid"]] == [s.made_from for s in expected]
     shutil.copytree(tmp_path / "work", tmp_path / "moved")
     found = manifest.open_held_out(tmp_path / "moved")
@@ -388,11 +388,11 @@ def test_a_workdir_knows_its_stores(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["note", "store"])
-def test_a_workdir_whose_stores_are_damaged(prepared, tmp_path, damage):
-    store = prepared.stores["valid"][0].directory
+def test_a_workdir_whose_stores_are_damaged(datasets, tmp_path, damage):
+    store = datasets.stores["valid"][0].directory
     file = (
         store / "manifest.json" if damage == "store" else store.parent / "stores.json"
     )
     file.write_text("[")
-    with pytest.raises(ConfigError, match=f"{store if damage == 'store' else file}: c"):
+    with pytest.raises(UserError, match=f"{store if damage == 'store' else file}: c"):
         manifest.open_held_out(tmp_path / "work")

@@ -13,7 +13,7 @@ from lmjax.data import batches, example_datasets, pipeline
 from lmjax.data.features.classify import Classify, Reading
 from lmjax.data.stores.example_store import ExampleStore
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 BOS, EOS = 257, 256
 
@@ -66,24 +66,24 @@ def test_labels_are_found_and_sorted(make, tmp_path):
     given = make("task.labels=('B','A')")
     assert given.task.labels == ("B", "A")
     bad = [{"text": "x", "label": "A"}, {"text": "y", "label": 0.5}]
-    with pytest.raises(ConfigError, match=r"bad.jsonl:2: .*float.* \(.*on_bad_example"):
+    with pytest.raises(UserError, match=r"bad.jsonl:2: .*float.* \(.*on_bad_example"):
         make(path=write(tmp_path / "bad.jsonl", bad))
     with pytest.raises(
         ConfigError, match=r"one\.jsonl': has 1 label, 'A', in 'label'; "
     ):
         make(path=write(tmp_path / "one.jsonl", [{"text": "x", "label": "A"}]))
-    with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 3: must be 0"):
+    with pytest.raises(UserError, match=r"config\.model\.num_labels = 3: must be 0"):
         make("task.labels=('B','A')", "model.num_labels=3")
 
 
 def test_batches_of_an_epoch_hold_each_text_once(make, tmp_path):
     config = make()
-    prepared = pipeline.prepare(config, workdir=tmp_path)
-    (store,) = prepared.stores["train"]
+    datasets = pipeline.prepare(config, workdir=tmp_path)
+    (store,) = datasets.stores["train"]
     assert isinstance(store, ExampleStore)
     assert len(store) == 60
-    schedule = batches.train_schedule(prepared, config, parts=1)
-    found = batches.train(prepared, config, start_step=0)
+    schedule = batches.train_schedule(datasets, config, data_shards=1)
+    found = batches.train(datasets, config, start_step=0)
     seen = []
     for _ in range(schedule.steps_per_epoch):
         batch = next(found)
@@ -106,11 +106,11 @@ def test_batches_of_an_epoch_hold_each_text_once(make, tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_resuming_and_hosts_take_the_same_rows(make, tmp_path, num_workers):
     config = make(num_workers=num_workers)
-    prepared = pipeline.prepare(config, workdir=tmp_path)
-    whole = list(batches.train(prepared, make(), start_step=0, parts=2))
+    datasets = pipeline.prepare(config, workdir=tmp_path)
+    whole = list(batches.train(datasets, make(), start_step=0, data_shards=2))
     assert len(whole) == 40
     halves = [
-        batches.train(prepared, config, start_step=31, parts=2, rows=rows)
+        batches.train(datasets, config, start_step=31, data_shards=2, rows=rows)
         for rows in (lambda n: np.arange(n // 2), lambda n: np.arange(n // 2, n))
     ]
     for expected, first, second in zip(whole[31:], *halves, strict=True):
@@ -123,8 +123,8 @@ def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
     seen = []
     for num_buckets in (1, 3):
         config = make(num_buckets=num_buckets)
-        prepared = pipeline.prepare(config, workdir=tmp_path / str(num_buckets))
-        found = batches.held_out(prepared, "valid", config)
+        datasets = pipeline.prepare(config, workdir=tmp_path / str(num_buckets))
+        found = batches.held_out(datasets, "valid", config)
         rows = [
             (tuple(batch["tokens"][b][batch["segments"][b] > 0]), batch["labels"][b])
             for batch in found
@@ -134,35 +134,35 @@ def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
         seen.append(sorted(rows))
     assert seen[0] == seen[1]
     some = make("eval.num_batches=2")
-    assert len(list(batches.held_out(prepared, "valid", some))) == 2
+    assert len(list(batches.held_out(datasets, "valid", some))) == 2
 
 
 def test_fewer_examples_than_rows_and_longer_ones_held_out(make, tmp_path):
     train = write(tmp_path / "a.jsonl", [{"text": c, "label": c} for c in "ABB"])
     valid = write(tmp_path / "b.jsonl", [{"text": "B" * 20, "label": "B"}] * 5)
     config = make("batch_size=16", "eval.batch_size=4", path=train, valid_path=valid)
-    prepared = pipeline.prepare(config, workdir=tmp_path / "run")
-    said = batches.describe(prepared, config, parts=8)
+    datasets = pipeline.prepare(config, workdir=tmp_path / "run")
+    said = batches.describe(datasets, config, data_shards=8)
     assert said == "batches of 16 x 8 tokens, 1 an epoch; 93.0% padding"
-    batch = next(batches.train(prepared, config, start_step=0, parts=8))
+    batch = next(batches.train(datasets, config, start_step=0, data_shards=8))
     assert batch["tokens"].shape == (16, 8)
     assert batch["weights"].sum() == 3
-    held_out = list(batches.held_out(prepared, "valid", config, parts=2))
+    held_out = list(batches.held_out(datasets, "valid", config, data_shards=2))
     assert [b["tokens"].shape for b in held_out] == [(4, 24), (4, 24)]
     assert sum(b["weights"].sum() for b in held_out) == 5
 
 
 def test_a_store_is_kept_until_something_changes(make, tmp_path):
-    def prepared(config):
+    def datasets(config):
         return pipeline.prepare(config, workdir=tmp_path).stores["train"][0]
 
-    first = prepared(make())
+    first = datasets(make())
     stamp = (first.directory / "manifest.json").stat().st_mtime_ns
-    again = prepared(make("num_steps=3"))
+    again = datasets(make("num_steps=3"))
     assert (again.directory / "manifest.json").stat().st_mtime_ns == stamp
-    assert prepared(make(length=12)).made_from != first.made_from
+    assert datasets(make(length=12)).made_from != first.made_from
     (again.directory / "manifest.json").write_text("{")
-    assert len(prepared(make())) == 60
+    assert len(datasets(make())) == 60
 
 
 BAD = {
@@ -186,19 +186,19 @@ def test_a_bad_example_is_an_error_or_counted(make, tmp_path, name, caplog):
     bad, why = BAD[name]
     path = write(tmp_path / "bad.jsonl", [{"text": "x", "label": "A"}, bad])
     config = make(valid_path=path)
-    with pytest.raises(ConfigError, match=rf"bad\.jsonl:2: .*{why}.*on_bad_example"):
+    with pytest.raises(UserError, match=rf"bad\.jsonl:2: .*{why}.*on_bad_example"):
         pipeline.prepare(config, workdir=tmp_path / "run")
     skipping = make(valid_path=path, on_bad_example="skip")
     with caplog.at_level(logging.INFO, logger="lmjax"):
-        prepared = pipeline.prepare(skipping, workdir=tmp_path / "run")
-    assert prepared.stores["valid"][0].num_skipped == 1
+        datasets = pipeline.prepare(skipping, workdir=tmp_path / "run")
+    assert datasets.stores["valid"][0].num_skipped == 1
     assert "left out 1 of 2 examples" in caplog.text
 
 
 def test_bad_examples_alone_are_an_error(make, tmp_path):
     path = write(tmp_path / "bad.jsonl", [{"label": "A"}])
     config = make(valid_path=path, on_bad_example="skip")
-    with pytest.raises(ConfigError, match=r"no example can be used; the first: .*:1: "):
+    with pytest.raises(UserError, match=r"no example can be used; the first: .*:1: "):
         pipeline.prepare(config, workdir=tmp_path / "run")
 
 
@@ -261,17 +261,17 @@ def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
 
 def test_what_does_not_belong_to_the_task_is_refused(make):
     assert example_datasets.reads_examples(make())
-    with pytest.raises(ConfigError, match=r"data\.source = 'text': must be one of"):
+    with pytest.raises(UserError, match=r"data\.source = 'text': must be one of"):
         make(source="text")
-    with pytest.raises(ConfigError, match="holds examples, not the text"):
+    with pytest.raises(UserError, match="holds examples, not the text"):
         parse({"data": {"source": "csv", "path": "x"}})
-    with pytest.raises(ConfigError, match=r"labels: 'a' is there more than once"):
+    with pytest.raises(UserError, match=r"labels: 'a' is there more than once"):
         make("task.labels=('a','a')")
-    with pytest.raises(ConfigError, match=r"labels: ' a' has white space around it"):
+    with pytest.raises(UserError, match=r"labels: ' a' has white space around it"):
         make("task.labels=('a',' a')")
     with pytest.raises(
         ConfigError, match=r"fields\.label = 'text': must not be .*text"
     ):
         make("data.fields.label=text")
-    with pytest.raises(ConfigError, match=r"pooler = False: .*'classify' needs it"):
+    with pytest.raises(UserError, match=r"pooler = False: .*'classify' needs it"):
         make("model.kind=encoder")

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.config.decoding import WriteConfig
+from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import MeshConfig
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
@@ -38,7 +38,7 @@ class Setup:
         return self.search.hypotheses(
             self.params,
             prompts,
-            write=WriteConfig(**{"max_tokens": 6, **options}),
+            write=DecodingConfig(**{"max_tokens": 6, **options}),
             stop_ids=stop_ids,
             sources=sources,
         )
@@ -123,7 +123,7 @@ def test_the_log_probability_is_that_of_the_text(setup, architecture):
     here = setup(architecture)
     sources = SOURCES
     more, prompts = {}, PROMPTS
-    if here.model.config.reads_source:
+    if here.model.config.is_encoder_decoder:
         more, prompts = {"sources": sources}, [[here.model.config.start_id]] * 3
     eos = here.greedy(prompts, stop_ids=(), **more)[0][1]
     options = {"num_beams": 4, "num_return": 4, "stop_ids": (eos,), **more}
@@ -178,7 +178,7 @@ def test_a_search_compiles_once_for_a_shape(setup, tiny, random_params):
         search.hypotheses(
             here.params,
             prompts,
-            write=WriteConfig(
+            write=DecodingConfig(
                 num_beams=2, length_penalty=penalty, max_tokens=max_tokens
             ),
             stop_ids=(EOS,),
@@ -195,7 +195,7 @@ def test_on_a_mesh_it_finds_the_same(setup, architecture, num_prompts):
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
     prompts, more = [*PROMPTS, [4, 4]][:num_prompts], {}
-    if model.config.reads_source:
+    if model.config.is_encoder_decoder:
         more = {"sources": [*SOURCES, [3] * 9][:num_prompts]}
         prompts = [[1]] * num_prompts
     options = {"num_beams": 4, "num_return": 4, "stop_ids": range(8), **more}
@@ -244,7 +244,7 @@ def test_a_cache_may_be_a_state(tiny):
     found = search.hypotheses(
         params,
         PROMPTS,
-        write=WriteConfig(num_beams=5, num_return=5, max_tokens=7),
+        write=DecodingConfig(num_beams=5, num_return=5, max_tokens=7),
         stop_ids=(EOS,),
     )
     step = jax.jit(model.decode_step)
@@ -276,5 +276,5 @@ def test_a_cache_may_be_a_state(tiny):
     ],
 )
 def test_mistakes(options, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         way_to_write(**{"num_beams": 4, **options})

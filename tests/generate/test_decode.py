@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lmjax.config.experiment import MeshConfig
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import sharding
@@ -113,7 +113,7 @@ def test_ended_rows_wait_for_the_others(generator, params, greedy):
     ],
 )
 def test_mistakes(generate, prompts, max_tokens, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         generate(prompts, max_tokens=max_tokens)
 
 

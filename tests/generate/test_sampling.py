@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.generate.sampling import Sampling, sample
 
 # Probabilities 0.4, 0.3, 0.2, 0.1, not in order.
@@ -71,5 +71,5 @@ def test_ties_do_not_let_more_in(options):
     ],
 )
 def test_bad_options(options, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         Sampling(**options)

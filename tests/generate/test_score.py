@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.generate.decode import source_batch
 from lmjax.generate.score import Scorer, cut_windows
 
@@ -87,7 +87,7 @@ def test_sources_share_compilations(tiny, random_params):
     assert scorer._score._cache_size() == 1
     # Relative positions have no end.
     scorer.log_probs(random_params(model), [([1], [2])], sources=[[5] * 100])
-    with pytest.raises(ConfigError, match="context: a source of 100 tokens"):
+    with pytest.raises(UserError, match="context: a source of 100 tokens"):
         model = tiny("bart")
         scorer = Scorer(model)
         scorer.log_probs(random_params(model), [([1], [2])], sources=[[5] * 100])

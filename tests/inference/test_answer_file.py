@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.inference import answer_file
 
 MADE_FROM = {"step": 3, "input": "12 bytes", "config.task.labels": ("a", "b")}
@@ -53,7 +53,7 @@ def test_answers_made_from_something_else_are_left_as_they_are(tmp_path, changes
     target = tmp_path / "out.jsonl"
     write(target)
     target.write_bytes(before := target.read_bytes()[:30])
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         write(target, made_from=MADE_FROM | changes)
     assert f"--output={target}: holds answers made from" in str(error.value)
     assert told in str(error.value)
@@ -75,7 +75,7 @@ def test_answers_made_from_something_else_are_left_as_they_are(tmp_path, changes
 def test_what_holds_something_else_is_left_as_it_is(tmp_path, text, told):
     target = tmp_path / "out.jsonl"
     target.write_text(text)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(UserError, match=told):
         write(target)
     assert target.read_text() == text
 
@@ -88,7 +88,7 @@ def test_a_note_that_is_none_is_left_as_it_is(tmp_path):
         ("{}\n{}\n", "made_from.json:2: not JSON"),
     ):
         note.write_text(text)
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(UserError, match=told):
             write(target)
         assert note.read_text() == text
 
@@ -96,7 +96,7 @@ def test_a_note_that_is_none_is_left_as_it_is(tmp_path):
 def test_more_answers_than_examples(tmp_path):
     target = tmp_path / "out.jsonl"
     write(target)
-    with pytest.raises(ConfigError, match=r"has 5 answers, --input 4 examples: remove"):
+    with pytest.raises(UserError, match=r"has 5 answers, --input 4 examples: remove"):
         write(target, answers=ANSWERS[:4])
 
 
@@ -105,12 +105,12 @@ def test_what_cannot_be_written(tmp_path):
         (tmp_path, "is no file"),
         (tmp_path / "none" / "out.jsonl", "No such file or directory"),
     ):
-        with pytest.raises(ConfigError, match=f"--output={target}: {told}"):
+        with pytest.raises(UserError, match=f"--output={target}: {told}"):
             write(target)
     target = tmp_path / "out.jsonl"
     with (
         answer_file.opened(target, made_from={}, count=1, at_once=1),
-        pytest.raises(ConfigError, match="another process writes it"),
+        pytest.raises(UserError, match="another process writes it"),
     ):
         write(target)
 
@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     size = target.stat().st_size + 5
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        with pytest.raises(ConfigError, match=r"out\.jsonl: cannot be written: .*free"):
+        with pytest.raises(UserError, match=r"out\.jsonl: cannot be written: .*free"):
             write(target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

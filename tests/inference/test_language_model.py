@@ -6,7 +6,7 @@ import pytest
 
 from lmjax.config.experiment import MeshConfig
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 from lmjax.inference.language_model import LanguageModel, _default_mesh
 from lmjax.parallel import sharding
 
@@ -74,7 +74,7 @@ def test_without_bos_the_first_token_is_not_scored(make_lm):
     each = log_probs(lm, [*b"abc"])
     expected = each[0, ord("b")] + each[1, ord("c")]
     assert score["log_prob"] == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ConfigError, match="prompt: empty"):
+    with pytest.raises(UserError, match="prompt: empty"):
         lm.generate([""])
 
 
@@ -156,7 +156,7 @@ def test_mistakes_of_beams(lm):
         ({"max_tokens": 63}, "max_tokens = 63: with a prompt of 2 tokens must be at m"),
         ({"max_tokens": 0}, "max_tokens = 0: must be >= 1"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(UserError, match=message):
             lm.generate(["a"], **options)
 
 
@@ -172,9 +172,9 @@ def test_an_encoder_decoder_scores_texts_given_sources(make_lm, architecture):
     assert score["num_tokens"] == 4
     assert score["log_prob"] == pytest.approx(expected, rel=1e-5)
     assert lm.score([]) == []
-    with pytest.raises(ConfigError, match="score: text 1 has no context"):
+    with pytest.raises(UserError, match="score: text 1 has no context"):
         lm.score([("a", "b"), "c"])
-    with pytest.raises(ConfigError, match=r"source: config.model.kind = '.*' needs"):
+    with pytest.raises(UserError, match=r"source: config.model.kind = '.*' needs"):
         lm.logits([[start]])
 
 

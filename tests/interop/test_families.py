@@ -8,7 +8,7 @@ import pytest
 from lmjax import models
 from lmjax.cli.main import main
 from lmjax.config.experiment import parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.interop import hf, layout
 from lmjax.interop.registry import FAMILIES, choose_family, find_family, read_config
 from lmjax.interop.tensors import Spec, open_tensors, write_tensors
@@ -71,7 +71,7 @@ def test_windows():
     assert read("qwen2", **qwen, max_window_layers=0).window == 4096
     third = read("qwen3", **qwen, layer_types=[sliding, sliding, full, sliding])
     assert third.global_every == 3
-    with pytest.raises(ConfigError, match=r"max_window_layers|layer_types"):
+    with pytest.raises(UserError, match=r"max_window_layers|layer_types"):
         read("qwen2", **qwen, max_window_layers=2)
 
 
@@ -114,7 +114,7 @@ REFUSED = [
 )
 def test_settings_that_cannot_be_honoured(case):
     name, values, message = case
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         read(name, **values)
     assert "config.json: " in str(error.value) and "\n" not in str(error.value)
 
@@ -123,11 +123,11 @@ def test_families_are_found_by_architecture_then_model_type():
     find = lambda **values: find_family(values, where="config.json")
     assert find(architectures=["T5WithLMHeadModel"]).model_type == "t5"
     assert find(model_type="qwen3").model_type == "qwen3"
-    with pytest.raises(ConfigError, match=r"'LlamaForCausalLLM'.*'LlamaForCausalLM'"):
+    with pytest.raises(UserError, match=r"'LlamaForCausalLLM'.*'LlamaForCausalLM'"):
         find(architectures=["LlamaForCausalLLM"], model_type="llama")
-    with pytest.raises(ConfigError, match=r"T5EncoderModel.*not supported"):
+    with pytest.raises(UserError, match=r"T5EncoderModel.*not supported"):
         find(architectures=["T5EncoderModel"], model_type="t5")
-    with pytest.raises(ConfigError, match=r"model_type = None: not supported.*gpt2"):
+    with pytest.raises(UserError, match=r"model_type = None: not supported.*gpt2"):
         find()
 
 
@@ -156,9 +156,9 @@ def test_the_family_of_a_model_is_one_that_computes_the_same():
     assert chosen(**gemma) == "gemma"
     gemma2 = {**gemma, "norm_place": "both", "attention_scale": 24**-0.5}
     assert chosen(**gemma2) == "gemma2"
-    with pytest.raises(ConfigError, match=r"nearest, llama, .*norm_place = 'post'"):
+    with pytest.raises(UserError, match=r"nearest, llama, .*norm_place = 'post'"):
         chosen(norm_place="post")
-    with pytest.raises(ConfigError, match="no model of transformers is like this"):
+    with pytest.raises(UserError, match="no model of transformers is like this"):
         chosen(**gemma2 | {"attention_scale": 0.3})
 
 
@@ -244,11 +244,11 @@ def test_what_is_there_is_left_alone(directory, tmp_path, capsys):
     assert main(["import", f"--from={directory}", f"--workdir={ours}"]) == 2
     assert "exists already, and is not empty" in capsys.readouterr().err
     assert sorted(ours.rglob("*")) == before
-    with pytest.raises(ConfigError, match=r"--dtype=float8.*float32"):
+    with pytest.raises(UserError, match=r"--dtype=float8.*float32"):
         hf.export_hf(ours, back, dtype="float8")
-    with pytest.raises(ConfigError, match=r"--to=.*exists already"):
+    with pytest.raises(UserError, match=r"--to=.*exists already"):
         hf.export_hf(ours, directory)
-    with pytest.raises(ConfigError, match="--step=3: not in"):
+    with pytest.raises(UserError, match="--step=3: not in"):
         hf.export_hf(ours, back, step=3)
     assert not back.exists()
 

@@ -6,7 +6,7 @@ import pytest
 from references import reference, write
 
 import lmjax
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.interop import hf
 from lmjax.run import workdir
 
@@ -74,5 +74,5 @@ def test_mistakes(change, why, tmp_path):
     write("bert_classify", reference("bert_classify"), tmp_path / "theirs")
     path = tmp_path / "theirs" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(UserError, match=why):
         hf.import_hf(tmp_path / "theirs", tmp_path / "ours")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lmjax.config.experiment import MeshConfig
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.interop.layout import Row, Table, linear, norm
 from lmjax.interop.tensors import Spec, open_tensors, write_tensors
 from lmjax.interop.transfer import export_tensors, import_params
@@ -167,7 +167,7 @@ def test_float16_refuses_what_it_cannot_hold(theirs, tmp_path):
     theirs["m.h.1.out.weight"][0, 0] = 1e6
     params = read(theirs, tmp_path)
     _, arrays = export_tensors(params, TABLE, dtype=np.float16)
-    with pytest.raises(ConfigError, match=r"m.h.1.out.weight: .* float16"):
+    with pytest.raises(UserError, match=r"m.h.1.out.weight: .* float16"):
         list(arrays)
 
 
@@ -184,7 +184,7 @@ def test_a_copy_must_be_one(theirs, tmp_path):
     theirs["lm_head.weight"] = theirs["m.wte.weight"].copy()
     equal(read(theirs, tmp_path / "a"), expected(theirs))
     theirs["lm_head.weight"][11, 3] += 1
-    with pytest.raises(ConfigError, match=r"'lm_head.weight' differs from 'm.wte"):
+    with pytest.raises(UserError, match=r"'lm_head.weight' differs from 'm.wte"):
         read(theirs, tmp_path / "b")
     kept = theirs.pop("m.wte.weight")
     theirs["lm_head.weight"] = kept  # alone, it stands for the original
@@ -195,7 +195,7 @@ def test_a_copy_must_be_one(theirs, tmp_path):
 def test_accounts(theirs, tmp_path):
     def refused(match, **changes):
         files = {n: a for n, a in (theirs | changes).items() if a is not None}
-        with pytest.raises(ConfigError, match=match) as error:
+        with pytest.raises(UserError, match=match) as error:
             read(files, tmp_path)
         assert "\n" not in str(error.value)
 

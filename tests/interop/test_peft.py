@@ -10,7 +10,7 @@ from references import reference, write
 import lmjax
 from lmjax import models
 from lmjax.config.experiment import parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.interop import hf
 from lmjax.interop.peft import export_adapters
 from lmjax.nn import lora
@@ -99,9 +99,9 @@ def test_peft_reads_what_we_trained(tmp_path, name, targets):
 
 def test_what_peft_has_no_place_for(tmp_path):
     _, ours = adapted(tmp_path, "gpt2", "('attention.query',)")
-    with pytest.raises(ConfigError, match=r"attention\.query is a part of .*c_attn"):
+    with pytest.raises(UserError, match=r"attention\.query is a part of .*c_attn"):
         export_adapters(ours, tmp_path / "adapters")
-    with pytest.raises(ConfigError, match="has no adapters"):
+    with pytest.raises(UserError, match="has no adapters"):
         export_adapters(tmp_path / "base", tmp_path / "adapters")
     assert not (tmp_path / "adapters").exists()
     assert json.loads((ours / "config.json").read_text())["model"]["lora"]["rank"] == 3

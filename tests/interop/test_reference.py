@@ -12,7 +12,7 @@ from references import reference, write
 
 import lmjax
 from lmjax.config.data import FieldsConfig
-from lmjax.config.decoding import WriteConfig
+from lmjax.config.decoding import DecodingConfig
 from lmjax.data.features.seq2seq import Seq2Seq
 from lmjax.data.tokenizers.plain import Ids
 from lmjax.interop import hf, registry
@@ -161,7 +161,7 @@ def test_greedy_search_writes_the_same(both, name):
     written = lm.generate(texts, max_tokens=64, temperature=0.0)
     found = [[int(word) for word in text.split()] for text in written]
     if lm.config.model.kind == "encoder_decoder":
-        start = [lm.config.model.start_ids]
+        start = [lm.config.model.decoder_prefix_ids]
         begun = {"decoder_input_ids": in_torch(start)}
         expected = [
             continued(theirs, len(start[0]), input_ids=in_torch([p]), **begun)
@@ -177,14 +177,14 @@ def test_a_target_of_bart_is_as_it_is_trained_on(both):
     """Its tokenizer puts <s> and </s> around what a summary is trained on."""
     theirs, lm = both("bart", **LONG["bart"])
     model = theirs.config
-    assert lm.config.model.start_ids == (model.decoder_start_token_id, 0)
+    assert lm.config.model.decoder_prefix_ids == (model.decoder_start_token_id, 0)
     features = Seq2Seq(
         fields=FieldsConfig(),
         metrics=(),
         template="{source}",
         length=16,
         target_length=16,
-        start_ids=lm.config.model.start_ids,
+        decoder_prefix_ids=lm.config.model.decoder_prefix_ids,
     )
     reading = features.read({"source": "5 6", "target": "7 8 9"})
     ((row,),) = features.encode([reading], Ids(67, eos_id=2))
@@ -255,7 +255,7 @@ def test_beam_search_finds_the_same(both, name, options):
     found = lm._beam_search.hypotheses(
         lm.params,
         **read,
-        write=WriteConfig(num_return=4, max_tokens=16, **options),
+        write=DecodingConfig(num_return=4, max_tokens=16, **options),
         stop_ids=STOPS,
     )
     texts, scores = searched(theirs, prompts, start, options, **more)

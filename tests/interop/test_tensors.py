@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.interop import tensors
 from lmjax.interop.tensors import Spec, open_tensors, write_tensors
 
@@ -82,7 +82,7 @@ def test_a_file_of_another_name_will_do_if_it_is_the_only_one(tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
     np.testing.assert_array_equal(open_tensors(tmp_path).read("a"), one)
     (tmp_path / "more.safetensors").write_bytes(b"")
-    with pytest.raises(ConfigError, match="2 safetensors files and no"):
+    with pytest.raises(UserError, match="2 safetensors files and no"):
         open_tensors(tmp_path)
 
 
@@ -124,7 +124,7 @@ BAD = {
 def test_damaged_files_are_told_in_one_line(case, tmp_path):
     content, message = BAD[case]
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         open_tensors(tmp_path)
     assert "model.safetensors" in str(error.value) and "\n" not in str(error.value)
 
@@ -134,7 +134,7 @@ def test_a_file_truncated_after_it_was_opened(arrays, tmp_path):
     opened = open_tensors(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ConfigError, match="truncated while"):
+    with pytest.raises(UserError, match="truncated while"):
         opened.read("t5")
 
 
@@ -143,27 +143,27 @@ def test_an_index_must_keep_its_word(arrays, tmp_path):
     path = tmp_path / tensors.INDEX
     index = json.loads(path.read_text())
     path.write_text(json.dumps({"weight_map": index["weight_map"] | {"x": "gone.st"}}))
-    with pytest.raises(ConfigError, match=r"names gone.st, which is not there \(1 of"):
+    with pytest.raises(UserError, match=r"names gone.st, which is not there \(1 of"):
         open_tensors(tmp_path)
     shard = index["weight_map"]["t0"]
     path.write_text(json.dumps({"weight_map": index["weight_map"] | {"x": shard}}))
-    with pytest.raises(ConfigError, match=f"{shard}: lacks tensor 'x'"):
+    with pytest.raises(UserError, match=f"{shard}: lacks tensor 'x'"):
         open_tensors(tmp_path)
     for bad in ({"a": "../model.safetensors"}, {"a": 3}, "text", None):
         path.write_text(json.dumps({"weight_map": bad}))
-        with pytest.raises(ConfigError, match="must map tensors to files beside it"):
+        with pytest.raises(UserError, match="must map tensors to files beside it"):
             open_tensors(tmp_path)
     path.write_text("{")
-    with pytest.raises(ConfigError, match=r"index.json:1: not JSON"):
+    with pytest.raises(UserError, match=r"index.json:1: not JSON"):
         open_tensors(tmp_path)
 
 
 def test_pickles_are_refused_with_the_way_out(tmp_path):
-    with pytest.raises(ConfigError, match="holds no weights"):
+    with pytest.raises(UserError, match="holds no weights"):
         open_tensors(tmp_path)
     (tmp_path / "flax_model.msgpack").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"flax_model.msgpack; only safetensors"):
+    with pytest.raises(UserError, match=r"flax_model.msgpack; only safetensors"):
         open_tensors(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"can run any code.*save_pretrained"):
+    with pytest.raises(UserError, match=r"can run any code.*save_pretrained"):
         open_tensors(tmp_path)

@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from lmjax.config.decoding import Metric
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.metrics import text as text_metrics
 from lmjax.metrics.text import first_sentence, measured
 
@@ -94,5 +94,5 @@ def test_some_need_no_answers():
 def test_a_missing_library_is_one_line(monkeypatch):
     bleu = dataclasses.replace(text_metrics.METRICS["bleu"], library="is_not_here")
     monkeypatch.setitem(text_metrics.METRICS, "bleu", bleu)
-    with pytest.raises(ConfigError, match=r"'bleu' needs .*pip install 'lmjax\[tasks"):
+    with pytest.raises(UserError, match=r"'bleu' needs .*pip install 'lmjax\[tasks"):
         text_metrics.names(("exact_match", "bleu"))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def test_what_an_encoder_cannot_do_is_said(tiny, one_text):
     bare = tiny("bert", mlm_head=False, pooler=False, pair_head=False)
     params = bare.init(jax.random.key(0))
     assert not {"head", "pooler", "pair"} & set(params)
-    with pytest.raises(ConfigError, match="mlm_head = False"):
+    with pytest.raises(UserError, match="mlm_head = False"):
         bare.apply(params, one_text([[1]]))
-    with pytest.raises(ConfigError, match="pooler = False"):
+    with pytest.raises(UserError, match="pooler = False"):
         bare.pooled(params, bare.hidden(params, one_text([[1]])))
-    with pytest.raises(ConfigError, match="generates no text"):
+    with pytest.raises(UserError, match="generates no text"):
         bare.prefill(params, np.ones((1, 1), int), np.ones(1, int), cache_length=4)

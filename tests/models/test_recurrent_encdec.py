@@ -11,7 +11,7 @@ from lmjax import tasks
 from lmjax.config.experiment import MeshConfig
 from lmjax.config.optim import OptimConfig
 from lmjax.config.task import PrefixLMConfig
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.generate.decode import Generator, source_batch
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import sharding
@@ -362,6 +362,6 @@ def test_it_learns_to_reverse_eight_texts(model):
     ],
 )
 def test_a_mistake_is_named(make_config, model, text):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         make_config("bahdanau", overrides=["mesh.tensor=2"], **model)
     assert text in str(error.value) and "\n" not in str(error.value)

@@ -6,7 +6,7 @@ import pytest
 
 from lmjax import models
 from lmjax.config.experiment import parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.nn.recurrent import layers
 
 LENGTHS = [7, 1, 4, 0]
@@ -118,7 +118,7 @@ def test_it_writes_and_scores_no_text(hidden, tiny, random_params):
             params, np.ones((1, 2), np.int32), np.array([2]), cache_length=4
         ),
     ):
-        with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 5: "):
+        with pytest.raises(UserError, match=r"config\.model\.num_labels = 5: "):
             call()
 
 
@@ -188,7 +188,7 @@ def test_a_labeller_needs_no_tied_width():
     ],
 )
 def test_a_mistake_is_one_line(overrides, parts):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         parse(LABELLED, overrides)
     assert "\n" not in str(error.value)
     for part in parts:

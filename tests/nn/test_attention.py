@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax import models
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.models import model
 from lmjax.nn import attention
 from lmjax.nn.attention import attention_mask
@@ -138,7 +138,7 @@ def test_a_backend_that_cannot_serve_is_an_error(
     make_config, changes, platform, reason
 ):
     config = make_config("llama", attention="cudnn", **changes).model
-    with pytest.raises(ConfigError, match=r"config\.model\.attention") as error:
+    with pytest.raises(UserError, match=r"config\.model\.attention") as error:
         models.build(config, platform=platform)
     assert reason in str(error.value)
 
@@ -146,7 +146,7 @@ def test_a_backend_that_cannot_serve_is_an_error(
 def test_the_kernel_itself_refuses_what_it_cannot_do():
     q, k, v = inputs(2, 2)
     mask = jnp.ones((B, 1, T, T), bool)
-    with pytest.raises(ConfigError, match=r"config\.model\.attention.*float32"):
+    with pytest.raises(UserError, match=r"config\.model\.attention.*float32"):
         attention.cudnn_attention(q, k, v, mask=mask, softcap=0.0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmjax import models
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.nn import lora
 from lmjax.train import optim
 
@@ -92,7 +92,7 @@ def test_more_can_learn_beside_adapters(adapted):
     ],
 )
 def test_a_target_that_is_none(make_config, override, parts):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         make_config("gpt2", overrides=[override])
     for part in parts:
         assert part in str(error.value)
@@ -108,7 +108,7 @@ def test_a_target_that_is_none(make_config, override, parts):
 )
 def test_a_pattern_that_names_nothing(make_config, tiny, override, parts):
     config = make_config("gpt2", overrides=[override])
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         optim.build(config.optim, axes=tiny("gpt2").axes, num_steps=10)
     for part in parts:
         assert part in str(error.value)

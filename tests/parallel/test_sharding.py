@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from lmjax.config.experiment import MeshConfig
 from lmjax.config.optim import OptimConfig
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import put_batch
 from lmjax.train import optim
@@ -156,7 +156,7 @@ def test_axes_that_make_no_sense(axes, message):
 
 def test_a_size_that_does_not_divide():
     message = r"parameter a\.b: its mlp dimension of 7 .* config\.mesh\.tensor = 2"
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         sharding.param_spec("a.b", (6, 7), ("embed", "mlp"), SIZES)
 
 
@@ -184,7 +184,7 @@ def test_a_missing_axis_is_found_in_the_tree(tiny):
 def test_mesh_sizes(mesh, num_devices, sizes):
     config = MeshConfig(**mesh)
     if sizes is None:
-        with pytest.raises(ConfigError, match=rf"config\.mesh = .*{num_devices}"):
+        with pytest.raises(UserError, match=rf"config\.mesh = .*{num_devices}"):
             sharding.mesh_sizes(config, num_devices)
     else:
         found = sharding.mesh_sizes(config, num_devices)
@@ -194,7 +194,7 @@ def test_mesh_sizes(mesh, num_devices, sizes):
 def test_rows_that_do_not_divide():
     mesh = make_mesh((2, 2, 1))
     sharding.check_rows("config.batch_size", 8, mesh)
-    with pytest.raises(ConfigError, match=r"config\.batch_size = 6: .* the 4 parts"):
+    with pytest.raises(UserError, match=r"config\.batch_size = 6: .* the 4 parts"):
         sharding.check_rows("config.batch_size", 6, mesh)
 
 

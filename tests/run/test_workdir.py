@@ -3,7 +3,7 @@
 import pytest
 
 from lmjax.config.experiment import parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.run import workdir
 
 SECTIONS = {
@@ -38,7 +38,7 @@ def test_data_and_what_a_run_may_resume_with_are_overridden(run):
     ],
 )
 def test_the_rest_is_as_the_run_has_it(run, override, told):
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(UserError, match=told):
         workdir.read_config(run, [override])
 
 
@@ -49,5 +49,5 @@ def test_an_imported_model_may_be_given_a_task(tmp_path):
     overrides = ["task.kind=masked_lm", "data.source=text", "data.path=x"]
     config = workdir.read_config(tmp_path, overrides)
     assert (config.task.kind, config.data.source) == ("masked_lm", "text")
-    with pytest.raises(ConfigError, match=r"config\.model\.dropout was 0\.0"):
+    with pytest.raises(UserError, match=r"config\.model\.dropout was 0\.0"):
         workdir.read_config(tmp_path, [*overrides, "model.dropout=0.5"])

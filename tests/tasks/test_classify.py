@@ -10,7 +10,7 @@ from lmjax import models, tasks
 from lmjax.config.experiment import parse
 from lmjax.config.optim import OptimConfig
 from lmjax.data.features.registry import make_features
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.train import optim, step
 
 SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "max_length": 32}
@@ -124,5 +124,5 @@ def test_dropout_needs_a_key(random_params):
 
 def test_a_model_without_labels_says_so(tiny, random_params):
     model = tiny("bert")
-    with pytest.raises(ConfigError, match=r"config\.model\.num_labels = 0"):
+    with pytest.raises(UserError, match=r"config\.model\.num_labels = 0"):
         model.label_logits(random_params(model), np.ones((1, 32), np.float32))

@@ -14,7 +14,7 @@ from lmjax.cli import main, report
 from lmjax.config import data as data_lib
 from lmjax.config import task as task_lib
 from lmjax.config.experiment import parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.inference import predict_file
 from lmjax.run import workdir
 from lmjax.train import init_from, loop
@@ -120,7 +120,7 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(make, tmp_path):
 
 def test_other_labels_are_another_run(make, finished, tmp_path):
     assert loop.train(make("num_steps=2"), tmp_path)
-    with pytest.raises(ConfigError, match=r"config\.task\.labels was .*holds|labels"):
+    with pytest.raises(UserError, match=r"config\.task\.labels was .*holds|labels"):
         loop.train(make("num_steps=3", "task.labels=('pos','neg')"), tmp_path)
 
 
@@ -141,7 +141,7 @@ def test_eval_reads_other_text_with_the_labels_of_the_run(finished, files, tmp_p
     (row,) = report.evaluate_workdir(finished, step=None, overrides=overrides)
     assert row["accuracy"] in (0.0, 1.0)
     path.write_text('{"text": "good", "label": "posh"}\n')
-    with pytest.raises(ConfigError, match=r"label 'posh': not seen.*mean 'pos'"):
+    with pytest.raises(UserError, match=r"label 'posh': not seen.*mean 'pos'"):
         next(report.evaluate_workdir(finished, step=None, overrides=overrides))
 
 
@@ -203,9 +203,9 @@ def test_mistakes_in_what_is_to_be_predicted(finished, tmp_path, capsys):
     assert predict(finished, source, source) == 2
     assert predict(finished, tmp_path / "none", target) == 2
     lm = lmjax.load(finished)
-    with pytest.raises(ConfigError, match=r"examples\[1\]: 'text' is empty"):
+    with pytest.raises(UserError, match=r"examples\[1\]: 'text' is empty"):
         lm.predict(["good", " "])
-    with pytest.raises(ConfigError, match="must be a mapping of fields"):
+    with pytest.raises(UserError, match="must be a mapping of fields"):
         lm.predict([3])
     assert lm.predict([]) == []
 

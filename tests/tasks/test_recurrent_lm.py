@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from lmjax import models, tasks
-from lmjax.config.decoding import WriteConfig
+from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import MeshConfig, load, parse
 from lmjax.config.optim import OptimConfig
 from lmjax.config.task import CausalLMConfig
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 from lmjax.inference.language_model import LanguageModel
@@ -71,7 +71,7 @@ def test_beams_carry_states_of_their_own(lm):
     """What a search finds is as likely as it says, and more than what is greedy."""
     prompt = [lm.tokenizer.bos_id, *b"to be"]
     ((found,),) = lm._beam_search.hypotheses(
-        lm.params, [prompt], write=WriteConfig(max_tokens=8), stop_ids=()
+        lm.params, [prompt], write=DecodingConfig(max_tokens=8), stop_ids=()
     )
     (greedy,) = lm._generator.continuations(
         lm.params,
@@ -172,14 +172,14 @@ def test_dropout_is_where_zaremba_has_it(tiny, random_params, one_text):
     ],
 )
 def test_a_mistake_is_named(model, text):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         sections = {"tokenizer": {"kind": "bytes"}, "data": {"source": "none"}}
         parse({"model": {"kind": "recurrent", "dim": 32, **model}, **sections})
     assert text in str(error.value)
 
 
 def test_a_hidden_size_that_the_mesh_does_not_divide_is_named(make_config):
-    with pytest.raises(ConfigError, match=r"hidden_dim = 24: must be a multiple of"):
+    with pytest.raises(UserError, match=r"hidden_dim = 24: must be a multiple of"):
         make_config("lstm", overrides=["mesh.tensor=5"])
 
 

@@ -12,7 +12,7 @@ from lmjax.cli import main, report
 from lmjax.config import data as data_lib
 from lmjax.config import task as task_lib
 from lmjax.config.experiment import parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.train import loop
 
 LETTERS = "bcdefghijklmnopqrstuvwxy"
@@ -133,7 +133,7 @@ def test_predictions_are_parts_of_the_context(finished, tmp_path, capsys):
     assert main.main(["predict", *flags]) == 2
     said = capsys.readouterr().err
     assert "in.jsonl:1: config.data.fields.context = 'context': no such field" in said
-    with pytest.raises(ConfigError, match=r"examples\[0\]: .*context = 'context'"):
+    with pytest.raises(UserError, match=r"examples\[0\]: .*context = 'context'"):
         lmjax.load(finished).predict(["Who?"])
 
 

@@ -274,7 +274,7 @@ def test_parallel_files_and_bad_lines(make, tmp_path, capsys, caplog, monkeypatc
 def test_every_leaf_of_writing_is_read(make, kind, tmp_path, monkeypatch):
     pytest.importorskip("sacrebleu")
     seen = set()
-    kinds = (decoding.WriteConfig, type(make(kind).task))
+    kinds = (decoding.DecodingConfig, type(make(kind).task))
 
     def watch(kind):
         plain = kind.__getattribute__

@@ -17,7 +17,7 @@ import sweep_metric
 from optuna.trial import TrialState
 
 from lmjax.config.experiment import load
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -308,7 +308,7 @@ def test_what_is_measured_is_known_before_any_trial(script, monkeypatch):
     )
     config = load(str(script), [])
     sweep_metric.check(config, "bits_per_byte")
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         sweep_metric.check(config, "acuracy")
     assert str(error.value) == (
         "--metric=acuracy: not measured on the valid split (did you mean 'accuracy'?); "

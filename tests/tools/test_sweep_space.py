@@ -10,7 +10,7 @@ from optuna.distributions import (
 from sweep_space import parse_space
 
 from lmjax.config.experiment import parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 SECTIONS = {"tokenizer": {"kind": "bytes"}, "data": {"source": "python_stdlib"}}
 
@@ -64,7 +64,7 @@ def test_spellings(text, distribution):
     ],
 )
 def test_what_cannot_be_searched(text, said):
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(UserError, match=said) as error:
         parse_space([text], parse(SECTIONS))
     assert "\n" not in str(error.value)
 

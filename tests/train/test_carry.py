@@ -15,7 +15,7 @@ from lmjax.config.optim import OptimConfig
 from lmjax.config.task import CausalLMConfig
 from lmjax.data import pipeline
 from lmjax.data.lm import loader
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.run.checkpoint import Checkpoints
 from lmjax.train import loop, optim, step
@@ -140,19 +140,19 @@ def learner(tiny):
     def make(directory, *overrides):
         config = tiny("model.dropout=0", *overrides)
         config = pipeline.with_vocabulary(config)
-        prepared = pipeline.prepare(config, workdir=directory)
+        datasets = pipeline.prepare(config, workdir=directory)
         mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(mesh):
             program = make_program(config, mesh)
-            return program, program.init(jax.random.key(0)), prepared
+            return program, program.init(jax.random.key(0)), datasets
 
     return make
 
 
 def test_windows_are_read_as_one_text(tmp_path, learner):
     """The loss of each window, and the state after the last, are those of all."""
-    program, state, prepared = learner(tmp_path, "optim.learning_rate=0")
-    batches = list(loader.train_batches(prepared, program.config, start_step=0))[:5]
+    program, state, datasets = learner(tmp_path, "optim.learning_rate=0")
+    batches = list(loader.train_batches(datasets, program.config, start_step=0))[:5]
     run = jax.jit(
         functools.partial(
             step.train_step,
@@ -175,10 +175,10 @@ def test_windows_are_read_as_one_text(tmp_path, learner):
 
 
 def test_nothing_is_remembered_of_an_epoch_before(tmp_path, learner):
-    program, state, prepared = learner(tmp_path)
-    tokens = prepared.stores["train"][0].num_tokens
+    program, state, datasets = learner(tmp_path)
+    tokens = datasets.stores["train"][0].num_tokens
     epoch = -(-tokens // (4 * 16))
-    batches = loader.train_batches(prepared, program.config, start_step=0)
+    batches = loader.train_batches(datasets, program.config, start_step=0)
     first = [next(batches) for _ in range(12)]
     begins = [(batch["positions"][:, 0] == 0).all() for batch in first]
     assert np.flatnonzero(begins).tolist() == [0, epoch]
@@ -194,14 +194,14 @@ def test_nothing_is_remembered_of_an_epoch_before(tmp_path, learner):
 
 
 def test_a_skipped_update_keeps_what_was_carried(tmp_path, learner):
-    program, state, prepared = learner(tmp_path, "optim.on_nonfinite=skip")
+    program, state, datasets = learner(tmp_path, "optim.on_nonfinite=skip")
     optimizer = optim.build(
         OptimConfig(name="sgd", on_nonfinite="skip", weight_decay=0.0),
         axes=program.model.axes,
         num_steps=9,
     )
     state = dataclasses.replace(state, opt_state=optimizer.init(state.params))
-    batch = next(loader.train_batches(prepared, program.config, start_step=0))
+    batch = next(loader.train_batches(datasets, program.config, start_step=0))
     bad = {**batch, "weights": np.full_like(batch["weights"], np.inf)}
     after, _ = step.train_step(
         state,
@@ -219,7 +219,7 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
     """Its perplexity is that of the whole text, whatever the windows and the mesh."""
     found = []
     for length, batch_size, parts in ((7, 1, 1), (16, 4, 1), (5, 6, 2)):
-        program, state, prepared = learner(
+        program, state, datasets = learner(
             tmp_path,
             f"data.length={length}",
             f"eval.batch_size={batch_size}",
@@ -228,13 +228,13 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
         )
         sharp = jax.tree.map(lambda x: 4 * x, state.params)  # what is read matters
         with jax.set_mesh(program.mesh):
-            results = Evaluation(program, prepared).metrics("valid", sharp)
+            results = Evaluation(program, datasets).metrics("valid", sharp)
         found.append(results)
-    (store,) = prepared.stores["valid"]
-    text, eos = store.read(0, store.num_tokens), prepared.tokenizer.eos_id
+    (store,) = datasets.stores["valid"]
+    text, eos = store.read(0, store.num_tokens), datasets.tokenizer.eos_id
     begins = store.document_starts(0, store.num_tokens)
     tokens = np.concatenate([[eos], text[:-1]])
-    tokens[begins] = prepared.tokenizer.bos_id
+    tokens[begins] = datasets.tokenizer.bos_id
     batch = {
         "tokens": tokens[None],
         "targets": text[None],
@@ -251,7 +251,7 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
 
 
 def test_another_batch_size_is_another_run(finished, tiny):
-    with pytest.raises(ConfigError, match=r"config\.batch_size was 4, is 8"):
+    with pytest.raises(UserError, match=r"config\.batch_size was 4, is 8"):
         loop.train(tiny("batch_size=8"), finished)
 
 

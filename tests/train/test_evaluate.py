@@ -6,8 +6,8 @@ import pytest
 
 from lmjax.config.compatibility import EXAMPLE_SOURCES
 from lmjax.config.experiment import parse
-from lmjax.config.task import JudgedConfig
-from lmjax.errors import ConfigError
+from lmjax.config.task import PredictionTaskConfig
+from lmjax.errors import UserError
 from lmjax.metrics.classification import results
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import fetched
@@ -70,7 +70,7 @@ def test_the_names_are_of_what_is_measured(kind):
     shapes = jax.eval_shape(program.eval_step, params, batch)
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
     of_batches = set(names) - OF_NO_BATCH
-    if isinstance(given.task, JudgedConfig):
+    if isinstance(given.task, PredictionTaskConfig):
         of_batches -= {*evaluate.judges(given)}
     assert results(zeros).keys() == of_batches
 
@@ -87,7 +87,7 @@ def test_a_best_metric_that_is_never_measured_is_found_first(
     kind, best, told, tmp_path
 ):
     given = config(kind, checkpoint={"best_metric": best})
-    with pytest.raises(ConfigError, match=f"best_metric = '{best}': {told}"):
+    with pytest.raises(UserError, match=f"best_metric = '{best}': {told}"):
         loop.train(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -95,7 +95,7 @@ def test_a_best_metric_that_is_never_measured_is_found_first(
 def test_a_best_metric_needs_a_valid_split(tmp_path):
     data = {"source": "tfds", "path": "x", "valid_split": "", "length": 32}
     given = config("causal_lm", data=data, checkpoint={"best_metric": "loss"})
-    with pytest.raises(ConfigError, match=r"'loss': config\.data has no valid split"):
+    with pytest.raises(UserError, match=r"'loss': config\.data has no valid split"):
         loop.train(given, tmp_path / "run")
 
 

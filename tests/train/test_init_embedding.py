@@ -14,7 +14,7 @@ from lmjax.cli import main, report
 from lmjax.config.experiment import parse
 from lmjax.data import pipeline
 from lmjax.data.tokenizers.word_vectors import WordVectors
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.parallel import processes, sharding
 from lmjax.train import init_embedding, init_from, loop
 from lmjax.train.compiled import make_program
@@ -84,13 +84,13 @@ def begin(make, tmp_path):
 
     def start(*overrides, size=1, **sections):
         config = pipeline.with_vocabulary(make(*overrides, **sections))
-        prepared = pipeline.prepare(config, workdir=tmp_path)
+        datasets = pipeline.prepare(config, workdir=tmp_path)
         mesh = sharding.make_mesh(config.mesh, jax.devices()[:size])
         with jax.set_mesh(mesh):
             program = make_program(config, mesh)
             drawn = init_from.initial_state(program)
-            state = init_embedding.with_word_vectors(drawn, program, prepared)
-            pieces = map(prepared.tokenizer.id_to_piece, range(16))
+            state = init_embedding.with_word_vectors(drawn, program, datasets)
+            pieces = map(datasets.tokenizer.id_to_piece, range(16))
             return drawn, state, [*pieces]
 
     return start
@@ -163,14 +163,14 @@ def test_the_mark_of_a_space_is_no_part_of_a_word():
 def test_what_the_vectors_cannot_be(begin, make, tmp_path):
     path = tmp_path / "other.txt"
     path.write_text("x " + "1 " * DIM + "\n")
-    with pytest.raises(ConfigError, match=r"other\.txt': has none of the \d+ words"):
+    with pytest.raises(UserError, match=r"other\.txt': has none of the \d+ words"):
         begin(f"init_embedding_from={path}")
-    with pytest.raises(ConfigError, match=r"numbers, but config\.model\.dim = 9"):
+    with pytest.raises(UserError, match=r"numbers, but config\.model\.dim = 9"):
         loop.train(make("model.dim=9"), tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"config\.init_embedding_from = .*No such"):
+    with pytest.raises(UserError, match=r"config\.init_embedding_from = .*No such"):
         loop.train(make(f"init_embedding_from={tmp_path}/none"), tmp_path / "b")
     path.write_text("the " + "1 " * DIM + "\nx " + "1 " * (DIM - 1) + "y\n")
-    with pytest.raises(ConfigError, match=r"other\.txt:2: 'x' is followed by what"):
+    with pytest.raises(UserError, match=r"other\.txt:2: 'x' is followed by what"):
         loop.train(make(f"init_embedding_from={path}"), tmp_path / "c")
     assert not (tmp_path / "c" / "tokenizer").exists(), "before anything is made"
 
@@ -180,7 +180,7 @@ def test_processes_read_together_and_the_first_counts(begin, monkeypatch):
     inside = []
 
     @contextlib.contextmanager
-    def together():
+    def sync_errors():
         inside.append(True)
         yield
         inside.pop()
@@ -192,7 +192,7 @@ def test_processes_read_together_and_the_first_counts(begin, monkeypatch):
     read = init_embedding.match
     monkeypatch.setattr(init_embedding, "match", match)
     monkeypatch.setattr(init_embedding, "_coverage", None)
-    monkeypatch.setattr(processes, "together", together)
+    monkeypatch.setattr(processes, "sync_errors", sync_errors)
     monkeypatch.setattr(processes, "is_first", lambda: False)
     begin()
 

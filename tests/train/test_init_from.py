@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax.config.experiment import MeshConfig, parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.train import init_from, loop
 from lmjax.train.compiled import make_program
@@ -154,7 +154,7 @@ def test_a_run_goes_on_by_itself_once_it_has_begun(begin, tmp_path, monkeypatch)
     ],
 )
 def test_another_shape_is_refused_by_name(begin, overrides, parts):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         begin(*overrides)
     for part in parts:
         assert part in str(error.value)
@@ -190,7 +190,7 @@ def test_a_run_that_has_begun_needs_its_origin_no_more(begin, tmp_path, monkeypa
 
 
 def test_a_new_head_must_learn(begin):
-    with pytest.raises(ConfigError, match=r"head\.embedding is new.*add 'head\.\*'"):
+    with pytest.raises(UserError, match=r"head\.embedding is new.*add 'head\.\*'"):
         begin("model.lora.rank=2", "model.tie_embeddings=false")
     learning = "optim.trainable=('head.*',)"
     program, _ = begin("model.lora.rank=2", "model.tie_embeddings=false", learning)
@@ -205,7 +205,7 @@ def test_what_changed_beside_shapes_is_told(begin, caplog):
 
 
 def test_nothing_to_begin_with(begin, tmp_path):
-    with pytest.raises(ConfigError, match=r"config\.init_from=.*neither a directory"):
+    with pytest.raises(UserError, match=r"config\.init_from=.*neither a directory"):
         begin(source=tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"config\.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         begin(source=tmp_path)

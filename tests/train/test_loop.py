@@ -16,7 +16,7 @@ import pytest
 
 from lmjax.config import experiment
 from lmjax.config.experiment import parse
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints
 from lmjax.train import loop
@@ -218,7 +218,7 @@ def test_the_step_compiles_once(tmp_path, tiny, caplog):
     ],
 )
 def test_another_experiment_is_refused_by_name(finished, tiny, override, names):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         loop.train(tiny(override), finished)
     for name in names:
         assert name in str(error.value)
@@ -234,7 +234,7 @@ def test_other_text_is_refused(tmp_path, tiny, finished, corpus):
     saved = json.loads((directory / "config.json").read_text())
     saved["data"]["path"] = str(other)
     (directory / "config.json").write_text(json.dumps(saved))
-    with pytest.raises(ConfigError, match=r"config\.data is not what this run"):
+    with pytest.raises(UserError, match=r"config\.data is not what this run"):
         loop.train(dataclasses.replace(config, data=data), directory)
 
 
@@ -253,7 +253,7 @@ def test_only_damaged_checkpoints_end_in_an_error(tmp_path, tiny, finished):
     shutil.copytree(finished, directory)
     for path in (directory / "checkpoints").iterdir():
         damage(path)
-    with pytest.raises(ConfigError, match="no checkpoint here can be read"):
+    with pytest.raises(UserError, match="no checkpoint here can be read"):
         loop.train(tiny(), directory)
 
 
@@ -274,7 +274,7 @@ def test_a_full_disk_spares_the_earlier_checkpoint(tmp_path, tiny, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("orbax.checkpoint.CheckpointManager.save", full)
-        with pytest.raises(ConfigError, match=r"No space left.*complete ones: \[4\]"):
+        with pytest.raises(UserError, match=r"No space left.*complete ones: \[4\]"):
             loop.train(config, tmp_path)
     assert loop.train(config, tmp_path)
 
@@ -288,7 +288,7 @@ def test_a_workdir_has_one_owner(tmp_path, tiny):
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as owner:
         assert owner.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match=f"in use by process {owner.pid}"):
+        with pytest.raises(UserError, match=f"in use by process {owner.pid}"):
             loop.train(tiny(), tmp_path)
         owner.stdin.close()
 
@@ -296,7 +296,7 @@ def test_a_workdir_has_one_owner(tmp_path, tiny):
 def test_a_workdir_that_is_a_file(tmp_path, tiny):
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         loop.train(tiny(), path / "run")
 
 

@@ -23,7 +23,7 @@ from test_loop import (
 from lmjax.cli.main import main
 from lmjax.config.experiment import parse
 from lmjax.data import pipeline
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.run import workdir
 from lmjax.run.checkpoint import save_params
 from lmjax.run.metric_log import MetricLog, json_line
@@ -50,7 +50,7 @@ def steps(directory):
     ],
 )
 def test_samples_that_cannot_be_drawn_are_refused_at_once(override, part):
-    with pytest.raises(ConfigError, match=part):
+    with pytest.raises(UserError, match=part):
         parse(TINY, ["data.path=x", override])
 
 
@@ -58,7 +58,7 @@ def test_a_prompt_of_too_many_tokens_is_refused_before_training(
     tmp_path, tiny, monkeypatch
 ):
     monkeypatch.setattr("lmjax.generate.decode.encode_prompt", lambda *_: [1] * 40)
-    with pytest.raises(ConfigError, match=r"config\.sample\.prompts: .* 40 tokens"):
+    with pytest.raises(UserError, match=r"config\.sample\.prompts: .* 40 tokens"):
         loop.train(tiny(), tmp_path)
     assert not (tmp_path / "metrics.jsonl").read_text()
 
@@ -163,7 +163,7 @@ def test_another_state_is_told_from_a_damaged_one(tmp_path, tiny, finished):
     _, state = final_state(tmp_path / "run")
     save_params(tmp_path, state["params"])
     workdir.write_config(tmp_path, pipeline.with_vocabulary(tiny()))
-    with pytest.raises(ConfigError, match=r"checkpoints/0: .* has no train"):
+    with pytest.raises(UserError, match=r"checkpoints/0: .* has no train"):
         loop.train(tiny(), tmp_path)
     assert steps(tmp_path) == {0}
 
@@ -171,7 +171,7 @@ def test_another_state_is_told_from_a_damaged_one(tmp_path, tiny, finished):
 def test_another_shape_is_named(tmp_path, tiny, monkeypatch):
     assert loop.train(tiny("num_steps=2"), tmp_path)
     monkeypatch.setattr(workdir, "refuse_other_run", lambda *_: None)
-    with pytest.raises(ConfigError, match=r"params\.decoder.* is \(2, 16.* not \(2, 8"):
+    with pytest.raises(UserError, match=r"params\.decoder.* is \(2, 16.* not \(2, 8"):
         loop.train(tiny("model.dim=8"), tmp_path)
     assert steps(tmp_path) == {2}
 
@@ -198,7 +198,7 @@ def test_a_disk_that_does_not_answer_changes_nothing(tmp_path, tiny, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("orbax.checkpoint.CheckpointManager.restore", restore)
-        with pytest.raises(ConfigError, match=r"cannot be read now: .*Input/output"):
+        with pytest.raises(UserError, match=r"cannot be read now: .*Input/output"):
             loop.train(tiny(), tmp_path)
     after = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     assert after.keys() == before.keys()
@@ -214,7 +214,7 @@ def test_what_the_text_was_is_written_once_and_whole(tmp_path, tiny, capsys):
     assert path.stat().st_mtime_ns == before
     for text, part in (("", "not JSON"), ("[]", "not a JSON object")):
         path.write_text(text)
-        with pytest.raises(ConfigError, match=rf"data\.json.*: {part}"):
+        with pytest.raises(UserError, match=rf"data\.json.*: {part}"):
             loop.train(tiny("num_steps=4"), tmp_path)
         assert path.read_text() == text
 

@@ -3,10 +3,10 @@
 import dataclasses
 
 from lmjax.data.features.features import Features
-from lmjax.data.formats.examples import Examples, refused
+from lmjax.data.formats.examples import Examples, explain_bad_example
 from lmjax.data.sources.documents import digest
 from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 VERSION = 2
 
@@ -27,10 +27,10 @@ class ExamplePart:
         """Return the text of one example; of one that cannot be read "" if skipped."""
         try:
             return "\n".join(self.features.texts(self.examples[index]))
-        except ConfigError as error:
+        except UserError as error:
             if self.on_bad_example == "skip":
                 return ""
-            raise refused(error, self.examples.where(index)) from error
+            raise explain_bad_example(error, self.examples.where(index)) from error
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one example's text."""

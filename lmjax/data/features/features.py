@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lmjax.data.formats.examples import Example
-from lmjax.data.tokenizers.special_ids import present
+from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError, nearest
 
@@ -146,6 +146,6 @@ def token_rows(
 
 def around(tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
     """Return the ids before, between and after texts."""
-    prefix = tokenizer.prefix_ids or present(tokenizer.bos_id)
-    between = tokenizer.pair_ids or present(tokenizer.eos_id)
+    prefix = tokenizer.prefix_ids or not_none(tokenizer.bos_id)
+    between = tokenizer.pair_ids or not_none(tokenizer.eos_id)
     return [*prefix], [*between], [*tokenizer.suffix_ids]

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmjax.data.features.features import Columns, Row, token_rows
 from lmjax.data.features.text_pairs import TextPair, TextPairs
-from lmjax.data.tokenizers.special_ids import present
+from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ class PromptedLM(TextPairs):
         return {"prompts": row["tokens"][: int(row["prompt"][0])]}
 
     def _row(self, prompt: np.ndarray, target: np.ndarray, tokenizer: Tokenizer) -> Row:
-        begin = np.array(present(tokenizer.bos_id), np.int32)
+        begin = np.array(not_none(tokenizer.bos_id), np.int32)
         room = self.length - self.target_length - len(begin)
         kept = prompt[max(len(prompt) - room, 0) :]
         asked = np.concatenate([begin, kept])
         if not len(asked):  # there must be something to go on from
-            asked = np.array(present(tokenizer.eos_id), np.int32)
+            asked = np.array(not_none(tokenizer.eos_id), np.int32)
         tokens = np.concatenate([asked, self.ended(target, tokenizer)])
         return Row(
             columns={"tokens": tokens, "prompt": np.array([len(asked)], np.int32)},

@@ -5,11 +5,11 @@ from typing import Any, Literal
 from lmjax.config.experiment import Config
 from lmjax.config.task import (
     ClassifyConfig,
+    GenerationTaskConfig,
     PromptedLMConfig,
     Seq2SeqConfig,
     SpanQAConfig,
     TagConfig,
-    WritingConfig,
 )
 from lmjax.data.features.classify import Classify
 from lmjax.data.features.features import Features, Writing
@@ -22,10 +22,12 @@ from lmjax.data.features.tag import Tag
 def make_features(config: Config) -> Features:
     """Return the features of a task that learns from examples."""
     task, names, length = config.task, config.data.fields, config.data.length
-    if isinstance(task, WritingConfig):
+    if isinstance(task, GenerationTaskConfig):
         return make_text_features(config, task)
     # What reads from left to right alone has seen a word, or a row, at its last token.
-    seen_at: Literal["first", "last"] = "first" if config.model.reads_ahead else "last"
+    seen_at: Literal["first", "last"] = (
+        "first" if config.model.is_bidirectional else "last"
+    )
     if isinstance(task, TagConfig):
         return Tag(
             fields=names,
@@ -43,7 +45,7 @@ def make_features(config: Config) -> Features:
     return Classify(fields=names, labels=task.labels, length=length, keep=task.keep)
 
 
-def make_text_features(config: Config, task: WritingConfig) -> Writing:
+def make_text_features(config: Config, task: GenerationTaskConfig) -> Writing:
     """Return the features of a task whose answers the model writes."""
     common: dict[str, Any] = {
         "fields": config.data.fields,
@@ -55,4 +57,4 @@ def make_text_features(config: Config, task: WritingConfig) -> Writing:
     if isinstance(task, PromptedLMConfig):
         return PromptedLM(**common)
     assert isinstance(task, Seq2SeqConfig), task
-    return Seq2Seq(**common, start_ids=config.model.start_ids)
+    return Seq2Seq(**common, decoder_prefix_ids=config.model.decoder_prefix_ids)

@@ -31,7 +31,7 @@ class Seq2Seq(TextPairs):
     """
 
     fingerprint_name = "Seq2Seq"
-    start_ids: tuple[int, ...]  # read first; all but one are the target's, too
+    decoder_prefix_ids: tuple[int, ...]  # read first; all but one are the target's, too
 
     def encode(
         self, readings: Sequence[TextPair], tokenizer: Tokenizer
@@ -49,7 +49,7 @@ class Seq2Seq(TextPairs):
         batch = token_rows(rows, length=self.room(length), column="target")
         targets_BT, real_BT = batch["tokens"], batch["segments"]
         before_BT = np.roll(targets_BT, 1, axis=1)
-        before_BT[:, 0] = self.start_ids[0]
+        before_BT[:, 0] = self.decoder_prefix_ids[0]
         return {
             "source": read["tokens"],
             "source_segments": read["segments"],
@@ -62,11 +62,11 @@ class Seq2Seq(TextPairs):
 
     def asked(self, row: Columns) -> dict[str, Any]:
         """Return what is written for a row: after which tokens, and of what source."""
-        return {"prompts": [*self.start_ids], "sources": row["source"]}
+        return {"prompts": [*self.decoder_prefix_ids], "sources": row["source"]}
 
     def identity(self) -> Any:
         """Return what decides sources and targets, and what these begin with."""
-        return [*super().identity(), self.start_ids[1:]]
+        return [*super().identity(), self.decoder_prefix_ids[1:]]
 
     def room(self, length: int) -> int:
         """Return the length of targets in a bucket."""
@@ -77,7 +77,9 @@ class Seq2Seq(TextPairs):
         prefix, suffix = tokenizer.prefix_ids, tokenizer.suffix_ids
         room = self.length - len(prefix) - len(suffix)
         read = np.concatenate([prefix, source[:room], suffix]).astype(np.int32)
-        opened = np.concatenate([np.array(self.start_ids[1:], np.int32), target])
+        opened = np.concatenate(
+            [np.array(self.decoder_prefix_ids[1:], np.int32), target]
+        )
         written = self.ended(opened, tokenizer)
         size = max(len(read), -(-len(written) * self.length // self.target_length))
         return Row(

@@ -11,7 +11,7 @@ from lmjax.config.decoding import SOURCE, Metric
 from lmjax.data.features.features import FIELDS
 from lmjax.data.formats import fields
 from lmjax.data.formats.examples import Example
-from lmjax.data.tokenizers.special_ids import present
+from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 from lmjax.metrics import text as text_metrics
@@ -104,7 +104,7 @@ class TextPairs:
     def ended(self, target: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
         """Return a target cut to its length, with its end."""
         kept = target[: self.target_length - 1]
-        return np.append(kept, present(tokenizer.eos_id)).astype(np.int32)
+        return np.append(kept, not_none(tokenizer.eos_id)).astype(np.int32)
 
     def identity(self) -> Any:
         """Return the fields, the template and the lengths."""

@@ -8,7 +8,7 @@ from typing import Any
 from lmjax.config.data import FieldsConfig
 from lmjax.data.formats.examples import Example, InMemory
 from lmjax.data.sources.documents import digest
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 _CELL = re.compile(r"(?:\(([^()*]+))?\*([^()*]*\))?")
 _NO_PREDICATE = ("-", "_")
@@ -38,7 +38,7 @@ def propositions(
     for place, column in zip(places, arguments, strict=True):
         try:
             yield place, bio(column)
-        except ConfigError as error:
+        except UserError as error:
             yield place, f"its arguments: {error}"
 
 
@@ -185,7 +185,7 @@ class PropsExamples(ConllExamples):
                 known = {} if found is None else {tags: found}
                 whole = {**example, name: place, **known}
                 yield first + place, found if isinstance(found, str) else whole
-        except ConfigError as error:
+        except UserError as error:
             yield first, str(error)
 
     def _parted(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from lmjax.data.sources.documents import decode, digest, reading
 from lmjax.data.sources.files import Lines, OnDisk
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 Example = Mapping[str, Any]
 
@@ -221,13 +221,13 @@ def json_object(text: str, *, where: Callable[[], str]) -> dict[str, Any]:
     return record
 
 
-def placed(error: ConfigError, where: str) -> ConfigError:
-    """Return the error with the example's place before it, if it is not yet there."""
+def add_location(error: UserError, where: str) -> UserError:
+    """Return the error with FILE:LINE before its text, if it is not there yet."""
     text = str(error)
-    return ConfigError(text if text.startswith(where) else f"{where}: {text}")
+    return type(error)(text if text.startswith(where) else f"{where}: {text}")
 
 
-def refused(error: ConfigError, where: str) -> ConfigError:
-    """Return the error with the example's place, and how to go on without it."""
+def explain_bad_example(error: UserError, where: str) -> UserError:
+    """Return the error with its location, and how to train without the example."""
     hint = "config.data.on_bad_example='skip' leaves such examples out"
-    return ConfigError(f"{placed(error, where)} ({hint})")
+    return type(error)(f"{add_location(error, where)} ({hint})")

@@ -14,7 +14,7 @@ import numpy as np
 
 from lmjax.config.experiment import Config
 from lmjax.data import order
-from lmjax.data.datasets import Prepared, source_parts
+from lmjax.data.datasets import Datasets, source_parts
 from lmjax.data.lm import contiguous, objectives, packing
 from lmjax.data.lm.contiguous import Lanes, Windows
 from lmjax.data.lm.objectives import Objective
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 def train_batches(
-    prepared: Prepared,
+    datasets: Datasets,
     config: Config,
     *,
     start_step: int,
@@ -49,11 +49,11 @@ def train_batches(
       ConfigError: the tokenizer lacks an id that the objective needs.
     """
     source = TrainBatches(
-        stores=tuple(prepared.stores["train"]),
+        stores=tuple(datasets.stores["train"]),
         config=config,
-        objective=objectives.build(config, prepared.tokenizer),
-        bos_id=prepared.tokenizer.bos_id,
-        eos_id=prepared.tokenizer.eos_id,
+        objective=objectives.build(config, datasets.tokenizer),
+        bos_id=datasets.tokenizer.bos_id,
+        eos_id=datasets.tokenizer.eos_id,
         start_step=start_step,
         rows=np.arange(config.batch_size) if rows is None else rows,
     )
@@ -163,7 +163,7 @@ def eval_batches(
     config: Config,
     *,
     tokenizer: Tokenizer,
-    parts: int = 1,
+    data_shards: int = 1,
     rows: np.ndarray | None = None,
 ) -> Iterator["HostBatch"]:
     """Yield batches that hold each token of the stores once, or this host's `rows`.
@@ -173,12 +173,17 @@ def eval_batches(
     many. With `config.eval.num_batches` as many batches hold windows at even distances
     from all of the stores. In contiguous order a batch's windows follow each other in
     its first row, so that each token is predicted from all before it, whatever the
-    batch size; the other rows, one for each of `parts`, are padding.
+    batch size; the other rows, one for each of `data_shards`, are padding.
     """
     objective = objectives.build(config, tokenizer)
-    num_rows, length = num_eval_rows(config, parts=parts), objective.window
+    num_rows, length = (
+        num_eval_rows(config, data_shards=data_shards),
+        objective.window,
+    )
     if config.data.order == "contiguous":
-        length *= max(config.eval.batch_size // parts, 1)  # what a device has room for
+        length *= max(
+            config.eval.batch_size // data_shards, 1
+        )  # what a device has room for
     rows = np.arange(num_rows) if rows is None else rows
     part_N, windows_N = _eval_windows(stores, config, num_rows=num_rows, length=length)
     for first in range(0, len(part_N), num_rows):
@@ -195,9 +200,9 @@ def eval_batches(
         yield objective.rows(windows, index_B, purpose=objectives.HELD_OUT)
 
 
-def num_eval_rows(config: Config, *, parts: int) -> int:
+def num_eval_rows(config: Config, *, data_shards: int) -> int:
     """Count the rows of a batch of `eval_batches`."""
-    return parts if config.data.order == "contiguous" else config.eval.batch_size
+    return data_shards if config.data.order == "contiguous" else config.eval.batch_size
 
 
 def reads_all(stores: Sequence[TokenStore], config: Config, *, window: int) -> bool:

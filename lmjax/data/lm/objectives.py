@@ -183,7 +183,7 @@ class WindowPair:
     length: int
     target_length: int
     seed: int
-    start_ids: tuple[int, ...]
+    decoder_prefix_ids: tuple[int, ...]
     eos_id: int
     fill_id: int
     corrupt: Corruption
@@ -205,7 +205,7 @@ class WindowPair:
         return _stacked(rows, lengths, fill_id=self.fill_id)
 
     def _row(self, source: np.ndarray, target: np.ndarray) -> dict[str, Any]:
-        read = np.concatenate([self.start_ids, target])
+        read = np.concatenate([self.decoder_prefix_ids, target])
         ends = np.ones(len(source) + 1, np.int32), np.ones(len(read), np.int32)
         return {
             "source": np.append(source, self.eos_id),
@@ -250,7 +250,7 @@ def _window_pair(
         length=config.data.length,
         target_length=config.data.target_length,
         seed=config.seed,
-        start_ids=config.model.start_ids,
+        decoder_prefix_ids=config.model.decoder_prefix_ids,
         eos_id=tokenizer.eos_id,
         fill_id=_fill_id(tokenizer),
         corrupt=_corruption(config, task, tokenizer, window=window),

@@ -19,10 +19,16 @@ import numpy as np
 
 from lmjax.data.features.dataset import VERSION, ExamplePart
 from lmjax.data.features.features import Row
-from lmjax.data.formats.examples import Example, Examples, JsonExamples, placed, refused
+from lmjax.data.formats.examples import (
+    Example,
+    Examples,
+    JsonExamples,
+    add_location,
+    explain_bad_example,
+)
 from lmjax.data.stores.token_store import MANIFEST
 from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import locked, one_line_errors
 
 KEPT = "examples.jsonl"
@@ -143,11 +149,11 @@ def encoded(
                 example = part.examples[i]
                 readings.append(part.features.read(example))
                 examples.append(example)
-            except ConfigError as error:
+            except UserError as error:
                 where = part.examples.where(i)
                 if part.on_bad_example == "error":
-                    raise refused(error, where) from error
-                bad.append(str(placed(error, where)))
+                    raise explain_bad_example(error, where) from error
+                bad.append(str(add_location(error, where)))
         rows = part.features.encode(readings, tokenizer)
         yield from zip(examples, rows, strict=True)
 

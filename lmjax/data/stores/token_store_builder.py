@@ -29,7 +29,7 @@ from lmjax.data.stores.token_store import (
     ShardFiles,
     TokenStore,
 )
-from lmjax.data.tokenizers.special_ids import present
+from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 from lmjax.fileio import locked, one_line_errors
@@ -80,7 +80,7 @@ def join(
 
     Each part is encoded for itself, so neither batches nor workers change the ids.
     """
-    eos = np.array(present(tokenizer.eos_id), np.int32)
+    eos = np.array(not_none(tokenizer.eos_id), np.int32)
     nothing = np.zeros(0, np.int32)
     encoded = [
         np.concatenate([ids, eos if part.last else nothing])

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmjax.data.tokenizers.files import write_manifest
 from lmjax.data.tokenizers.offsets import Encoded, encoded, of_bytes
-from lmjax.data.tokenizers.special_ids import SpecialIds, present
+from lmjax.data.tokenizers.special_ids import SpecialIds, not_none
 from lmjax.errors import ConfigError
 
 _EOS = 256
@@ -29,7 +29,7 @@ class Bytes(SpecialIds):
             eos_id=_EOS,
             mask_id=first - 1 if mask else None,
             sentinel_ids=tuple(range(first, first + num_sentinels)),
-            prefix_ids=present(bos_id),
+            prefix_ids=not_none(bos_id),
             suffix_ids=(_EOS,),
             pair_ids=(_EOS,),
         )

@@ -15,7 +15,7 @@ from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.sources.documents import Documents, estimate_bytes
 from lmjax.data.tokenizers.files import write_files, write_manifest
 from lmjax.data.tokenizers.offsets import Encoded, encoded, joined, with_whole_bytes
-from lmjax.data.tokenizers.special_ids import SpecialIds, present
+from lmjax.data.tokenizers.special_ids import SpecialIds, not_none
 from lmjax.errors import ConfigError
 
 MODEL = "sentencepiece.model"
@@ -54,11 +54,11 @@ class SentencePiece(SpecialIds):
             bos_id=bos_id,
             eos_id=eos_id,
             pad_id=_found(self._processor.pad_id()),
-            mask_id=next(iter(present(*map(self._control, _MASKS))), None),
+            mask_id=next(iter(not_none(*map(self._control, _MASKS))), None),
             sentinel_ids=tuple(self._sentinels()),
-            prefix_ids=present(bos_id),
-            suffix_ids=present(eos_id),
-            pair_ids=present(eos_id),
+            prefix_ids=not_none(bos_id),
+            suffix_ids=not_none(eos_id),
+            pair_ids=not_none(eos_id),
         )
 
     def encode(self, text: str) -> np.ndarray:

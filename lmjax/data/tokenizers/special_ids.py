@@ -36,7 +36,7 @@ class SpecialIds:
             if isinstance(value, list):  # as JSON gives it back
                 setattr(self, field.name, tuple(value))
         if not self.stop_ids:
-            self.stop_ids = present(self.eos_id)
+            self.stop_ids = not_none(self.eos_id)
 
     def special_ids(self) -> dict[str, Any]:
         """Return the ids by their names, as the constructor takes them."""
@@ -44,7 +44,7 @@ class SpecialIds:
         return {field.name: getattr(self, field.name) for field in fields}
 
 
-def present(*ids: int | None) -> tuple[int, ...]:
+def not_none(*ids: int | None) -> tuple[int, ...]:
     """Return the ids that there are."""
     return tuple(i for i in ids if i is not None)
 

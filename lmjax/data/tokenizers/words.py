@@ -15,7 +15,7 @@ from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.sources.documents import Documents
 from lmjax.data.tokenizers import stop_words
 from lmjax.data.tokenizers.hf import tokenizer
-from lmjax.data.tokenizers.special_ids import SpecialIds, present
+from lmjax.data.tokenizers.special_ids import SpecialIds, not_none
 from lmjax.data.tokenizers.word_vectors import WordVectors
 from lmjax.errors import ConfigError
 
@@ -108,7 +108,7 @@ def _special_ids(config: TokenizerConfig, vocabulary: dict[str, int]) -> Special
         eos_id=eos_id,
         mask_id=vocabulary[MASK] if config.mask else None,
         sentinel_ids=tuple(vocabulary[word] for word in sentinels),
-        prefix_ids=present(bos_id),
+        prefix_ids=not_none(bos_id),
         suffix_ids=(eos_id,),
         pair_ids=(eos_id,),
     )

@@ -13,7 +13,7 @@ from flax import nnx
 
 from lmjax.nn.beams import take_beams
 from lmjax.nn.linear import Linear
-from lmjax.nn.recurrent.scan import gathered
+from lmjax.nn.recurrent.scan import preload_kernel
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
@@ -61,8 +61,8 @@ class Additive(nnx.Module):
     def scores(self, memory: Memory) -> Scores:
         """Return what scores the places of a memory."""
         keys_BSA = memory.keys_BSA
-        query = gathered(self.query, keys_BSA.dtype)
-        score = gathered(self.score, keys_BSA.dtype)
+        query = preload_kernel(self.query, keys_BSA.dtype)
+        score = preload_kernel(self.score, keys_BSA.dtype)
 
         def scores(query_BTH: Array) -> Array:
             q_BTA = query(query_BTH).astype(keys_BSA.dtype)

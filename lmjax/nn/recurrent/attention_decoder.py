@@ -23,7 +23,7 @@ from lmjax.config.model import RecurrentEncoderDecoderConfig
 from lmjax.nn.linear import Linear
 from lmjax.nn.recurrent.attention import Additive, General, Memory, attend
 from lmjax.nn.recurrent.layers import CELLS, Recurrent, State
-from lmjax.nn.recurrent.scan import gathered, scan_rows
+from lmjax.nn.recurrent.scan import preload_kernel, scan_rows
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
@@ -80,7 +80,7 @@ class Bahdanau(nnx.Module):
     ) -> tuple[Array, State]:
         """Return what it puts out (B, T, D), and the state after the last step."""
         layers, scores = one_by_one(self.layers, x_BTD), self.attention.scores(memory)
-        dtype, fed = x_BTD.dtype, gathered(self.fed, x_BTD.dtype)
+        dtype, fed = x_BTD.dtype, preload_kernel(self.fed, x_BTD.dtype)
 
         def step(state: State, x_BGH: Array, keep: Array) -> State:
             query_B1H = state["hidden"][:, -1:]
@@ -154,7 +154,7 @@ class InputFeeding(Luong):
     ) -> tuple[Array, State]:
         """Return what it puts out (B, T, D), and the state after the last step."""
         layers, scores = one_by_one(self.layers, x_BTD), self.attention.scores(memory)
-        fed, out = (gathered(part, x_BTD.dtype) for part in (self.fed, self.out))
+        fed, out = (preload_kernel(part, x_BTD.dtype) for part in (self.fed, self.out))
 
         def step(state: State, x_BGH: Array, keep: Array) -> State:
             new = layers(x_BGH + fed(state["fed"]), state, keep)
@@ -191,8 +191,8 @@ def one_by_one(layers: Recurrent, x_BTD: Array) -> Callable[..., State]:
     """
     cell, dtype = CELLS[layers.cell], x_BTD.dtype
     stack = layers.stack("forward")
-    hidden = [gathered(layer.hidden, dtype) for layer in stack]
-    inputs = [gathered(layer.input, dtype) for layer in stack[1:]]
+    hidden = [preload_kernel(layer.hidden, dtype) for layer in stack]
+    inputs = [preload_kernel(layer.input, dtype) for layer in stack[1:]]
 
     def step(x_BGH: Array, state: State, keep_BLH: Array | None) -> State:
         after: list[State] = []

@@ -21,7 +21,7 @@ from flax import nnx
 
 from lmjax.nn.linear import Linear
 from lmjax.nn.param import dropout
-from lmjax.nn.recurrent.scan import gathered, scan_rows
+from lmjax.nn.recurrent.scan import preload_kernel, scan_rows
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
@@ -98,7 +98,7 @@ class Layer(nnx.Module):
         """
         dtype, cell = x_BTD.dtype, CELLS[self.cell]
         x_BTGH = constrain(self.input(x_BTD), "batch", "length", "gates", "mlp")
-        hidden = gathered(self.hidden, dtype)
+        hidden = preload_kernel(self.hidden, dtype)
 
         def step(state: State, x_BGH: Array, start_B: Array) -> State:
             state = {n: jnp.where(start_B[:, None], 0.0, s) for n, s in state.items()}

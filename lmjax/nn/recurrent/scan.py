@@ -13,7 +13,7 @@ from lmjax.types import Array
 State = dict[str, Array]  # (B, ...)
 
 
-def gathered(linear: Linear, dtype: jnp.dtype) -> Callable[[Array], Array]:
+def preload_kernel(linear: Linear, dtype: jnp.dtype) -> Callable[[Array], Array]:
     """Return a layer's product with float32 results, for use in a loop.
 
     Its kernel is cast, and gathered where it is split, here and not at each step.

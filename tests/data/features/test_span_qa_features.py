@@ -12,7 +12,7 @@ from lmjax.config.task import SpanQAConfig
 from lmjax.data import batches, pipeline
 from lmjax.data.features.span_qa import SpanQA
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 TASK = {"max_question_tokens": 6, "stride": 8, "max_answer_tokens": 5}
 TASK |= {"negative_windows": False}
@@ -82,7 +82,7 @@ def test_what_reads_from_left_to_right_answers_none_at_its_end():
         assert not batch["context"][0, last]
     assert make().identity() != features.identity()
     bare.eos_id = None
-    with pytest.raises(ConfigError, match=r"'span_qa': the tokenizer has no end of te"):
+    with pytest.raises(UserError, match=r"'span_qa': the tokenizer has no end of te"):
         encode(features, example("Bob"), tokenizer=bare)
 
 
@@ -218,7 +218,7 @@ def test_judging():
     ],
 )
 def test_mistakes(value, why):
-    with pytest.raises(ConfigError, match=why) as error:
+    with pytest.raises(UserError, match=why) as error:
         make().read(value)
     assert "\n" not in str(error.value)
 
@@ -246,16 +246,16 @@ def test_jsonl_becomes_stores_of_windows(tmp_path):
     lines = [json.dumps(value) for value in (good, bad)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
     given = sections(str(tmp_path / "a.jsonl"), fields=names)
-    with pytest.raises(ConfigError, match=r"a\.jsonl:2: the answer 'Bob' is not at"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: the answer 'Bob' is not at"):
         pipeline.prepare(parse(given), workdir=tmp_path / "run")
     config = parse(given, ["data.on_bad_example=skip"])
-    prepared = pipeline.prepare(config, workdir=tmp_path / "run")
-    (store,) = prepared.stores["train"]
+    datasets = pipeline.prepare(config, workdir=tmp_path / "run")
+    (store,) = datasets.stores["train"]
     assert (store.num_examples, store.num_skipped, len(store)) == (1, 1, 3)
-    said = batches.describe_step(prepared, config, 1, parts=1)  # of one example
+    said = batches.describe_step(datasets, config, 1, data_shards=1)  # of one example
     rows = json.loads(said.removeprefix("its batch is rows ").partition(" of")[0])
     assert sorted(rows) == [0, 1, 2]
-    (held_out,) = prepared.stores["valid"]
+    (held_out,) = datasets.stores["valid"]
     assert [dict(e) for e in held_out.examples] == [good]
     for i in range(3):
         start, end = store[i]["span"]
@@ -264,7 +264,7 @@ def test_jsonl_becomes_stores_of_windows(tmp_path):
 
 def test_an_overlap_shorter_than_an_answer_is_refused():
     for leaf in ("stride", "max_question_tokens", "max_answer_tokens"):
-        with pytest.raises(ConfigError, match=r"data\.length = 32: must be at least 3"):
+        with pytest.raises(UserError, match=r"data\.length = 32: must be at least 3"):
             parse(sections("x"), [f"task.{leaf}={TASK[leaf] + 6}"])
 
 

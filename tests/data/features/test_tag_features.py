@@ -13,7 +13,7 @@ from lmjax.data import example_datasets, pipeline
 from lmjax.data.features.registry import make_features
 from lmjax.data.features.tag import Tag
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.metrics import spans
 
 LABELS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
@@ -105,7 +105,7 @@ def test_words_beyond_the_row_of_a_predicate_are_outside():
     ],
 )
 def test_a_predicate_that_is_none(predicate, why):
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(UserError, match=why):
         marked("token_types", predicate)
 
 
@@ -115,7 +115,7 @@ def test_a_separator_is_needed():
     read = dataclasses.replace(
         READ, fields=FieldsConfig(predicate="verb"), mark="separators"
     )
-    with pytest.raises(ConfigError, match=r"= 'separators': the tokenizer has none"):
+    with pytest.raises(UserError, match=r"= 'separators': the tokenizer has none"):
         read.encode([], bare)
 
 
@@ -133,7 +133,7 @@ def test_what_reads_from_left_to_right_labels_last_tokens():
     assert row[0][0].columns["place"].tolist() == [3, 6]
     row, _ = marked("separators", 1, label_at="last")
     assert row.columns["place"].tolist() == [1, 5, 9, 11]
-    with pytest.raises(ConfigError, match=r"'token_types': needs .*at least 2, not 0"):
+    with pytest.raises(UserError, match=r"'token_types': needs .*at least 2, not 0"):
         parse(decoder, ["task.mark_predicate=token_types", "data.fields.predicate=v"])
 
 
@@ -242,7 +242,7 @@ def test_a_word_without_tokens_keeps_its_place():
     ],
 )
 def test_mistakes(example, why):
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(UserError, match=why):
         READ.read(example)
 
 
@@ -281,7 +281,7 @@ def test_spans_of_some_types_are_not_scored():
     assert spans.scores([given], [true])["f1"] == 0.5
     assert spans.scores([given], [true], unscored=("PER",))["f1"] == 1.0
     config = parse(sections(labels=LABELS, unscored=("PRE",)))
-    with pytest.raises(ConfigError, match=r"'PRE' is no type .*'PER'.*are LOC, PER"):
+    with pytest.raises(UserError, match=r"'PRE' is no type .*'PER'.*are LOC, PER"):
         example_datasets.with_labels(config)
 
 
@@ -295,7 +295,7 @@ def test_labels_are_of_spans_all_or_none(monkeypatch):
     assert speech.judge([{"tags": ["NN", "NN"]}], readings) == {"accuracy": 0.5}
     for odd in ("X-PER", "b-PER", "PER", "B-"):
         config = parse(sections(labels=("B-PER", odd, "I-PER", "O")))
-        with pytest.raises(ConfigError, match=rf"'{odd}' is neither O .*mean '"):
+        with pytest.raises(UserError, match=rf"'{odd}' is neither O .*mean '"):
             example_datasets.with_labels(config)
 
 
@@ -336,5 +336,5 @@ def test_json_of_words_and_tags(tmp_path):
             "task": {"kind": "tag", "labels": ("O", "B-X")},
         }
     )
-    with pytest.raises(ConfigError, match=r"a\.jsonl:2: 'tags' is empty"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: 'tags' is empty"):
         pipeline.prepare(config, workdir=tmp_path / "run")

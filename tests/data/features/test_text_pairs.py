@@ -14,12 +14,12 @@ from lmjax.data import batches, pipeline
 from lmjax.data.features.prompted_lm import PromptedLM
 from lmjax.data.features.seq2seq import Seq2Seq
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.tasks import losses
 
 COMMON = {"fields": FieldsConfig(), "metrics": ("exact_match",)}
 PAIR = Seq2Seq(
-    **COMMON, template="{source}", length=16, target_length=8, start_ids=(7,)
+    **COMMON, template="{source}", length=16, target_length=8, decoder_prefix_ids=(7,)
 )
 PROMPT = PromptedLM(**COMMON, template="{source}=", length=16, target_length=6)
 BOS, EOS = 257, 256
@@ -50,7 +50,7 @@ def test_a_target_follows_its_start_and_ends():
 
 
 def test_a_target_has_the_opening_of_the_model():
-    opened = dataclasses.replace(PAIR, start_ids=(7, 9))
+    opened = dataclasses.replace(PAIR, decoder_prefix_ids=(7, 9))
     row = encode(opened, "abc", "xy")
     assert row.columns["target"].tolist() == [9, *b"xy", EOS]
     batch = opened.batch([row.columns], length=16)
@@ -125,7 +125,7 @@ def test_a_prompt_without_tokens_still_begins():
 def test_a_tokenizer_must_know_an_end():
     deaf = Bytes(bos=True)
     deaf.eos_id = None
-    with pytest.raises(ConfigError, match=r"config\.tokenizer: has no end of a text"):
+    with pytest.raises(UserError, match=r"config\.tokenizer: has no end of a text"):
         encode(PAIR, "a", "x", tokenizer=deaf)
 
 
@@ -144,7 +144,7 @@ def test_a_tokenizer_must_know_an_end():
     ],
 )
 def test_mistakes(example, why):
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(UserError, match=why):
         PAIR.read(example)
 
 
@@ -166,9 +166,9 @@ def test_batches_and_their_padding_are_what_is_said(kind, tmp_path):
         }
     )
     config = pipeline.with_vocabulary(config)
-    prepared = pipeline.prepare(config, workdir=tmp_path / "run")
+    datasets = pipeline.prepare(config, workdir=tmp_path / "run")
     said = tasks.build(config.task).batch_shapes(8, 48, target_length=24)
-    found = [*batches.train(prepared, config, start_step=0)]
+    found = [*batches.train(datasets, config, start_step=0)]
     sizes = {batch["tokens"].shape for batch in found}
     assert len(sizes) == 3
     longest = max(found, key=lambda batch: batch["tokens"].shape[1])
@@ -176,8 +176,10 @@ def test_batches_and_their_padding_are_what_is_said(kind, tmp_path):
         assert longest[name].dtype == shape.dtype
         assert longest[name].shape[1:] == shape.shape[1:]
     assert longest.keys() == said.keys()
-    line = batches.describe(prepared, config, parts=1)
-    epoch = found[: batches.train_schedule(prepared, config, parts=1).steps_per_epoch]
+    line = batches.describe(datasets, config, data_shards=1)
+    epoch = found[
+        : batches.train_schedule(datasets, config, data_shards=1).steps_per_epoch
+    ]
     padding = np.sum([losses.padding(batch) for batch in epoch], axis=0)
     assert line.endswith(f"; {padding[0] / padding[1]:.1%} padding")
 
@@ -234,5 +236,5 @@ def test_what_targets_begin_with_must_be_tokens(leaf, value):
         }
     )
     said = rf"config\.model\.{leaf}: 999 must be below config\.model\.vocab_size = 2"
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         pipeline.with_vocabulary(config)

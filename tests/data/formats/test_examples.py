@@ -8,7 +8,7 @@ import pytest
 
 from lmjax.config.data import FieldsConfig, SourceConfig
 from lmjax.data.formats.registry import find_file, open_examples, open_file
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 
 def opened(source, path, split="train", **more):
@@ -35,7 +35,7 @@ def test_jsonl(tmp_path):
 def test_a_line_that_is_no_object(tmp_path, line, why):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n' + line + "\n")
-    with pytest.raises(ConfigError, match=rf"a\.jsonl:2: {why}"):
+    with pytest.raises(UserError, match=rf"a\.jsonl:2: {why}"):
         opened("jsonl", path)[1]
 
 
@@ -70,24 +70,24 @@ def test_quotes_that_do_not_pair_are_a_bad_example(tmp_path):
     assert rows[1] == {"text": "c", "label": "y"}
     for i, line, lines in ((0, 2, ""), (2, 4, "lines 4 to 5 are ")):
         told = rf"a\.csv:{line}: {lines}not a row of a table"
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(UserError, match=told):
             rows[i]
     path.write_text('"text,label\na,x\nb,y\n')
-    with pytest.raises(ConfigError, match=r"a\.csv:1: lines 1 to 3 are not a row"):
+    with pytest.raises(UserError, match=r"a\.csv:1: lines 1 to 3 are not a row"):
         opened("csv", path)
 
 
 def test_a_column_that_is_there_twice(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text("text\ttext\na\tb\n")
-    with pytest.raises(ConfigError, match=r"a\.tsv:1: the column 'text' is there more"):
+    with pytest.raises(UserError, match=r"a\.tsv:1: the column 'text' is there more"):
         opened("tsv", path)
 
 
 def test_bytes_that_are_no_text_are_placed(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes(b"text\tlabel\na\tx\nb\xff\ty\n")
-    with pytest.raises(ConfigError, match=r"a\.tsv:3: not UTF-8 at byte 1"):
+    with pytest.raises(UserError, match=r"a\.tsv:3: not UTF-8 at byte 1"):
         opened("tsv", path)
     replaced = opened("tsv", path, on_bad_text="replace")
     assert replaced[1]["text"] == "b\ufffd"
@@ -103,7 +103,7 @@ def test_a_row_of_another_width_is_a_bad_example_only_when_read(tmp_path):
     (tmp_path / "a.tsv").write_text("text\tlabel\none\ntwo\tx\n")
     rows = opened("tsv", tmp_path / "a.tsv")
     assert rows[1] == {"text": "two", "label": "x"}
-    with pytest.raises(ConfigError, match=r"a\.tsv:2: has 1 columns, the header 2"):
+    with pytest.raises(UserError, match=r"a\.tsv:2: has 1 columns, the header 2"):
         rows[0]
 
 
@@ -124,7 +124,7 @@ def test_conll(tmp_path):
     assert sentences[0]["tokens"] == ["EU", "rejects"]
     assert sentences[0]["tags"] == ["I-ORG", "O"]
     assert sentences.where(1) == f"{path}:6"
-    with pytest.raises(ConfigError, match=r"train\.txt:3: has 4 columns; .*names 2"):
+    with pytest.raises(UserError, match=r"train\.txt:3: has 4 columns; .*names 2"):
         opened("conll", path, columns=("tokens", "tags"))[0]
 
 
@@ -163,14 +163,14 @@ def test_parallel_files_of_unequal_length(tmp_path, split):
     given = {**paths, leaf: f"{tmp_path}/x"}
     config = SourceConfig(source="parallel", fields=fields, **given)
     counts = rf"unequal lines: {tmp_path}/x\.en has 4, {tmp_path}/x\.de has 2"
-    with pytest.raises(ConfigError, match=rf"^{counts} \("):
+    with pytest.raises(UserError, match=rf"^{counts} \("):
         open_examples(config, split=split)
     skipping = dataclasses.replace(config, on_bad_example="skip")
     pairs = open_examples(skipping, split=split)
     assert [pairs[0], pairs[1]] == [{"en": "a", "de": "A"}, {"en": "", "de": "B"}]
     assert len(pairs) == 4
     for i in (2, 3):
-        with pytest.raises(ConfigError, match=rf"x\.en:{i + 1}: {counts}"):
+        with pytest.raises(UserError, match=rf"x\.en:{i + 1}: {counts}"):
             pairs[i]
 
 
@@ -186,24 +186,24 @@ def test_examples_are_held_out_where_no_file_is(tmp_path):
 
 
 def test_no_file_and_no_example(tmp_path):
-    with pytest.raises(ConfigError, match=r"config\.data\.path = .*matches no file"):
+    with pytest.raises(UserError, match=r"config\.data\.path = .*matches no file"):
         opened("jsonl", tmp_path / "none")
     (tmp_path / "a.tsv").write_text("text\n")
-    with pytest.raises(ConfigError, match=r"config\.data\.path = '.*a\.tsv': holds no"):
+    with pytest.raises(UserError, match=r"config\.data\.path = '.*a\.tsv': holds no"):
         opened("tsv", tmp_path / "a.tsv")
     bare = SourceConfig(source="tsv", path=str(tmp_path / "a.tsv"))
-    with pytest.raises(ConfigError, match=r"a\.tsv': holds no example$"):
+    with pytest.raises(UserError, match=r"a\.tsv': holds no example$"):
         open_examples(bare, split="train")
     (tmp_path / "a.tsv").write_text("text\none\n")
     config = SourceConfig(source="tsv", path=str(tmp_path / "a.tsv"))
-    with pytest.raises(ConfigError, match=r"no more than one .*data\.valid_path"):
+    with pytest.raises(UserError, match=r"no more than one .*data\.valid_path"):
         open_examples(config, split="train")
 
 
 @pytest.mark.parametrize("source", ["jsonl", "parallel"])
 def test_what_is_no_path(source):
     for path, why in (("~nobody-here/x", "no user ~nobody-here$"), ("a\0", "no path")):
-        with pytest.raises(ConfigError, match=rf"config\.data\.path = '.*': .*{why}"):
+        with pytest.raises(UserError, match=rf"config\.data\.path = '.*': .*{why}"):
             opened(source, path)
 
 
@@ -212,10 +212,10 @@ def test_a_compressed_file_is_told_as_such(tmp_path, end):
     for name in ("a.jsonl", "a.de"):
         (tmp_path / f"{name}.{end}").write_bytes(b"\x1f\x8b")
     told = rf"config\.data\.path: .*a\.%s\.{end} is compressed; decompress it first"
-    with pytest.raises(ConfigError, match=told % "jsonl"):
+    with pytest.raises(UserError, match=told % "jsonl"):
         opened("jsonl", tmp_path / "a.json*")
     fields = FieldsConfig(source=f"de.{end}", target="en")
-    with pytest.raises(ConfigError, match=told % "de"):
+    with pytest.raises(UserError, match=told % "de"):
         opened("parallel", tmp_path / "a", fields=fields)
 
 
@@ -236,7 +236,7 @@ def test_a_file_to_predict_is_what_its_name_or_the_run_says(tmp_path):
     assert [*to_predict(config, tmp_path / "a.txt", "text")] == ["x y", "z"]
     for kind, source in (("cvs", "csv"), ("", "tfds")):
         given = SourceConfig(source=source, path="x")
-        with pytest.raises(ConfigError, match=r"--input=.*give --format, one of jsonl"):
+        with pytest.raises(UserError, match=r"--input=.*give --format, one of jsonl"):
             to_predict(given, tmp_path / "a.txt", kind)
 
 
@@ -246,15 +246,15 @@ def test_a_file_to_predict_is_one_file_and_has_examples(tmp_path):
         (tmp_path / name).write_text(f'{{"name": "{name}"}}\n')
     (found,) = to_predict(config, tmp_path / "a[1].jsonl")
     assert found == {"name": "a[1].jsonl"}
-    with pytest.raises(ConfigError, match=r"--input=.*a\?\.jsonl: no such file"):
+    with pytest.raises(UserError, match=r"--input=.*a\?\.jsonl: no such file"):
         to_predict(config, tmp_path / "a?.jsonl")
     for path in (tmp_path, Path("/dev/null")):
-        with pytest.raises(ConfigError, match=f"--input={path}: is no file"):
+        with pytest.raises(UserError, match=f"--input={path}: is no file"):
             to_predict(config, path)
     (tmp_path / "a1.jsonl").write_text("\n \n")
-    with pytest.raises(ConfigError, match=r"--input=.*a1\.jsonl: has no example"):
+    with pytest.raises(UserError, match=r"--input=.*a1\.jsonl: has no example"):
         to_predict(config, tmp_path / "a1.jsonl")
-    with pytest.raises(ConfigError, match=r"fields\.predicate = '': .*'props' needs"):
+    with pytest.raises(UserError, match=r"fields\.predicate = '': .*'props' needs"):
         to_predict(config, tmp_path / "a1.jsonl", "props")
 
 
@@ -292,5 +292,5 @@ def test_sources_to_predict_need_no_targets(tmp_path):
         assert [*found] == [{"en": "a"}, {"en": ""}, {"en": "c"}]
     (tmp_path / "new.de").write_text("A\n")
     assert len(to_predict(config, tmp_path / "new")) == 3
-    with pytest.raises(ConfigError, match=r"old\.en: no such file, nor .*old$"):
+    with pytest.raises(UserError, match=r"old\.en: no such file, nor .*old$"):
         to_predict(config, tmp_path / "old")

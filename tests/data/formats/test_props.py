@@ -6,7 +6,7 @@ from lmjax.config.data import FieldsConfig, SourceConfig
 from lmjax.config.experiment import parse
 from lmjax.data.formats.conll import bio
 from lmjax.data.formats.registry import open_examples, open_file
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 COLUMNS = ("tokens", "predicate", "tags")
 FIELDS = FieldsConfig(predicate="predicate")
@@ -87,7 +87,7 @@ def test_arguments_may_be_missing_where_they_are_asked_for(tmp_path):
 )
 def test_a_sentence_that_is_not_well_formed(tmp_path, old, new, line, why):
     examples = opened(tmp_path / "a.props", TEXT.replace(old, new, 1))
-    with pytest.raises(ConfigError, match=rf"a\.props:{line}: .*{why}"):
+    with pytest.raises(UserError, match=rf"a\.props:{line}: .*{why}"):
         list(examples)
 
 
@@ -106,7 +106,7 @@ def test_the_columns_must_name_what_is_read():
         "model": {"kind": "encoder", "num_token_types": 2},
     }
     sections["tokenizer"] = {"kind": "bytes"}
-    with pytest.raises(ConfigError, match=r"predicate = '': .*'props' needs it to be"):
+    with pytest.raises(UserError, match=r"predicate = '': .*'props' needs it to be"):
         parse(sections)
-    with pytest.raises(ConfigError, match=r"valid_path = '': .*'props' needs one"):
+    with pytest.raises(UserError, match=r"valid_path = '': .*'props' needs one"):
         parse(sections, ["data.fields.predicate=verb"])

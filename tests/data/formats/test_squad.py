@@ -8,7 +8,7 @@ import pytest
 from lmjax.config.data import SourceConfig
 from lmjax.data.formats.answers import answers_of
 from lmjax.data.formats.registry import open_examples
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 QUESTION = {"id": "q1", "question": "Who?", "answers": []}
 
@@ -59,14 +59,14 @@ def test_the_fingerprint_is_that_of_the_contents(tmp_path):
     ],
 )
 def test_what_is_not_such_a_file(tmp_path, content, why):
-    with pytest.raises(ConfigError, match=why) as error:
+    with pytest.raises(UserError, match=why) as error:
         opened(write(tmp_path / "a.json", content))
     assert "\n" not in str(error.value)
 
 
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "a.json").write_bytes(b'{"data": "\xff"}')
-    with pytest.raises(ConfigError, match=r"a\.json: not UTF-8 at byte 10"):
+    with pytest.raises(UserError, match=r"a\.json: not UTF-8 at byte 10"):
         opened(tmp_path / "a.json")
 
 
@@ -80,5 +80,5 @@ def test_answers_of_tfds_are_read_by_their_name():
     }
     found = answers_of(example, "answers", context="In Ulm.", leaf="leaf")
     assert found == (("Ulm", 3),)
-    with pytest.raises(ConfigError, match="did you mean 'answers/"):
+    with pytest.raises(UserError, match="did you mean 'answers/"):
         answers_of(example, "answer", context="In Ulm.", leaf="leaf")

@@ -10,7 +10,7 @@ from lmjax.config.data import SourceConfig
 from lmjax.config.experiment import parse
 from lmjax.data import example_datasets, pipeline
 from lmjax.data.formats.registry import open_examples
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -121,7 +121,7 @@ def test_splits_and_slices(built):
     ],
 )
 def test_a_split_that_there_is_not(built, split, why):
-    with pytest.raises(ConfigError, match=why) as error:
+    with pytest.raises(UserError, match=why) as error:
         opened(built, "train", train_split=split)
     assert str(error.value).startswith(f"config.data.train_split = {split!r}: ")
     assert "\n" not in str(error.value)
@@ -168,7 +168,7 @@ def test_labels_are_those_of_the_dataset_in_its_order(built, tmp_path, monkeypat
     ],
 )
 def test_a_feature_of_another_kind(built, tmp_path, task, data, why):
-    with pytest.raises(ConfigError, match=rf"lmjax_labelled/1.0.0 \w+\[0\]: .*{why}"):
+    with pytest.raises(UserError, match=rf"lmjax_labelled/1.0.0 \w+\[0\]: .*{why}"):
         pipeline.prepare(config(built, task, **data), workdir=tmp_path)
 
 

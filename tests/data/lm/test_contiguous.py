@@ -9,7 +9,7 @@ from lmjax.config import experiment
 from lmjax.data import pipeline
 from lmjax.data.lm import loader
 from lmjax.data.lm.contiguous import Lanes
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3, 40, 41, 1000, 1003])
@@ -77,14 +77,14 @@ def config(request, corpus):
 
 
 @pytest.fixture
-def prepared(config, tmp_path):
+def datasets(config, tmp_path):
     return pipeline.prepare(config, workdir=tmp_path / "work")
 
 
-def test_batches_go_on_in_text_and_position(prepared, config):
+def test_batches_go_on_in_text_and_position(datasets, config):
     """A position of 0 is where a document begins, or an epoch, and nowhere else."""
-    batches = list(loader.train_batches(prepared, config, start_step=0))
-    (store,) = prepared.stores["train"]
+    batches = list(loader.train_batches(datasets, config, start_step=0))
+    (store,) = datasets.stores["train"]
     lanes = Lanes(num_tokens=store.num_tokens, num_lanes=6, length=16)
     begins = set(store.document_starts(0, store.num_tokens).tolist())
     isolate = config.data.isolate_documents
@@ -109,30 +109,32 @@ def test_batches_go_on_in_text_and_position(prepared, config):
         np.testing.assert_array_equal(batches[1]["positions"][0], np.arange(16, 32))
 
 
-def test_a_resumed_run_sees_the_same_batches(prepared, config):
-    whole = list(loader.train_batches(prepared, config, start_step=0))
-    rest = list(loader.train_batches(prepared, config, start_step=23))
+def test_a_resumed_run_sees_the_same_batches(datasets, config):
+    whole = list(loader.train_batches(datasets, config, start_step=0))
+    rest = list(loader.train_batches(datasets, config, start_step=23))
     for a, b in zip(whole[23:], rest, strict=True):
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_hosts_divide_the_same_lanes(prepared, config):
-    whole = next(loader.train_batches(prepared, config, start_step=5))
+def test_hosts_divide_the_same_lanes(datasets, config):
+    whole = next(loader.train_batches(datasets, config, start_step=5))
     for rows in np.split(np.arange(6), 3):
-        part = next(loader.train_batches(prepared, config, start_step=5, rows=rows))
+        part = next(loader.train_batches(datasets, config, start_step=5, rows=rows))
         np.testing.assert_array_equal(part["tokens"], whole["tokens"][rows])
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("batch_size", [2, 4])
-def test_evaluation_reads_a_text_in_one_row(prepared, config, parts, batch_size):
+def test_evaluation_reads_a_text_in_one_row(datasets, config, parts, batch_size):
     """A device's share of a batch is one long row; the others' are padding."""
     given = dataclasses.replace(config.eval, batch_size=batch_size)
     config = dataclasses.replace(config, eval=given)
-    stores = prepared.stores["valid"]
+    stores = datasets.stores["valid"]
     batches = list(
-        loader.eval_batches(stores, config, tokenizer=prepared.tokenizer, parts=parts)
+        loader.eval_batches(
+            stores, config, tokenizer=datasets.tokenizer, data_shards=parts
+        )
     )
     assert loader.reads_all(stores, config, window=16)
     whole = {n: np.concatenate([b[n] for b in batches], axis=1) for n in batches[0]}
@@ -161,7 +163,7 @@ def test_what_contiguous_order_cannot_do_is_said(config, override, text):
     values = experiment.to_dict(config)
     if override.startswith("model"):
         values["model"] = {"dim": 8, "num_heads": 1}
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         experiment.parse(values, [override])
     assert text in str(error.value)
 

@@ -9,10 +9,10 @@ import pytest
 
 from lmjax.config import experiment
 from lmjax.config import task as task_lib
-from lmjax.data.datasets import Prepared
+from lmjax.data.datasets import Datasets
 from lmjax.data.lm import loader, objectives
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 LENGTH = 40
 TASKS = {
@@ -67,17 +67,17 @@ def tokenizer():
 
 
 @pytest.fixture
-def prepared(make_store, random_texts, tokenizer):
+def datasets(make_store, random_texts, tokenizer):
     texts = [random_texts(seed=seed, count=30, longest=150) for seed in range(2)]
     stores = {
         split: [make_store(part, name=split)]
         for split, part in zip(("train", "valid"), texts, strict=True)
     }
-    return Prepared(tokenizer=tokenizer, stores=stores)
+    return Datasets(tokenizer=tokenizer, stores=stores)
 
 
-def train(prepared, config, **options):
-    return list(loader.train_batches(prepared, config, start_step=0, **options))
+def train(datasets, config, **options):
+    return list(loader.train_batches(datasets, config, start_step=0, **options))
 
 
 def assert_equal(batch, other):
@@ -86,40 +86,40 @@ def assert_equal(batch, other):
         np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
 
 
-def held_out(prepared, config):
-    stores = prepared.stores["valid"]
-    return list(loader.eval_batches(stores, config, tokenizer=prepared.tokenizer))
+def held_out(datasets, config):
+    stores = datasets.stores["valid"]
+    return list(loader.eval_batches(stores, config, tokenizer=datasets.tokenizer))
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_resuming_and_hosts_change_nothing(prepared, name):
+def test_resuming_and_hosts_change_nothing(datasets, name):
     config = parse(name)
-    whole = train(prepared, config)
-    resumed = loader.train_batches(prepared, config, start_step=4)
+    whole = train(datasets, config)
+    resumed = loader.train_batches(datasets, config, start_step=4)
     for batch, other in zip(resumed, whole[4:], strict=True):
         assert_equal(batch, other)
     halves = np.split(np.arange(config.batch_size), 2)
-    hosts = [train(prepared, config, rows=rows) for rows in halves]
+    hosts = [train(datasets, config, rows=rows) for rows in halves]
     for *parts, other in zip(*hosts, whole, strict=True):
         both = {n: np.concatenate([part[n] for part in parts]) for n in other}
         assert_equal(both, other)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_another_seed_draws_otherwise(prepared, name):
-    first = train(prepared, parse(name))[0]
-    other = train(prepared, parse(name, seed=1))[0]
+def test_another_seed_draws_otherwise(datasets, name):
+    first = train(datasets, parse(name))[0]
+    other = train(datasets, parse(name, seed=1))[0]
     assert (first["targets"] != other["targets"]).any()
 
 
-def test_loader_processes_draw_the_same(prepared):
+def test_loader_processes_draw_the_same(datasets):
     config = parse("masked_lm")
     data = dataclasses.replace(config.data, num_workers=2)
     in_processes = dataclasses.replace(config, data=data)
-    batches = loader.train_batches(prepared, in_processes, start_step=0)
+    batches = loader.train_batches(datasets, in_processes, start_step=0)
     first = list(itertools.islice(batches, 3))
     batches.close()
-    for batch, other in zip(first, train(prepared, config), strict=False):
+    for batch, other in zip(first, train(datasets, config), strict=False):
         assert_equal(batch, other)
 
 
@@ -139,27 +139,27 @@ def unmasked(batch):
 
 
 @pytest.mark.parametrize("name", ["masked_lm", "whole_words"])
-def test_evaluation_covers_each_token_once_between_its_ends(prepared, tokenizer, name):
+def test_evaluation_covers_each_token_once_between_its_ends(datasets, tokenizer, name):
     config = parse(name)
-    store = prepared.stores["valid"][0]
+    store = datasets.stores["valid"][0]
     seen = []
-    for batch in held_out(prepared, config):
+    for batch in held_out(datasets, config):
         for row, segments in zip(unmasked(batch), batch["segments"], strict=True):
             row = row[segments > 0]
             if len(row):
                 assert row[0] == tokenizer.bos_id and row[-1] == tokenizer.eos_id
                 seen.append(row[1:-1])
     np.testing.assert_array_equal(np.concatenate(seen), store.read(0, store.num_tokens))
-    again = held_out(prepared, config)
-    for batch, other in zip(held_out(prepared, config), again, strict=True):
+    again = held_out(datasets, config)
+    for batch, other in zip(held_out(datasets, config), again, strict=True):
         assert_equal(batch, other)
 
 
 @pytest.mark.parametrize("name", ["masked_lm", "whole_words", "sentence_order"])
-def test_special_tokens_are_never_masked_or_drawn(prepared, tokenizer, name):
+def test_special_tokens_are_never_masked_or_drawn(datasets, tokenizer, name):
     counts = np.zeros(3)
     config = parse(name, num_steps=40)
-    for batch in train(prepared, config):
+    for batch in train(datasets, config):
         real = batch["weights"] > 0
         targets, tokens = batch["targets"], unmasked(batch)
         assert (targets[real] < 256).all()
@@ -179,14 +179,14 @@ def test_special_tokens_are_never_masked_or_drawn(prepared, tokenizer, name):
     assert (np.abs(shares - expected) < bound).all()
 
 
-def test_documents_are_isolated_as_in_packing(prepared):
+def test_documents_are_isolated_as_in_packing(datasets):
     config = parse("masked_lm")
     decoder = dataclasses.replace(config, task=task_lib.CausalLMConfig())
     window = LENGTH - 2
     data = dataclasses.replace(config.data, length=window)
     decoder = dataclasses.replace(decoder, data=data)
     for batch, other in zip(
-        train(prepared, config), train(prepared, decoder), strict=True
+        train(datasets, config), train(datasets, decoder), strict=True
     ):
         np.testing.assert_array_equal(unmasked(batch)[:, 1:-1], other["targets"])
         np.testing.assert_array_equal(batch["segments"][:, 1:-1], other["segments"])
@@ -200,9 +200,9 @@ def test_documents_are_isolated_as_in_packing(prepared):
         )
 
 
-def test_pairs_of_texts(prepared, tokenizer):
+def test_pairs_of_texts(datasets, tokenizer):
     labels = []
-    for batch in train(prepared, parse("sentence_order", num_steps=40)):
+    for batch in train(datasets, parse("sentence_order", num_steps=40)):
         tokens, types = unmasked(batch), batch["token_types"]
         assert (tokens[:, 0] == tokenizer.bos_id).all()
         assert (tokens[:, -1] == tokenizer.eos_id).all()
@@ -237,11 +237,11 @@ def window_of(name, row, tokenizer):
 
 
 @pytest.mark.parametrize("name", SEQ2SEQ)
-def test_evaluation_of_window_pairs_covers_each_token_once(prepared, tokenizer, name):
+def test_evaluation_of_window_pairs_covers_each_token_once(datasets, tokenizer, name):
     config = parse(name)
-    store = prepared.stores["valid"][0]
+    store = datasets.stores["valid"][0]
     seen = []
-    for batch in held_out(prepared, config):
+    for batch in held_out(datasets, config):
         for i in range(len(batch["source"])):
             row = {name: values[i] for name, values in batch.items()}
             if row["weights"].any():
@@ -250,9 +250,9 @@ def test_evaluation_of_window_pairs_covers_each_token_once(prepared, tokenizer, 
 
 
 @pytest.mark.parametrize("name", SEQ2SEQ)
-def test_rows_of_window_pairs(prepared, tokenizer, name):
+def test_rows_of_window_pairs(datasets, tokenizer, name):
     config = parse(name)
-    for batch in train(prepared, config):
+    for batch in train(datasets, config):
         assert batch["source"].shape == (6, LENGTH)
         assert batch["targets"].shape == (6, config.data.target_length)
         for prefix, ids in (("source_", batch["source"]), ("", batch["targets"])):
@@ -275,11 +275,11 @@ def test_rows_of_window_pairs(prepared, tokenizer, name):
 
 
 @pytest.mark.parametrize("name", SEQ2SEQ)
-def test_every_target_has_the_opening_of_the_model(prepared, tokenizer, name):
+def test_every_target_has_the_opening_of_the_model(datasets, tokenizer, name):
     model = {"kind": "encoder_decoder", "dim": 8, "num_heads": 1, "start_id": 7}
     plain, opened = (parse(name, model={**model, "opening": o}) for o in ((), (5, 6)))
     assert opened.data.target_length == plain.data.target_length + 2
-    batch, bare = train(prepared, opened)[0], train(prepared, plain)[0]
+    batch, bare = train(datasets, opened)[0], train(datasets, plain)[0]
     np.testing.assert_array_equal(batch["tokens"][:, :3], [[7, 5, 6]] * 6)
     np.testing.assert_array_equal(batch["targets"][:, :2], [[5, 6]] * 6)
     np.testing.assert_array_equal(batch["targets"][:, 2:], bare["targets"])
@@ -287,20 +287,20 @@ def test_every_target_has_the_opening_of_the_model(prepared, tokenizer, name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_batches_are_as_the_task_says(prepared, name):
+def test_batches_are_as_the_task_says(datasets, name):
     tasks = pytest.importorskip("lmjax.tasks")
     config = parse(name)
     shapes = tasks.build(config.task).batch_shapes(
         6, LENGTH, target_length=config.data.target_length
     )
-    for batch in (train(prepared, config)[0], *held_out(prepared, config)):
+    for batch in (train(datasets, config)[0], *held_out(datasets, config)):
         found = {n: (value.shape, value.dtype) for n, value in batch.items()}
         assert found == {n: (s.shape, s.dtype) for n, s in shapes.items()}
 
 
 def test_a_tokenizer_without_the_ids_is_refused():
-    with pytest.raises(ConfigError, match=r"config\.tokenizer\.mask.*'masked_lm'"):
+    with pytest.raises(UserError, match=r"config\.tokenizer\.mask.*'masked_lm'"):
         objectives.build(parse("masked_lm"), Bytes(bos=True))
-    with pytest.raises(ConfigError, match=r"num_sentinels.* has 1 .* needs 2"):
+    with pytest.raises(UserError, match=r"num_sentinels.* has 1 .* needs 2"):
         few = Bytes(bos=True, num_sentinels=1)
         objectives.build(parse("span_corruption"), few)

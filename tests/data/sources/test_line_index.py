@@ -10,7 +10,7 @@ from lmjax.config.data import SourceConfig
 from lmjax.data.sources import line_index
 from lmjax.data.sources.line_index import LineIndex, line_starts
 from lmjax.data.sources.registry import open_splits
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 
 def slow_starts(content):
@@ -76,7 +76,7 @@ def test_splits_share_an_index_that_is_built_when_needed(tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be_scanned_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"config\.data: cannot read .*none: No such"):
+    with pytest.raises(UserError, match=r"config\.data: cannot read .*none: No such"):
         len(LineIndex([tmp_path / "none"], path="config.data"))
 
 

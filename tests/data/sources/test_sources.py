@@ -6,7 +6,7 @@ import pytest
 from lmjax.config.data import SourceConfig
 from lmjax.data.sources.documents import estimate_bytes
 from lmjax.data.sources.registry import open_source
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 
 def read(documents):
@@ -92,7 +92,7 @@ def test_bad_json_lines_are_named(tmp_path, line, message):
     write(tmp_path / "a.jsonl", f'{{"body": "fine"}}\n\n{line}\n')
     path = str(tmp_path / "a.jsonl")
     config = SourceConfig(source="jsonl", path=path, field="body", valid_path=path)
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         open_source(config, split="train")[1]
     assert message in str(error.value) and "\n" not in str(error.value)
 
@@ -107,13 +107,13 @@ def test_half_surrogates_can_be_replaced(tmp_path):
 
 
 def test_nothing_matches(tmp_path):
-    with pytest.raises(ConfigError, match=r"config.data.path = .*: matches no file"):
+    with pytest.raises(UserError, match=r"config.data.path = .*: matches no file"):
         open_source(text(tmp_path / "*.txt"), split="train")
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(ConfigError, match="matches only directories"):
+    with pytest.raises(UserError, match="matches only directories"):
         open_source(text(tmp_path / "*.txt"), split="train")
     config = text(tmp_path / "a.txt", valid_path=str(tmp_path / "no"))
-    with pytest.raises(ConfigError, match=r"here\[1\]\.valid_path = .*no': matches no"):
+    with pytest.raises(UserError, match=r"here\[1\]\.valid_path = .*no': matches no"):
         open_source(config, split="valid", path="here[1]")
 
 
@@ -121,7 +121,7 @@ def test_nothing_matches(tmp_path):
 def test_unreadable_files_are_named(tmp_path, document):
     (tmp_path / "a.txt").symlink_to(tmp_path / "nowhere")
     config = text(tmp_path / "a.*", document=document, valid_path=str(tmp_path / "a.*"))
-    with pytest.raises(ConfigError, match=r"cannot read .*a\.txt: No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*a\.txt: No such file"):
         read(open_source(config, split="train"))
 
 
@@ -129,20 +129,20 @@ def test_unreadable_files_are_named(tmp_path, document):
 def test_an_empty_corpus(tmp_path, content):
     write(tmp_path / "a.txt", content)
     path = str(tmp_path / "a.txt")
-    with pytest.raises(ConfigError, match="no document for train"):
+    with pytest.raises(UserError, match="no document for train"):
         len(open_source(text(path, valid_path=path, document="line"), split="train"))
 
 
 def test_only_empty_files(tmp_path):
     for i in range(4):
         write(tmp_path / f"{i}.txt", "")
-    with pytest.raises(ConfigError, match="every document for train is empty"):
+    with pytest.raises(UserError, match="every document for train is empty"):
         len(open_source(text(tmp_path / "*.txt"), split="train"))
 
 
 def test_a_single_document_cannot_be_split(tmp_path):
     write(tmp_path / "a.txt", "all there is")
-    with pytest.raises(ConfigError, match=r"give config\.data\.valid_path"):
+    with pytest.raises(UserError, match=r"give config\.data\.valid_path"):
         len(open_source(text(tmp_path / "a.txt"), split="train"))
 
 
@@ -153,7 +153,7 @@ def test_bytes_that_are_not_utf8(tmp_path, document, where):
     write(tmp_path / "a.txt", b"fine\nb\xe9d\n")
     path = str(tmp_path / "a.txt")
     config = text(path, document=document, valid_path=path)
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         read(open_source(config, split="train"))
     assert where in str(error.value) and "at byte" in str(error.value)
     assert "config.data.on_bad_text='replace'" in str(error.value)

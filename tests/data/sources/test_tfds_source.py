@@ -6,7 +6,7 @@ import pytest
 
 from lmjax.config.data import SourceConfig
 from lmjax.data.sources.registry import open_source
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -78,7 +78,7 @@ def test_slices_are_splits(built):
 )
 def test_mistakes_are_named(built, fields, message):
     config = SourceConfig(**{"source": "tfds", "path": built, **fields})
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         open_source(config, split="train")
     assert "\n" not in str(error.value)
 
@@ -88,5 +88,5 @@ def test_no_network(monkeypatch):
         raise ConnectionError("Failed to resolve 'www.statmt.org'\nand more")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    with pytest.raises(ConfigError, match=r"'lm1b': cannot be prepared: Failed to res"):
+    with pytest.raises(UserError, match=r"'lm1b': cannot be prepared: Failed to res"):
         open_source(SourceConfig(source="tfds", path="lm1b"), split="train")

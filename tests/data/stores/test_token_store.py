@@ -20,7 +20,7 @@ from lmjax.data.stores.token_store_builder import (
     plan_store,
 )
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 TOKENIZER = Bytes(bos=True)
 EOS = TOKENIZER.eos_id
@@ -144,7 +144,7 @@ def test_jobs_share_a_build(tmp_path, texts):
     documents = texts(map(str, range(10)))
     plan = plan_store(tmp_path, documents=documents, tokenizer=TOKENIZER, num_shards=3)
     build_shards(plan, [1], num_workers=1)
-    with pytest.raises(ConfigError, match=r"shards \[0, 2\] are still to be built"):
+    with pytest.raises(UserError, match=r"shards \[0, 2\] are still to be built"):
         finish(plan)
     build_shards(plan, [0, 2], num_workers=1)
     np.testing.assert_array_equal(finish(plan).read(0, 99), stream_of(documents))
@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_line(make_store, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(token_store_builder.os, "fsync", fail)
-        with pytest.raises(ConfigError, match=r"store: cannot be written: No space"):
+        with pytest.raises(UserError, match=r"store: cannot be written: No space"):
             make_store(["a", "b"])
     assert not list((tmp_path / "store").glob("*.partial"))
     assert not (tmp_path / "store" / MANIFEST).exists()
@@ -180,7 +180,7 @@ def test_a_full_disk_is_one_line(make_store, tmp_path, monkeypatch):
 def test_errors_of_a_document_pass_through_processes(tmp_path, corpus):
     documents = open_corpus(corpus)
     (tmp_path / "corpus" / "07.txt").write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match=r"07\.txt: not UTF-8 at byte 0"):
+    with pytest.raises(UserError, match=r"07\.txt: not UTF-8 at byte 0"):
         build_token_store(
             tmp_path / "store",
             documents=documents,
@@ -225,7 +225,7 @@ class KillsItsWorker(Bytes):
 
 def test_a_killed_worker_is_one_line(tmp_path, texts):
     """As Linux kills one when memory runs out."""
-    with pytest.raises(ConfigError, match=r"was killed, .*num_store_workers \(now 2\)"):
+    with pytest.raises(UserError, match=r"was killed, .*num_store_workers \(now 2\)"):
         build_token_store(
             tmp_path,
             documents=texts(["a", "b"]),

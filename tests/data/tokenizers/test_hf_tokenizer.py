@@ -20,7 +20,7 @@ from lmjax.data.tokenizers.tokenizer import (
     make_tokenizer,
     vocab_size,
 )
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs lmjax[hf]")
 
@@ -229,12 +229,12 @@ def test_sentinels_and_added_tokens(gpt2):
     assert made.sentinel_ids == (size + 1, size)
     assert made.encode("<extra_id_1>x")[0] == size
     write(gpt2, added_tokens__json={"x y": size + 5})
-    with pytest.raises(ConfigError, match=rf"'x y' has id {size + 5}, but would get"):
+    with pytest.raises(UserError, match=rf"'x y' has id {size + 5}, but would get"):
         make(gpt2)
     write(gpt2, added_tokens__json=added)
-    with pytest.raises(ConfigError, match=r"num_sentinels = 3: .*gpt2 has 2$"):
+    with pytest.raises(UserError, match=r"num_sentinels = 3: .*gpt2 has 2$"):
         make(gpt2, num_sentinels=3)
-    with pytest.raises(ConfigError, match=r"mask = True: .*gpt2 has no mask token"):
+    with pytest.raises(UserError, match=r"mask = True: .*gpt2 has no mask token"):
         make(gpt2, mask=True)
 
 
@@ -298,18 +298,18 @@ def test_fingerprints_tell_what_stands_around_a_text(bert):
 
 def test_a_size_that_is_not_the_tokenizer_s(bert):
     assert make(bert, vocab_size=17).vocab_size == 17
-    with pytest.raises(ConfigError, match=r"vocab_size = 16: .*bert has 17$"):
+    with pytest.raises(UserError, match=r"vocab_size = 16: .*bert has 17$"):
         make(bert, vocab_size=16)
 
 
 def test_nothing_there(tmp_path):
     assert find_tokenizer(tmp_path) is None
     assert find_tokenizer(tmp_path / "none") is None
-    with pytest.raises(ConfigError, match=r"path = .*: holds no tokenizer; looked for"):
+    with pytest.raises(UserError, match=r"path = .*: holds no tokenizer; looked for"):
         make(tmp_path)
-    with pytest.raises(ConfigError, match=r"vocab\.txt': cannot be read: No such"):
+    with pytest.raises(UserError, match=r"vocab\.txt': cannot be read: No such"):
         make(tmp_path / "vocab.txt")
-    with pytest.raises(ConfigError, match=r"must be a directory, or a tokenizer\.json"):
+    with pytest.raises(UserError, match=r"must be a directory, or a tokenizer\.json"):
         make(tmp_path / "none")
 
 
@@ -333,30 +333,30 @@ def test_nothing_there(tmp_path):
 )
 def test_what_cannot_be_used_is_one_line(kind, files, message, request):
     directory = write(request.getfixturevalue(kind), **files)
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         make(directory)
     assert "\n" not in str(error.value)
 
 
 def test_a_vocabulary_that_is_not_text(bert):
     (bert / "vocab.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"vocab\.txt: .*: not UTF-8"):
+    with pytest.raises(UserError, match=r"vocab\.txt: .*: not UTF-8"):
         make(bert)
 
 
 def test_a_damaged_workdir(bert, tmp_path):
     make(bert).save(tmp_path / "kept")
     (tmp_path / "kept" / "vocab.txt").unlink()
-    with pytest.raises(ConfigError, match=r"vocab\.txt: cannot be read: No such"):
+    with pytest.raises(UserError, match=r"vocab\.txt: cannot be read: No such"):
         load_tokenizer(tmp_path / "kept")
     (tmp_path / "kept" / MANIFEST).write_text('{"kind": "tokenizers"}')
-    with pytest.raises(ConfigError, match=rf"{MANIFEST}: cannot be used.*special"):
+    with pytest.raises(UserError, match=rf"{MANIFEST}: cannot be used.*special"):
         load_tokenizer(tmp_path / "kept")
 
 
 def test_without_the_library(bert, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lmjax\[hf\]'"):
+    with pytest.raises(UserError, match=r"pip install 'lmjax\[hf\]'"):
         make(bert)
 
 

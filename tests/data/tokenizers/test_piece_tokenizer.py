@@ -16,7 +16,7 @@ from lmjax.data.tokenizers.tokenizer import (
     load_tokenizer,
     make_tokenizer,
 )
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 LINES = [
     f"the quick brown fox number {i} jumps over lazy dogs; déjà vu, 日本語 {i * i}"
@@ -286,7 +286,7 @@ def test_saved_and_loaded(kind, request, tmp_path):
 )
 def test_what_cannot_be_used_is_one_line(kind, files, message, request):
     directory = write(request.getfixturevalue(kind), files)
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         make(directory)
     assert "\n" not in str(error.value)
 
@@ -298,7 +298,7 @@ def test_what_cannot_be_used_is_one_line(kind, files, message, request):
 def test_a_damaged_workdir(t5, name, message, tmp_path):
     make(t5).save(tmp_path / "kept")
     (tmp_path / "kept" / name).write_bytes(b"nonsense")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         load_tokenizer(tmp_path / "kept")
 
 

@@ -20,7 +20,7 @@ from lmjax.data.tokenizers.tokenizer import (
     recipe_fingerprint,
     vocab_size,
 )
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 PTB = Path("~/.cache/lmjax-data/ptb").expanduser()
 
@@ -106,7 +106,7 @@ def test_training_is_deterministic(algorithm, texts):
         first, again = (
             make_tokenizer(config, documents=[texts(SAMPLE)], seed=3) for _ in range(2)
         )
-    except ConfigError as error:  # char has as many pieces as characters
+    except UserError as error:  # char has as many pieces as characters
         size = int(str(error).split("at most ")[1])
         config = TokenizerConfig(vocab_size=size, algorithm=algorithm)
         first, again = (
@@ -135,14 +135,14 @@ def test_saved_and_loaded(tmp_path, lossless):
 
 
 def test_loading_what_is_not_there(tmp_path, lossless):
-    with pytest.raises(ConfigError, match="holds no tokenizer"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
     lossless.save(tmp_path)
     (tmp_path / MODEL).write_bytes(b"nonsense")
-    with pytest.raises(ConfigError, match="not a SentencePiece model"):
+    with pytest.raises(UserError, match="not a SentencePiece model"):
         load_tokenizer(tmp_path)
     (tmp_path / MANIFEST).write_text("{")
-    with pytest.raises(ConfigError, match=f"{MANIFEST}: cannot be read"):
+    with pytest.raises(UserError, match=f"{MANIFEST}: cannot be read"):
         load_tokenizer(tmp_path)
 
 
@@ -152,12 +152,12 @@ def test_a_given_model(tmp_path, lossless):
     made = make_tokenizer(TokenizerConfig(path=path), documents=None, seed=0)
     assert made.vocab_size == vocab_size(TokenizerConfig(path=path)) == 400
     assert made.bos_id == 1
-    with pytest.raises(ConfigError, match=r"vocab_size = 500: .*model has 400"):
+    with pytest.raises(UserError, match=r"vocab_size = 500: .*model has 400"):
         vocab_size(TokenizerConfig(path=path, vocab_size=500))
-    with pytest.raises(ConfigError, match=r"path = .*none\.model': cannot be read: No"):
+    with pytest.raises(UserError, match=r"path = .*none\.model': cannot be read: No"):
         vocab_size(TokenizerConfig(path=str(tmp_path / "none.model")))
     (tmp_path / "bad.model").write_bytes(b"nonsense")
-    with pytest.raises(ConfigError, match=r"bad\.model': not a SentencePiece model"):
+    with pytest.raises(UserError, match=r"bad\.model': not a SentencePiece model"):
         vocab_size(TokenizerConfig(path=str(tmp_path / "bad.model")))
 
 
@@ -166,13 +166,13 @@ def test_a_given_model_without_bos(tmp_path, texts):
     make_tokenizer(config, documents=[texts(SAMPLE)], seed=0).save(tmp_path)
     path = str(tmp_path / MODEL)
     assert vocab_size(TokenizerConfig(path=path, bos=False)) == 350
-    with pytest.raises(ConfigError, match=r"config\.tokenizer\.bos = True"):
+    with pytest.raises(UserError, match=r"config\.tokenizer\.bos = True"):
         vocab_size(TokenizerConfig(path=path))
 
 
 def test_bytes_with_another_size():
     config = TokenizerConfig(kind="bytes", vocab_size=1000)
-    with pytest.raises(ConfigError, match=r"= 1000: the bytes .* has 258"):
+    with pytest.raises(UserError, match=r"= 1000: the bytes .* has 258"):
         vocab_size(config)
 
 
@@ -180,7 +180,7 @@ def test_bytes_with_another_size():
 def test_too_large_a_vocabulary_names_the_largest(algorithm, capfd, texts):
     documents = [texts(["some words and some more words"] * 9)]
     config = TokenizerConfig(vocab_size=5000, algorithm=algorithm)
-    with pytest.raises(ConfigError, match=r"= 5000: .* at most \d+$") as error:
+    with pytest.raises(UserError, match=r"= 5000: .* at most \d+$") as error:
         make_tokenizer(config, documents=documents, seed=0)
     largest = int(str(error.value).split()[-1])
     config = TokenizerConfig(vocab_size=largest, algorithm=algorithm)
@@ -190,7 +190,7 @@ def test_too_large_a_vocabulary_names_the_largest(algorithm, capfd, texts):
 
 def test_too_small_a_vocabulary(texts):
     config = TokenizerConfig(vocab_size=20)
-    with pytest.raises(ConfigError, match=r"vocab_size = 20: .* at least \d+"):
+    with pytest.raises(UserError, match=r"vocab_size = 20: .* at least \d+"):
         make_tokenizer(config, documents=[texts(SAMPLE)], seed=0)
 
 
@@ -276,11 +276,11 @@ def test_a_given_model_must_have_what_is_asked_for(tmp_path, lossless):
     lossless.save(tmp_path)
     path = str(tmp_path / MODEL)
     assert lossless.mask_id is None and lossless.sentinel_ids == ()
-    with pytest.raises(ConfigError, match=r"mask = True: .*model has no mask token"):
+    with pytest.raises(UserError, match=r"mask = True: .*model has no mask token"):
         vocab_size(TokenizerConfig(path=path, mask=True))
-    with pytest.raises(ConfigError, match=r"num_sentinels = 2: .*model has 0$"):
+    with pytest.raises(UserError, match=r"num_sentinels = 2: .*model has 0$"):
         vocab_size(TokenizerConfig(path=path, num_sentinels=2))
-    with pytest.raises(ConfigError, match=r"mask = True: the ids tokenizer has no"):
+    with pytest.raises(UserError, match=r"mask = True: the ids tokenizer has no"):
         vocab_size(TokenizerConfig(kind="ids", vocab_size=9, mask=True))
 
 
@@ -309,7 +309,7 @@ def test_texts_that_are_ids(tmp_path):
     assert made.id_to_piece(5) == "5" and made.word_starts().all()
     assert made.bos_id is None and made.eos_id is None and made.stop_ids == ()
     for word in ("100", "-1", "x", "1.0", "٣", "9" * 5000):
-        with pytest.raises(ConfigError, match=f"'{word}' is not .* from 0 to 99$"):
+        with pytest.raises(UserError, match=f"'{word}' is not .* from 0 to 99$"):
             made.encode(f"1 {word} 2")
     made.save(tmp_path)
     assert load_tokenizer(tmp_path).fingerprint() == made.fingerprint()
@@ -362,5 +362,5 @@ def test_what_was_trained_before_masks_is_still_known(texts):
     ],
 )
 def test_mistakes(leaves, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         parse({"tokenizer": leaves, "data": {"source": "python_stdlib"}})

@@ -7,7 +7,7 @@ import pytest
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.tokenizers import tokenizer
 from lmjax.data.tokenizers.tokenizer import load_tokenizer, make_tokenizer
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 pytest.importorskip("tokenizers")
 
@@ -150,5 +150,5 @@ def test_what_a_vocabulary_is_made_from(texts, tmp_path):
     ],
 )
 def test_what_cannot_be_made(make, leaves, why):
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(UserError, match=why):
         make(**leaves)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmjax.data.tokenizers.word_vectors import WordVectors
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 WORDS = ["the", ",", "naïve", "\x85", "2.5", "x"]
 LEAF = "config.init_embedding_from"
@@ -70,7 +70,7 @@ def test_each_format_gives_the_same(opened, form, dim):
 def test_only_what_is_wanted_becomes_numbers(opened):
     file = opened(b"a 1 2\nb x y\nc 3 4\n")
     assert [word for word, _ in file.select(lambda word: word != "b")] == ["a", "c"]
-    with pytest.raises(ConfigError, match=r"vectors:2: 'b' is followed by .*number"):
+    with pytest.raises(UserError, match=r"vectors:2: 'b' is followed by .*number"):
         list(file.select(lambda word: True))
 
 
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_told_with_its_line(opened, content, why):
     """Where it is read, and also where nothing is wanted yet."""
     file = opened(content)
     for read in (lambda: list(file.select(lambda word: True)), file.check):
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(UserError) as error:
             read()
         assert str(error.value).startswith(LEAF)
         assert why in str(error.value)
@@ -127,15 +127,15 @@ def test_nothing_is_found_in_a_good_file(opened, form):
 )
 def test_another_kind_of_file_is_told_as_such(opened, content):
     why = rf"{LEAF} = '.*vectors': begins with no word and numbers after it, as GloVe's"
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(UserError, match=why):
         opened(content)
 
 
 def test_another_width_and_no_file(opened, tmp_path):
     file = opened(word2vec(vectors()))
     file.check_dim(4)
-    with pytest.raises(ConfigError, match=r"vectors:1: vectors of 4 .*model\.dim = 8"):
+    with pytest.raises(UserError, match=r"vectors:1: vectors of 4 .*model\.dim = 8"):
         file.check_dim(8)
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ConfigError, match=rf"{LEAF} = .*cannot be read: "):
+        with pytest.raises(UserError, match=rf"{LEAF} = .*cannot be read: "):
             WordVectors(str(path), leaf=LEAF)

@@ -21,7 +21,7 @@ from lmjax.data.tokenizers.hf.piece_layouts import Layout, read_layout
 from lmjax.data.tokenizers.hf.special import special_ids
 from lmjax.data.tokenizers.offsets import Encoded, encoded, joined
 from lmjax.data.tokenizers.sentencepiece import SPACE_MARK, cut
-from lmjax.data.tokenizers.special_ids import SpecialIds, present, without_bos
+from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
 from lmjax.errors import ConfigError
 
 PIECES = "pieces.json"
@@ -54,7 +54,7 @@ class Pieces(SpecialIds):
             or "(?!)"
         )
         self._dropped = {self._ids[token] for token in layout.spelled}
-        self._dropped |= {*self.stop_ids, *present(self.bos_id, self.pad_id)}
+        self._dropped |= {*self.stop_ids, *not_none(self.bos_id, self.pad_id)}
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32; special tokens that it spells are those."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lmjax.data.tokenizers.hf.directory import Origin
-from lmjax.data.tokenizers.special_ids import SpecialIds, present
+from lmjax.data.tokenizers.special_ids import SpecialIds, not_none
 
 # What has a role where no file says so.
 _USUAL = {
@@ -60,7 +60,7 @@ def _declared(
     origin: Origin, token_to_id: Callable[[str], int | None], role: str
 ) -> tuple[int, ...]:
     token = origin.token(role)
-    return present(token_to_id(token)) if token else ()
+    return not_none(token_to_id(token)) if token else ()
 
 
 def _model_ids(origin: Origin, role: str) -> Iterable[int]:

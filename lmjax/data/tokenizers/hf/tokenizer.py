@@ -16,7 +16,7 @@ from lmjax.data.tokenizers.hf.convert import tokenizer_json
 from lmjax.data.tokenizers.hf.directory import Origin
 from lmjax.data.tokenizers.hf.special import Wrap, special_ids
 from lmjax.data.tokenizers.offsets import Encoded, encoded, with_marks
-from lmjax.data.tokenizers.special_ids import SpecialIds, present, without_bos
+from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
 from lmjax.errors import ConfigError
 
 FILE = "tokenizer.json"
@@ -50,7 +50,7 @@ class HuggingFace(SpecialIds):
         self.files = files
         self.made_from = made_from
         self._core = core
-        self._dropped = {*self.stop_ids, *present(self.bos_id, self.pad_id)}
+        self._dropped = {*self.stop_ids, *not_none(self.bos_id, self.pad_id)}
         self.vocab_size = _size(core)
 
     def encode(self, text: str) -> np.ndarray:
