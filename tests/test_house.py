@@ -19,7 +19,7 @@ FLOORS = [
     ("tasks", "interop"),
     ("generate",),
     ("inference",),
-    ("train",),
+    ("training",),
     ("cli",),
 ]
 # The same inside `lmjax/data`.

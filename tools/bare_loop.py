@@ -27,8 +27,8 @@ from lmjax.data import pipeline
 from lmjax.data.lm import loader
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import put_batch
-from lmjax.train.compiled import make_program
-from lmjax.train.throughput import STEPS_IN_FLIGHT
+from lmjax.training.compiled import make_program
+from lmjax.training.throughput import STEPS_IN_FLIGHT
 
 
 def norm(scale, x):

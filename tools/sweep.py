@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _defaults(path: str) -> dict[str, Any]:
     """Return the sections that a config takes over from its `init_from`."""
-    from lmjax.train import init_from
+    from lmjax.training import init_from
 
     return init_from.sections(path)
 

@@ -34,6 +34,6 @@ def unmeasured(metric: str, names: list[str]) -> ConfigError:
 
 def measured(config: Config) -> list[str]:
     """Return the names of what a run measures; computes nothing."""
-    from lmjax.train.evaluate import metric_names
+    from lmjax.training.evaluate import metric_names
 
     return metric_names(pipeline.with_vocabulary(config))

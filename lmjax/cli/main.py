@@ -25,7 +25,7 @@ def train(args: argparse.Namespace) -> int:
     profile = _profile(args.profile)
     from lmjax.cli import report
     from lmjax.parallel import processes
-    from lmjax.train import loop
+    from lmjax.training import loop
 
     processes.join_processes(detect=args.distributed)
     finished = loop.train(config, Path(args.workdir), profile=profile)
@@ -151,7 +151,7 @@ def _defaults(workdir: str | None = None) -> Callable[[str], dict[str, Any]]:
     """
 
     def sections(path: str) -> dict[str, Any]:
-        from lmjax.train import init_from
+        from lmjax.training import init_from
 
         return init_from.sections(
             path, workdir=None if workdir is None else Path(workdir)

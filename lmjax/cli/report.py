@@ -23,8 +23,8 @@ from lmjax.models import flops
 from lmjax.parallel import sharding
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Step
-from lmjax.train.compiled import make_program
-from lmjax.train.evaluate import Evaluation, judges
+from lmjax.training.compiled import make_program
+from lmjax.training.evaluate import Evaluation, judges
 
 
 def after_training(config: Config, directory: Path) -> None:

@@ -16,7 +16,7 @@ from lmjax.interop.peft import export_adapters
 from lmjax.nn import lora
 from lmjax.run import workdir
 from lmjax.run.checkpoint import save_params
-from lmjax.train import init_from
+from lmjax.training import init_from
 
 torch = pytest.importorskip("torch", reason="the reference runs on torch")
 transformers = pytest.importorskip("transformers", reason="is the reference")

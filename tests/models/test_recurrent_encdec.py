@@ -16,7 +16,7 @@ from lmjax.generate.decode import Generator, source_batch
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import put_batch
-from lmjax.train import optim, step
+from lmjax.training import optim, step
 
 TASK = tasks.build(PrefixLMConfig())
 VARIANTS = {

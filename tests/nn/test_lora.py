@@ -8,7 +8,7 @@ import pytest
 from lmjax import models
 from lmjax.errors import UserError
 from lmjax.nn import lora
-from lmjax.train import optim
+from lmjax.training import optim
 
 ALL = "('*attention.*', 'mlp.*')"
 

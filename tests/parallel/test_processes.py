@@ -17,7 +17,7 @@ from lmjax.cli.main import main
 from lmjax.config import experiment
 from lmjax.parallel.processes import LAUNCHER
 from lmjax.run import workdir
-from lmjax.train import loop
+from lmjax.training import loop
 
 # A schedule that does not ask how long the run will be: it is cut short.
 CONFIG = {

@@ -15,9 +15,9 @@ from lmjax.config.optim import OptimConfig
 from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import put_batch
-from lmjax.train import optim
-from lmjax.train.compiled import make_program
-from lmjax.train.step import init_state
+from lmjax.training import optim
+from lmjax.training.compiled import make_program
+from lmjax.training.step import init_state
 
 MESHES = [(1, 1, 1), (2, 2, 1), (1, 2, 2), (4, 1, 1)]
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}

@@ -11,7 +11,7 @@ from lmjax.config.experiment import parse
 from lmjax.config.optim import OptimConfig
 from lmjax.data.features.registry import make_features
 from lmjax.errors import UserError
-from lmjax.train import optim, step
+from lmjax.training import optim, step
 
 SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "max_length": 32}
 BOTH_WAYS = {"bidirectional": True, "hidden_dim": 24}

@@ -17,7 +17,7 @@ from lmjax.config.experiment import parse
 from lmjax.errors import UserError
 from lmjax.inference import predict_file
 from lmjax.run import workdir
-from lmjax.train import init_from, loop
+from lmjax.training import init_from, loop
 
 TINY = {
     "num_steps": 24,

@@ -20,7 +20,7 @@ from lmjax.generate.score import Scorer
 from lmjax.inference.language_model import LanguageModel
 from lmjax.models.flops import flops_per_token
 from lmjax.parallel import sharding
-from lmjax.train import optim, step
+from lmjax.training import optim, step
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -8,7 +8,7 @@ import pytest
 import lmjax
 from lmjax.cli import main, report
 from lmjax.config.experiment import parse
-from lmjax.train import loop
+from lmjax.training import loop
 
 NAMES, VERBS = ["Al", "Bo", "Cy", "Di"], ["hit", "saw"]
 KINDS = {

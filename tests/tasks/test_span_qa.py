@@ -12,7 +12,7 @@ from lmjax.config.optim import OptimConfig
 from lmjax.config.task import SpanQAConfig
 from lmjax.data.features.registry import make_features
 from lmjax.tasks.span_qa import best_span
-from lmjax.train import optim, step
+from lmjax.training import optim, step
 
 SIZE = {"vocab_size": 64, "dim": 32, "num_layers": 2, "max_length": 32}
 KINDS = {

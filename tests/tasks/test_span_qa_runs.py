@@ -13,7 +13,7 @@ from lmjax.config import data as data_lib
 from lmjax.config import task as task_lib
 from lmjax.config.experiment import parse
 from lmjax.errors import UserError
-from lmjax.train import loop
+from lmjax.training import loop
 
 LETTERS = "bcdefghijklmnopqrstuvwxy"
 

@@ -16,7 +16,7 @@ from lmjax.data.features.tag import Sentence, case_of
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import put_batch
-from lmjax.train.compiled import make_program
+from lmjax.training.compiled import make_program
 
 LABELS = ("B-PER", "I-PER", "O")
 SENTENCES = [

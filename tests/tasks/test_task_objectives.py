@@ -12,7 +12,7 @@ from lmjax.config.experiment import parse
 from lmjax.config.optim import OptimConfig
 from lmjax.data.lm import objectives
 from lmjax.data.tokenizers.plain import Bytes
-from lmjax.train import optim, step
+from lmjax.training import optim, step
 
 TOKENIZER = Bytes(bos=True, mask=True, num_sentinels=8)
 SIZE = {"dim": 32, "num_layers": 2, "num_heads": 4, "max_length": 32}

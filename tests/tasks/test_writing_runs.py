@@ -12,7 +12,7 @@ from lmjax.cli import main, report
 from lmjax.config import decoding, experiment
 from lmjax.config.experiment import parse
 from lmjax.generate.writer import Writer
-from lmjax.train import loop
+from lmjax.training import loop
 
 MODEL = {"dim": 32, "num_layers": 1, "num_heads": 4, "max_length": 48}
 SECTIONS = {

@@ -11,7 +11,7 @@ import pytest
 from lmjax import tasks
 from lmjax.config.optim import OptimConfig
 from lmjax.config.task import CausalLMConfig
-from lmjax.train import optim, step
+from lmjax.training import optim, step
 
 TASK = tasks.build(CausalLMConfig())
 

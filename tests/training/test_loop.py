@@ -19,8 +19,8 @@ from lmjax.config.experiment import parse
 from lmjax.errors import UserError
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints
-from lmjax.train import loop
-from lmjax.train.throughput import Meter
+from lmjax.training import loop
+from lmjax.training.throughput import Meter
 
 TINY = {
     "num_steps": 12,

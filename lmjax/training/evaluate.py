@@ -20,7 +20,7 @@ from lmjax.metrics.classification import results
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import fetched, local_rows, put_batch
 from lmjax.run.checkpoint import as_loss
-from lmjax.train.compiled import Program
+from lmjax.training.compiled import Program
 from lmjax.types import Batch, HostBatch, Metrics, Params
 
 _TOKENS = ("loss", "accuracy", "perplexity")

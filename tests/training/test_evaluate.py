@@ -11,8 +11,8 @@ from lmjax.errors import UserError
 from lmjax.metrics.classification import results
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import fetched
-from lmjax.train import evaluate, loop
-from lmjax.train.compiled import make_program
+from lmjax.training import evaluate, loop
+from lmjax.training.compiled import make_program
 
 SIZE = {"dim": 8, "num_layers": 1, "num_heads": 1, "max_length": 64}
 DECODER, ENCDEC = SIZE, {**SIZE, "kind": "encoder_decoder"}

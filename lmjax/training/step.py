@@ -10,7 +10,7 @@ from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks import Task
 from lmjax.tasks.causal_lm import CausalLM
-from lmjax.train.optim import Optimizer
+from lmjax.training.optim import Optimizer
 from lmjax.types import Array, Batch, Metrics, Params, TrainState
 
 

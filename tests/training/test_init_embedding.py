@@ -16,8 +16,8 @@ from lmjax.data import pipeline
 from lmjax.data.tokenizers.word_vectors import WordVectors
 from lmjax.errors import UserError
 from lmjax.parallel import processes, sharding
-from lmjax.train import init_embedding, init_from, loop
-from lmjax.train.compiled import make_program
+from lmjax.training import init_embedding, init_from, loop
+from lmjax.training.compiled import make_program
 
 pytest.importorskip("tokenizers")
 

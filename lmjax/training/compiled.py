@@ -15,9 +15,9 @@ from lmjax.models import Model, flops
 from lmjax.nn.recurrent.layers import State
 from lmjax.parallel import sharding
 from lmjax.tasks import Task
-from lmjax.train import optim
-from lmjax.train.optim import Optimizer
-from lmjax.train.step import eval_step, eval_step_from, init_state, train_step
+from lmjax.training import optim
+from lmjax.training.optim import Optimizer
+from lmjax.training.step import eval_step, eval_step_from, init_state, train_step
 from lmjax.types import Array, Batch, Metrics, Params, TrainState
 
 

@@ -20,13 +20,13 @@ from lmjax.parallel.batch import local_rows, put_batch
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints
 from lmjax.run.metric_log import MetricLog
-from lmjax.train import evaluate, init_embedding
-from lmjax.train.compiled import Program, make_program
-from lmjax.train.evaluation_hooks import HeldOut
-from lmjax.train.init_from import initial_state
-from lmjax.train.profiler import Tracer
-from lmjax.train.progress import ProgressLine
-from lmjax.train.throughput import Meter, NonFiniteError
+from lmjax.training import evaluate, init_embedding
+from lmjax.training.compiled import Program, make_program
+from lmjax.training.evaluation_hooks import HeldOut
+from lmjax.training.init_from import initial_state
+from lmjax.training.profiler import Tracer
+from lmjax.training.progress import ProgressLine
+from lmjax.training.throughput import Meter, NonFiniteError
 from lmjax.types import HostBatch, TrainState
 
 EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: run the same command again to go on

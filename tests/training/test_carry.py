@@ -18,10 +18,10 @@ from lmjax.data.lm import loader
 from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.run.checkpoint import Checkpoints
-from lmjax.train import loop, optim, step
-from lmjax.train.compiled import make_program
-from lmjax.train.evaluate import Evaluation
-from lmjax.train.throughput import Meter
+from lmjax.training import loop, optim, step
+from lmjax.training.compiled import make_program
+from lmjax.training.evaluate import Evaluation
+from lmjax.training.throughput import Meter
 
 TASK = tasks.build(CausalLMConfig())
 TINY = {

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from lmjax.config.experiment import parse
-from lmjax.train.throughput import Meter
+from lmjax.training.throughput import Meter
 
 
 def test_padding_is_that_of_all_steps_since_the_last_line():

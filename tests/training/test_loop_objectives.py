@@ -8,7 +8,7 @@ import pytest
 
 from lmjax.cli import report
 from lmjax.config.experiment import parse
-from lmjax.train import loop
+from lmjax.training import loop
 
 TINY = {
     "num_steps": 6,

@@ -27,10 +27,10 @@ from lmjax.errors import UserError
 from lmjax.run import workdir
 from lmjax.run.checkpoint import save_params
 from lmjax.run.metric_log import MetricLog, json_line
-from lmjax.train import loop
-from lmjax.train.evaluate import evaluations_since_best
-from lmjax.train.evaluation_hooks import HeldOut
-from lmjax.train.progress import ProgressLine
+from lmjax.training import loop
+from lmjax.training.evaluate import evaluations_since_best
+from lmjax.training.evaluation_hooks import HeldOut
+from lmjax.training.progress import ProgressLine
 
 FIXTURES = (corpus, finished, tiny)
 # The best is the highest loss: that of the first evaluation, after step 3.

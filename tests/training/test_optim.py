@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from lmjax.config.optim import OPTIMIZER_READS, SCHEDULE_READS, OptimConfig
-from lmjax.train import optim
+from lmjax.training import optim
 
 PEAK = 0.5
 

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from lmjax.run.metric_log import MetricLog
-from lmjax.train.compiled import Program
-from lmjax.train.hardware import peak_bytes, peak_flops
-from lmjax.train.progress import ProgressLine
+from lmjax.training.compiled import Program
+from lmjax.training.hardware import peak_bytes, peak_flops
+from lmjax.training.progress import ProgressLine
 from lmjax.types import Metrics
 
 # Steps that the device may be ahead of what the host has read: enough that it never

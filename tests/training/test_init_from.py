@@ -11,8 +11,8 @@ import pytest
 from lmjax.config.experiment import MeshConfig, parse
 from lmjax.errors import UserError
 from lmjax.parallel import sharding
-from lmjax.train import init_from, loop
-from lmjax.train.compiled import make_program
+from lmjax.training import init_from, loop
+from lmjax.training.compiled import make_program
 
 BASE = {
     "num_steps": 3,

@@ -14,9 +14,9 @@ from lmjax.generate.sampling import Sampling
 from lmjax.parallel import processes
 from lmjax.run.checkpoint import Checkpoints
 from lmjax.run.metric_log import MetricLog
-from lmjax.train.compiled import Program
-from lmjax.train.evaluate import Evaluation, describe_metrics, evaluations_since_best
-from lmjax.train.progress import ProgressLine
+from lmjax.training.compiled import Program
+from lmjax.training.evaluate import Evaluation, describe_metrics, evaluations_since_best
+from lmjax.training.progress import ProgressLine
 from lmjax.types import Params, TrainState
 
 

@@ -21,7 +21,7 @@ from lmjax.nn import lora
 from lmjax.parallel import sharding
 from lmjax.run.checkpoint import Checkpoints
 from lmjax.run.workdir import has_checkpoints, read_config
-from lmjax.train.compiled import Program
+from lmjax.training.compiled import Program
 from lmjax.types import Array, Params, TrainState
 
 log = logging.getLogger(__name__)

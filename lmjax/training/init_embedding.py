@@ -18,7 +18,7 @@ from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.data.tokenizers.word_vectors import WordVectors
 from lmjax.errors import ConfigError
 from lmjax.parallel import processes
-from lmjax.train.compiled import Program
+from lmjax.training.compiled import Program
 from lmjax.types import Array, Params, TrainState
 
 log = logging.getLogger(__name__)
