@@ -1,6 +1,5 @@
-"""A sweep finds what is planted, prunes, and loses nothing when it is killed."""
+"""A search finds the optimum, prunes, and loses nothing when it is killed."""
 
-import concurrent.futures
 import json
 import os
 import signal
@@ -12,12 +11,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-import sweep
-import sweep_metric
 from optuna.trial import TrialState
 
 from lmjax.config.experiment import load
 from lmjax.errors import UserError
+from tools.sweep import command
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -46,14 +44,11 @@ def script(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def plotless(monkeypatch):
-    """Draw nothing, which takes longer than all else: that has tests of its own.
-
-    Nor build a model, to learn what its runs measure.
-    """
+def no_plot_and_no_metric_check(monkeypatch):
+    """Skip what takes longer than all else and has tests of its own."""
     stub = types.SimpleNamespace(write_plot=lambda *_: None)
-    monkeypatch.setitem(sys.modules, "sweep_plot", stub)
-    monkeypatch.setattr(sweep_metric, "check", lambda config, metric: None)
+    monkeypatch.setitem(sys.modules, "tools.sweep.plot", stub)
+    monkeypatch.setattr(command, "check_metric", lambda config, metric: None)
 
 
 @pytest.fixture
@@ -63,21 +58,21 @@ def argv(script, tmp_path):
 
 
 def run(argv, trainer=TRAINER):
-    return sweep.main(argv, trainer=trainer)
+    return command.main(argv, trainer=trainer)
 
 
-def started(argv, **environ):
-    """Start a sweep in a process of its own."""
+def start(argv, **environ):
+    """Start a search in a new process."""
     code = f"""
-import sys, types, sweep
-sys.modules["sweep_plot"] = types.SimpleNamespace(write_plot=lambda *_: None)
-sweep.sweep_metric.check = lambda config, metric: None
-sys.exit(sweep.main(sys.argv[1:], trainer={TRAINER}))
+import sys, types
+from tools.sweep import command
+sys.modules["tools.sweep.plot"] = types.SimpleNamespace(write_plot=lambda *_: None)
+command.check_metric = lambda config, metric: None
+sys.exit(command.main(sys.argv[1:], trainer={TRAINER}))
 """
-    path = f"{ROOT}{os.pathsep}{ROOT / 'tools'}"
     return subprocess.Popen(
         [sys.executable, "-c", code, *argv],
-        env={**os.environ, "PYTHONPATH": path, **environ},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -90,7 +85,7 @@ def trials(directory):
 
 
 def starts(directory, number):
-    """Return the step from which each start of a trial went on, and its sweep."""
+    """Return the first step and the parent process of each start of a trial."""
     lines = (directory / "trials" / str(number) / "starts").read_text().splitlines()
     return [tuple(map(int, line.split())) for line in lines]
 
@@ -127,7 +122,7 @@ def test_a_planted_optimum_is_found(argv, tmp_path, capsys):
         assert trial.value > min(t.intermediate_values[step] for t in finished)
 
 
-def test_the_same_seed_draws_the_same_trials_another_others(argv, tmp_path):
+def test_the_seed_decides_the_trials(argv, tmp_path):
     drawn = []
     for i, seed in enumerate((0, 0, 1)):
         flags = [*argv, RATE, "--num_trials=3", f"--seed={seed}"]
@@ -139,12 +134,12 @@ def test_the_same_seed_draws_the_same_trials_another_others(argv, tmp_path):
     assert len({str(params) for params in drawn[0]}) == 3
 
 
-def test_a_killed_sweep_loses_nothing(argv, tmp_path):
+def test_a_killed_search_loses_nothing(argv, tmp_path):
     directory, alone = tmp_path / "sweep", tmp_path / "alone"
     flags = [*argv, RATE, "--num_trials=4", "--pruner=none"]
     slow = {"STEP_SECONDS": "0.1"}
     for number, signal_number in ((1, signal.SIGKILL), (2, signal.SIGTERM)):
-        process = started(flags, **slow)
+        process = start(flags, **slow)
         metrics = directory / "trials" / str(number) / "metrics.jsonl"
         wait_for(lambda: metrics.exists() and metrics.read_text())  # noqa: B023
         process.send_signal(signal_number)
@@ -166,7 +161,7 @@ def test_a_killed_sweep_loses_nothing(argv, tmp_path):
 def test_two_processes_share_a_study(argv, tmp_path):
     flags = [*argv, RATE, "--num_trials=5", "--pruner=none"]
     directory, gate = tmp_path / "sweep", tmp_path / "gate"
-    both = [started(flags, GATE=str(gate)) for _ in range(2)]
+    both = [start(flags, GATE=str(gate)) for _ in range(2)]
     first = [directory / "trials" / str(n) / "starts" for n in range(2)]
     wait_for(lambda: all(path.exists() and path.read_text() for path in first))
     gate.touch()
@@ -179,7 +174,7 @@ def test_two_processes_share_a_study(argv, tmp_path):
     assert len({t.params["optim.learning_rate"] for t in trials(directory)}) == 5
 
 
-def test_trials_that_fail_are_told_and_the_search_goes_on(argv, tmp_path, capsys):
+def test_failed_trials_are_reported_and_the_search_continues(argv, tmp_path, capsys):
     flags = [*argv, "--search.model.num_layers=choice:5,3", "--num_trials=6"]
     flags += ["--search.optim.learning_rate=choice:0.1,0.01,1.0"]
     assert run([*flags, "--sampler=random"]) == 0
@@ -200,31 +195,22 @@ def test_trials_that_fail_are_told_and_the_search_goes_on(argv, tmp_path, capsys
         assert trial.user_attrs["error"] in row
 
 
-def test_trials_that_all_fail_alike_end_the_search(argv, tmp_path, capsys):
+def test_the_search_ends_if_all_trials_fail_with_one_error(argv, tmp_path, capsys):
     flags = [*argv, RATE, "--num_trials=9"]
     assert run([*flags, "--search.model.num_layers=choice:5"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: the first 3 trials failed alike: config.model.num_h")
+    assert said.startswith(
+        "error: the first 3 trials failed with the same error: config.model.num_h"
+    )
     assert run([*flags, "--search.model.num_layers=choice:5", "--num_trials=2"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: none of 3 trials could be completed; the last: conf")
-    # Nothing is lost: the search may be mended, and is begun anew.
+    assert said.startswith("error: none of 3 trials was completed; the last: config")
+    # Nothing is lost: the search may be changed, and starts again.
     assert run([*flags, "--search.model.num_layers=choice:3", "--num_trials=1"]) == 0
     assert [t.state for t in trials(tmp_path / "sweep")] == [TrialState.COMPLETE]
 
 
-def test_a_metric_that_is_not_measured(argv, capsys):
-    flags = [*argv, RATE, "--num_trials=1"]
-    said = (
-        "error: --metric=acuracy: not measured on the valid split (did you mean "
-        "'accuracy'?); there are loss, accuracy"
-    )
-    assert run([*flags, "--metric=acuracy", "--mode=max"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == said
-    assert run([*flags, "--metric=loss"]) == 0
-
-
-def test_a_study_of_something_else_is_refused(argv, tmp_path, capsys):
+def test_a_study_of_another_search_is_an_error(argv, tmp_path, capsys):
     flags = [*argv, RATE, "--num_trials=1"]
     assert run(flags) == 0
     other = ["--search.optim.learning_rate=log:1e-5:1"]
@@ -233,7 +219,10 @@ def test_a_study_of_something_else_is_refused(argv, tmp_path, capsys):
         ([*flags, "--mode=max"], "--mode was 'min', is 'max'"),
         ([*flags, "--metric=accuracy"], "--metric was 'loss', is 'accuracy'"),
         ([*flags, "--config.num_steps=9"], "config.num_steps was 8, is 9"),
-        ([*flags, "--search.model.dropout=0:0.5"], "--search.model.dropout is new"),
+        (
+            [*flags, "--search.model.dropout=0:0.5"],
+            "--search.model.dropout was 'unset', is '0:0.5'",
+        ),
     ):
         capsys.readouterr()
         assert run(changed) == 2
@@ -245,7 +234,7 @@ def test_a_study_of_something_else_is_refused(argv, tmp_path, capsys):
     assert "study.db: cannot be used as a study" in capsys.readouterr().err
 
 
-def test_a_study_that_is_lost_while_it_runs(argv, tmp_path, monkeypatch, capsys):
+def test_a_study_that_is_damaged_during_the_search(argv, tmp_path, monkeypatch, capsys):
     def lose(*_, **__):
         (tmp_path / "sweep" / "study.db").write_text("no database" * 1000)
         return ask(*_, **__)
@@ -257,7 +246,7 @@ def test_a_study_that_is_lost_while_it_runs(argv, tmp_path, monkeypatch, capsys)
     assert said.endswith("study.db: cannot be used as a study: file is not a database")
 
 
-def test_when_the_time_is_up_the_trial_is_kept(argv, tmp_path, monkeypatch, capsys):
+def test_a_trial_resumes_after_a_timeout(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STEP_SECONDS", "1")
     flags = [*argv, RATE, "--num_trials=2", "--pruner=none"]
     assert run([*flags, "--timeout_minutes=0.05"]) == 75
@@ -274,7 +263,7 @@ def test_a_dry_run_writes_nothing(argv, tmp_path, capsys):
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_sweep_of_real_runs(argv, tmp_path, monkeypatch):
+def test_a_search_over_real_runs(argv, tmp_path, monkeypatch):
     monkeypatch.undo()
     flags = [*argv, RATE, "--num_trials=2", "--search.model.num_heads=choice:2,4"]
     words = [
@@ -283,7 +272,7 @@ def test_a_sweep_of_real_runs(argv, tmp_path, monkeypatch):
         "--config.tokenizer.lossless=False",
         "--config.tokenizer.vocab_size=16",
     ]
-    assert run([*flags, *words], trainer=sweep.TRAINER) == 0
+    assert run([*flags, *words], trainer=command.TRAINER) == 0
     found = trials(tmp_path / "sweep")
     assert TrialState.FAIL not in {t.state for t in found}
     made = [tmp_path / "sweep" / "trials" / str(n) / "tokenizer" for n in range(2)]
@@ -299,18 +288,23 @@ def test_a_sweep_of_real_runs(argv, tmp_path, monkeypatch):
     assert resolved["optim"]["learning_rate"] == best["config"]["optim.learning_rate"]
 
 
-def test_what_is_measured_is_known_before_any_trial(script, monkeypatch):
-    """A process of its own finds it: the trials are forked where JAX is not."""
+def test_the_metric_is_checked_before_any_trial(script, monkeypatch):
     monkeypatch.undo()
-    started = concurrent.futures.ThreadPoolExecutor
-    monkeypatch.setattr(
-        concurrent.futures, "ProcessPoolExecutor", lambda n, mp_context: started(n)
-    )
     config = load(str(script), [])
-    sweep_metric.check(config, "bits_per_byte")
+    command.check_metric(config, "bits_per_byte")
     with pytest.raises(UserError) as error:
-        sweep_metric.check(config, "acuracy")
-    assert str(error.value) == (
-        "--metric=acuracy: not measured on the valid split (did you mean 'accuracy'?); "
-        "there are loss, accuracy, perplexity, word_perplexity, bits_per_byte"
+        command.check_metric(config, "acuracy")
+    message = str(error.value)
+    assert message.startswith("--metric=acuracy: ")
+    assert "(did you mean 'accuracy'?)" in message
+    assert "loss, accuracy, perplexity, word_perplexity, bits_per_byte" in message
+
+
+@pytest.mark.parametrize("program", [["tools/sweep.py"], ["-m", "tools.sweep"]])
+def test_the_command_is_a_script_and_a_module(argv, program):
+    flags = [*argv, "--search.seed=int:0:9", "--dry_run"]
+    done = subprocess.run(
+        [sys.executable, *program, *flags], cwd=ROOT, capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stderr
+    assert "the first trial:" in done.stdout

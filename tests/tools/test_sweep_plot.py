@@ -1,8 +1,7 @@
-"""The plot of a sweep, of whatever its trials have come to."""
+"""The plot of a search."""
 
 import optuna
 import pytest
-import sweep_plot
 from matplotlib.figure import Figure
 from optuna.distributions import (
     CategoricalDistribution,
@@ -10,7 +9,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState, create_trial
-from sweep_study import Sweep
+
+from tools.sweep import plot
+from tools.sweep.study import Sweep
 
 SPACE = {
     "optim.learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
@@ -21,8 +22,8 @@ SPACE = {
 }
 
 
-def make(study, space, values):
-    """Add a trial for each value: None fails, a tuple is pruned."""
+def add_trials(study, space, values):
+    """Add a trial for each value: None is a failed one, a tuple a pruned one."""
     draw = optuna.samplers.RandomSampler(seed=0)
     for number, value in enumerate(values):
         params = {
@@ -43,22 +44,22 @@ def make(study, space, values):
         )
 
 
-def drawn(monkeypatch, tmp_path, *, mode, space, values):
+def draw_panels(monkeypatch, tmp_path, *, mode, space, values):
     """Return the panels of the plot."""
-    kept = []
+    figures = []
     save = Figure.savefig
     monkeypatch.setattr(
-        Figure, "savefig", lambda self, path: (kept.append(self), save(self, path))
+        Figure, "savefig", lambda self, path: (figures.append(self), save(self, path))
     )
     study = optuna.create_study(direction=f"{mode}imize")
-    make(study, space, values)
+    add_trials(study, space, values)
     sweep = Sweep(
         config=None,
         command=[],
-        shown_command=[],
+        user_command=[],
         workdir=tmp_path,
         space=space,
-        spellings={},
+        ranges={},
         metric="loss",
         mode=mode,
         num_trials=len(values),
@@ -66,14 +67,16 @@ def drawn(monkeypatch, tmp_path, *, mode, space, values):
         sampler="tpe",
         pruner="none",
     )
-    sweep_plot.write_plot(study, sweep, tmp_path / "plot.png")
+    plot.write_plot(study, sweep, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
-    return kept[0].axes
+    return figures[0].axes
 
 
 def test_every_leaf_has_a_panel_with_its_scale(monkeypatch, tmp_path):
     values = [3.0, 2.0, None, (2.5,), 1000.0, 1.5, (2.2,), 1.8]
-    top, *panels = drawn(monkeypatch, tmp_path, mode="min", space=SPACE, values=values)
+    top, *panels = draw_panels(
+        monkeypatch, tmp_path, mode="min", space=SPACE, values=values
+    )
     assert [panel.get_xlabel() for panel in panels] == list(SPACE)
     scales = [panel.get_xscale() for panel in panels]
     assert scales == ["log", "linear", "linear", "linear", "log"]
@@ -86,8 +89,8 @@ def test_every_leaf_has_a_panel_with_its_scale(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("values", [[2.0], [2.0, 2.0], [0.0, None]])
-def test_few_trials_and_a_metric_to_be_high(monkeypatch, tmp_path, values):
+def test_few_trials_and_mode_max(monkeypatch, tmp_path, values):
     space = {"model.dropout": SPACE["model.dropout"]}
-    top, _ = drawn(monkeypatch, tmp_path, mode="max", space=space, values=values)
+    top, _ = draw_panels(monkeypatch, tmp_path, mode="max", space=space, values=values)
     low, high = top.get_ylim()
     assert low < values[0] < high

@@ -1,7 +1,7 @@
-"""Stands in for `lmjax train`: a loss by a formula, in no time.
+"""A stand-in for `lmjax train` whose loss is a formula.
 
-It holds its workdir's lock, goes on where it saved, and saves upon SIGTERM, as the
-real one does. Beside that it notes from which step each start went on, and for whom.
+Like the real one it locks its workdir, resumes from what it saved, and saves on
+SIGTERM. In addition it notes the first step and the parent process of each start.
 """
 
 import fcntl

@@ -1,6 +1,5 @@
-"""What a sweep has found: the table of trials, and the best as a command."""
+"""The results of a search: the table of trials, and the best trial as a command."""
 
-import json
 import shlex
 from typing import Any
 
@@ -9,8 +8,11 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from sweep_space import flags, short
-from sweep_study import Sweep
+
+from lmjax.run.workdir import write_json
+
+from .space import format_value, to_flags
+from .study import Sweep, get_trials
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -22,42 +24,46 @@ STATES = {
 
 
 def best_trial(study: Study) -> FrozenTrial | None:
-    """Return the best of the trials that were completed, if there is one."""
-    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    """Return the best of the completed trials; None if there is none."""
+    complete = any(t.state == TrialState.COMPLETE for t in get_trials(study))
     return study.best_trial if complete else None
 
 
 def describe(study: Study, number: int, sweep: Sweep) -> str:
     """Return one line about a trial that has ended."""
-    trial, best = study.get_trials(deepcopy=False)[number], best_trial(study)
-    said = f"trial {number}: {_state(trial)}, {_minutes(trial)} min"
+    trial, best = get_trials(study)[number], best_trial(study)
+    line = f"trial {number}: {_state(trial)}, {_minutes(trial)} min"
     if error := trial.user_attrs.get("error"):
-        return f"{said}: {error}"
-    said += f", {sweep.metric} {_value(trial)}"
-    if best is None or best.number == number:
-        return said + ", the best so far" * (best is not None)
-    return f"{said} (best: {_value(best)}, trial {best.number})"
+        return f"{line}: {error}"
+    line += f", {sweep.metric} {_value(trial)}"
+    if best is None:
+        return line
+    if best.number == number:
+        return f"{line}, the best so far"
+    return f"{line} (best: {_value(best)}, trial {best.number})"
 
 
-def write_table(study: Study, sweep: Sweep) -> None:
-    """Print a row for each trial, the best marked."""
-    last = [leaf.split(".")[-1] for leaf in sweep.space]
-    names = last if len({*last}) == len(last) else [*sweep.space]
+def print_table(study: Study, sweep: Sweep) -> None:
+    """Print a row for each trial, with the best one marked."""
+    names = [leaf.split(".")[-1] for leaf in sweep.space]
+    if len({*names}) < len(names):
+        names = [*sweep.space]
     table = Table("trial", *names, sweep.metric, "state", "minutes", "")
     for column in table.columns[: len(names) + 2]:
         column.justify = "right"
     best = best_trial(study)
-    for trial in study.get_trials(deepcopy=False):
+    for trial in get_trials(study):
         is_best = best is not None and trial.number == best.number
-        cells = [short(trial.params.get(leaf, "-")) for leaf in sweep.space]
-        cells = [str(trial.number), *cells, _value(trial), _state(trial)]
-        cells += [_minutes(trial), "best" * is_best + trial.user_attrs.get("error", "")]
+        note = "best" if is_best else trial.user_attrs.get("error", "")
+        cells = [str(trial.number)]
+        cells += [format_value(trial.params.get(leaf, "-")) for leaf in sweep.space]
+        cells += [_value(trial), _state(trial), _minutes(trial), note]
         # As texts, in which brackets are no markup.
         table.add_row(*map(Text, cells), style="bold green" if is_best else None)
     console = Console()
-    if not console.is_terminal:  # a file has no edge
-        wide = console.options.update(width=1000)
-        console.width = console.measure(table, options=wide).maximum
+    if not console.is_terminal:  # a file has no right edge
+        unlimited = console.options.update(width=1000)
+        console.width = console.measure(table, options=unlimited).maximum
     console.print(table)
 
 
@@ -77,18 +83,14 @@ def _state(trial: FrozenTrial) -> str:
 def write_best(study: Study, sweep: Sweep) -> dict[str, Any]:
     """Write the best trial to best.json, and return it."""
     trial = study.best_trial
-    command = [*sweep.shown_command, *flags(trial.params)]
-    command += [f"--workdir={sweep.workdir / 'best'}"]
+    command = [*sweep.user_command, *to_flags(trial.params)]
     best = {
         "trial": trial.number,
         "metric": sweep.metric,
         "value": trial.value,
         "config": trial.params,
         "workdir": str(sweep.directory(trial.number)),
-        "command": shlex.join(command),
+        "command": shlex.join([*command, f"--workdir={sweep.workdir / 'best'}"]),
     }
-    path = sweep.workdir / "best.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(best, indent=2) + "\n")
-    part.replace(path)
+    write_json(sweep.workdir / "best.json", best)
     return best

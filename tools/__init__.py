@@ -1,0 +1,1 @@
+"""Commands around lmjax: searches, plots and measurements."""
