@@ -131,7 +131,9 @@ ATTENTIVE = ("bahdanau", "luong")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--regenerate", action="store_true", help="write tests/golden/ anew"
+        "--regenerate",
+        action="store_true",
+        help="write the files of tests/golden/ again",
     )
 
 
@@ -275,14 +277,18 @@ def assert_close():
 
 @pytest.fixture
 def golden(request):
-    """Compare JSON with tests/golden/NAME.json; `pytest --regenerate` writes it."""
+    """Compare an object with tests/golden/NAME.json; `pytest --regenerate` writes it.
+
+    The file has one line for each entry of the object.
+    """
     import json
 
     def check(name, value):
         path = Path(__file__).parent / "golden" / f"{name}.json"
         if request.config.getoption("--regenerate"):
-            path.write_text(json.dumps(value, indent=1) + "\n")
-        assert path.exists(), f"{path}: make it with pytest --regenerate"
+            lines = (f" {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        assert path.exists(), f"{path}: write it with pytest --regenerate"
         assert json.loads(path.read_text()) == json.loads(json.dumps(value))
 
     return check

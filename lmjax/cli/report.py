@@ -1,4 +1,4 @@
-"""What verbs print about a workdir or a config, beside training it."""
+"""Reports: of a finished run, of an evaluation, and of the size of a model."""
 
 import dataclasses
 import json
@@ -28,13 +28,16 @@ from lmjax.training.evaluate import Evaluation, judges
 
 
 def after_training(config: Config, directory: Path) -> None:
-    """Print where the results lie, beside compressors if the config asks, a sample."""
+    """Print the last sample, a table of the final metrics, and where the results are.
+
+    The table has a line for gzip and for xz if `eval.compressors` is set.
+    """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    last = {line["split"]: line for line in _metrics(directory / "metrics.jsonl")}
-    found = [p for p in directory.glob("samples/*.txt") if p.stem.isdecimal()]
-    samples = sorted(found, key=lambda p: int(p.stem))
+    last = {line["split"]: line for line in _read_metrics(directory / "metrics.jsonl")}
+    samples = [p for p in directory.glob("samples/*.txt") if p.stem.isdecimal()]
     if samples:
-        console.print(f"\n{samples[-1].read_text(errors='replace')}", markup=False)
+        newest = max(samples, key=lambda path: int(path.stem))
+        console.print(f"\n{newest.read_text(errors='replace')}", markup=False)
     scores_text = tasks.build(config.task).scores_text
     names: tuple[str, ...]
     names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
@@ -53,9 +56,9 @@ def after_training(config: Config, directory: Path) -> None:
         for name, bits in pipeline.compressors(documents).items():
             table.add_row(f"valid, {name} -9", "", "", f"{bits:.4g}")
     console.print(table)
-    written = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
-    there = ", ".join(name for name in written if (directory / name).exists())
-    console.print(f"results: {directory}/ ({there})", markup=False)
+    outputs = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
+    existing = ", ".join(name for name in outputs if (directory / name).exists())
+    console.print(f"results: {directory}/ ({existing})", markup=False)
     if example_datasets.reads_examples(config):
         command = f"lmjax predict --workdir={directory} --input=... --output=..."
         console.print(f"next:    {command}", markup=False)
@@ -67,17 +70,18 @@ def after_training(config: Config, directory: Path) -> None:
 def evaluate_workdir(
     directory: Path, *, step: Step, overrides: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the metrics of a checkpoint on the valid split, then on the test split.
+    """Yield the metrics of a checkpoint on the validation and the test split.
 
-    The run's own stores are read, whatever has become of its corpus, unless overrides
-    point `data` elsewhere.
+    Reads the encoded data in the workdir, so that the source files need not exist any
+    more, unless overrides of `data` ask for other data.
 
     Raises:
-      ConfigError: an override of what is the run's own, or text that cannot be read.
+      UserError: an override of a leaf that training has fixed, or data that cannot be
+        read.
     """
     saved = workdir.read_config(directory)
     lm = load(directory, step=step, overrides=overrides)
-    datasets = _held_out(lm.config, saved, lm.tokenizer, directory=directory)
+    datasets = _open_held_out(lm.config, saved, lm.tokenizer, directory=directory)
     with jax.set_mesh(lm.mesh):
         evaluation = Evaluation(make_program(lm.config, lm.mesh), datasets)
         for split in datasets.stores:
@@ -85,23 +89,23 @@ def evaluate_workdir(
             yield {"step": lm.step, "split": split, **metrics}
 
 
-def _held_out(
+def _open_held_out(
     config: Config, saved: Config, tokenizer: Tokenizer, *, directory: Path
 ) -> Datasets:
-    """Open the stores of a run, or make those of the text that overrides point to."""
+    """Open the held-out stores of a run, or encode the data that overrides ask for."""
     same = pipeline.same_text(config, saved)
     stores = manifest.open_held_out(directory) if same else None
     if stores:
         return Datasets(tokenizer=tokenizer, stores=stores)
-    # The run's own stores are not to be replaced.
-    place = config.data.store or str(directory / "store" / "eval")
-    data = dataclasses.replace(config.data, store=place)
+    # In a directory of its own, to keep the stores of the run.
+    store = config.data.store or str(directory / "store" / "eval")
+    data = dataclasses.replace(config.data, store=store)
     config = dataclasses.replace(config, data=data)
     return pipeline.prepare_held_out(config, tokenizer, workdir=directory)
 
 
-def _metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of metrics.jsonl, damaged lines left out."""
+def _read_metrics(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of metrics.jsonl; damaged lines are skipped."""
     for line in file.read_bytes().splitlines():
         try:
             values = json.loads(line)
@@ -112,12 +116,12 @@ def _metrics(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def describe(config: Config, *, num_devices: int) -> None:
-    """Print each parameter's shape, axes and part on one device, then the totals.
+    """Print the shape, axes and shard of each parameter, and the totals.
 
     Args:
       config: the experiment.
-      num_devices: devices of a mesh that need not exist; 0 for as many as the mesh
-        says (1 for an axis of -1).
+      num_devices: the devices to shard over, which need not exist; 0: those of
+        `config.mesh`, where an axis of -1 counts as 1.
     """
     config = pipeline.with_vocabulary(config)
     axes = dataclasses.asdict(config.mesh).values()
@@ -127,7 +131,7 @@ def describe(config: Config, *, num_devices: int) -> None:
     model = models.build(config.model, platform="cpu")
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
     table = Table(box=None)
-    for column in ("parameter", "shape", "axes", "sharding", "on a device"):
+    for column in ("parameter", "shape", "axes", "sharding", "shard"):
         table.add_column(column, no_wrap=True)
     total = local = 0
     for (path, leaf), names, s in zip(
@@ -136,16 +140,16 @@ def describe(config: Config, *, num_devices: int) -> None:
         jax.tree.leaves(shardings),
         strict=True,
     ):
-        part = s.shard_shape(leaf.shape)
-        total, local = total + leaf.size, local + math.prod(part)
+        shard = s.shard_shape(leaf.shape)
+        total, local = total + leaf.size, local + math.prod(shard)
         table.add_row(
             jax.tree_util.keystr(path, simple=True, separator="."),
             _shape(leaf.shape),
             ", ".join(names),
             ", ".join(axis or "-" for axis in s.spec),
-            _shape(part),
+            _shape(shard),
         )
-    # Wide enough for whole names; a terminal wraps what does not fit it.
+    # Wide enough for all names; a narrower terminal wraps the lines.
     console = Console(highlight=False, soft_wrap=True, width=200)
     console.print(table)
     data = config.data
@@ -154,8 +158,8 @@ def describe(config: Config, *, num_devices: int) -> None:
     )
     cost = flops.flops_per_token(model.config, model.shapes, batch=batch)
     console.print(f"parameters: {total:,} ({total * 4 / 2**30:.3g} GiB in float32)")
-    console.print(f"mesh: {dict(mesh.shape)}: {local:,} parameters on each device")
-    console.print(f"training FLOPs a token: {cost:.4g} (length {config.data.length})")
+    console.print(f"mesh: {dict(mesh.shape)}: {local:,} parameters per device")
+    console.print(f"training FLOPs per token: {cost:.4g} (length {config.data.length})")
 
 
 def _shape(shape: Sequence[int]) -> str:

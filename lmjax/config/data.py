@@ -1,40 +1,53 @@
-"""What a run learns from, as config sections: documents or examples, and the cuts."""
+"""The config of the data: where it comes from, and how it is cut into rows."""
 
 import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from lmjax.config.model import Count, CountOrZero
-from lmjax.config.parse import Range, runtime
+from lmjax.config.leaf_types import (
+    Interval,
+    NonNegativeInt,
+    PositiveInt,
+    runtime_field,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FieldsConfig:
-    """What a labelled example's parts are called in its file."""
+    """The names that the fields of an example have in the data.
+
+    Fields are the keys of a JSON object, the columns of a table or of CoNLL files, or
+    the features of a TFDS record ("outer/inner" for nested ones).
+    """
 
     text: str = "text"
-    pair: str = ""  # a second text; "": there is none
+    pair: str = ""  # a second text, to classify pairs; "": none
     label: str = "label"
     tokens: str = "tokens"  # the words of a sentence
-    tags: str = "tags"  # one for each of them
-    predicate: str = ""  # whose arguments they are: its place, or 0 or 1 for each word
+    tags: str = "tags"  # one for each word
+    # semantic roles: the predicate, as its word's index or 0 or 1 for each word;
+    # "": none
+    predicate: str = ""
     source: str = "source"
     target: str = "target"
     question: str = "question"
-    context: str = "context"  # the text that holds the answer
-    answers: str = "answers"  # each a text, and the character where it begins
+    context: str = "context"  # the text that contains the answers
+    answers: str = "answers"  # SQuAD's: `text` and `answer_start` of each
 
 
-PATHLESS = ("python_stdlib", "mixture", "none")  # sources that have no path
+SOURCES_WITHOUT_PATH = ("python_stdlib", "mixture", "none")
 
-# Where several examples are about one text, which must not be in two splits.
-TOGETHER = {"props": "a sentence", "squad": "a context"}
+# Sources that have several examples of one text, which must not be in two splits.
+SHARED_TEXT = {"props": "sentence", "squad": "context"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where documents come from."""
+    """Where documents or examples come from, and how they are split."""
 
+    # documents: python_stdlib (the source code of Python's standard library), text,
+    # jsonl, tfds (TensorFlow Datasets); examples: jsonl, tsv, csv, conll, props
+    # (CoNLL-2005), parallel (two aligned files), squad, tfds
     source: Literal[
         "python_stdlib",
         "text",
@@ -49,82 +62,96 @@ class SourceConfig:
         "mixture",
         "none",
     ] = "text"
-    # files: a glob; parallel: what stands before .SOURCE and .TARGET, the names in
-    # `fields`; tfds: a catalog name or a built directory
+    # a glob of files; parallel: PATH of PATH.SOURCE and PATH.TARGET, where `fields`
+    # has SOURCE and TARGET; tfds: a catalog name, or the directory of a built dataset
     path: str = ""
-    valid_path: str = ""  # "": hold documents of `path` out
-    test_path: str = ""  # "": no test split
-    train_split: str = "train"  # tfds
-    valid_split: str = "validation"  # tfds
-    test_split: str = ""  # tfds
-    field: str = "text"  # jsonl, tfds: the field that holds the text
+    # as path, for the other splits. valid_path "": hold out some of `path`;
+    # test_path "": no test split
+    valid_path: str = ""
+    test_path: str = ""
+    # tfds: names of splits, also slices such as "train[:90%]"; test_split "": none
+    train_split: str = "train"
+    valid_split: str = "validation"
+    test_split: str = ""
+    field: str = "text"  # documents of jsonl, tfds: the field with the text
     fields: FieldsConfig = FieldsConfig()  # of examples
-    # conll; props: where the tags' name stands, each predicate has a column
+    # conll, props: the names of the columns; for props the columns of arguments, one
+    # per predicate, are together the one of the tags
     columns: tuple[str, ...] = ("tokens", "pos", "chunk", "tags")
-    document: Literal["file", "line"] = "file"  # text: what one document is
-    holdout_every: Annotated[int, Range(2)] = 20  # every n-th is held out for valid
-    on_bad_text: Literal["error", "replace"] = "error"  # bytes that are not UTF-8
-    on_bad_example: Literal["error", "skip"] = "error"  # skip: leave it out, and count
-    weight: Annotated[float, Range(1e-6)] = 1.0  # share of samples in a mixture
+    document: Literal["file", "line"] = "file"  # text: a document is a file or a line
+    # without a valid_path, every n-th document or example is held out for validation
+    holdout_every: Annotated[int, Interval(2)] = 20
+    # text that is not UTF-8: stop, or replace bad bytes by U+FFFD
+    on_bad_text: Literal["error", "replace"] = "error"
+    # an example that cannot be used: stop, or skip it and report the number skipped
+    on_bad_example: Literal["error", "skip"] = "error"
+    weight: Annotated[float, Interval(1e-6)] = (
+        1.0  # in a mixture: relative share of rows
+    )
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
-        if self.source not in PATHLESS and not self.path:
-            yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
-        if self.source in PATHLESS and self.path:
-            yield f"{path}.path = {self.path!r}: {self.source!r} takes none"
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields."""
+        if self.source not in SOURCES_WITHOUT_PATH and not self.path:
+            yield f"{path}.path = '': must be set for {path}.source = {self.source!r}"
+        if self.source in SOURCES_WITHOUT_PATH and self.path:
+            yield (
+                f"{path}.path = {self.path!r}: must be '' for {path}.source = "
+                f"{self.source!r}"
+            )
         for name in dict.fromkeys(self.columns):
             if self.columns.count(name) > 1:
-                yield f"{path}.columns: {name!r} is there more than once"
+                yield f"{path}.columns: {name!r} is repeated"
         names = self.fields.source, self.fields.target
         if self.source == "parallel" and len({*names}) < len(names):
             yield (
-                f"{path}.fields.target = {names[1]!r}: must not be "
-                f"{path}.fields.source, too"
+                f"{path}.fields.target = {names[1]!r}: must differ from "
+                f"{path}.fields.source"
             )
         if self.source == "props":
-            yield from self._props_mistakes(path)
-        if self.source in TOGETHER and not self.valid_path:
+            for leaf in ("tokens", "predicate", "tags"):
+                if (name := getattr(self.fields, leaf)) not in self.columns:
+                    yield (
+                        f"{path}.fields.{leaf} = {name!r}: must be one of "
+                        f"{path}.columns for {path}.source = 'props': "
+                        f"{', '.join(self.columns)}"
+                    )
+        if self.source in SHARED_TEXT and not self.valid_path:
             yield (
-                f"{path}.valid_path = '': {path}.source = {self.source!r} needs one: "
-                f"held out are examples, and {TOGETHER[self.source]} has several"
+                f"{path}.valid_path = '': must be set for {path}.source = "
+                f"{self.source!r}: examples of one {SHARED_TEXT[self.source]} must "
+                "not be in two splits"
             )
-
-    def _props_mistakes(self, path: str) -> Iterator[str]:
-        for leaf in ("tokens", "predicate", "tags"):
-            if (name := getattr(self.fields, leaf)) not in self.columns:
-                yield (
-                    f"{path}.fields.{leaf} = {name!r}: {path}.source = 'props' needs "
-                    f"it to be one of {path}.columns: {', '.join(self.columns)}"
-                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(SourceConfig):
-    """The documents, and how windows of tokens are cut from them."""
+    """The source of the data, and how it is cut into rows of tokens."""
 
-    length: Count = 1024  # tokens in a row; of an encoder-decoder, in its source
-    # of an encoder-decoder, or after a prompt, in `length`; 0: what length asks for
-    target_length: CountOrZero = 0
-    num_buckets: Count = 4  # lengths that rows of examples are filled up to
-    isolate_documents: bool = True  # no attention from one document to another
-    # contiguous: each row goes on where it stopped a step before, as does the state of
-    # a recurrent network; a held-out split is one row
+    length: PositiveInt = 1024  # tokens in a row; of an encoder-decoder: in its source
+    # tokens in a target. encoder-decoder: in the decoder; prompted_lm: the part of
+    # `length` that the target may take; 0: follows from `length` and the task
+    target_length: NonNegativeInt = 0
+    # examples: rows are padded to one of at most this many lengths
+    num_buckets: PositiveInt = 4
+    isolate_documents: bool = True  # no attention between the documents of a row
+    # shuffled: windows in random order; contiguous: each row continues where it ended
+    # in the batch before, with the state of the recurrent network
     order: Literal["shuffled", "contiguous"] = "shuffled"
-    mixture: tuple[SourceConfig, ...] = ()  # when source is "mixture"
-    store: str = runtime("")  # where token stores are kept; "": WORKDIR/store
-    num_store_workers: CountOrZero = runtime(0)  # 0: one for each core
-    num_workers: CountOrZero = runtime(0)  # loader processes; 0: one thread
-    prefetch_batches: Count = runtime(8)
+    mixture: tuple[SourceConfig, ...] = ()  # the sources, for source = "mixture"
+    # directory for encoded data; "": WORKDIR/store
+    store: str = runtime_field("")
+    num_store_workers: NonNegativeInt = runtime_field(0)  # that encode; 0: one per core
+    num_workers: NonNegativeInt = runtime_field(0)  # processes that load; 0: a thread
+    prefetch_batches: PositiveInt = runtime_field(8)  # batches to load ahead
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields, and in each part of a mixture."""
-        yield from super().mistakes(path)
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields."""
+        yield from super().validate(path)
         if (self.source == "mixture") != bool(self.mixture):
             yield (
-                f"{path}.mixture: give its parts exactly when {path}.source = 'mixture'"
+                f"{path}.mixture: has {len(self.mixture)} sources with {path}.source = "
+                f"{self.source!r}; must be set for 'mixture', and only then"
             )
         for i, part in enumerate(self.mixture):
             if part.source == "mixture":
                 yield f"{path}.mixture[{i}].source = 'mixture': must not be nested"
-            yield from part.mistakes(f"{path}.mixture[{i}]")

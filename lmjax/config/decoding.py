@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from lmjax.config.model import CountOrZero
-from lmjax.config.parse import Range, build
+from lmjax.config.leaf_types import Interval, NonNegativeInt
+from lmjax.config.parse import build
 from lmjax.errors import ConfigError
 
 SOURCE = "{source}"  # where a template has the source of an example
@@ -30,15 +30,15 @@ class DecodingConfig:
     early_stopping False and True.
     """
 
-    num_beams: Annotated[int, Range(1, 1024)] = 4
-    length_penalty: Annotated[float, Range(-5, 5)] = 1.0  # more would leave float32
+    num_beams: Annotated[int, Interval(1, 1024)] = 4
+    length_penalty: Annotated[float, Interval(-5, 5)] = 1.0  # more would leave float32
     early_finish: bool = False
-    min_tokens: CountOrZero = 0  # before the end
-    max_tokens: CountOrZero = 0  # 0: data.target_length
-    no_repeat_ngram: CountOrZero = 0  # 0: any may come again
-    num_return: Annotated[int, Range(1, 1024)] = 1  # texts of each, the best first
+    min_tokens: NonNegativeInt = 0  # before the end
+    max_tokens: NonNegativeInt = 0  # 0: data.target_length
+    no_repeat_ngram: NonNegativeInt = 0  # 0: any may come again
+    num_return: Annotated[int, Interval(1, 1024)] = 1  # texts of each, the best first
 
-    def mistakes(self, path: str) -> Iterator[str]:
+    def validate(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
         if self.num_return > self.num_beams:
             yield (
@@ -61,7 +61,7 @@ def checked(**leaves: Any) -> DecodingConfig:
     mistakes: list[str] = []
     config = build(DecodingConfig, leaves, "write", mistakes)
     if not mistakes:
-        mistakes += config.mistakes("write")
+        mistakes += config.validate("write")
     if mistakes:
         raise ConfigError("; ".join(mistakes))
     assert isinstance(config, DecodingConfig)

@@ -1,10 +1,10 @@
-"""The experiment config: frozen dataclasses, and the errors a user sees.
+"""The config of an experiment: its sections, defaults, and checks across sections.
 
 An experiment file has `get_config() -> ml_collections.ConfigDict`. `parse` turns it,
-with the overrides of the command line, into one `Config` before any device is
-touched; from then on nobody calls `.get`. Whatever is wrong is reported here, with
-its dotted path, its value, and what is allowed. A number 0 that a comment explains
-("0: ...") stands for a choice that follows from the rest; `parse` fills it in.
+with the overrides of the command line, into a frozen `Config` before any device is
+used. All problems are reported then, each with its dotted path, its value, and what is
+allowed. Where a comment explains a value 0 ("0: ..."), `parse` replaces it by what
+follows from the other leaves.
 """
 
 import dataclasses
@@ -12,107 +12,53 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from lmjax.config.compatibility import objective_mistakes
-from lmjax.config.data import DataConfig, FieldsConfig, SourceConfig
-from lmjax.config.decoding import DecodingConfig, room_to_write
-from lmjax.config.model import (
-    Count,
-    CountOrZero,
-    DecoderConfig,
-    EncoderConfig,
-    EncoderDecoderConfig,
+from lmjax.config.data import DataConfig
+from lmjax.config.decoding import room_to_write
+from lmjax.config.leaf_types import (
     Fraction,
+    Interval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    runtime_field,
+)
+from lmjax.config.model import (
+    DecoderConfig,
     LabelHeadConfig,
     ModelConfig,
-    NonNegative,
-    RecurrentConfig,
-    RecurrentEncoderDecoderConfig,
     TransformerConfig,
-    derived,
+    resolve_model_defaults,
 )
 from lmjax.config.optim import OptimConfig
 from lmjax.config.parse import (
-    Range,
     apply_override,
     build,
-    cross_field_mistakes,
-    differences,
     load_module,
-    plain,
-    runtime,
+    to_builtins,
+    validate_tree,
 )
 from lmjax.config.task import (
     CausalLMConfig,
     ClassifierTask,
-    ClassifyConfig,
-    ExampleTaskConfig,
     GenerationTaskConfig,
-    InfillingConfig,
-    LabelTaskConfig,
-    MaskedLMConfig,
-    PredictionTaskConfig,
-    PrefixLMConfig,
-    PromptedLMConfig,
-    Seq2SeqConfig,
-    SpanCorruptionConfig,
-    SpanQAConfig,
-    TagConfig,
     TaskConfig,
-    WindowPairConfig,
     default_target_length,
     outputs,
 )
 from lmjax.config.tokenizer import TokenizerConfig
-from lmjax.errors import ConfigError, nearest
-
-__all__ = [
-    "CausalLMConfig",
-    "ClassifyConfig",
-    "Config",
-    "ConfigError",
-    "DataConfig",
-    "DecoderConfig",
-    "DecodingConfig",
-    "EncoderConfig",
-    "EncoderDecoderConfig",
-    "ExampleTaskConfig",
-    "FieldsConfig",
-    "GenerationTaskConfig",
-    "InfillingConfig",
-    "LabelTaskConfig",
-    "MaskedLMConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "PredictionTaskConfig",
-    "PrefixLMConfig",
-    "PromptedLMConfig",
-    "RecurrentConfig",
-    "RecurrentEncoderDecoderConfig",
-    "Seq2SeqConfig",
-    "SourceConfig",
-    "SpanCorruptionConfig",
-    "SpanQAConfig",
-    "TagConfig",
-    "TaskConfig",
-    "TokenizerConfig",
-    "WindowPairConfig",
-    "leaves",
-    "load",
-    "nearest",
-    "parse",
-    "to_dict",
-]
+from lmjax.errors import ConfigError, UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis; at most one -1 takes what is left."""
+    """The number of devices along each mesh axis; one may be -1: all that remain."""
 
-    data: Annotated[int, Range(-1)] = -1
-    fsdp: Annotated[int, Range(-1)] = 1
-    tensor: Annotated[int, Range(-1)] = 1
+    data: Annotated[int, Interval(-1)] = -1  # data parallel: each has all parameters
+    fsdp: Annotated[int, Interval(-1)] = 1  # data parallel, parameters sharded
+    tensor: Annotated[int, Interval(-1)] = 1  # tensor parallel: heads and MLP sharded
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields."""
         sizes = dataclasses.asdict(self)
         if list(sizes.values()).count(-1) > 1:
             yield f"{path} = {sizes}: at most one axis may be -1"
@@ -125,73 +71,85 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to save, and what to keep."""
+    """How often to save a checkpoint, and how many to keep."""
 
-    every_steps: CountOrZero = 1000  # 0: only at the end
-    keep: Count = 3  # the newest ones
-    best_metric: str = ""  # a validation metric: also keep its best; "": none
-    best_mode: Literal["min", "max"] = "min"
+    every_steps: NonNegativeInt = 1000  # 0: only at the end
+    keep: PositiveInt = 3  # number of most recent checkpoints to keep
+    # a validation metric, such as "loss": also keep the checkpoint with its best value;
+    # "": none
+    best_metric: str = ""
+    best_mode: Literal["min", "max"] = "min"  # whether lower or higher is better
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """When to evaluate, on how much, and when to give up."""
+    """Evaluation on the validation split during training, and early stopping."""
 
-    every_steps: CountOrZero = 1000  # 0: only at the end
-    batch_size: CountOrZero = 0  # 0: the training batch size
-    num_batches: CountOrZero = 0  # spread over the split; 0: every token exactly once
-    patience: CountOrZero = 0  # evaluations without a better best_metric; 0: no limit
-    compressors: bool = False  # print gzip -9 and xz -9 on the held-out text beside
+    every_steps: NonNegativeInt = 1000  # 0: only at the end
+    batch_size: NonNegativeInt = 0  # 0: the training batch size
+    # batches per evaluation, spread evenly over the split; 0: the whole split, each
+    # token once
+    num_batches: NonNegativeInt = 0
+    # early stopping: evaluations in a row without a new best value of
+    # checkpoint.best_metric; 0: never stop early
+    patience: NonNegativeInt = 0
+    # after training, also print how well gzip and xz compress the validation text
+    compressors: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """What to generate while training, to look at."""
+    """Text generated during training, to look at: WORKDIR/samples."""
 
-    every_steps: CountOrZero = 0  # 0: only at the end
-    prompts: tuple[str, ...] = ()  # none: no samples
-    max_tokens: Count = 64
-    temperature: NonNegative = 0.8
-    top_k: CountOrZero = 0  # 0: no limit
+    every_steps: NonNegativeInt = 0  # 0: only at the end
+    prompts: tuple[str, ...] = ()  # (): no samples
+    max_tokens: PositiveInt = 64  # of each sample
+    temperature: NonNegativeFloat = 0.8  # 0: greedy
+    top_k: NonNegativeInt = 0  # sample from the k most likely tokens; 0: from all
+    # nucleus sampling: from the most likely tokens that together have this probability
     top_p: Fraction = 0.95
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields."""
         if not self.top_p:
-            yield f"{path}.top_p = 0.0: must be above 0, for something to draw from"
+            yield f"{path}.top_p = 0.0: must be > 0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What is written while training."""
+    """How training metrics are logged."""
 
-    every_steps: Count = 10
-    tensorboard: bool = True
+    every_steps: PositiveInt = 10
+    tensorboard: bool = True  # also write TensorBoard event files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One experiment."""
 
-    seed: Annotated[int, Range(0, below=1 << 32)] = 0
-    num_steps: Count = runtime(1000)
-    batch_size: Count = 8  # sequences, over all devices
-    num_microbatches: Count = runtime(1)  # the batch is worked off in so many parts
-    init_from: str = ""  # a workdir, or a Hugging Face directory or name, to begin with
-    init_embedding_from: str = ""  # word vectors, GloVe's or word2vec's, to begin with
+    seed: Annotated[int, Interval(0, below=1 << 32)] = 0
+    num_steps: PositiveInt = runtime_field(1000)  # optimizer steps in all
+    batch_size: PositiveInt = 8  # rows per step, over all devices
+    # gradient accumulation: each batch is processed in this many parts
+    num_microbatches: PositiveInt = runtime_field(1)
+    # pretrained parameters to start from: a workdir, or a Hugging Face directory or
+    # model name; "": random initialization
+    init_from: str = ""
+    # a file of word vectors (GloVe, word2vec) to initialize the embedding; "": none
+    init_embedding_from: str = ""
     model: ModelConfig = DecoderConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     task: TaskConfig = CausalLMConfig()
     optim: OptimConfig = OptimConfig()
-    mesh: MeshConfig = runtime(MeshConfig())
-    checkpoint: CheckpointConfig = runtime(CheckpointConfig())
-    eval: EvalConfig = runtime(EvalConfig())
-    sample: SampleConfig = runtime(SampleConfig())
-    log: LogConfig = runtime(LogConfig())
+    mesh: MeshConfig = runtime_field(MeshConfig())
+    checkpoint: CheckpointConfig = runtime_field(CheckpointConfig())
+    eval: EvalConfig = runtime_field(EvalConfig())
+    sample: SampleConfig = runtime_field(SampleConfig())
+    log: LogConfig = runtime_field(LogConfig())
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between sections."""
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between sections."""
         if self.data.length > self.model.max_length:
             yield (
                 f"{path}.data.length = {self.data.length}: must be at most "
@@ -206,7 +164,7 @@ class Config:
         if self.init_from and self.init_embedding_from:
             yield (
                 f"{path}.init_embedding_from = {self.init_embedding_from!r}: must be "
-                f"'' with {path}.init_from, which has embeddings of its own"
+                f"'' with {path}.init_from, which already has embeddings"
             )
         rows = max(self.mesh.data, 1) * max(self.mesh.fsdp, 1)
         for name, size in (
@@ -231,16 +189,21 @@ class Config:
                 )
         if self.eval.num_batches and self.checkpoint.best_metric in WHOLE_TEXT_METRICS:
             yield (
-                f"{path}.checkpoint.best_metric = {self.checkpoint.best_metric!r}: is "
-                f"of the whole text; leave {path}.eval.num_batches out, or take 'loss'"
+                f"{path}.checkpoint.best_metric = {self.checkpoint.best_metric!r}: "
+                f"needs the whole validation split; set {path}.eval.num_batches=0, or "
+                "use 'loss'"
             )
         if self.eval.patience and not self.checkpoint.best_metric:
-            yield f"{path}.eval.patience: needs {path}.checkpoint.best_metric"
+            yield (
+                f"{path}.eval.patience = {self.eval.patience}: needs "
+                f"{path}.checkpoint.best_metric"
+            )
 
 
-# What evaluation tells only when it has read all of a split.
+# Metrics that evaluation can report only when it has read the whole split.
 WHOLE_TEXT_METRICS = ("word_perplexity", "bits_per_byte")
 
+# Given `init_from`, returns the sections that its config provides defaults for.
 Defaults = Callable[[str], Mapping[str, Any]]
 
 
@@ -250,49 +213,51 @@ def parse(
     *,
     defaults: Defaults | None = None,
 ) -> Config:
-    """Build the `Config` that a nested mapping and `a.b=value` overrides describe.
+    """Parse a nested mapping and `a.b=value` overrides into a `Config`.
 
     Args:
-      source: what an experiment says.
-      overrides: what the command line says.
-      defaults: given `init_from`, returns sections whose leaves hold where neither of
-        the two names them; a section of another `kind` says nothing.
+      source: the config of an experiment file.
+      overrides: those of the command line; they take precedence.
+      defaults: given `init_from`, returns sections whose leaves apply where neither
+        source nor overrides set them. A section of another `kind` is ignored.
 
     Raises:
-      ConfigError: all mistakes, in one line: each with its dotted path, the value,
+      ConfigError: all problems, in one line: each with its dotted path, the value,
         what is allowed, and for a misspelt name the nearest one.
     """
-    mistakes: list[str] = []
-    nested = plain(source)
+    problems: list[str] = []
+    nested = to_builtins(source)
     for override in overrides:
-        apply_override(Config, nested, override, mistakes)
+        apply_override(Config, nested, override, problems)
     if defaults and nested.get("init_from"):
         for name, section in defaults(nested["init_from"]).items():
             own = nested.setdefault(name, {})
+            if not isinstance(own, dict):
+                continue  # `build` reports that this is not a section
             if own.get("kind", section["kind"]) == section["kind"]:
-                nested[name] = _overlaid(section, own)
-    config = build(Config, nested, "config", mistakes)
-    if not mistakes:
-        config = _derive(config)
-        mistakes += cross_field_mistakes(config, "config")
-    if mistakes:
-        raise ConfigError("; ".join(dict.fromkeys(mistakes)))
+                nested[name] = _merge(section, own)
+    config = build(Config, nested, "config", problems)
+    if not problems:
+        config = _resolve_defaults(config)
+        problems += validate_tree(config, "config")
+    if problems:
+        raise ConfigError("; ".join(dict.fromkeys(problems)))
     return config
 
 
-def _overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return two nested mappings as one; where both have a leaf, the second's."""
-    both = {
-        name: _overlaid(under[name], value)
-        for name, value in over.items()
-        if isinstance(value, dict) and isinstance(under.get(name), dict)
+def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two nested mappings; where both have a leaf, `update` wins."""
+    nested = {
+        name: _merge(base[name], value)
+        for name, value in update.items()
+        if isinstance(value, dict) and isinstance(base.get(name), dict)
     }
-    return {**under, **over, **both}
+    return {**base, **update, **nested}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return the config as a nested dict of JSON values; `parse` reads it back."""
-    return plain(dataclasses.asdict(config))
+    """Convert a config to a nested dict of JSON values, which `parse` reads back."""
+    return to_builtins(dataclasses.asdict(config))
 
 
 def leaves(section: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
@@ -304,50 +269,47 @@ def leaves(section: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}.{name}", value
 
 
-def changed_identity(old: Config, new: Config) -> list[str]:
-    """Name the leaves, runtime ones aside, in which two configs differ."""
-    return list(differences(old, new, "config"))
-
-
-def _derive(config: Config) -> Config:
-    """Fill in the zeros that stand for "follows from the rest"."""
-    optim = config.optim
-    model = config.model
-    adapted = isinstance(model, TransformerConfig) and model.lora.rank > 0
-    if adapted and "*" not in optim.frozen:
-        head = ("classifier.*",) * isinstance(config.task, ClassifierTask)
-        learning = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
-        optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
-    if optim.trainable and not optim.frozen:
-        optim = dataclasses.replace(optim, frozen=("*",))
-    batch_size = config.eval.batch_size or config.batch_size
+def _resolve_defaults(config: Config) -> Config:
+    """Replace each 0 that stands for a value that follows from other leaves."""
+    model = resolve_num_labels(resolve_model_defaults(config.model), config.task)
     data = config.data
-    model = with_classifier(derived(config.model), config.task)
     target_length = data.target_length or default_target_length(
         data.length, config.task, model.decoder_prefix_ids
     )
+    batch_size = config.eval.batch_size or config.batch_size
     config = dataclasses.replace(
         config,
         model=model,
-        optim=optim,
+        optim=_resolve_frozen(config),
         data=dataclasses.replace(data, target_length=target_length),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
-    return dataclasses.replace(config, task=_writing(config))
-
-
-def _writing(config: Config) -> TaskConfig:
-    """Return the task with as many tokens to write as a target has, and fit."""
     task = config.task
-    if not isinstance(task, GenerationTaskConfig) or task.write.max_tokens:
-        return task
-    most = min(config.data.target_length, room_to_write(config))
-    write = dataclasses.replace(task.write, max_tokens=most)
-    return dataclasses.replace(task, write=write)
+    if isinstance(task, GenerationTaskConfig) and not task.write.max_tokens:
+        max_tokens = min(config.data.target_length, room_to_write(config))
+        write = dataclasses.replace(task.write, max_tokens=max_tokens)
+        task = dataclasses.replace(task, write=write)
+    return dataclasses.replace(config, task=task)
 
 
-def with_classifier(model: ModelConfig, task: TaskConfig) -> ModelConfig:
-    """Return the model with as many labels as the task, where these are known."""
+def _resolve_frozen(config: Config) -> OptimConfig:
+    """Freeze all but `trainable` parameters, and with LoRA all but the adapters.
+
+    A label head of the task is trained together with the adapters.
+    """
+    optim, model = config.optim, config.model
+    has_adapters = isinstance(model, TransformerConfig) and model.lora.rank > 0
+    if has_adapters and "*" not in optim.frozen:
+        head = ("classifier.*",) if isinstance(config.task, ClassifierTask) else ()
+        trainable = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
+        return dataclasses.replace(optim, frozen=("*",), trainable=trainable)
+    if optim.trainable and not optim.frozen:
+        return dataclasses.replace(optim, frozen=("*",))
+    return optim
+
+
+def resolve_num_labels(model: ModelConfig, task: TaskConfig) -> ModelConfig:
+    """Set a model's `num_labels` from the labels of the task, if these are known."""
     if not (outputs(task) and isinstance(model, LabelHeadConfig)):
         return model
     return dataclasses.replace(model, num_labels=model.num_labels or len(outputs(task)))
@@ -356,24 +318,28 @@ def with_classifier(model: ModelConfig, task: TaskConfig) -> ModelConfig:
 def load(
     spec: str, overrides: Sequence[str] = (), *, defaults: Defaults | None = None
 ) -> Config:
-    """Return the config of `FILE.py[:ARG]`; ARG goes to its `get_config`.
+    """Load the config of an experiment file.
 
-    The rest as for `parse`.
+    Args:
+      spec: `FILE.py`, or `FILE.py:ARG` to call `get_config(ARG)`.
+      overrides: see `parse`.
+      defaults: see `parse`.
 
     Raises:
-      ConfigError: the file or what it returns cannot be used, in one line.
+      UserError: the file or what it returns cannot be used; or see `parse`.
     """
     path, _, argument = spec.partition(".py:")
     path = path if path.endswith(".py") else path + ".py"
     module = load_module(path if argument else spec)
     if not callable(getattr(module, "get_config", None)):
-        raise ConfigError(f"{path}: has no function get_config()")
+        raise UserError(f"{path}: has no function get_config()")
     try:
         config = module.get_config(argument) if argument else module.get_config()
     except Exception as error:
-        raise ConfigError(f"{path}: get_config: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: get_config() failed: {why}") from error
     if not hasattr(config, "items"):
-        raise ConfigError(
+        raise UserError(
             f"{path}: get_config() returned {type(config).__name__}, not a ConfigDict"
         )
     return parse(config, overrides, defaults=defaults)

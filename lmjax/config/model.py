@@ -1,25 +1,26 @@
-"""The shapes of networks, as config sections: one class for each architecture."""
+"""The config of a model: one class for each architecture."""
 
 import dataclasses
 import fnmatch
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from lmjax.config.parse import Range, runtime
+from lmjax.config.leaf_types import (
+    Interval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Rate,
+    Size,
+    SizeOrZero,
+    runtime_field,
+)
 from lmjax.errors import nearest
 
-Count = Annotated[int, Range(1, below=1 << 31)]  # steps are counted in int32
-CountOrZero = Annotated[int, Range(0, below=1 << 31)]
-Width = Annotated[int, Range(1, below=1 << 20)]
-WidthOrZero = Annotated[int, Range(0, below=1 << 20)]
-NonNegative = Annotated[float, Range(0)]
-Fraction = Annotated[float, Range(0, 1)]
-Rate = Annotated[float, Range(0, below=1)]  # all of it dropped, or kept, leaves NaN
-
-UNLIMITED = 1 << 30  # tokens, of what may have any number
+UNLIMITED = 1 << 30  # the length in tokens of what has no limit
 
 
-# The matrices of a block, which adapters can be added to.
+# The weight matrices of a block, to which LoRA adapters can be added.
 MATRICES = (
     *(f"attention.{name}" for name in ("query", "key", "value", "out")),
     *(f"cross_attention.{name}" for name in ("query", "key", "value", "out")),
@@ -29,39 +30,42 @@ MATRICES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Low-rank adapters beside a block's matrices (Hu et al. 2021)."""
+    """LoRA: low-rank adapters added to weight matrices (Hu et al. 2021)."""
 
-    rank: WidthOrZero = 0  # 0: no adapters
-    alpha: NonNegative = 16.0  # their product is scaled by alpha / rank
-    targets: tuple[str, ...] = ("*attention.query", "*attention.value")  # of MATRICES
+    rank: SizeOrZero = 0  # 0: no adapters
+    alpha: NonNegativeFloat = 16.0  # adapters are scaled by alpha / rank
+    # the matrices that have an adapter: patterns of "attention.query", "mlp.up", ...
+    targets: tuple[str, ...] = ("*attention.query", "*attention.value")
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields."""
         for target in self.targets:
             if not fnmatch.filter(MATRICES, target):
                 yield (
-                    f"{path}.targets: {target!r} is none of a block's matrices"
-                    f"{nearest(target, MATRICES)}; there are {', '.join(MATRICES)}"
+                    f"{path}.targets: {target!r} matches no matrix of a block"
+                    f"{nearest(target, MATRICES)}; must match any of "
+                    f"{', '.join(MATRICES)}"
                 )
 
     def rank_of(self, matrix: str) -> int:
-        """Return the rank of the adapter of one of `MATRICES`, 0 for none."""
+        """Return the rank of the adapter of one of `MATRICES`; 0: it has none."""
         named = any(fnmatch.fnmatchcase(matrix, target) for target in self.targets)
         return self.rank if named else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelBaseConfig:
-    """What all networks over tokens are described by."""
+    """The leaves of all models."""
 
-    vocab_size: CountOrZero = 0  # 0: as many as the tokenizer has
-    dim: Width = 768
-    num_layers: Width = 12
-    max_length: Count = 1024
-    tie_embeddings: bool = True
-    head_bias: bool = False  # one number added to the logit of each id
+    vocab_size: NonNegativeInt = 0  # 0: the tokenizer's
+    dim: Size = 768  # of token embeddings, and of the hidden states of a Transformer
+    num_layers: Size = 12  # of an encoder-decoder: in its decoder
+    max_length: PositiveInt = 1024  # tokens in a sequence
+    tie_embeddings: bool = True  # the output layer shares the embedding matrix
+    head_bias: bool = False  # the output layer has a bias
     dropout: Rate = 0.0
-    dtype: Literal["auto", "float32", "bfloat16"] = runtime("auto")
+    # of activations; parameters are float32. auto: float32 on CPU, else bfloat16
+    dtype: Literal["auto", "float32", "bfloat16"] = runtime_field("auto")
 
     is_encoder_decoder = False  # a text apart from the one that it writes
 
@@ -98,54 +102,69 @@ class ModelBaseConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelHeadConfig(ModelBaseConfig):
-    """What reads one text, and can give labels to it or to its tokens."""
+    """The leaves of models of one sequence, which can have a label head."""
 
-    num_labels: CountOrZero = 0  # 0: as many as the task has; none without such a task
+    # outputs of the label head; 0: those of the task, and no head if it has no labels
+    num_labels: NonNegativeInt = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelBaseConfig):
-    """What all Transformers are described by."""
+    """The leaves of all Transformers."""
 
-    num_heads: Width = 12
-    num_kv_heads: WidthOrZero = 0  # 0: as many as num_heads
-    head_dim: WidthOrZero = 0  # 0: dim / num_heads
-    mlp_dim: WidthOrZero = 0  # 0: 4 * dim
+    num_heads: Size = 12  # attention heads
+    num_kv_heads: SizeOrZero = 0  # heads of keys and values (GQA); 0: num_heads
+    head_dim: SizeOrZero = 0  # 0: dim / num_heads
+    mlp_dim: SizeOrZero = 0  # hidden size of the MLP; 0: 4 * dim
+    # rope: rotary; relative: T5's bias per bucket of distances
     position: Literal["learned", "sinusoidal", "rope", "relative"] = "rope"
-    position_offset: CountOrZero = 0  # rows of the learned table before position 0
-    rope_theta: NonNegative = 10_000.0
+    # learned: unused rows at the beginning of the table (2 in RoBERTa and BART)
+    position_offset: NonNegativeInt = 0
+    rope_theta: NonNegativeFloat = 10_000.0  # base of the frequencies
+    # for contexts longer than in pretraining. linear: divide all frequencies by
+    # rope_factor; llama3: only the low ones (the factors below; Llama 3.1)
     rope_scaling: Literal["none", "linear", "llama3"] = "none"
-    rope_factor: NonNegative = 1.0
-    rope_low_frequency_factor: NonNegative = 1.0
-    rope_high_frequency_factor: NonNegative = 4.0
-    rope_original_length: Count = 8192
-    relative_buckets: Annotated[int, Range(4)] = 32
-    relative_max_distance: Count = 128  # from where on all distances are one bucket
-    norm: Literal["layernorm", "rmsnorm", "rmsnorm1p"] = "rmsnorm"  # 1p: 1 + scale
-    norm_epsilon: NonNegative = 1e-5
-    norm_place: Literal["pre", "post", "both"] = "pre"  # both: around each sublayer
-    embedding_norm: bool = False
-    scale_embeddings: bool = False  # by sqrt(dim)
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "silu"
-    gated: bool = True  # SwiGLU and its kin
-    use_bias: bool = False
-    qkv_bias: bool = False  # on queries, keys and values even if not elsewhere
-    qk_norm: bool = False
-    window: CountOrZero = 0  # tokens that a query sees, itself included; 0: all
-    global_every: CountOrZero = 0  # every n-th layer has no window; 0: none
-    attention_scale: NonNegative = 0.0  # of scores; 0: 1 / sqrt(head_dim)
-    attention_softcap: NonNegative = 0.0  # 0: none
-    logit_softcap: NonNegative = 0.0  # 0: none
-    attention_dropout: Rate = 0.0
+    rope_factor: NonNegativeFloat = 1.0
+    rope_low_frequency_factor: NonNegativeFloat = 1.0
+    rope_high_frequency_factor: NonNegativeFloat = 4.0
+    rope_original_length: PositiveInt = 8192  # llama3: max_length in pretraining
+    relative_buckets: Annotated[int, Interval(4)] = 32  # relative: number of buckets
+    # relative: all larger distances share the last bucket
+    relative_max_distance: PositiveInt = 128
+    # rmsnorm1p: multiply by 1 + scale, as in Gemma
+    norm: Literal["layernorm", "rmsnorm", "rmsnorm1p"] = "rmsnorm"
+    norm_epsilon: NonNegativeFloat = 1e-5
+    # pre: before each sublayer; post: after the residual connection, as in BERT;
+    # both: before each sublayer and on its output, as in Gemma 2
+    norm_place: Literal["pre", "post", "both"] = "pre"
+    embedding_norm: bool = False  # a norm after the embeddings
+    scale_embeddings: bool = False  # multiply embeddings by sqrt(dim)
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "silu"  # of MLPs
+    gated: bool = True  # gated MLP: with silu SwiGLU, with gelu GeGLU
+    use_bias: bool = False  # biases in linear layers and norms
+    qkv_bias: bool = False  # biases of queries, keys and values, without use_bias too
+    qk_norm: bool = False  # norms on queries and keys
+    # sliding-window attention: the number of tokens that each token attends to,
+    # itself included; 0: all
+    window: NonNegativeInt = 0
+    global_every: NonNegativeInt = 0  # every n-th layer ignores the window; 0: none
+    attention_scale: NonNegativeFloat = 0.0  # of attention scores; 0: 1/sqrt(head_dim)
+    attention_softcap: NonNegativeFloat = 0.0  # soft cap of attention scores; 0: none
+    logit_softcap: NonNegativeFloat = 0.0  # soft cap of output logits; 0: none
+    attention_dropout: Rate = 0.0  # dropout of attention probabilities
     lora: LoraConfig = LoraConfig()
-    scan_layers: Literal["auto", True, False] = runtime("auto")
-    remat: Literal["none", "dots", "full"] = runtime("none")
-    attention: Literal["auto", "xla", "cudnn"] = runtime("auto")
+    # compile one layer and loop over all (jax.lax.scan). auto: except on CPU
+    scan_layers: Literal["auto", True, False] = runtime_field("auto")
+    # recompute activations in the backward pass to save memory. dots: keep the results
+    # of matrix multiplications; full: recompute whole layers
+    remat: Literal["none", "dots", "full"] = runtime_field("none")
+    # kernel. auto: cuDNN's flash attention where it applies, else XLA
+    attention: Literal["auto", "xla", "cudnn"] = runtime_field("auto")
 
     split_by_tensor = ("num_heads", "num_kv_heads", "mlp_dim")
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields, once derived ones are filled in."""
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields; defaults are resolved already."""
         if self.head_dim * self.num_heads != self.dim and self.dim % self.num_heads:
             yield (
                 f"{path}.num_heads = {self.num_heads}: must divide "
@@ -158,17 +177,29 @@ class TransformerConfig(ModelBaseConfig):
             )
         if self.global_every and not self.window:
             yield f"{path}.global_every = {self.global_every}: needs {path}.window"
-        yield from self._position_mistakes(path)
+        yield from self._validate_positions(path)
 
-    def _position_mistakes(self, path: str) -> Iterator[str]:
+    def _validate_positions(self, path: str) -> Iterator[str]:
         if self.position == "sinusoidal" and self.dim % 2:
-            yield f"{path}.dim = {self.dim}: must be even for sinusoidal positions"
+            yield (
+                f"{path}.dim = {self.dim}: must be even for {path}.position = "
+                "'sinusoidal'"
+            )
         if self.position_offset and self.position != "learned":
-            yield f"{path}.position_offset: only learned positions have one"
+            yield (
+                f"{path}.position_offset = {self.position_offset}: needs "
+                f"{path}.position = 'learned', not {self.position!r}"
+            )
         if self.position == "rope" and self.head_dim % 2:
-            yield f"{path}.head_dim = {self.head_dim}: must be even for rope"
+            yield (
+                f"{path}.head_dim = {self.head_dim}: must be even for {path}.position "
+                "= 'rope'"
+            )
         if self.position == "rope" and min(self.rope_theta, self.rope_factor) <= 0:
-            yield f"{path}.rope_theta and {path}.rope_factor: must be > 0"
+            yield (
+                f"{path}.rope_theta = {self.rope_theta}, {path}.rope_factor = "
+                f"{self.rope_factor}: must be > 0"
+            )
         if self.rope_low_frequency_factor >= self.rope_high_frequency_factor:
             yield (
                 f"{path}.rope_low_frequency_factor = {self.rope_low_frequency_factor}:"
@@ -183,20 +214,20 @@ class TransformerConfig(ModelBaseConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig(LabelHeadConfig, TransformerConfig):
-    """A decoder-only Transformer, from GPT-2 to Gemma by its fields."""
+    """A decoder-only Transformer, such as GPT-2, Llama or Gemma."""
 
     kind: Literal["decoder"] = "decoder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig(LabelHeadConfig, TransformerConfig):
-    """A Transformer in which every token sees every other, such as BERT."""
+    """A bidirectional Transformer, such as BERT."""
 
     kind: Literal["encoder"] = "encoder"
-    num_token_types: CountOrZero = 0  # 0: tokens have no types
-    mlm_head: bool = True  # what predicts masked tokens
-    pooler: bool = False  # a tanh layer on the first token
-    pair_head: bool = False  # tells from the pooler which of two texts came first
+    num_token_types: NonNegativeInt = 0  # token type (segment) embeddings; 0: none
+    mlm_head: bool = True  # the head that predicts masked tokens
+    pooler: bool = False  # a tanh layer on the first token, for classification
+    pair_head: bool = False  # predicts the order of two texts; for task.sentence_order
 
     @property
     def mute(self) -> str:
@@ -208,22 +239,23 @@ class EncoderConfig(LabelHeadConfig, TransformerConfig):
         """Return whether a token's hidden state tells of the tokens after it."""
         return True
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields, once derived ones are filled in."""
-        yield from super().mistakes(path)
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields; defaults are resolved already."""
+        yield from super().validate(path)
         if self.pair_head and not self.pooler:
-            yield f"{path}.pair_head = True: needs {path}.pooler"
+            yield f"{path}.pair_head = True: needs {path}.pooler = True"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderDecoderConfig(TransformerConfig):
-    """A Transformer that reads a source and writes a target, such as T5 and BART."""
+    """An encoder-decoder Transformer, such as T5 and BART."""
 
     kind: Literal["encoder_decoder"] = "encoder_decoder"
-    num_encoder_layers: WidthOrZero = 0  # 0: as many as num_layers
-    start_id: CountOrZero = 0  # what the decoder reads before the first token
-    opening: tuple[CountOrZero, ...] = ()  # what each target begins with: BART's <s>
-    scale_logits: bool = False  # hidden states by 1 / sqrt(dim) before the head
+    num_encoder_layers: SizeOrZero = 0  # 0: num_layers
+    start_id: NonNegativeInt = 0  # the decoder's first input (decoder_start_token_id)
+    # token ids that every target begins with (forced_bos_token_id), such as BART's <s>
+    opening: tuple[NonNegativeInt, ...] = ()
+    scale_logits: bool = False  # scale by 1/sqrt(dim) before the output layer, as in T5
 
     is_encoder_decoder = True
 
@@ -240,11 +272,12 @@ class EncoderDecoderConfig(TransformerConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecurrentBaseConfig(ModelBaseConfig):
-    """What all recurrent networks are described by."""
+    """The leaves of all recurrent networks."""
 
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
-    hidden_dim: WidthOrZero = 0  # 0: dim, the size of the embeddings
-    variational_dropout: bool = False  # drop the same elements at every step of a row
+    hidden_dim: SizeOrZero = 0  # of hidden states; 0: dim
+    # one dropout mask for all positions of a row (Gal and Ghahramani 2016)
+    variational_dropout: bool = False
 
     split_by_tensor = ("hidden_dim",)
 
@@ -253,24 +286,25 @@ class RecurrentBaseConfig(ModelBaseConfig):
         """Return how many tokens a text may have: no positions run out."""
         return UNLIMITED
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields, once derived ones are filled in."""
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields; defaults are resolved already."""
         if self.variational_dropout and not self.dropout:
-            yield f"{path}.variational_dropout = True: needs {path}.dropout"
+            yield f"{path}.variational_dropout = True: needs {path}.dropout > 0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecurrentConfig(LabelHeadConfig, RecurrentBaseConfig):
-    """A recurrent network that reads tokens one after another, such as an LSTM.
+    """A recurrent network, such as an LSTM.
 
-    It predicts the next token, or where it has labels gives these instead.
+    It is a language model, or with `num_labels` a classifier or tagger.
     """
 
     kind: Literal["recurrent"] = "recurrent"
-    num_layers: Width = 2
-    bidirectional: bool = False  # also read backwards; both ways' states side by side
-    num_token_types: CountOrZero = 0  # 0: tokens have no types
-    # What of a text is classified: the last state of each direction, or over all states
+    num_layers: Size = 2
+    bidirectional: bool = False  # also run right to left; states are concatenated
+    num_token_types: NonNegativeInt = 0  # token type embeddings; 0: none
+    # how states are pooled to classify a text: the last state of each direction, or the
+    # mean or maximum over all positions
     summary: Literal["last", "mean", "max"] = "last"
 
     @property
@@ -291,15 +325,17 @@ class RecurrentConfig(LabelHeadConfig, RecurrentBaseConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecurrentEncoderDecoderConfig(RecurrentBaseConfig):
-    """A recurrent network that reads a source both ways and attends to it, writing."""
+    """A recurrent encoder-decoder with attention; the encoder is bidirectional."""
 
     kind: Literal["recurrent_encoder_decoder"] = "recurrent_encoder_decoder"
-    num_layers: Width = 1
-    num_encoder_layers: WidthOrZero = 0  # 0: as many as num_layers
-    # bahdanau: additive, before each step; luong: multiplicative, after it
+    num_layers: Size = 1
+    num_encoder_layers: SizeOrZero = 0  # 0: num_layers
+    # bahdanau: additive, before each step of the decoder (2015); luong: multiplicative,
+    # after it (2015)
     attention: Literal["bahdanau", "luong"] = "bahdanau"
-    input_feeding: bool = False  # each step also reads what the last one attended to
-    start_id: CountOrZero = 0  # what the decoder reads before the first token
+    # luong: each step also gets the attention output of the step before
+    input_feeding: bool = False
+    start_id: NonNegativeInt = 0  # the decoder's first input (decoder_start_token_id)
 
     is_encoder_decoder = True
 
@@ -308,13 +344,13 @@ class RecurrentEncoderDecoderConfig(RecurrentBaseConfig):
         """Return what its decoder has read before it writes from a source."""
         return (self.start_id,)
 
-    def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields, once derived ones are filled in."""
-        yield from super().mistakes(path)
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields; defaults are resolved already."""
+        yield from super().validate(path)
         if self.input_feeding and self.attention == "bahdanau":
             yield (
-                f"{path}.input_feeding = True: is of {path}.attention = 'luong'; in "
-                "'bahdanau' each step reads what it attends to"
+                f"{path}.input_feeding = True: must be False with {path}.attention = "
+                "'bahdanau', where attention is always an input; or use 'luong'"
             )
 
 
@@ -322,14 +358,13 @@ AnyTransformer = DecoderConfig | EncoderConfig | EncoderDecoderConfig
 AnyEncoderDecoder = EncoderDecoderConfig | RecurrentEncoderDecoderConfig
 ModelConfig = AnyTransformer | RecurrentConfig | RecurrentEncoderDecoderConfig
 
-# The kinds that predict each token from those before it alone, and those that read a
-# source for it.
+# The kinds of models that are decoder-only, and those with an encoder and a decoder.
 CAUSAL_KINDS = ("decoder", "recurrent")
 SOURCE_KINDS = ("encoder_decoder", "recurrent_encoder_decoder")
 
 
-def derived(config: ModelConfig) -> ModelConfig:
-    """Fill in the zeros that stand for "follows from the rest"."""
+def resolve_model_defaults(config: ModelConfig) -> ModelConfig:
+    """Replace each 0 that stands for a value that follows from other leaves."""
     if isinstance(config, AnyEncoderDecoder):
         num_encoder_layers = config.num_encoder_layers or config.num_layers
         config = dataclasses.replace(config, num_encoder_layers=num_encoder_layers)

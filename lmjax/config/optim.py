@@ -1,21 +1,26 @@
-"""The optimizer and its schedule, as a config section."""
+"""The config of the optimizer and its learning rate schedule."""
 
 import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from lmjax.config.model import CountOrZero, Fraction, NonNegative, Rate
-from lmjax.config.parse import runtime
+from lmjax.config.leaf_types import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Rate,
+    runtime_field,
+)
 
-# Which leaves each choice reads, of those that not all do.
-OPTIMIZER_READS: dict[str, set[str]] = {
+# The leaves that only some optimizers or schedules use, for each of them.
+OPTIMIZER_LEAVES: dict[str, set[str]] = {
     "adamw": {"b1", "b2", "epsilon"},
     "adafactor": set(),
     "lion": {"b1", "b2"},
-    "muon": {"b1", "b2", "epsilon"},  # the last two where it is AdamW
+    "muon": {"b1", "b2", "epsilon"},  # b2, epsilon: for the parameters left to AdamW
     "sgd": {"b1"},
 }
-SCHEDULE_READS: dict[str, set[str]] = {
+SCHEDULE_LEAVES: dict[str, set[str]] = {
     "constant": set(),
     "cosine": {"final_fraction"},
     "linear": {"final_fraction"},
@@ -26,40 +31,52 @@ SCHEDULE_READS: dict[str, set[str]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer, its schedule, and what is done to gradients."""
+    """The optimizer, the learning rate schedule, and the trainable parameters."""
 
+    # muon: Muon for matrices inside layers, AdamW for all other parameters
     name: Literal["adamw", "adafactor", "lion", "muon", "sgd"] = "adamw"
-    learning_rate: NonNegative = runtime(3e-4)
-    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt", "wsd"] = runtime(
-        "cosine"
+    learning_rate: NonNegativeFloat = runtime_field(3e-4)  # the peak, after warmup
+    # wsd: warmup, stable, then linear decay over the last decay_fraction of the run
+    schedule: Literal["constant", "cosine", "linear", "inverse_sqrt", "wsd"] = (
+        runtime_field("cosine")
     )
-    warmup_steps: CountOrZero = runtime(0)
-    final_fraction: Fraction = runtime(0.1)  # of learning_rate, where a decay ends
-    decay_fraction: Fraction = runtime(0.2)  # wsd: the last part of the run
-    b1: Rate = runtime(0.9)  # sgd, muon: momentum
-    b2: Rate = runtime(0.95)
-    epsilon: NonNegative = runtime(1e-8)
-    weight_decay: NonNegative = runtime(0.1)
-    decay_kinds: tuple[Literal["kernel", "embedding", "scale", "bias"], ...] = runtime(
-        ("kernel", "embedding")
+    warmup_steps: NonNegativeInt = runtime_field(0)  # linear warmup
+    # the final learning rate of a decay, as a fraction of learning_rate
+    final_fraction: Fraction = runtime_field(0.1)
+    decay_fraction: Fraction = runtime_field(0.2)  # wsd
+    b1: Rate = runtime_field(0.9)  # sgd, muon: momentum
+    b2: Rate = runtime_field(0.95)
+    epsilon: NonNegativeFloat = runtime_field(1e-8)
+    weight_decay: NonNegativeFloat = runtime_field(0.1)  # decoupled, as in AdamW
+    # the kinds of parameters that weight decay applies to
+    decay_kinds: tuple[Literal["kernel", "embedding", "scale", "bias"], ...] = (
+        runtime_field(("kernel", "embedding"))
     )
-    clip_norm: NonNegative = runtime(1.0)  # 0: no clipping
-    frozen: tuple[str, ...] = ()  # patterns of parameters, "decoder.blocks.*"; not to
-    trainable: tuple[str, ...] = ()  # learn, but for these; with LoRA all but adapters
-    ema_decay: Rate = 0.0  # 0: no average of the parameters is kept
-    on_nonfinite: Literal["stop", "skip"] = runtime("stop")
+    clip_norm: NonNegativeFloat = runtime_field(1.0)  # of all gradients; 0: no clipping
+    # patterns of parameter names, such as "decoder.blocks.*", that are not trained
+    frozen: tuple[str, ...] = ()
+    # exceptions from `frozen`; set alone, everything else is frozen. With LoRA, the
+    # adapters (and a label head) are added here, and everything else is frozen
+    trainable: tuple[str, ...] = ()
+    # also keep an exponential moving average of the parameters and evaluate it; 0: none
+    ema_decay: Rate = 0.0
+    # when loss or gradients are not finite: stop the run, or skip the update
+    on_nonfinite: Literal["stop", "skip"] = runtime_field("stop")
 
-    def unread(self, path: str) -> Iterator[str]:
-        """Yield what is set, but not read by this optimizer or schedule.
+    def unused_leaves(self, path: str) -> Iterator[str]:
+        """Yield a line for each leaf that is set, but that this optimizer ignores.
 
-        No mistake: who tries another optimizer from the command line need not undo
-        what the experiment says for its own.
+        These are no errors: an experiment may set leaves for its own optimizer while
+        the command line selects another one.
         """
-        for chooser, table in (("name", OPTIMIZER_READS), ("schedule", SCHEDULE_READS)):
-            chosen = getattr(self, chooser)
+        for choice, table in (
+            ("name", OPTIMIZER_LEAVES),
+            ("schedule", SCHEDULE_LEAVES),
+        ):
+            chosen = getattr(self, choice)
             for leaf in sorted(set().union(*table.values()) - table[chosen]):
                 if getattr(self, leaf) != getattr(OptimConfig, leaf):
                     yield (
-                        f"{path}.{leaf} = {getattr(self, leaf)}: is not read by "
-                        f"{path}.{chooser} = {chosen!r}"
+                        f"{path}.{leaf} = {getattr(self, leaf)}: ignored with "
+                        f"{path}.{choice} = {chosen!r}"
                     )

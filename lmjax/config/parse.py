@@ -1,6 +1,7 @@
-"""From nested mappings and `a.b=value` texts to frozen dataclasses, or to errors.
+"""Parse nested mappings and `a.b=value` overrides into frozen dataclasses.
 
-Nothing here knows what an experiment is: the types of the fields say what is allowed.
+Nothing here is specific to an experiment: the types of the fields say what is allowed.
+Problems are collected, so that the user sees all of them at once.
 """
 
 import ast
@@ -13,98 +14,89 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from lmjax.errors import ConfigError, UserError, nearest
 
 
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """What a number must lie in: from `low` to `high`, and strictly below `below`."""
+def list_changes(old: Any, new: Any, path: str = "config") -> list[str]:
+    """List the leaves in which two configs differ, except for runtime leaves.
 
-    low: float = -math.inf
-    high: float = math.inf
-    below: float = math.inf
-
-    def __contains__(self, number: float) -> bool:
-        return self.low <= number <= self.high and number < self.below
-
-    def __str__(self) -> str:
-        if self.high < math.inf:
-            return f"in [{self.low:g}, {self.high:g}]"
-        limit = f", < {self.below}" if self.below < math.inf else ""
-        return f">= {self.low:g}{limit}"
-
-
-T = TypeVar("T")
-
-
-def runtime(default: T) -> T:
-    """Declare a leaf that may differ when a run resumes (speed, logs, schedule)."""
-    return dataclasses.field(default=default, metadata={"runtime": True})
-
-
-def differences(old: Any, new: Any, path: str) -> Iterator[str]:
-    """Yield the leaves, runtime ones aside, in which two trees differ."""
+    Args:
+      old: a section, or a whole config.
+      new: another one.
+      path: the dotted path of the section.
+    """
     if type(old) is not type(new):
-        yield f"{path}.kind was {old.kind!r}, is {new.kind!r}"
-        return
+        return [f"{path}.kind was {old.kind!r}, is {new.kind!r}"]
+    changes = []
     for field in dataclasses.fields(old):
-        a, b, where = getattr(old, field.name), getattr(new, field.name), field.name
-        if field.metadata.get("runtime") or a == b:
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if field.metadata.get("runtime") or before == after:
             continue
-        if dataclasses.is_dataclass(a):
-            yield from differences(a, b, f"{path}.{where}")
+        if dataclasses.is_dataclass(before):
+            changes += list_changes(before, after, f"{path}.{field.name}")
         else:
-            yield f"{path}.{where} was {a!r}, is {b!r}"
+            changes.append(f"{path}.{field.name} was {before!r}, is {after!r}")
+    return changes
 
 
-def cross_field_mistakes(config: Any, path: str) -> Iterator[str]:
-    """Yield what each section's `mistakes` finds wrong between its fields."""
-    if hasattr(config, "mistakes"):
-        yield from config.mistakes(path)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+def validate_tree(section: Any, path: str) -> Iterator[str]:
+    """Yield the problems that `validate` finds in a section and in all below it."""
+    if hasattr(section, "validate"):
+        yield from section.validate(path)
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            yield from cross_field_mistakes(value, f"{path}.{field.name}")
+            yield from validate_tree(value, f"{path}.{field.name}")
+        for i, item in enumerate(value if isinstance(value, tuple) else ()):
+            if dataclasses.is_dataclass(item):
+                yield from validate_tree(item, f"{path}.{field.name}[{i}]")
 
 
-def plain(value: Any) -> Any:
-    """Return ConfigDicts, mappings and sequences as dicts and tuples."""
+def to_builtins(value: Any) -> Any:
+    """Convert mappings, such as ConfigDicts, to dicts, and sequences to tuples."""
     if hasattr(value, "items"):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_builtins(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(plain(item) for item in value)
+        return tuple(to_builtins(item) for item in value)
     return value
 
 
 def apply_override(
-    root: Any, nested: dict[str, Any], text: str, mistakes: list[str]
+    root: Any, nested: dict[str, Any], text: str, problems: list[str]
 ) -> None:
-    """Put `a.b=value` into `nested`, as the fields of the dataclass `root` read it."""
+    """Write the override `a.b=value` into `nested`, or add to `problems`.
+
+    Args:
+      root: the dataclass that `nested` is going to become.
+      nested: a nested dict; changed in place.
+      text: the override.
+      problems: a list to add to.
+    """
     path, equals, value = text.partition("=")
     if not equals:
-        mistakes.append(f"config.{path}: an override is written --config.{path}=VALUE")
+        problems.append(f"config.{path}: expected --config.{path}=VALUE")
         return
     try:
         kind = leaf_type(root, nested, path)
     except UserError as error:
-        mistakes.append(str(error))
+        problems.append(str(error))
         return
     *sections, leaf = path.split(".")
     for name in sections:
         nested = nested.setdefault(name, {})
         if not isinstance(nested, dict):
-            return  # `build` says that this is no section
-    nested[leaf] = _read(kind, value)
+            return  # `build` reports that this is not a section
+    nested[leaf] = _parse_text(kind, value)
 
 
 def leaf_type(root: Any, nested: Mapping[str, Any], path: str) -> Any:
-    """Return the type of the leaf `a.b` of a tree of the dataclass `root`.
+    """Return the type of the leaf `a.b` in a tree of dataclasses.
 
     Args:
-      root: a dataclass.
-      nested: the tree so far; its `kind` leaves pick the members of unions.
+      root: the dataclass at the root.
+      nested: the values so far; their `kind` selects the members of unions.
       path: the leaf.
 
     Raises:
@@ -113,10 +105,10 @@ def leaf_type(root: Any, nested: Mapping[str, Any], path: str) -> Any:
     kind: Any = root
     section: Any = nested
     for name in path.split("."):
-        kind = _member(kind, section)
-        fields = _fields(kind) if dataclasses.is_dataclass(kind) else {}
+        kind = _select_member(kind, section)
+        fields = _field_types(kind) if dataclasses.is_dataclass(kind) else {}
         if name not in fields:
-            raise ConfigError(_unknown(f"config.{path}", name, list(fields)))
+            raise ConfigError(_unknown_field(f"config.{path}", name, list(fields)))
         kind = fields[name]
         section = section.get(name) if isinstance(section, dict) else None
     if _is_section(kind):
@@ -125,88 +117,97 @@ def leaf_type(root: Any, nested: Mapping[str, Any], path: str) -> Any:
 
 
 def leaf_value(kind: Any, text: str, path: str) -> Any:
-    """Return what the command line's text means to a leaf of this type.
+    """Parse the text that the command line gives for a leaf of a type.
 
     Raises:
-      ConfigError: it is not allowed there.
+      ConfigError: the leaf does not allow the value.
     """
-    mistakes: list[str] = []
-    value = _convert(kind, _read(kind, text), f"config.{path}", mistakes)
-    if mistakes:
-        raise ConfigError("; ".join(mistakes))
+    problems: list[str] = []
+    value = _convert(kind, _parse_text(kind, text), f"config.{path}", problems)
+    if problems:
+        raise ConfigError("; ".join(problems))
     return value
 
 
-def _read(kind: Any, text: str) -> Any:
-    return text if kind is str else _literal(text)
+def _parse_text(kind: Any, text: str) -> Any:
+    return text if kind is str else _parse_literal(text)
 
 
-def _literal(text: str) -> Any:
-    """Read a Python literal as the command line spells it, or return the text."""
-    words = {"true": True, "false": False, "none": "none"}  # a choice's name
+def _parse_literal(text: str) -> Any:
+    """Parse a Python literal, also `true` and `false`; anything else stays text."""
+    words = {"true": True, "false": False, "none": "none"}  # "none" names a choice
     if text.lower() in words:
         return words[text.lower()]
     try:
-        return plain(ast.literal_eval(text))
+        return to_builtins(ast.literal_eval(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text  # {[]: 1} is no value, and brackets can be too deep for Python
+        return text  # also {[]: 1}, and brackets nested too deep for Python
 
 
-def build(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
-    """Return `value` as the dataclass `kind`, or None after noting mistakes.
+def build(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """Build a dataclass from a nested dict; None if that adds to `problems`.
 
-    Of a union of dataclasses, the leaf `kind` picks one.
+    Args:
+      kind: the dataclass, or a union of which the leaf `kind` selects a member.
+      value: the dict.
+      path: the dotted path of the section.
+      problems: a list to add to.
     """
     if not isinstance(value, dict):
-        mistakes.append(f"{path} = {value!r}: must be a section")
+        problems.append(f"{path} = {value!r}: must be a section")
         return None
-    kinds = _kinds(kind)
+    kinds = _list_kinds(kind)
     if kinds and value.get("kind", kinds[0]) not in kinds:
-        _convert(Literal[tuple(kinds)], value["kind"], f"{path}.kind", mistakes)
+        _convert(Literal[tuple(kinds)], value["kind"], f"{path}.kind", problems)
         return None
-    kind = _member(kind, value)
-    fields = _fields(kind)
-    mistakes += [
-        _unknown(f"{path}.{k}", k, list(fields)) for k in value.keys() - fields
+    kind = _select_member(kind, value)
+    fields = _field_types(kind)
+    problems += [
+        _unknown_field(f"{path}.{name}", name, list(fields))
+        for name in value
+        if name not in fields
     ]
-    before = len(mistakes)
+    before = len(problems)
     leaves = {
-        name: _convert(fields[name], item, f"{path}.{name}", mistakes)
+        name: _convert(fields[name], item, f"{path}.{name}", problems)
         for name, item in value.items()
         if name in fields
     }
-    return kind(**leaves) if len(mistakes) == before else None
+    return kind(**leaves) if len(problems) == before else None
 
 
 def _is_section(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind) or isinstance(kind, types.UnionType)
 
 
-def _kinds(section: Any) -> list[str]:
-    """Return the values that pick each member of a union of dataclasses."""
+def _list_kinds(section: Any) -> list[str]:
+    """List the values of `kind` that select a member of a union of dataclasses."""
     if not isinstance(section, types.UnionType):
         return []
     members = typing.get_args(section)
-    return [k for m in members for k in typing.get_args(_fields(m)["kind"])]
+    return [k for m in members for k in typing.get_args(_field_types(m)["kind"])]
 
 
-def _member(section: Any, value: Any) -> Any:
-    """Return the member of a union that `value["kind"]` picks, or its first."""
+def _select_member(section: Any, value: Any) -> Any:
+    """Return the member of a union that `value["kind"]` selects, or the first."""
     if not isinstance(section, types.UnionType):
         return section
     members = typing.get_args(section)
-    named = value.get("kind") if isinstance(value, dict) else None
-    of_kind = (m for m in members if named in typing.get_args(_fields(m)["kind"]))
-    return next(of_kind, members[0])
+    kind = value.get("kind") if isinstance(value, dict) else None
+    for member in members:
+        if kind in typing.get_args(_field_types(member)["kind"]):
+            return member
+    return members[0]
 
 
-def _convert(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
+def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """Convert a value to the type of its leaf; add to `problems` if it does not fit."""
     if _is_section(kind):
-        return build(kind, value, path, mistakes)
+        return build(kind, value, path, problems)
     if typing.get_origin(kind) is tuple and isinstance(value, tuple):
         item = typing.get_args(kind)[0]
         return tuple(
-            _convert(item, v, f"{path}[{i}]", mistakes) for i, v in enumerate(value)
+            _convert(item, v, f"{path}[{i}]", problems) for i, v in enumerate(value)
         )
     allowed = kind
     if typing.get_origin(kind) is Annotated:
@@ -214,13 +215,13 @@ def _convert(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)  # 1e6 steps
-    if not _fits(allowed, kind, value):
-        mistakes.append(f"{path} = {value!r}: {_expected(allowed, value)}")
+        value = int(value)  # as in num_steps=1e6
+    if not _is_allowed(allowed, kind, value):
+        problems.append(f"{path} = {value!r}: {_describe_allowed(allowed, value)}")
     return value
 
 
-def _fits(allowed: Any, kind: Any, value: Any) -> bool:
+def _is_allowed(allowed: Any, kind: Any, value: Any) -> bool:
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         return any(value == c and type(value) is type(c) for c in choices)
@@ -233,19 +234,19 @@ def _fits(allowed: Any, kind: Any, value: Any) -> bool:
     return True
 
 
-def _expected(kind: Any, value: Any) -> str:
+def _describe_allowed(kind: Any, value: Any) -> str:
     if typing.get_origin(kind) is Literal:
         choices = [str(c) for c in typing.get_args(kind)]
         return f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
     if typing.get_origin(kind) is Annotated:
         base, limits = typing.get_args(kind)
-        return f"must be {_NAMES[base]} {limits}"
+        return f"must be {_TYPE_NAMES[base]} {limits}"
     if typing.get_origin(kind) is tuple:
         return "must be a tuple, such as ('a',)"
-    return f"must be {_NAMES[kind]}"
+    return f"must be {_TYPE_NAMES[kind]}"
 
 
-_NAMES = {
+_TYPE_NAMES = {
     int: "an integer",
     float: "a finite number",
     str: "a string",
@@ -253,25 +254,26 @@ _NAMES = {
 }
 
 
-def _fields(kind: Any) -> dict[str, Any]:
-    """Return the type of each field by name."""
+def _field_types(kind: Any) -> dict[str, Any]:
+    """Return the type of each field, by its name."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
-def _unknown(path: str, name: str, allowed: Sequence[str]) -> str:
+def _unknown_field(path: str, name: str, allowed: Sequence[str]) -> str:
     names = f"; allowed here: {', '.join(allowed)}" if allowed else ""
     return f"{path}: no such field{nearest(name, allowed)}{names}"
 
 
 def load_module(path: str) -> types.ModuleType:
-    """Import an experiment file, with its package's root on `sys.path`.
+    """Import an experiment file, with the root of its package on `sys.path`.
 
     Raises:
-      ConfigError: it cannot be read, or is not Python (with file and line).
+      UserError: the file cannot be read, or running it fails; names file and line.
     """
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
-        raise ConfigError(f"{path}: not a Python file that can be read")
+        why = "not a Python file (*.py)" if file.exists() else "no such file"
+        raise UserError(f"{path}: {why}")
     root = file.resolve().parent
     while (root / "__init__.py").exists():
         root = root.parent
@@ -283,11 +285,11 @@ def load_module(path: str) -> types.ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         where = f"{error.filename}:{error.lineno}"
-        raise ConfigError(f"{where}: not Python: {error.msg}") from error
+        raise UserError(f"{where}: not valid Python: {error.msg}") from error
     except Exception as error:
         line = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{line.filename}:{line.lineno}"
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(root))
     return module

@@ -5,8 +5,14 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from lmjax.config.decoding import DecodingConfig, Metric
-from lmjax.config.model import Count, CountOrZero, Fraction, NonNegative
-from lmjax.config.parse import Range, runtime
+from lmjax.config.leaf_types import (
+    Fraction,
+    Interval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    runtime_field,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,7 +20,7 @@ class LossConfig:
     """What all losses over tokens have."""
 
     label_smoothing: Fraction = 0.0
-    z_loss: NonNegative = 0.0
+    z_loss: NonNegativeFloat = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,7 @@ class MaskedLMConfig(LossConfig):
     whole_words: bool = False  # a word's pieces are predicted all or none
     sentence_order: bool = False  # also tell which half came first (ALBERT)
 
-    def mistakes(self, path: str) -> Iterator[str]:
+    def validate(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
         if self.mask_share + self.random_share > 1:
             yield (
@@ -51,8 +57,8 @@ class SpanCorruptionConfig(LossConfig):
     """Write what was dropped from the source (T5, Raffel et al. 2020)."""
 
     kind: Literal["span_corruption"] = "span_corruption"
-    noise_density: Annotated[float, Range(0.01, 0.99)] = 0.15  # of tokens to drop
-    mean_span_length: Annotated[float, Range(1)] = 3.0
+    noise_density: Annotated[float, Interval(0.01, 0.99)] = 0.15  # of tokens to drop
+    mean_span_length: Annotated[float, Interval(1)] = 3.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +73,8 @@ class InfillingConfig(LossConfig):
     """Write the whole text, from one with holes in it (BART, Lewis et al. 2020)."""
 
     kind: Literal["infilling"] = "infilling"
-    mask_rate: Annotated[float, Range(0.01, 0.99)] = 0.3  # of tokens to take out
-    mean_span_length: Annotated[float, Range(0.1)] = 3.0  # of a Poisson distribution
+    mask_rate: Annotated[float, Interval(0.01, 0.99)] = 0.3  # of tokens to take out
+    mean_span_length: Annotated[float, Interval(0.1)] = 3.0  # of a Poisson distribution
     sentence_permutation: bool = False  # also put sentences in another order
 
 
@@ -81,7 +87,9 @@ class ExampleTaskConfig(LossConfig):
 class PredictionTaskConfig(ExampleTaskConfig):
     """What tasks have whose answers evaluation makes, and compares to what is right."""
 
-    num_answers: CountOrZero = runtime(0)  # of valid, at each evaluation; 0: all
+    num_answers: NonNegativeInt = runtime_field(
+        0
+    )  # of valid, at each evaluation; 0: all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +97,8 @@ class GenerationTaskConfig(PredictionTaskConfig):
     """What tasks have whose answers are written, token by token."""
 
     template: str = "{source}"  # what the model reads, such as "summarize: {source}"
-    metrics: tuple[Metric, ...] = runtime(("bleu", "chrf"))  # of the answers
-    write: DecodingConfig = runtime(DecodingConfig())
+    metrics: tuple[Metric, ...] = runtime_field(("bleu", "chrf"))  # of the answers
+    write: DecodingConfig = runtime_field(DecodingConfig())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +126,7 @@ class LabelTaskConfig(ExampleTaskConfig):
 
     labels: tuple[str, ...] = ()  # (): those of the training data, sorted
 
-    def mistakes(self, path: str) -> Iterator[str]:
+    def validate(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
         if len(self.labels) == 1:
             yield f"{path}.labels = {self.labels}: must be at least two"
@@ -166,12 +174,16 @@ class SpanQAConfig(PredictionTaskConfig):
     """Find the answer to a question in a text, which is read through windows."""
 
     kind: Literal["span_qa"] = "span_qa"
-    max_question_tokens: Count = 64  # a longer question is cut
-    stride: Count = 128  # tokens from the beginning of a window to that of the next
-    max_answer_tokens: Count = runtime(30)  # that a prediction has
+    max_question_tokens: PositiveInt = 64  # a longer question is cut
+    stride: PositiveInt = (
+        128  # tokens from the beginning of a window to that of the next
+    )
+    max_answer_tokens: PositiveInt = runtime_field(30)  # that a prediction has
     negative_windows: bool = True  # learn from windows without the answer, too
     no_answer: bool = False  # some questions have none (SQuAD 2.0)
-    no_answer_threshold: float = runtime(0.0)  # what none must score above the best
+    no_answer_threshold: float = runtime_field(
+        0.0
+    )  # what none must score above the best
 
 
 TaskConfig = (

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from lmjax.config.experiment import Config, with_classifier
+from lmjax.config.experiment import Config, resolve_num_labels
 from lmjax.config.task import (
     ExampleTaskConfig,
     LabelTaskConfig,
@@ -40,7 +40,7 @@ def with_labels(config: Config) -> Config:
         task = dataclasses.replace(task, labels=_found(config))
     if isinstance(task, TagConfig):
         _check_spans(task)
-    model = with_classifier(config.model, task)
+    model = resolve_num_labels(config.model, task)
     return dataclasses.replace(config, task=task, model=model)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmjax.config.experiment import Config, changed_identity, parse, to_dict
+from lmjax.config.experiment import Config, parse, to_dict
+from lmjax.config.parse import list_changes
 from lmjax.errors import ConfigError, UserError
 
 
@@ -66,7 +67,7 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> Config:
     used = parse(to_dict(config), overrides)
     free = ("data", "task") if config.data.source == "none" else ("data",)
     own = {section: getattr(config, section) for section in free}
-    if others := changed_identity(config, dataclasses.replace(used, **own)):
+    if others := list_changes(config, dataclasses.replace(used, **own)):
         raise ConfigError(f"{others[0]}: a trained model is used as the run has it")
     return used
 
@@ -131,7 +132,7 @@ def refuse_other_run(workdir: Path, config: Config) -> None:
             f"--workdir={workdir}: holds an imported model; train from it in another "
             f"workdir, with --config.init_from={workdir}"
         )
-    changed = changed_identity(before, config)
+    changed = list_changes(before, config)
     if changed:
         raise ConfigError(
             f"--workdir={workdir}: holds another run: {'; '.join(changed)} "

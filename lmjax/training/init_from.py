@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from lmjax import models
 from lmjax.config.experiment import Config, to_dict
-from lmjax.config.parse import differences
+from lmjax.config.parse import list_changes
 from lmjax.config.task import outputs
 from lmjax.errors import ConfigError
 from lmjax.interop.hf import open_hf
@@ -118,7 +118,7 @@ def initial_params(program: Program, key: Array) -> Params:
         program, [name for name in fresh if name.split(".")[-1] not in lora.NAMES]
     )
     log.info("%s: %s", path, _summary(len(new) - len(fresh), fresh, grown, lost))
-    for line in differences(origin.config.model, program.config.model, "config.model"):
+    for line in list_changes(origin.config.model, program.config.model, "config.model"):
         log.info("%s: %s", path, line)
     made = _draw(program, key, [*fresh, *grown])
     flat = {name: old[name] for name in new if name in old} | made

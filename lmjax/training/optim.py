@@ -53,7 +53,7 @@ def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
     Raises:
       ConfigError: a pattern of `frozen` or `trainable` that names no parameter.
     """
-    for line in config.unread("config.optim"):
+    for line in config.unused_leaves("config.optim"):
         log.info("%s", line)
     learns = which_learn(config, axes)
     axes = jax.tree.map(lambda ok, a: a if ok else None, learns, axes)

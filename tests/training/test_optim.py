@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from lmjax.config.optim import OPTIMIZER_READS, SCHEDULE_READS, OptimConfig
+from lmjax.config.optim import OPTIMIZER_LEAVES, SCHEDULE_LEAVES, OptimConfig
 from lmjax.training import optim
 
 PEAK = 0.5
@@ -124,23 +124,23 @@ OTHER = {"b1": 0.5, "b2": 0.5, "epsilon": 0.1}
 
 
 @pytest.mark.parametrize("leaf", OTHER)
-@pytest.mark.parametrize("name", OPTIMIZER_READS)
+@pytest.mark.parametrize("name", OPTIMIZER_LEAVES)
 def test_the_leaves_that_an_optimizer_reads(name, leaf):
     before = steps(name=name)
     after = steps(name=name, **{leaf: OTHER[leaf]})
     same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), before, after)
-    assert all(jax.tree.leaves(same)) == (leaf not in OPTIMIZER_READS[name])
+    assert all(jax.tree.leaves(same)) == (leaf not in OPTIMIZER_LEAVES[name])
 
 
 @pytest.mark.parametrize("leaf", ["final_fraction", "decay_fraction"])
-@pytest.mark.parametrize("schedule", SCHEDULE_READS)
+@pytest.mark.parametrize("schedule", SCHEDULE_LEAVES)
 def test_the_leaves_that_a_schedule_reads(schedule, leaf):
     curves = []
     for more in ({}, {leaf: 0.5}):
         config = OptimConfig(schedule=schedule, **more)
         rate = optim.make_schedule(config, num_steps=10)
         curves.append([float(rate(step)) for step in range(10)])
-    assert (curves[0] == curves[1]) == (leaf not in SCHEDULE_READS[schedule])
+    assert (curves[0] == curves[1]) == (leaf not in SCHEDULE_LEAVES[schedule])
 
 
 def test_adafactor_sees_one_layer_at_a_time(assert_close):

@@ -178,7 +178,7 @@ def open_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -> Any:
     """
     own: Any = {"source": kind, "path": str(file), "valid_path": str(file)}
     config = dataclasses.replace(config, **own)
-    for mistake in config.mistakes("config.data"):
+    for mistake in config.validate("config.data"):
         raise ConfigError(f"{leaf}={file}: {mistake}")
     found = FILES[kind](config, [file], path="config.data")
     if not len(found):

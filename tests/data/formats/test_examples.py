@@ -149,7 +149,7 @@ def test_parallel_files(tmp_path):
 def test_parallel_files_have_two_names():
     same = FieldsConfig(source="a", target="a")
     config = SourceConfig(source="parallel", path="x", fields=same)
-    (told,) = config.mistakes("config.data")
+    (told,) = config.validate("config.data")
     assert told.startswith("config.data.fields.target = 'a': must not be config.data.f")
 
 

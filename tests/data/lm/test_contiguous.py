@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmjax.config import experiment
+from lmjax.config.parse import list_changes
 from lmjax.data import pipeline
 from lmjax.data.lm import loader
 from lmjax.data.lm.contiguous import Lanes
@@ -170,7 +171,5 @@ def test_what_contiguous_order_cannot_do_is_said(config, override, text):
 
 def test_the_order_is_the_runs_own(config):
     data = dataclasses.replace(config.data, order="shuffled")
-    changed = experiment.changed_identity(
-        config, dataclasses.replace(config, data=data)
-    )
+    changed = list_changes(config, dataclasses.replace(config, data=data))
     assert changed == ["config.data.order was 'contiguous', is 'shuffled'"]

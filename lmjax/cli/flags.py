@@ -1,0 +1,228 @@
+"""The flags of the command line: their types, and their texts in --help."""
+
+import argparse
+
+from lmjax.cli.parser import Flag
+
+
+def parse_integer(text: str) -> int:
+    """Parse an integer."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"={text}: must be an integer") from error
+
+
+def parse_number(text: str) -> float:
+    """Parse a number."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"={text}: must be a number") from error
+
+
+def parse_step(text: str) -> int | str:
+    """Parse a step: a number, or "best"."""
+    if text == "best":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"={text}: must be the number of a step, or best"
+        ) from error
+
+
+def parse_step_range(text: str) -> range:
+    """Parse FIRST:COUNT as the steps FIRST, FIRST + 1, ...; steps count from 1."""
+    try:
+        first, count = (int(part) for part in text.split(":"))
+    except ValueError:
+        first = count = 0
+    if first < 1 or count < 1:
+        raise argparse.ArgumentTypeError(
+            f"={text}: must be FIRST:COUNT, both at least 1, as in 20:5"
+        )
+    return range(first, first + count)
+
+
+def parse_job(text: str) -> tuple[int, int]:
+    """Parse I/N as job I of N; jobs count from 0."""
+    try:
+        index, num_jobs = (int(part) for part in text.split("/"))
+    except ValueError:
+        index = num_jobs = 0
+    if not 0 <= index < num_jobs:
+        raise argparse.ArgumentTypeError(
+            f"={text}: must be I/N with I from 0 to N - 1, as in 0/4"
+        )
+    return index, num_jobs
+
+
+EXPERIMENT = Flag(
+    "--config",
+    "the experiment file; ARG is passed to its get_config()",
+    required=True,
+    metavar="FILE.py[:ARG]",
+)
+RUN = Flag(
+    "--workdir",
+    "the directory of the run; created if missing, resumed if it holds this run",
+    required=True,
+    metavar="DIR",
+)
+PROFILE = Flag(
+    "--profile",
+    "write a profiler trace of COUNT steps to WORKDIR/profile, as in 20:5",
+    type=parse_step_range,
+    default=range(0),
+    metavar="FIRST:COUNT",
+)
+DISTRIBUTED = Flag(
+    "--distributed",
+    "join the other processes of a cluster job (SLURM, TPU)",
+    action="store_true",
+)
+JOB = Flag(
+    "--job",
+    "encode only share I of N (I from 0), to run N jobs in parallel",
+    type=parse_job,
+    default=(0, 1),
+    metavar="I/N",
+)
+DEVICES = Flag(
+    "--devices",
+    "devices to shard over, which need not exist; default: the mesh of the config",
+    type=parse_integer,
+    default=0,
+    metavar="N",
+)
+WORKDIR = Flag(
+    "--workdir", "the directory of a trained run", required=True, metavar="DIR"
+)
+STEP = Flag(
+    "--step",
+    "the checkpoint: a step, or best (by checkpoint.best_metric); default: the latest",
+    type=parse_step,
+    metavar="N|best",
+)
+PROMPT = Flag(
+    "--prompt",
+    "the text to continue; for an encoder-decoder, its source",
+    required=True,
+    metavar="TEXT",
+)
+MAX_TOKENS = Flag(
+    "--max_tokens",
+    "the most tokens to generate; default: 64, or what the model's max_length allows",
+    type=parse_integer,
+    metavar="N",
+)
+SEED = Flag(
+    "--seed", "of sampling; default: 0", type=parse_integer, default=0, metavar="N"
+)
+DECODING = (
+    Flag(
+        "--temperature",
+        "divide the logits by T before sampling, 0: greedy; default: 0.8",
+        type=parse_number,
+        metavar="T",
+    ),
+    Flag(
+        "--top_k",
+        "sample from the K most likely tokens; default: all",
+        type=parse_integer,
+        default=0,
+        metavar="K",
+    ),
+    Flag(
+        "--top_p",
+        "nucleus sampling: sample from the most likely tokens that together have "
+        "probability P; default: 1, all",
+        type=parse_number,
+        default=1.0,
+        metavar="P",
+    ),
+    Flag(
+        "--num_beams",
+        "beam search with N beams; default: 1, sampling",
+        type=parse_integer,
+        default=1,
+        metavar="N",
+    ),
+    Flag(
+        "--length_penalty",
+        "beam search: score texts by log P / length ** X, so that a larger X prefers "
+        "longer texts; default: 1",
+        type=parse_number,
+        default=1.0,
+        metavar="X",
+    ),
+    Flag(
+        "--early_finish",
+        "beam search: stop once N texts have ended",
+        action="store_true",
+    ),
+    Flag(
+        "--min_tokens",
+        "tokens to generate before the text may end; default: 0",
+        type=parse_integer,
+        default=0,
+        metavar="N",
+    ),
+    Flag(
+        "--no_repeat_ngram",
+        "do not generate any sequence of N tokens twice; default: no limit",
+        type=parse_integer,
+        default=0,
+        metavar="N",
+    ),
+)
+TEXTS = Flag(
+    "--input",
+    "a text file; each line is a text, or CONTEXT<TAB>TEXT",
+    required=True,
+    metavar="FILE",
+)
+EOS = Flag("--eos", "also score the end of each text", action="store_true")
+EXAMPLES = Flag(
+    "--input", "the file of examples or texts", required=True, metavar="FILE"
+)
+OUTPUT = Flag(
+    "--output",
+    "the file of predictions: one JSON object per example",
+    required=True,
+    metavar="FILE",
+)
+FORMAT = Flag(
+    "--format",
+    "of the input: jsonl, tsv, csv, conll, props, parallel, squad or text; default: "
+    "by the suffix of the file, else the run's data.source",
+    default="",
+    metavar="NAME",
+)
+SKIP_BAD = Flag(
+    "--skip_bad",
+    'write {"error": ...} for an example that cannot be used, and continue',
+    action="store_true",
+)
+HF_SOURCE = Flag(
+    "--from",
+    "a Hugging Face directory, or the name of a model on the hub",
+    dest="source",
+    required=True,
+    metavar="DIR|NAME",
+)
+IMPORTED = Flag("--workdir", "the directory to create", required=True, metavar="DIR")
+HF_TARGET = Flag("--to", "the directory to create", required=True, metavar="DIR")
+DTYPE = Flag(
+    "--dtype",
+    "of the weights: float32, bfloat16 or float16; default: float32",
+    default="float32",
+    metavar="DTYPE",
+)
+ADAPTERS = Flag(
+    "--adapters",
+    "export only the LoRA adapters, for PEFT; default: merge them into the weights",
+    action="store_true",
+)

@@ -1,0 +1,137 @@
+"""The parser of `lmjax VERB ...`: flags, overrides of the config, and its errors."""
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from lmjax.errors import UserError, nearest
+
+OVERRIDE = "--config."
+
+
+class Flag:
+    """A flag of a verb.
+
+    Args:
+      name: with its dashes.
+      help: its text in --help.
+      options: more arguments of `ArgumentParser.add_argument`.
+    """
+
+    def __init__(self, name: str, help: str, **options: Any) -> None:
+        self.name = name
+        self.help = help
+        self.options = options
+
+
+class Verb:
+    """A verb: the function that runs it, and its flags.
+
+    Args:
+      run: gets the parsed flags and returns the exit code.
+      flags: those of this verb.
+      takes_overrides: it takes --config.a.b=VALUE.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[argparse.Namespace], int],
+        *flags: Flag,
+        takes_overrides: bool = False,
+    ) -> None:
+        self.run = run
+        self.flags = flags
+        self.takes_overrides = takes_overrides
+
+
+def parse_args(argv: Sequence[str], verbs: Mapping[str, Verb]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Returns:
+      The flags; `overrides` has the "a.b=VALUE" of all --config.a.b=VALUE.
+
+    Raises:
+      UserError: a verb, a flag or a value that is wrong.
+    """
+    overrides = _find_overrides(argv)
+    rest = [arg for arg in argv if not arg.startswith(OVERRIDE)]
+    verb = next((arg for arg in rest if not arg.startswith("-")), None)
+    if verb is not None and verb not in verbs:
+        hint = nearest(verb, list(verbs))
+        raise UserError(f"{verb}: no such verb{hint}; must be one of {_names(verbs)}")
+    args, unknown = _build_parser(verbs).parse_known_args(rest)
+    if args.verb is None and not args.version:
+        raise UserError(f"expected a verb: {_names(verbs)}; see lmjax --help")
+    if unknown:
+        flags = [flag.name for flag in verbs[args.verb].flags] if args.verb else []
+        hint = nearest(unknown[0].partition("=")[0], flags)
+        command = " ".join(filter(None, ("lmjax", args.verb)))
+        raise UserError(
+            f"{unknown[0]}: no such flag of {command}{hint}; see {command} --help"
+        )
+    if overrides and not (args.verb and verbs[args.verb].takes_overrides):
+        name = overrides[0].partition("=")[0]
+        raise UserError(f"{OVERRIDE}{name}: lmjax {args.verb} takes no overrides")
+    args.overrides = overrides
+    return args
+
+
+def _find_overrides(argv: Sequence[str]) -> list[str]:
+    """Return the overrides without their prefix.
+
+    Raises:
+      UserError: one has no "=".
+    """
+    overrides = []
+    for arg, following in zip(argv, [*argv[1:], ""], strict=False):
+        if not arg.startswith(OVERRIDE):
+            continue
+        if "=" not in arg:
+            value = following if following and following[0] != "-" else "VALUE"
+            raise UserError(f"{arg}: expected {arg}={value}")
+        overrides.append(arg.removeprefix(OVERRIDE))
+    return overrides
+
+
+def _names(verbs: Mapping[str, Verb]) -> str:
+    return ", ".join(verbs)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises an error, where `argparse` would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        # argparse says "argument --flag: =VALUE: why" when a type of flags.py fails.
+        message = re.sub(r"^argument (\S+): =", r"\1=", message)
+        message = message.removeprefix("argument ")
+        message = message.replace("ignored explicit argument", "takes no value, not")
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _build_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="lmjax",
+        description="Train language models with JAX and Flax, and use them.",
+        epilog="lmjax VERB --help describes the flags of a verb.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    subparsers = parser.add_subparsers(metavar="VERB", dest="verb", title="verbs")
+    for name, verb in verbs.items():
+        summary = (verb.run.__doc__ or "").splitlines()[0]
+        epilog = (
+            f"{OVERRIDE}a.b=VALUE overrides a leaf of the config, as in "
+            f"{OVERRIDE}data.length=512 (several may be given)."
+        )
+        sub = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=epilog if verb.takes_overrides else None,
+        )
+        for flag in verb.flags:
+            sub.add_argument(flag.name, help=flag.help, **flag.options)
+        sub.add_argument(
+            "--debug", action="store_true", help="show the traceback of an error"
+        )
+    return parser
