@@ -19,7 +19,6 @@ from lmjax.data.datasets import Datasets
 from lmjax.data.stores import manifest
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.inference.language_model import load
-from lmjax.models import flops
 from lmjax.parallel import sharding
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Step
@@ -62,7 +61,7 @@ def after_training(config: Config, directory: Path) -> None:
     if example_datasets.reads_examples(config):
         command = f"lmjax predict --workdir={directory} --input=... --output=..."
         console.print(f"next:    {command}", markup=False)
-    elif not config.model.mute:
+    elif config.model.can_generate:
         command = f"lmjax generate --workdir={directory} --prompt='...'"
         console.print(f"next:    {command}", markup=False)
 
@@ -156,7 +155,7 @@ def describe(config: Config, *, num_devices: int) -> None:
     batch = tasks.build(config.task).batch_shapes(
         1, data.length, target_length=data.target_length
     )
-    cost = flops.flops_per_token(model.config, model.shapes, batch=batch)
+    cost = model.flops_per_token(batch)
     console.print(f"parameters: {total:,} ({total * 4 / 2**30:.3g} GiB in float32)")
     console.print(f"mesh: {dict(mesh.shape)}: {local:,} parameters per device")
     console.print(f"training FLOPs per token: {cost:.4g} (length {config.data.length})")

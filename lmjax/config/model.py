@@ -67,7 +67,8 @@ class ModelBaseConfig:
     # of activations; parameters are float32. auto: float32 on CPU, else bfloat16
     dtype: Literal["auto", "float32", "bfloat16"] = runtime_field("auto")
 
-    is_encoder_decoder = False  # a text apart from the one that it writes
+    is_encoder_decoder = False  # it reads a source, and generates another text
+    has_carry = False  # a state that continues from one window of text in the next
 
     @property
     def width(self) -> int:
@@ -75,8 +76,13 @@ class ModelBaseConfig:
         return self.dim
 
     @property
-    def mute(self) -> str:
-        """Return the leaf that keeps the model from writing text; "": none does."""
+    def can_generate(self) -> bool:
+        """Return whether the model can generate text."""
+        return not self.generation_obstacle
+
+    @property
+    def generation_obstacle(self) -> str:
+        """Return the leaf, `name = value`, that rules out generation; "" if none."""
         return ""
 
     @property
@@ -230,8 +236,8 @@ class EncoderConfig(LabelHeadConfig, TransformerConfig):
     pair_head: bool = False  # predicts the order of two texts; for task.sentence_order
 
     @property
-    def mute(self) -> str:
-        """Return the leaf that keeps the model from writing text."""
+    def generation_obstacle(self) -> str:
+        """Return the leaf, `name = value`, that rules out generation."""
         return f"kind = {self.kind!r}"
 
     @property
@@ -307,14 +313,16 @@ class RecurrentConfig(LabelHeadConfig, RecurrentBaseConfig):
     # mean or maximum over all positions
     summary: Literal["last", "mean", "max"] = "last"
 
+    has_carry = True
+
     @property
     def width(self) -> int:
         """Return the size of the last hidden states."""
         return self.hidden_dim * (1 + self.bidirectional)
 
     @property
-    def mute(self) -> str:
-        """Return the leaf that keeps the model from writing text; "": none does."""
+    def generation_obstacle(self) -> str:
+        """Return the leaf, `name = value`, that rules out generation; "" if none."""
         return f"num_labels = {self.num_labels}" if self.num_labels else ""
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 from lmjax.config.decoding import DecodingConfig
 from lmjax.generate.constraints import constrained
 from lmjax.generate.decode import Generator, Written
-from lmjax.models.model import Model, take
+from lmjax.models import Model
 from lmjax.parallel import sharding
 from lmjax.types import Array, Params
 
@@ -262,7 +262,7 @@ def _search(
     def step(carry: tuple[_State, Any]) -> tuple[_State, Any]:
         state, cache = carry
         running = state.running
-        cache = take(cache, running.parents_BK)
+        cache = cache.take(running.parents_BK)
         positions_R = jnp.repeat(rules.lengths_B + state.num_steps - 1, num_beams)
         logits_RV, cache = model.decode_step(
             params, running.tokens_BK.reshape(-1), positions_R, cache
@@ -271,7 +271,7 @@ def _search(
 
     state = rules.begin(sharding.constrain(written.text_BS, "batch", "length"))
     logits_RV = jnp.repeat(written.logits_BV, num_beams, axis=0)
-    cache = take(written.cache, state.running.parents_BK)
+    cache = written.cache.take(state.running.parents_BK)
     carry = (rules.advance(state, logits_RV), cache)
     state, _ = jax.lax.while_loop(lambda c: rules.unfinished(c[0]), step, carry)
     return sharding.whole(state.finished)

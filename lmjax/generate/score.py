@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config.model import ModelConfig, RecurrentConfig
+from lmjax.config.model import ModelConfig
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
@@ -69,9 +69,10 @@ class Scorer:
             source is empty or longer than its positions.
         """
         config, totals = self.model.config, [0.0] * len(texts)
-        if config.mute:
-            raise ConfigError(f"config.model.{config.mute}: it scores no texts")
-        if isinstance(config, RecurrentConfig):
+        if not config.can_generate:
+            obstacle = config.generation_obstacle
+            raise ConfigError(f"config.model.{obstacle}: it scores no texts")
+        if config.has_carry:
             return self._log_probs_from_states(params, texts)
         check_sources(sources, config=config, name="context")
         counts = [0] * len(texts)
@@ -123,7 +124,7 @@ class Scorer:
             num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // part))
             group, whole = whole[:num_rows], whole[num_rows:]
             batch = _batch(group, shape=(num_rows, -(-longest // part) * part))
-            state = self.model.start(num_rows)
+            state = self.model.init_carry(num_rows)
             for at in range(0, longest, part):
                 here = {name: x[:, at : at + part] for name, x in batch.items()}
                 sums, state = self._score_from(params, here, state)
@@ -140,7 +141,7 @@ class Scorer:
     @functools.cached_property
     def _score_from(self) -> Any:
         def score(params: Params, batch: Batch, state: State) -> tuple[Array, State]:
-            logits, state = self.model.apply_from(params, batch, state)
+            logits, state = self.model.apply_with_carry(params, batch, state)
             return _log_prob(logits, batch), state
 
         return jax.jit(score)

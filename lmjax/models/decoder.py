@@ -1,25 +1,31 @@
-"""Decoder-only Transformers. B batch, T length, D dim, V vocabulary."""
+"""Decoder-only Transformers. B batch, R texts, T length, D dim, V vocabulary."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import DecoderConfig
+from lmjax.models import flops
 from lmjax.models.heads import Classifier, Head
-from lmjax.nn.block import Cache, Trunk
+from lmjax.nn.kv_cache import TransformerDecodeState
 from lmjax.nn.linear import Embed
+from lmjax.nn.stack import TransformerStack, resolve_stack
 from lmjax.types import Array, Batch
 
 
 class Decoder(nnx.Module):
     """GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023), and all between."""
 
+    resolve = staticmethod(resolve_stack)
+
     def __init__(self, key: Array, config: DecoderConfig) -> None:
         c, keys = config, jax.random.split(key, 3)
         self.config = c
         self.embed = Embed(keys[0], {"vocab": c.vocab_size, "embed": c.dim})
-        self.decoder = Trunk(keys[1], c, num_layers=c.num_layers, causal=True)
-        self.head = Head(keys[2], c)
+        self.decoder = TransformerStack(
+            keys[1], c, num_layers=c.num_layers, causal=True
+        )
+        self.head = Head(keys[2], c, logit_softcap=c.logit_softcap)
         self.classifier = (
             Classifier(
                 jax.random.fold_in(key, 3), c.dim, c.num_labels, dropout=c.dropout
@@ -30,35 +36,39 @@ class Decoder(nnx.Module):
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the last hidden states (B, T, D); dropout only with a key."""
-        return self.extend(
-            batch["tokens"], batch["positions"], batch["segments"], key=key
-        )[0]
+        return self.decoder(
+            self.embed(batch["tokens"], jnp.dtype(self.config.dtype)),
+            positions_BT=batch["positions"],
+            segments_BT=batch["segments"],
+            key=key,
+        )
+
+    def init_decode_state(
+        self, *, num_rows: int, num_slots: int, source: Batch | None
+    ) -> TransformerDecodeState:
+        """Return the state before the first token; there is no source."""
+        assert source is None
+        return self.decoder.init_decode_state(num_rows=num_rows, num_slots=num_slots)
 
     def extend(
         self,
-        tokens_BT: Array,
-        positions_BT: Array,
-        segments_BT: Array,
+        tokens_RT: Array,
+        state: TransformerDecodeState,
         *,
-        key: Array | None = None,
-        cache: Cache | None = None,
-    ) -> tuple[Array, Cache | None]:
-        """Return the hidden states of tokens that follow a cache, and the new cache.
+        positions_RT: Array,
+        segments_RT: Array,
+    ) -> tuple[Array, TransformerDecodeState]:
+        """Return the hidden states (R, T, D) of new tokens, and the new state.
 
         Args:
-          tokens_BT: int32 ids.
-          positions_BT: int32, restarting at each document.
-          segments_BT: int32, a token sees only its own segment; 0 is padding.
-          key: for dropout; none without it.
-          cache: earlier tokens, which these ones also see.
+          tokens_RT: int32 ids.
+          state: the tokens before them.
+          positions_RT: int32.
+          segments_RT: int32, a token sees only its own segment; 0 is padding.
         """
-        x_BTD = self.embed(tokens_BT, jnp.dtype(self.config.dtype))
-        return self.decoder(
-            x_BTD,
-            positions_BT=positions_BT,
-            segments_BT=segments_BT,
-            key=key,
-            cache=cache,
+        x_RTD = self.embed(tokens_RT, jnp.dtype(self.config.dtype))
+        return self.decoder.extend(
+            x_RTD, state, positions_RT=positions_RT, segments_RT=segments_RT
         )
 
     def logits(self, x: Array) -> Array:
@@ -69,3 +79,16 @@ class Decoder(nnx.Module):
         """Return one vector for each row (B, D): its last token's."""
         last_B = jnp.maximum((segments_BT > 0).sum(axis=1) - 1, 0)
         return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]
+
+    @staticmethod
+    def count_macs(
+        config: DecoderConfig, kernels: flops.KernelSizes, batch: Batch
+    ) -> float:
+        """Return the multiply-adds of a forward pass over one row."""
+        length = batch["tokens"].shape[1]
+        pairs = config.num_layers * flops.causal_pairs(config, length)
+        return (
+            length * kernels("decoder.")
+            + flops.attention_macs(config, pairs)
+            + flops.head_macs(config, kernels, batch)
+        )

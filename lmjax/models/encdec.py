@@ -1,40 +1,55 @@
-"""Encoder-decoder Transformers. B batch, S source length, T length, D dim."""
+"""Encoder-decoder Transformers.
+
+B batch, R rows of texts (B, or B times beams), S source length, T length, D dim.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import EncoderDecoderConfig
+from lmjax.models import flops
 from lmjax.models.heads import Head
-from lmjax.nn.block import Cache, Trunk
+from lmjax.nn.kv_cache import TransformerDecodeState
 from lmjax.nn.linear import Embed
+from lmjax.nn.stack import TransformerStack, resolve_stack
 from lmjax.types import Array, Batch
 
 
 class EncoderDecoder(nnx.Module):
     """The Transformer (Vaswani et al. 2017), BART (Lewis et al. 2020), T5 (Raffel)."""
 
+    resolve = staticmethod(resolve_stack)
+
     def __init__(self, key: Array, config: EncoderDecoderConfig) -> None:
         c, keys = config, jax.random.split(key, 4)
         self.config = c
         self.embed = Embed(keys[0], {"vocab": c.vocab_size, "embed": c.dim})
-        self.encoder = Trunk(keys[1], c, num_layers=c.num_encoder_layers, causal=False)
-        self.decoder = Trunk(
+        self.encoder = TransformerStack(
+            keys[1], c, num_layers=c.num_encoder_layers, causal=False
+        )
+        self.decoder = TransformerStack(
             keys[2], c, num_layers=c.num_layers, causal=True, cross=True
         )
-        self.head = Head(keys[3], c)
+        scale = c.dim**-0.5 if c.scale_logits else 1.0
+        self.head = Head(keys[3], c, scale=scale, logit_softcap=c.logit_softcap)
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
-        """Return the decoder's last hidden states (B, T, D); dropout with a key."""
+        """Return the decoder's last hidden states (B, T, D); dropout with a key.
+
+        The tokens begin with `config.decoder_prefix_ids`. In packed rows a token sees
+        the source tokens of its own segment number.
+        """
         keys = (None, None) if key is None else jax.random.split(key)
-        return self.extend(
-            batch["tokens"],
-            batch["positions"],
-            batch["segments"],
-            memory_BSD=self.encode(batch, key=keys[0]),
+        memory_BSD = self.encode(batch, key=keys[0])
+        return self.decoder(
+            self.embed(batch["tokens"], jnp.dtype(self.config.dtype)),
+            positions_BT=batch["positions"],
+            segments_BT=batch["segments"],
+            memory_BSD=memory_BSD,
             memory_segments_BS=batch["source_segments"],
             key=keys[1],
-        )[0]
+        )
 
     def encode(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the encoder's last hidden states (B, S, D)."""
@@ -43,45 +58,60 @@ class EncoderDecoder(nnx.Module):
             positions_BT=batch["source_positions"],
             segments_BT=batch["source_segments"],
             key=key,
-        )[0]
+        )
+
+    def init_decode_state(
+        self, *, num_rows: int, num_slots: int, source: Batch | None
+    ) -> TransformerDecodeState:
+        """Encode a source, and return the state before the first token."""
+        assert source is not None
+        return self.decoder.init_decode_state(
+            num_rows=num_rows,
+            num_slots=num_slots,
+            memory_BSD=self.encode(source),
+            memory_segments_BS=source["source_segments"],
+        )
 
     def extend(
         self,
-        tokens_BT: Array,
-        positions_BT: Array,
-        segments_BT: Array,
+        tokens_RT: Array,
+        state: TransformerDecodeState,
         *,
-        memory_BSD: Array | None = None,
-        memory_segments_BS: Array | None = None,
-        key: Array | None = None,
-        cache: Cache | None = None,
-    ) -> tuple[Array, Cache | None]:
-        """Return the hidden states of tokens that follow a cache, and the new cache.
+        positions_RT: Array,
+        segments_RT: Array,
+    ) -> tuple[Array, TransformerDecodeState]:
+        """Return the hidden states (R, T, D) of new tokens, and the new state.
 
         Args:
-          tokens_BT: int32 ids, which begin with `config.decoder_prefix_ids`.
-          positions_BT: int32, restarting at each document.
-          segments_BT: int32, a token sees only its own segment, here and in the
+          tokens_RT: int32 ids, which begin with `config.decoder_prefix_ids`.
+          state: the tokens before them, and the source.
+          positions_RT: int32.
+          segments_RT: int32, a token sees only its own segment, here and in the
             source; 0 is padding.
-          memory_BSD: the encoder's hidden states, unless the cache has read them.
-          memory_segments_BS: the source's segments, unless the cache knows them.
-          key: for dropout; none without it.
-          cache: earlier tokens, which these ones also see.
         """
-        if cache is not None and cache.source is not None:
-            segments_BS = cache.source.segments_BS
-            num_beams = tokens_BT.shape[0] // segments_BS.shape[0]
-            memory_segments_BS = jnp.repeat(segments_BS, num_beams, axis=0)
-        return self.decoder(
-            self.embed(tokens_BT, jnp.dtype(self.config.dtype)),
-            positions_BT=positions_BT,
-            segments_BT=segments_BT,
-            memory_BSD=memory_BSD,
-            memory_segments_BS=memory_segments_BS,
-            key=key,
-            cache=cache,
+        x_RTD = self.embed(tokens_RT, jnp.dtype(self.config.dtype))
+        return self.decoder.extend(
+            x_RTD, state, positions_RT=positions_RT, segments_RT=segments_RT
         )
 
     def logits(self, x: Array) -> Array:
         """Return float32 logits (..., V) of hidden states (..., D)."""
         return self.head(x, self.embed)
+
+    @staticmethod
+    def count_macs(
+        config: EncoderDecoderConfig, kernels: flops.KernelSizes, batch: Batch
+    ) -> float:
+        """Return the multiply-adds of a forward pass over one row and its source."""
+        c, length, source = config, batch["tokens"].shape[1], batch["source"].shape[1]
+        # Cross-attention projects each token of the source to a key and a value.
+        cross = "decoder.blocks.cross_attention"
+        keys_and_values = kernels(f"{cross}.key.", f"{cross}.value.")
+        pairs = c.num_encoder_layers * source**2
+        pairs += c.num_layers * (flops.causal_pairs(c, length) + length * source)
+        return (
+            source * (kernels("encoder.") + keys_and_values)
+            + length * (kernels("decoder.") - keys_and_values)
+            + flops.attention_macs(c, pairs)
+            + flops.head_macs(c, kernels, batch)
+        )

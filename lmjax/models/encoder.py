@@ -6,14 +6,17 @@ from flax import nnx
 
 from lmjax.config.model import EncoderConfig
 from lmjax.errors import ConfigError
-from lmjax.models.heads import Classifier, Head, Pooler
-from lmjax.nn.block import Trunk
+from lmjax.models import flops
+from lmjax.models.heads import Classifier, MaskedLMHead, Pooler
 from lmjax.nn.linear import Embed, Linear
+from lmjax.nn.stack import TransformerStack, resolve_stack
 from lmjax.types import Array, Batch
 
 
 class Encoder(nnx.Module):
     """BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
+
+    resolve = staticmethod(resolve_stack)
 
     def __init__(self, key: Array, config: EncoderConfig) -> None:
         c, keys = config, jax.random.split(key, 6)
@@ -21,8 +24,10 @@ class Encoder(nnx.Module):
         types = {"token_types": c.num_token_types, "embed": c.dim}
         self.embed = Embed(keys[0], {"vocab": c.vocab_size, "embed": c.dim})
         self.token_types = Embed(keys[1], types) if c.num_token_types else None
-        self.encoder = Trunk(keys[2], c, num_layers=c.num_layers, causal=False)
-        self.head = Head(keys[3], c, transform=True) if c.mlm_head else None
+        self.encoder = TransformerStack(
+            keys[2], c, num_layers=c.num_layers, causal=False
+        )
+        self.head = MaskedLMHead(keys[3], c) if c.mlm_head else None
         self.pooler = Pooler(keys[4], c.dim) if c.pooler else None
         pair = {"embed": c.dim}, {"features": 2}
         self.pair = Linear(keys[5], *pair, bias=True) if c.pair_head else None
@@ -48,13 +53,13 @@ class Encoder(nnx.Module):
             positions_BT=batch["positions"],
             segments_BT=batch["segments"],
             key=key,
-        )[0]
+        )
 
     def logits(self, x: Array) -> Array:
         """Return float32 logits (..., V) of hidden states (..., D).
 
         Raises:
-          ConfigError: the model has no head that predicts tokens.
+          ConfigError: the model has no head over the vocabulary.
         """
         if self.head is None:
             raise ConfigError("config.model.mlm_head = False: there are no logits")
@@ -67,7 +72,7 @@ class Encoder(nnx.Module):
           ConfigError: the model has no pooler.
         """
         if self.pooler is None:
-            raise ConfigError("config.model.pooler = False: nothing pools the tokens")
+            raise ConfigError("config.model.pooler = False: there is no pooled vector")
         return self.pooler(x_BTD)
 
     def summary(self, x_BTD: Array, segments_BT: Array) -> Array:
@@ -78,8 +83,21 @@ class Encoder(nnx.Module):
         """Return float32 logits (B, 2): are the two texts in order, or swapped?
 
         Raises:
-          ConfigError: the model has no such head.
+          ConfigError: the model has no head for pairs.
         """
         if self.pair is None:
-            raise ConfigError("config.model.pair_head = False: there is no such head")
+            raise ConfigError("config.model.pair_head = False: there is no pair head")
         return self.pair(self.pooled(x_BTD)).astype(jnp.float32)
+
+    @staticmethod
+    def count_macs(
+        config: EncoderConfig, kernels: flops.KernelSizes, batch: Batch
+    ) -> float:
+        """Return the multiply-adds of a forward pass over one row."""
+        length = batch["tokens"].shape[1]
+        return (
+            length * kernels("encoder.")
+            + flops.attention_macs(config, config.num_layers * length**2)
+            + flops.head_macs(config, kernels, batch)
+            + kernels("pooler", "pair.")
+        )

@@ -1,4 +1,4 @@
-"""What turns hidden states into answers.
+"""Heads: from hidden states to logits over the vocabulary or over labels.
 
 B batch, T length, D dim, V vocabulary, C labels.
 """
@@ -7,62 +7,72 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config.model import EncoderDecoderConfig, ModelBaseConfig, TransformerConfig
+from lmjax.config.model import EncoderConfig, ModelBaseConfig
 from lmjax.nn.feedforward import ACTIVATIONS
 from lmjax.nn.linear import Embed, Linear, attend
-from lmjax.nn.norm import LayerNorm, RMSNorm, make_norm
+from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout, normal, param, zeros
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
 
 class Head(nnx.Module):
-    """Logits over the vocabulary, by the embedding's table or one of its own."""
+    """Logits over the vocabulary, by the embedding table or by one of its own."""
 
     def __init__(
-        self, key: Array, config: ModelBaseConfig, *, transform: bool = False
+        self,
+        key: Array,
+        config: ModelBaseConfig,
+        *,
+        scale: float = 1.0,
+        logit_softcap: float = 0.0,
     ) -> None:
-        c, keys = config, jax.random.split(key, 3)
-        self.config = c
-        # BERT predicts masked tokens from hidden states that go through a layer more.
-        dims = {"embed": c.dim}, {"features": c.dim}
-        self.dense = Linear(keys[0], *dims, bias=True) if transform else None
-        self.norm = _norm(keys[1], c) if transform else None
+        c, key = config, jax.random.split(key, 3)[2]
+        self.scale, self.logit_softcap = scale, logit_softcap
         shape, axes = [c.vocab_size, c.width], ["vocab", "embed"]
         self.embedding = (
             None
             if c.tie_embeddings
-            else param(keys[2], shape, axes=axes, init=normal(0.02))
+            else param(key, shape, axes=axes, init=normal(0.02))
         )
         self.bias = (
-            param(keys[2], shape[:1], axes=axes[:1], init=zeros)
-            if c.head_bias
-            else None
+            param(key, shape[:1], axes=axes[:1], init=zeros) if c.head_bias else None
         )
 
     def __call__(self, x: Array, embed: Embed) -> Array:
-        """Return float32 logits (..., V) of hidden states (..., D)."""
-        c = self.config
-        if self.dense is not None and self.norm is not None:
-            assert isinstance(c, TransformerConfig)
-            x = self.norm(ACTIVATIONS[c.activation](self.dense(x)))
-        if isinstance(c, EncoderDecoderConfig) and c.scale_logits:
-            x = x * c.dim**-0.5
+        """Return float32 logits (..., V) of hidden states (..., D).
+
+        They are of `scale` times the hidden states; a `logit_softcap` other than 0
+        makes them softcap * tanh(logits / softcap).
+        """
+        if self.scale != 1.0:
+            x = x * self.scale
         table = embed.embedding if self.embedding is None else self.embedding
         logits = attend(x, table[...])
         if self.bias is not None:
             logits = logits + self.bias[...]
-        if isinstance(c, TransformerConfig) and c.logit_softcap:
-            logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
+        if self.logit_softcap:
+            logits = self.logit_softcap * jnp.tanh(logits / self.logit_softcap)
         if logits.ndim == 3:
             logits = constrain(logits, "batch", "length", "vocab")
         return logits
 
 
-def _norm(key: Array, config: ModelBaseConfig) -> LayerNorm | RMSNorm:
-    c = config
-    assert isinstance(c, TransformerConfig), "no other network transforms"
-    return make_norm(key, c.norm, c.dim, epsilon=c.norm_epsilon, bias=True)
+class MaskedLMHead(Head):
+    """A head with one more layer and norm before the logits (BERT)."""
+
+    def __init__(self, key: Array, config: EncoderConfig) -> None:
+        super().__init__(key, config, logit_softcap=config.logit_softcap)
+        c, keys = config, jax.random.split(key, 3)
+        self.activation = c.activation
+        dims = {"embed": c.dim}, {"features": c.dim}
+        self.dense = Linear(keys[0], *dims, bias=True)
+        self.norm = make_norm(keys[1], c.norm, c.dim, epsilon=c.norm_epsilon, bias=True)
+
+    def __call__(self, x: Array, embed: Embed) -> Array:
+        """Return float32 logits (..., V) of hidden states (..., D)."""
+        x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+        return super().__call__(x, embed)
 
 
 class Pooler(Linear):
@@ -77,7 +87,7 @@ class Pooler(Linear):
 
 
 class Classifier(Linear):
-    """Logits over some labels (BERT, Devlin et al. 2019)."""
+    """Logits over labels, of a text or of each token (BERT, Devlin et al. 2019)."""
 
     def __init__(
         self, key: Array, dim: int, num_labels: int, *, dropout: float

@@ -1,6 +1,6 @@
-"""Recurrent networks. B batch, T length, D dim, L layers, H hidden.
+"""Recurrent networks. B batch, R rows of texts, T length, D dim, L layers, H hidden.
 
-Of a bidirectional network the hidden states are those of both directions, (B, T, 2 H).
+The hidden states of a bidirectional network are those of both directions, (B, T, 2 H).
 """
 
 import jax
@@ -9,20 +9,22 @@ from flax import nnx
 
 from lmjax.config.model import RecurrentConfig
 from lmjax.errors import ConfigError
+from lmjax.models import flops
 from lmjax.models.heads import Classifier, Head
 from lmjax.nn.linear import Embed
-from lmjax.nn.recurrent.layers import Recurrent, State
+from lmjax.nn.recurrent.decode_state import RecurrentDecodeState
+from lmjax.nn.recurrent.layers import Recurrent, State, zero_state
 from lmjax.types import Array, Batch
 
 
 class RecurrentNetwork(nnx.Module):
-    """A language model, or what gives labels to texts or to their tokens.
+    """A language model, or a classifier of texts or of their tokens.
 
     Mikolov et al. 2010 and, with LSTMs and dropout, Zaremba et al. 2014; in both
     directions Graves and Schmidhuber 2005, as a tagger Huang et al. 2015.
 
-    Dropout is on all connections but the recurrent ones: embeddings, between layers,
-    and what the head or the classifier reads.
+    Dropout is on all connections but the recurrent ones: on the embeddings, between
+    layers, and before the head or the classifier.
     """
 
     def __init__(self, key: Array, config: RecurrentConfig) -> None:
@@ -56,69 +58,89 @@ class RecurrentNetwork(nnx.Module):
 
         `token_types` (B, T) may be left out of the batch: all are then of type 0.
         """
+        return self.apply_with_carry(batch, None, key=key)[0]
+
+    def apply_with_carry(
+        self, batch: Batch, carry: State | None, *, key: Array | None = None
+    ) -> tuple[Array, State]:
+        """Return the last hidden states (B, T, H), and the state after the last token.
+
+        Args:
+          batch: its `positions` are 0 only where a document begins, which forgets the
+            one before; its `segments` are 0 at padding, which changes no state.
+          carry: the state before the first token, (B, L, H); None: of zeros.
+          key: for dropout; none without it.
+        """
         x_BTD = self.embed(batch["tokens"], jnp.dtype(self.config.dtype))
         if self.token_types is not None:
             types_BT = batch.get("token_types", jnp.zeros_like(batch["tokens"]))
             x_BTD = x_BTD + self.token_types(types_BT, x_BTD.dtype)
-        return self._read(x_BTD, batch["positions"], batch["segments"], key=key)[0]
+        keys = [None] * 3 if key is None else jax.random.split(key, 3)
+        h_BTH, carry = self.recurrent(
+            self.recurrent.drop(x_BTD, keys[0]),
+            positions_BT=batch["positions"],
+            segments_BT=batch["segments"],
+            state=carry,
+            key=keys[1],
+        )
+        if self.head is None:  # the classifier applies dropout itself
+            return h_BTH, carry
+        return self.recurrent.drop(h_BTH, keys[2]), carry
+
+    @staticmethod
+    def init_carry(config: RecurrentConfig, *, num_rows: int) -> State:
+        """Return the state before the first token, all zeros."""
+        shape = (num_rows, config.num_layers, config.hidden_dim)
+        return zero_state(config.cell, shape)
+
+    def init_decode_state(
+        self, *, num_rows: int, num_slots: int, source: Batch | None
+    ) -> RecurrentDecodeState:
+        """Return the state before the first token; there are no slots and no source."""
+        assert source is None
+        return RecurrentDecodeState(
+            layers=self.init_carry(self.config, num_rows=num_rows)
+        )
 
     def extend(
         self,
-        tokens_BT: Array,
-        positions_BT: Array,
-        segments_BT: Array,
+        tokens_RT: Array,
+        state: RecurrentDecodeState,
         *,
-        key: Array | None = None,
-        cache: State | None = None,
-    ) -> tuple[Array, State]:
-        """Return the hidden states of tokens that follow a state, and the new state.
+        positions_RT: Array,
+        segments_RT: Array,
+    ) -> tuple[Array, RecurrentDecodeState]:
+        """Return the hidden states (R, T, H) of new tokens, and the new state.
 
         Args:
-          tokens_BT: int32 ids.
-          positions_BT: int32; a document begins at each 0, and remembers nothing.
-          segments_BT: int32; 0 is padding, which is not remembered.
-          key: for dropout; none without it.
-          cache: what earlier tokens left, (B, L, H).
+          tokens_RT: int32 ids.
+          state: the tokens before them.
+          positions_RT: int32, 0 only where a text begins.
+          segments_RT: int32; 0 is padding, which changes no state.
         """
-        x_BTD = self.embed(tokens_BT, jnp.dtype(self.config.dtype))
-        return self._read(x_BTD, positions_BT, segments_BT, key=key, cache=cache)
-
-    def _read(
-        self,
-        x_BTD: Array,
-        positions_BT: Array,
-        segments_BT: Array,
-        *,
-        key: Array | None,
-        cache: State | None = None,
-    ) -> tuple[Array, State]:
-        """Return what `extend` does, of embedded tokens."""
-        keys = [None] * 3 if key is None else jax.random.split(key, 3)
-        h_BTH, state = self.recurrent(
-            self.recurrent.drop(x_BTD, keys[0]),
-            positions_BT=positions_BT,
-            segments_BT=segments_BT,
-            state=cache,
-            key=keys[1],
-        )
-        if self.head is None:  # the classifier drops what it reads itself
-            return h_BTH, state
-        return self.recurrent.drop(h_BTH, keys[2]), state
+        batch = {
+            "tokens": tokens_RT,
+            "positions": positions_RT,
+            "segments": segments_RT,
+        }
+        h_RTH, layers = self.apply_with_carry(batch, state.layers)
+        return h_RTH, RecurrentDecodeState(layers=layers)
 
     def logits(self, x: Array) -> Array:
         """Return float32 logits (..., V) of hidden states (..., H).
 
         Raises:
-          ConfigError: the model has no head that predicts tokens.
+          ConfigError: the model has no head over the vocabulary.
         """
         if self.head is None:
-            raise ConfigError(f"config.model.{self.config.mute}: there are no logits")
+            obstacle = self.config.generation_obstacle
+            raise ConfigError(f"config.model.{obstacle}: there are no logits")
         return self.head(x, self.embed)
 
     def summary(self, x_BTH: Array, segments_BT: Array) -> Array:
-        """Return one vector for each row (B, H), as `config.summary` has it.
+        """Return one vector for each row (B, H): `config.summary` of its states.
 
-        A row is one text, from its beginning on; padding changes nothing.
+        A row holds one text, which begins at its left; padding is ignored.
         """
         real_BT1 = (segments_BT > 0)[..., None]
         if self.config.summary == "mean":
@@ -126,7 +148,20 @@ class RecurrentNetwork(nnx.Module):
             return jnp.where(real_BT1, x_BTH, 0.0).sum(axis=1) / count_B1
         if self.config.summary == "max":
             return jnp.where(real_BT1, x_BTH, x_BTH[:, :1]).max(axis=1)
-        # Padding leaves a state as it is: the last step's is the last token's.
+        # Padding changes no state, so that the row's last one is the last token's.
         forward_BTH, *backward = jnp.split(x_BTH, 1 + self.config.bidirectional, -1)
         last = [forward_BTH[:, -1], *(part[:, 0] for part in backward)]
         return jnp.concatenate(last, axis=-1)
+
+    @staticmethod
+    def resolve(config: RecurrentConfig, *, platform: str) -> RecurrentConfig:
+        """Return the config: no leaf but `dtype` depends on the platform."""
+        return config
+
+    @staticmethod
+    def count_macs(
+        config: RecurrentConfig, kernels: flops.KernelSizes, batch: Batch
+    ) -> float:
+        """Return the multiply-adds of a forward pass over one row."""
+        length = batch["tokens"].shape[1]
+        return length * kernels("recurrent.") + flops.head_macs(config, kernels, batch)

@@ -1,6 +1,7 @@
 """Recurrent encoder-decoders with attention.
 
-B batch, R rows of targets, S source length, T length, D dim, L layers, H hidden.
+B batch, R rows of targets (B, or B times beams), S source length, T length, D dim,
+M memory.
 """
 
 import jax
@@ -8,21 +9,23 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import RecurrentEncoderDecoderConfig
+from lmjax.models import flops
 from lmjax.models.heads import Head
 from lmjax.nn.linear import Embed
-from lmjax.nn.recurrent.attention import Memory, Reading, remember
-from lmjax.nn.recurrent.attention_decoder import Bridge, make_attentive
+from lmjax.nn.recurrent.attention import Memory, make_memory
+from lmjax.nn.recurrent.attention_decoder import Bridge, make_attention_decoder
+from lmjax.nn.recurrent.decode_state import RecurrentDecodeState
 from lmjax.nn.recurrent.layers import Recurrent, State
 from lmjax.types import Array, Batch
 
 
 class RecurrentEncoderDecoder(nnx.Module):
-    """Bahdanau et al. 2015, or by its config Luong et al. 2015.
+    """Bahdanau et al. 2015 or Luong et al. 2015, by `config.attention`.
 
-    A row holds one source and one text, of segment 1. All else is padding.
+    A row holds one source and one target, both of segment 1. All else is padding.
 
-    One table has the vectors of source and target. Dropout is where Zaremba et al.
-    2014 have it: on what is embedded, between layers, and on what the head reads.
+    Source and target share one embedding table. Dropout is that of Zaremba et al. 2014:
+    on the embeddings, between layers, and before the head.
     """
 
     def __init__(self, key: Array, config: RecurrentEncoderDecoderConfig) -> None:
@@ -41,48 +44,89 @@ class RecurrentEncoderDecoder(nnx.Module):
             variational=c.variational_dropout,
         )
         self.bridge = Bridge(keys[2], c)
-        self.decoder = make_attentive(keys[3], c)
+        self.decoder = make_attention_decoder(keys[3], c)
         self.head = Head(keys[4], c)
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
-        """Return what the decoder puts out (B, T, D); dropout only with a key."""
+        """Return the decoder's outputs (B, T, D); dropout only with a key."""
         keys = (None, None) if key is None else jax.random.split(key)
-        cache = self._begun(self._read(batch, keys[0]))
-        return self._write(batch["tokens"], batch["segments"], cache, key=keys[1])[0]
+        source = self._encode(batch, keys[0])
+        layers = self._init_layers(source)
+        return self._decode(
+            batch["tokens"], batch["segments"], layers, source, key=keys[1]
+        )[0]
 
-    def begin(self, source: Batch) -> Reading:
-        """Return where texts stand, one for each source, of which nothing is written.
+    def init_decode_state(
+        self, *, num_rows: int, num_slots: int, source: Batch | None
+    ) -> RecurrentDecodeState:
+        """Encode a source, and return the state before the first token.
 
         Args:
-          source: source, source_segments (1, or 0 where there is padding) and
-            source_positions, each (B, S).
+          num_rows: as many as the source has.
+          num_slots: not used: the state does not grow with the text.
+          source: source, source_segments (1, or 0 at padding) and source_positions,
+            each (B, S).
         """
-        return self._begun(self._read(source, None))
+        assert source is not None
+        memory = self._encode(source, None)
+        return RecurrentDecodeState(layers=self._init_layers(memory), source=memory)
 
     def extend(
         self,
         tokens_RT: Array,
+        state: RecurrentDecodeState,
+        *,
         positions_RT: Array,
         segments_RT: Array,
-        *,
-        cache: Reading,
-    ) -> tuple[Array, Reading]:
-        """Return what the decoder puts out for tokens that follow, and where they end.
+    ) -> tuple[Array, RecurrentDecodeState]:
+        """Return the outputs (R, T, D) for new tokens, and the new state.
 
         Args:
           tokens_RT: int32 ids, which begin with `config.decoder_prefix_ids`.
-          positions_RT: not read: the state knows what came before.
-          segments_RT: int32; all but 1 is padding, which is not remembered.
-          cache: of as many texts, or of sources with equally many each.
+          state: the tokens before them, and the source.
+          positions_RT: not used: the state implies them.
+          segments_RT: int32; all but 1 is padding, which changes no state.
         """
-        out_RTD, state = self._write(tokens_RT, segments_RT, cache, key=None)
-        return out_RTD, Reading(state, cache.memory)
+        source = state.source
+        assert source is not None
+        out_RTD, layers = self._decode(
+            tokens_RT, segments_RT, state.layers, source, key=None
+        )
+        return out_RTD, RecurrentDecodeState(layers=layers, source=source)
 
     def logits(self, x: Array) -> Array:
-        """Return float32 logits (..., V) of what the decoder puts out (..., D)."""
+        """Return float32 logits (..., V) of the decoder's outputs (..., D)."""
         return self.head(x, self.embed)
 
-    def _read(self, batch: Batch, key: Array | None) -> Memory:
+    @staticmethod
+    def resolve(
+        config: RecurrentEncoderDecoderConfig, *, platform: str
+    ) -> RecurrentEncoderDecoderConfig:
+        """Return the config: no leaf but `dtype` depends on the platform."""
+        return config
+
+    @staticmethod
+    def count_macs(
+        config: RecurrentEncoderDecoderConfig,
+        kernels: flops.KernelSizes,
+        batch: Batch,
+    ) -> float:
+        """Return the multiply-adds of a forward pass over one row and its source."""
+        length, source = batch["tokens"].shape[1], batch["source"].shape[1]
+        # Attention projects each state of the source to a key. For each pair of a token
+        # and a source token it computes a score over the hidden states, and adds a
+        # state of both directions to the weighted sum.
+        key = kernels("decoder.attention.key.")
+        in_pairs = kernels("decoder.attention.score.")
+        return (
+            source * (kernels("encoder.") + key)
+            + length * (kernels("decoder.") - key - in_pairs)
+            + length * source * 3 * config.hidden_dim
+            + kernels("bridge.")
+            + flops.head_macs(config, kernels, batch)
+        )
+
+    def _encode(self, batch: Batch, key: Array | None) -> Memory:
         keys = (None, None) if key is None else jax.random.split(key)
         real_BS = batch["source_segments"] == 1
         x_BSD = self.embed(batch["source"], jnp.dtype(self.config.dtype))
@@ -92,27 +136,29 @@ class RecurrentEncoderDecoder(nnx.Module):
             segments_BT=real_BS,
             key=keys[1],
         )
-        return remember(self.decoder.attention, states_BSM, real_BS)
+        return make_memory(self.decoder.attention, states_BSM, real_BS)
 
-    def _begun(self, memory: Memory) -> Reading:
-        """Return where texts stand that have their sources before them."""
-        state = self.bridge(memory)
+    def _init_layers(self, source: Memory) -> State:
+        """Return the decoder's states before the first token."""
+        layers = self.bridge(source)
         if self.decoder.fed_dim:
-            shape = (len(memory.real_BS), self.decoder.fed_dim)
-            state["fed"] = jnp.zeros(shape, jnp.float32)
-        return Reading(state, memory)
+            shape = (len(source.real_BS), self.decoder.fed_dim)
+            layers["fed"] = jnp.zeros(shape, jnp.float32)
+        return layers
 
-    def _write(
-        self, tokens_RT: Array, segments_RT: Array, cache: Reading, *, key: Array | None
+    def _decode(
+        self,
+        tokens_RT: Array,
+        segments_RT: Array,
+        layers: State,
+        source: Memory,
+        *,
+        key: Array | None,
     ) -> tuple[Array, State]:
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
         drop = self.encoder.drop
         x_RTD = drop(self.embed(tokens_RT, jnp.dtype(self.config.dtype)), keys[0])
-        out_RTD, state = self.decoder(
-            x_RTD,
-            cache.memory,
-            real_BT=segments_RT == 1,
-            state=cache.state,
-            key=keys[1],
+        out_RTD, layers = self.decoder(
+            x_RTD, source, real_BT=segments_RT == 1, state=layers, key=keys[1]
         )
-        return drop(out_RTD, keys[2]), state
+        return drop(out_RTD, keys[2]), layers

@@ -1,98 +1,32 @@
-"""Attention. B batch, T queries, S keys, D dim, N heads, K kv heads, H head_dim."""
+"""Multi-head attention. B batch, R rows, T queries, S keys, D dim, N heads, K kv heads,
 
-import dataclasses
+H head_dim. The scores are computed by a kernel of `attention_kernels`.
+"""
+
 import functools
 import math
-from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import TransformerConfig
-from lmjax.errors import ConfigError
-from lmjax.nn.beams import take_beams
+from lmjax.nn.attention_kernels import ATTENTION
+from lmjax.nn.kv_cache import KVCache, SourceKV
 from lmjax.nn.linear import Linear, adapter
 from lmjax.nn.norm import make_norm
-from lmjax.nn.param import dropout
 from lmjax.nn.position import rotate
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
-
-def attention_mask(
-    positions_BT: Array,
-    segments_BT: Array,
-    key_positions_BS: Array,
-    key_segments_BS: Array,
-    *,
-    causal: bool,
-    window: int = 0,
-) -> Array:
-    """Return the boolean (B, 1, T, S) mask, true where a query sees a key.
-
-    Both must belong to the same segment; a causal query sees keys at its position or
-    before, and with a `window` only the last so many, itself included. Padding
-    (segment 0) sees padding, so that no row of the softmax is empty.
-    """
-    mask = segments_BT[:, :, None] == key_segments_BS[:, None, :]
-    distance = positions_BT[:, :, None] - key_positions_BS[:, None, :]
-    if causal:
-        mask &= distance >= 0
-    if window:
-        mask &= (distance < window) & (distance > -window)
-    return mask[:, None]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class KVCache:
-    """Keys and values of every layer, and which position each slot holds.
-
-    Slots fill from the left, for all rows at once; a slot whose segment is 0 (not yet
-    filled, or padding of a shorter prompt) is seen by no query.
-    """
-
-    k_LBSKH: Array
-    v_LBSKH: Array
-    positions_BS: Array
-    segments_BS: Array
-    slot: Array  # int32 scalar: the next to be filled
-    # Whether every slot was: keys of a source, made once and read at each step.
-    filled: bool = dataclasses.field(default=False, metadata={"static": True})
-
-    def extend(self, positions_BT: Array, segments_BT: Array) -> "KVCache":
-        """Say what T tokens at the slots from `slot` on are."""
-        start = (0, self.slot)
-        update = jax.lax.dynamic_update_slice
-        return dataclasses.replace(
-            self,
-            positions_BS=update(self.positions_BS, positions_BT, start),
-            segments_BS=update(self.segments_BS, segments_BT, start),
-        )
-
-    def write(self, layer: Array | int, k_BTKH: Array, v_BTKH: Array) -> "KVCache":
-        """Put the keys and values of T tokens at the slots from `slot` on."""
-        start = (layer, 0, self.slot, 0, 0)
-        return dataclasses.replace(
-            self,
-            k_LBSKH=jax.lax.dynamic_update_slice(self.k_LBSKH, k_BTKH[None], start),
-            v_LBSKH=jax.lax.dynamic_update_slice(self.v_LBSKH, v_BTKH[None], start),
-        )
-
-    def take(self, parents_BK: Array) -> "KVCache":
-        """Return the cache of beams; as `take_beams`."""
-        return dataclasses.replace(
-            self,
-            k_LBSKH=take_beams(self.k_LBSKH, parents_BK, axis=1),
-            v_LBSKH=take_beams(self.v_LBSKH, parents_BK, axis=1),
-            positions_BS=take_beams(self.positions_BS, parents_BK),
-            segments_BS=take_beams(self.segments_BS, parents_BK),
-        )
+Angles = tuple[Array, Array]  # of `rope_angles`
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with grouped queries (Ainslie et al. 2023)."""
+    """Multi-head attention with grouped queries (Ainslie et al. 2023).
+
+    A `mask` is what the `make_mask` of the config's kernel returns.
+    """
 
     def __init__(
         self, key: Array, config: TransformerConfig, *, name: str = "attention"
@@ -122,63 +56,74 @@ class Attention(nnx.Module):
         self,
         x_BTD: Array,
         *,
-        mask: Array,
-        bias: Array | None = None,
-        angles: tuple[Array, Array] | None = None,
+        mask: Any,
         memory_BSD: Array | None = None,
+        bias: Array | None = None,
+        angles: Angles | None = None,
         key: Array | None = None,
-        cache: KVCache | None = None,
-        layer: Array | int = 0,
-    ) -> tuple[Array, KVCache | None]:
-        """Mix values over the keys that `mask` (B, 1, T, S) lets each query see.
+    ) -> Array:
+        """Attend over a whole sequence; the result is (B, T, D).
 
         Args:
-          x_BTD: what queries are made of.
-          mask: boolean.
+          x_BTD: the queries are projected from it.
+          mask: of all T queries and S keys.
+          memory_BSD: keys and values are projected from it; by default from `x_BTD`.
           bias: added to the scores, (B or 1, N, T, S).
           angles: of rotary positions.
-          memory_BSD: what keys and values are made of; by default `x_BTD`.
-          key: for dropout of the weights.
-          cache: its slots are the keys; those made here are written first. With
-            `filled` nothing is made, and the slots are read as they are, each row's
-            by as many rows of queries as follow from the sizes of both.
-          layer: which of the cache's layers this is.
+          key: for dropout of the weights; none without it.
         """
-        q = self.query(x_BTD)
-        if self.query_norm is not None:
-            q = self.query_norm(q)
-        if angles is not None:
-            q = rotate(q, angles)
-        q = constrain(q, "batch", "length", "heads", "head_dim")
-        if cache is None or not cache.filled:
-            memory_BSD = x_BTD if memory_BSD is None else memory_BSD
-            k, v = self._keys_and_values(memory_BSD, angles)
-            cache = cache and cache.write(layer, k, v)
-        if cache is not None:
-            k, v = cache.k_LBSKH[layer], cache.v_LBSKH[layer]
-        if k.shape[0] != q.shape[0]:
-            # Beams of one source: queries of one row, and its keys are read once.
-            q = q.reshape(k.shape[0], -1, *q.shape[2:])
-            mask = mask.reshape(k.shape[0], 1, q.shape[1], -1)
-        c = self.config
-        out_BTNH = ATTENTION[c.attention](
-            q,
-            k,
-            v,
-            mask=mask,
-            bias=bias,
-            scale=c.attention_scale or None,
-            softcap=c.attention_softcap,
-            dropout_rate=c.attention_dropout,
-            key=key,
-        )
-        out_BTNH = out_BTNH.reshape(*x_BTD.shape[:2], *out_BTNH.shape[2:])
-        out_BTNH = constrain(out_BTNH, "batch", "length", "heads", "head_dim")
-        return self.out(out_BTNH), cache
+        q = self._queries(x_BTD, angles)
+        memory_BSD = x_BTD if memory_BSD is None else memory_BSD
+        k, v = self.keys_and_values(memory_BSD, angles)
+        return self._attend(q, k, v, mask=mask, bias=bias, key=key)
 
-    def _keys_and_values(
-        self, x_BSD: Array, angles: tuple[Array, Array] | None
+    def extend(
+        self,
+        x_RTD: Array,
+        cache: KVCache,
+        *,
+        layer: Array | int,
+        mask: Any,
+        bias: Array | None = None,
+        angles: Angles | None = None,
+    ) -> tuple[Array, KVCache]:
+        """Attend from new tokens to themselves and to earlier ones, for decoding.
+
+        Args:
+          x_RTD: hidden states of T new tokens.
+          cache: earlier tokens. The result has the new ones in its next slots.
+          layer: which of the cache's layers belongs to this module.
+          mask: of the T new tokens and the S slots.
+          bias: added to the scores, (R or 1, N, T, S).
+          angles: of rotary positions of the new tokens.
+        """
+        q = self._queries(x_RTD, angles)
+        cache = cache.write(layer, *self.keys_and_values(x_RTD, angles))
+        k, v = cache.k_LRSKH[layer], cache.v_LRSKH[layer]
+        return self._attend(q, k, v, mask=mask, bias=bias), cache
+
+    def read_source(
+        self, x_RTD: Array, source: SourceKV, *, layer: Array | int, mask: Any
+    ) -> Array:
+        """Attend to a source whose keys and values are computed already.
+
+        Args:
+          x_RTD: hidden states of R = B K rows: the K beams of each source row.
+          source: keys and values of B rows.
+          layer: which of its layers belongs to this module.
+          mask: of K T queries in each of the B rows and the S source tokens.
+        """
+        q = self._queries(x_RTD, None)
+        k, v = source.k_LBSKH[layer], source.v_LBSKH[layer]
+        # Beams become queries of one row, so that its keys are read once for all.
+        q = q.reshape(len(k), -1, *q.shape[2:])
+        out = self._attend(q, k, v, mask=mask)
+        return out.reshape(x_RTD.shape)
+
+    def keys_and_values(
+        self, x_BSD: Array, angles: Angles | None = None
     ) -> tuple[Array, Array]:
+        """Project hidden states to keys and values, (B, S, K, H) each."""
         k, v = self.key(x_BSD), self.value(x_BSD)
         if self.key_norm is not None:
             k = self.key_norm(k)
@@ -187,96 +132,35 @@ class Attention(nnx.Module):
         k = constrain(k, "batch", "length", "kv_heads", "head_dim")
         return k, constrain(v, "batch", "length", "kv_heads", "head_dim")
 
+    def _queries(self, x_BTD: Array, angles: Angles | None) -> Array:
+        q = self.query(x_BTD)
+        if self.query_norm is not None:
+            q = self.query_norm(q)
+        if angles is not None:
+            q = rotate(q, angles)
+        return constrain(q, "batch", "length", "heads", "head_dim")
 
-def xla_attention(
-    q_BTNH: Array,
-    k_BSKH: Array,
-    v_BSKH: Array,
-    *,
-    mask: Array,
-    bias: Array | None = None,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    dropout_rate: float = 0.0,
-    key: Array | None = None,
-) -> Array:
-    """Attend in plain XLA, the scores and their softmax in float32.
-
-    Without a `scale` scores are divided by sqrt(H).
-    """
-    B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    scores = jnp.einsum(
-        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
-    )
-    scores = scores * (1.0 / math.sqrt(H) if scale is None else scale)
-    if bias is not None:
-        scores = scores + bias.reshape(-1, K, N // K, *bias.shape[2:])
-    if softcap:
-        scores = softcap * jnp.tanh(scores / softcap)
-    scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
-    weights = dropout(weights, rate=dropout_rate, key=key)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH).reshape(B, T, N, H)
-
-
-def cudnn_attention(
-    q_BTNH: Array,
-    k_BSKH: Array,
-    v_BSKH: Array,
-    *,
-    mask: Array,
-    bias: Array | None = None,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    dropout_rate: float = 0.0,
-    key: Array | None = None,
-) -> Array:
-    """Attend with cuDNN's fused kernel; the mask goes in whole, segments included.
-
-    Raises:
-      ConfigError: a soft-cap, bias, dropout, dtype or head size that the kernel
-        cannot honour.
-    """
-    reason = cudnn_obstacle(
-        dtype=q_BTNH.dtype,
-        softcap=softcap,
-        head_dim=q_BTNH.shape[-1],
-        bias=bias is not None,
-        dropout_rate=0.0 if key is None else dropout_rate,
-    )
-    if reason:
-        raise ConfigError(f"config.model.attention = 'cudnn': {reason}")
-    mask = jnp.broadcast_to(mask, (*mask.shape[:1], 1, *mask.shape[2:]))
-    return jax.nn.dot_product_attention(
-        q_BTNH, k_BSKH, v_BSKH, mask=mask, scale=scale, implementation="cudnn"
-    )
-
-
-def cudnn_obstacle(
-    *,
-    dtype: jnp.dtype,
-    softcap: float,
-    head_dim: int,
-    bias: bool = False,
-    dropout_rate: float = 0.0,
-) -> str:
-    """Return why cuDNN's kernel cannot serve this attention, or nothing."""
-    if dtype not in (jnp.bfloat16, jnp.float16):
-        return f"needs bfloat16, not {jnp.dtype(dtype).name}"
-    if softcap:
-        return f"cannot soft-cap (attention_softcap = {softcap})"
-    if bias:
-        return "cannot learn relative positions"
-    if dropout_rate:
-        return f"cannot drop out weights (attention_dropout = {dropout_rate})"
-    if head_dim % 8 or head_dim > 128:
-        return f"needs head_dim to be a multiple of 8 up to 128, not {head_dim}"
-    return ""
-
-
-ATTENTION: dict[str, Callable[..., Array]] = {
-    "xla": xla_attention,
-    "cudnn": cudnn_attention,
-}
+    def _attend(
+        self,
+        q_BTNH: Array,
+        k_BSKH: Array,
+        v_BSKH: Array,
+        *,
+        mask: Any,
+        bias: Array | None = None,
+        key: Array | None = None,
+    ) -> Array:
+        c = self.config
+        out_BTNH = ATTENTION[c.attention].attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            mask,
+            bias=bias,
+            scale=c.attention_scale or None,
+            softcap=c.attention_softcap,
+            dropout_rate=c.attention_dropout,
+            key=key,
+        )
+        out_BTNH = constrain(out_BTNH, "batch", "length", "heads", "head_dim")
+        return self.out(out_BTNH)

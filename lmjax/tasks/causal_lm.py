@@ -45,12 +45,12 @@ class CausalLM:
         No gradient reaches back through it: backpropagation through time is truncated
         to the batch (Williams and Peng 1990).
         """
-        logits, carry = model.apply_from(params, batch, carry, key=key)
+        logits, carry = model.apply_with_carry(params, batch, carry, key=key)
         return *token_loss(logits, batch, self.config), carry
 
     def evaluate_from(
         self, model: Model, params: Params, batch: Batch, carry: State
     ) -> tuple[Metrics, State]:
         """Return what `evaluate` does of rows that go on, and the next carry."""
-        logits, carry = model.apply_from(params, batch, carry)
+        logits, carry = model.apply_with_carry(params, batch, carry)
         return token_metrics(logits, batch), carry

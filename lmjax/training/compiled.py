@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lmjax import models, tasks
 from lmjax.config.experiment import Config
-from lmjax.models import Model, flops
+from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.parallel import sharding
 from lmjax.tasks import Task
@@ -133,16 +133,14 @@ class Program:
         rows = sharding.batch_sharding(self.mesh)
         step = functools.partial(eval_step_from, model=self.model, task=self.task)
         num_rows = sharding.data_shards(self.mesh)
-        start = functools.partial(self.model.start, num_rows)
+        start = functools.partial(self.model.init_carry, num_rows)
         outputs = (sharding.replicated(self.mesh), rows)
         return jax.jit(step, out_shardings=outputs), jax.jit(start, out_shardings=rows)
 
     @property
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, source or target."""
-        return flops.flops_per_token(
-            self.model.config, self.model.shapes, batch=self.batch_shapes()
-        )
+        return self.model.flops_per_token(self.batch_shapes())
 
     def batch_shapes(self) -> Batch:
         """Return the shapes and shardings of a global training batch."""

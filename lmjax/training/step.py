@@ -36,7 +36,7 @@ def init_state(
         num_skipped=jnp.zeros((), jnp.int32),
         # Copied: two leaves of a donated state must not share a buffer.
         ema_params=jax.tree.map(jnp.copy, params) if optimizer.ema_decay else None,
-        carry=model.start(carry_rows) if carry_rows else None,
+        carry=model.init_carry(carry_rows) if carry_rows else None,
     )
 
 

@@ -18,6 +18,7 @@ from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 from lmjax.generate.writer import way_to_write
+from lmjax.nn.decode_state import take_beams
 from lmjax.parallel import sharding
 
 PROMPTS = [[3, 1, 0, 1, 2], [2], [2, 3, 1]]
@@ -207,6 +208,17 @@ def test_on_a_mesh_it_finds_the_same(setup, architecture, num_prompts):
         assert [h.tokens for h in a] == [h.tokens for h in b]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """A decode state."""
+
+    hidden: object  # (R, 2, 8)
+
+    def take(self, parents_BK):
+        return Hidden(take_beams(self.hidden, parents_BK))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recurrent:
     """A cell of two layers behind `prefill` and `decode_step`."""
@@ -214,26 +226,28 @@ class Recurrent:
     config: object
 
     def prefill(self, params, tokens_BT, lengths_B, *, cache_length, source=None):
-        state = {"hidden": jnp.zeros((len(tokens_BT), 2, 8))}
+        hidden = jnp.zeros((len(tokens_BT), 2, 8))
         logits = jnp.zeros((len(tokens_BT), 16))
         for t in range(tokens_BT.shape[1]):
-            after, seen = self.decode_step(params, tokens_BT[:, t], t, state)
+            after, state = self.decode_step(params, tokens_BT[:, t], t, Hidden(hidden))
             here_B1 = (t < lengths_B)[:, None]
             logits = jnp.where(here_B1, after, logits)
-            hidden = jnp.where(here_B1[..., None], seen["hidden"], state["hidden"])
-            state = {"hidden": hidden}
-        return logits, state
+            hidden = jnp.where(here_B1[..., None], state.hidden, hidden)
+        return logits, Hidden(hidden)
 
     def decode_step(self, params, tokens_B, positions_B, state):
         x_BD, layers = params["embed"][tokens_B], []
         for layer, w in enumerate(params["cells"]):
-            x_BD = jnp.tanh((x_BD + state["hidden"][:, layer]) @ w)
+            x_BD = jnp.tanh((x_BD + state.hidden[:, layer]) @ w)
             layers.append(x_BD)
-        return x_BD @ params["embed"].T, {"hidden": jnp.stack(layers, axis=1)}
+        return x_BD @ params["embed"].T, Hidden(jnp.stack(layers, axis=1))
 
 
-def test_a_cache_may_be_a_state(tiny):
-    """Log-probabilities of what a wide beam finds are those of the text read anew."""
+def test_any_model_with_a_decode_state_can_be_searched(tiny):
+    """A search needs of a model `prefill`, `decode_step` and a state with `take`.
+
+    The log-probabilities that a wide beam finds are those of its texts read anew.
+    """
     rng = np.random.default_rng(0)
     params = {
         "embed": jnp.asarray(rng.standard_normal((16, 8)), jnp.float32),
@@ -252,7 +266,7 @@ def test_a_cache_may_be_a_state(tiny):
         for h in row:
             end = [EOS] if len(h.tokens) < 7 else []
             text, total = [*prompt, *h.tokens, *end], 0.0
-            state = {"hidden": jnp.zeros((1, 2, 8))}
+            state = Hidden(jnp.zeros((1, 2, 8)))
             for t, token in enumerate(text[:-1]):
                 logits, state = step(params, jnp.asarray([token]), t, state)
                 log_probs = np.asarray(jax.nn.log_softmax(logits[0]))

@@ -1,4 +1,4 @@
-"""Decoding with a cache gives the logits of the whole text read at once."""
+"""Decoding token by token gives the logits of the whole text read at once."""
 
 import functools
 
@@ -34,11 +34,11 @@ def cached_logits(model, steps, params, tokens):
     prefill, decode_step = steps(model)
     rows = np.arange(len(LENGTHS))
     prompts = np.where(np.arange(8) < LENGTHS[:, None], tokens[:, :8], 0)
-    logits, cache = prefill(params, prompts, LENGTHS, cache_length=16)
+    logits, state = prefill(params, prompts, LENGTHS, cache_length=16)
     seen = [logits]
     for i in range(NUM_STEPS - 1):
         at = LENGTHS + i
-        logits, cache = decode_step(params, tokens[rows, at], at, cache)
+        logits, state = decode_step(params, tokens[rows, at], at, state)
         seen.append(logits)
     return jnp.stack(seen, axis=1)
 
@@ -59,20 +59,22 @@ def test_cached_is_whole(
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_a_state_is_a_cache(tiny, random_params, apply, one_text, steps, tokens, cell):
+def test_recurrent_decoding_is_whole(
+    tiny, random_params, apply, one_text, steps, tokens, cell
+):
     model = tiny(cell)
     params = random_params(model)
     whole = np.asarray(apply(model)(params, one_text(tokens)))
     assert_equal(cached_logits(model, steps, params, tokens), whole)
 
 
-def test_cached_bfloat16(tiny, random_params, steps, tokens):
+def test_a_cache_is_bfloat16_in_a_bfloat16_model(tiny, random_params, steps, tokens):
     exact, rounded = tiny("gemma"), tiny("gemma", dtype="bfloat16")
     params = random_params(exact)
-    _, cache = jax.eval_shape(
+    _, state = jax.eval_shape(
         functools.partial(rounded.prefill, cache_length=16), params, tokens, LENGTHS
     )
-    assert cache.own.k_LBSKH.dtype == cache.own.v_LBSKH.dtype == jnp.bfloat16
+    assert state.own.k_LRSKH.dtype == state.own.v_LRSKH.dtype == jnp.bfloat16
     logits = cached_logits(rounded, steps, params, tokens)
     expected = cached_logits(exact, steps, params, tokens)
     error = np.abs(np.asarray(logits - expected))

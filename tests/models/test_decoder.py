@@ -139,7 +139,7 @@ def test_dropout_follows_its_key(tiny, random_params, one_text):
 
 def test_each_layer_drops_other_elements(tiny, one_text):
     """Scanned layers must not share one key, nor the two branches of a block."""
-    from lmjax.nn import block, param
+    from lmjax.nn import block, param, stack
 
     seen = []
     real = param.dropout
@@ -151,7 +151,8 @@ def test_each_layer_drops_other_elements(tiny, one_text):
         return real(x, rate=rate, key=key)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block, "dropout", spy)
+        for module in (block, stack):
+            patch.setattr(module, "dropout", spy)
         params = model.init(jax.random.key(0))
         model.hidden(params, one_text([[1, 2, 3]]), key=jax.random.key(1))
     assert len(seen) == 1 + 2 * config.num_layers

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from lmjax.models.flops import flops_per_token
-
 
 def row(length, **more):
     return {name: np.zeros((1, n)) for name, n in {"tokens": length, **more}.items()}
@@ -29,7 +27,7 @@ def test_flops_of_gpt2_small(tiny):
     # All but positions, biases and norms: 12 * 12 * 768**2 + 50257 * 768 = 123,532,032;
     # scores and values: 12 layers * 12 heads * 64 * 512 keys seen on average * 12.
     expected = 6 * 123_532_032 + 12 * 12 * 768 * 512
-    assert flops_per_token(model.config, model.shapes, batch=row(1024)) == expected
+    assert model.flops_per_token(row(1024)) == expected
 
 
 def test_flops_follow_grouped_heads_and_gates(tiny, architecture):
@@ -37,7 +35,7 @@ def test_flops_follow_grouped_heads_and_gates(tiny, architecture):
     c = model.config
     weights = c.num_layers * kernels(model) + c.vocab_size * c.dim
     attention = 12 * c.num_layers * c.num_heads * c.head_dim * 32
-    found = flops_per_token(c, model.shapes, batch=row(64))
+    found = model.flops_per_token(row(64))
     assert found == 6 * weights + attention
 
 
@@ -48,12 +46,12 @@ def test_a_window_is_seen_at_most(tiny, window, seen):
     c = model.config
     weights = c.num_layers * kernels(model) + c.vocab_size * c.dim
     attention = 12 * c.num_layers * c.num_heads * c.head_dim * seen
-    assert flops_per_token(c, model.shapes, batch=row(64)) == 6 * weights + attention
+    assert model.flops_per_token(row(64)) == 6 * weights + attention
 
 
 def test_a_global_layer_sees_all(tiny):
     one, both = (tiny("llama", num_layers=2, window=16, global_every=n) for n in (0, 2))
-    a, b = (flops_per_token(m.config, m.shapes, batch=row(64)) for m in (one, both))
+    a, b = (m.flops_per_token(row(64)) for m in (one, both))
     assert b - a == 12 * 4 * 8 * (32 - 14)
 
 
@@ -63,7 +61,7 @@ def test_an_encoder_sees_both_sides_and_predicts_some(tiny):
     head = 32 * 32 + 64 * 32
     products = 64 * c.num_layers * block + 8 * head + 32 * 32 + 32 * 2
     pairs = c.num_layers * 64 * 64
-    found = flops_per_token(c, model.shapes, batch=row(64, targets=8))
+    found = model.flops_per_token(row(64, targets=8))
     assert found * 64 == 6 * products + 12 * 32 * pairs
 
 
@@ -81,16 +79,16 @@ def test_a_source_is_read_both_ways_and_scored_at_each_step(tiny, attention):
     each = 48 * (encoder + 48 * 24) + 16 * (decoder + 64 * 32) + bridge
     pairs = 16 * 48 * (24 + 48)
     batch = row(16, source=48)
-    found = flops_per_token(model.config, model.shapes, batch=batch)
+    found = model.flops_per_token(batch)
     assert found * (16 + 48) == 6 * (each + pairs)
 
 
 def test_a_source_goes_through_the_encoder_and_the_keys_that_read_it(tiny):
     model = tiny("bart")
-    c, attention, mlp = model.config, 4 * 32 * 32, 2 * 32 * 128
+    attention, mlp = 4 * 32 * 32, 2 * 32 * 128
     encoder = 48 * 2 * (attention + mlp)
     decoder = 16 * 2 * (attention + mlp + attention / 2) + 48 * 2 * attention / 2
     products = encoder + decoder + 16 * 64 * 32
     pairs = 2 * 48 * 48 + 2 * (16 * 16 / 2 + 16 * 48)
-    found = flops_per_token(c, model.shapes, batch=row(16, source=48))
+    found = model.flops_per_token(row(16, source=48))
     assert found * (16 + 48) == 6 * products + 12 * 32 * pairs

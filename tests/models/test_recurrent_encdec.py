@@ -280,9 +280,9 @@ def test_bfloat16_computes_close_to_float32(model, tiny, random_params, apply):
     source = {name: batch[name] for name in batch if name.startswith("source")}
     one = np.ones((3, 1), int), np.ones(3, int)
     prefill = functools.partial(rounded.prefill, cache_length=4)
-    _, cache = jax.eval_shape(prefill, params, *one, source=source)
-    assert {part.dtype.name for part in cache.state.values()} == {"float32"}
-    assert cache.memory.keys_BSA.dtype == jnp.bfloat16
+    _, state = jax.eval_shape(prefill, params, *one, source=source)
+    assert {x.dtype.name for x in state.layers.values()} == {"float32"}
+    assert state.source.keys_BSA.dtype == jnp.bfloat16
 
 
 @pytest.fixture(scope="module")

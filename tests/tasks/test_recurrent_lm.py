@@ -18,7 +18,6 @@ from lmjax.errors import UserError
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
 from lmjax.inference.language_model import LanguageModel
-from lmjax.models.flops import flops_per_token
 from lmjax.parallel import sharding
 from lmjax.training import optim, step
 
@@ -120,7 +119,7 @@ def test_flops_are_those_of_the_kernels_and_the_head(tiny):
     model = tiny("gru")
     kernels = 3 * 24 * (32 + 24) + 3 * 24 * (24 + 24)
     batch = {"tokens": np.zeros((1, 8))}
-    found = flops_per_token(model.config, model.shapes, batch=batch)
+    found = model.flops_per_token(batch)
     assert found == 6 * (kernels + 24 * 64)
 
 

@@ -167,7 +167,7 @@ def test_windows_are_read_as_one_text(tmp_path, learner):
         state, metrics = run(state, batch)
         total += float(metrics["loss"][0])
     whole = {k: np.concatenate([b[k] for b in batches], axis=1) for k in batches[0]}
-    start = program.model.start(4)
+    start = program.model.init_carry(4)
     loss, _, _, carry = TASK.loss_from(program.model, state.params, whole, None, start)
     assert total == pytest.approx(float(loss), rel=1e-5)
     for name, part in carry.items():

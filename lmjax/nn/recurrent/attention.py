@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.nn.beams import take_beams
 from lmjax.nn.linear import Linear
 from lmjax.nn.recurrent.scan import preload_kernel
 from lmjax.parallel.sharding import constrain
@@ -33,20 +32,6 @@ class Memory:
     states_BSM: Array
     keys_BSA: Array
     real_BS: Array  # false where there is padding
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """Texts that are being written from sources: the state of each, and the sources."""
-
-    state: dict[str, Array]  # (R, ...)
-    memory: Memory
-
-    def take(self, parents_BK: Array) -> "Reading":
-        """Return the states of beams; as `take_beams`, but no source is copied."""
-        state = {n: take_beams(part, parents_BK) for n, part in self.state.items()}
-        return dataclasses.replace(self, state=state)
 
 
 class Additive(nnx.Module):
@@ -94,7 +79,9 @@ class General(nnx.Module):
 SourceAttention = Additive | General
 
 
-def remember(attention: SourceAttention, states_BSM: Array, real_BS: Array) -> Memory:
+def make_memory(
+    attention: SourceAttention, states_BSM: Array, real_BS: Array
+) -> Memory:
     """Return a memory of an encoder's states: its keys are made here, once."""
     keys_BSA = constrain(attention.key(states_BSM), "batch", "length", "mlp")
     return Memory(states_BSM, keys_BSA, real_BS)

@@ -172,10 +172,12 @@ class InputFeeding(Luong):
         )
 
 
-Attentive = Bahdanau | Luong
+AttentionDecoder = Bahdanau | Luong
 
 
-def make_attentive(key: Array, config: RecurrentEncoderDecoderConfig) -> Attentive:
+def make_attention_decoder(
+    key: Array, config: RecurrentEncoderDecoderConfig
+) -> AttentionDecoder:
     """Return the layers that a config asks for."""
     if config.attention == "bahdanau":
         return Bahdanau(key, config)

@@ -1,4 +1,4 @@
-"""Beams that go on from others of their row."""
+"""Selection of beams within each row."""
 
 import functools
 
@@ -9,14 +9,14 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax.config.experiment import MeshConfig
-from lmjax.nn.beams import take_beams
+from lmjax.nn.decode_state import take_beams
 from lmjax.parallel import sharding
 
 PARENTS = np.array([[2, 0], [1, 1], [0, 2], [2, 2]])
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_each_goes_on_from_its_parent(axis):
+def test_each_beam_is_a_copy_of_its_parent(axis):
     rng = np.random.default_rng(0)
     before = rng.standard_normal((12, 5, 2)).astype(np.float32)
     expected = np.stack(
@@ -26,7 +26,7 @@ def test_each_goes_on_from_its_parent(axis):
     np.testing.assert_array_equal(np.moveaxis(found, axis, 0), expected)
 
 
-def test_no_device_is_sent_the_rows_of_another():
+def test_beams_are_selected_without_communication():
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
     rows = NamedSharding(mesh, PartitionSpec(None, sharding.BATCH_AXES))
     x = jax.ShapeDtypeStruct((3, 12, 5), jnp.float32, sharding=rows)

@@ -1,4 +1,4 @@
-"""Attention against a reference of Python loops."""
+"""Attention kernels against a reference of Python loops, and the choice of one."""
 
 import dataclasses
 import math
@@ -11,8 +11,8 @@ import pytest
 from lmjax import models
 from lmjax.errors import UserError
 from lmjax.models import model
-from lmjax.nn import attention
-from lmjax.nn.attention import attention_mask
+from lmjax.nn import attention_kernels
+from lmjax.nn.attention_kernels import AttentionContext, dense_mask
 
 B, T, H = 2, 11, 8
 
@@ -52,58 +52,82 @@ def packed():
     return positions, segments
 
 
+def self_attention(positions, segments, **options):
+    """Return the context of a sequence that attends to itself."""
+    positions, segments = jnp.asarray(positions), jnp.asarray(segments)
+    return AttentionContext(
+        positions_BT=positions,
+        segments_BT=segments,
+        key_positions_BS=positions,
+        key_segments_BS=segments,
+        **options,
+    )
+
+
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 4), (4, 2), (6, 1)])
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("window", [0, 3])
 def test_xla_attention_is_attention(num_heads, num_kv_heads, softcap, window):
     q, k, v = inputs(num_heads, num_kv_heads)
     positions, segments = packed()
-    mask = attention_mask(
-        *[jnp.asarray(x) for x in (positions, segments) * 2], causal=True, window=window
-    )
+    context = self_attention(positions, segments, causal=True, window=window)
 
     def sees(b, t, s):
         distance = positions[b, t] - positions[b, s]
         same = segments[b, t] == segments[b, s]
         return same and distance >= 0 and not (window and distance >= window)
 
-    out = attention.xla_attention(q, k, v, mask=mask, softcap=softcap)
+    out = attention_kernels.xla_attention(q, k, v, dense_mask(context), softcap=softcap)
     expected = reference(q, k, v, sees, softcap=softcap)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_bidirectional_window_reaches_both_ways():
     positions = jnp.arange(T)[None]
-    segments = jnp.ones_like(positions)
-    mask = attention_mask(*[positions, segments] * 2, causal=False, window=3)
+    context = self_attention(positions, jnp.ones_like(positions), window=3)
     distance = np.abs(np.arange(T)[:, None] - np.arange(T))
-    np.testing.assert_array_equal(mask[0, 0], distance < 3)
+    np.testing.assert_array_equal(dense_mask(context)[0, 0], distance < 3)
 
 
 def test_every_query_sees_a_key():
-    positions, segments = map(jnp.asarray, packed())
     for causal in (True, False):
-        mask = attention_mask(*[positions, segments] * 2, causal=causal, window=1)
-        assert mask.any(axis=-1).all()
+        context = self_attention(*packed(), causal=causal, window=1)
+        assert dense_mask(context).any(axis=-1).all()
+
+
+def test_cross_attention_sees_the_segment_of_its_number():
+    _, segments = packed()
+    context = AttentionContext(
+        segments_BT=jnp.asarray(segments[:, :4]), key_segments_BS=jnp.asarray(segments)
+    )
+    expected = segments[:, :4, None] == segments[:, None, :]
+    np.testing.assert_array_equal(dense_mask(context)[:, 0], expected)
+
+
+@pytest.mark.parametrize("kernel", attention_kernels.ATTENTION.values())
+def test_a_context_can_be_passed_through_jit(kernel):
+    context = self_attention(*packed(), causal=True, window=3)
+    mask = jax.jit(kernel.make_mask)(context)
+    np.testing.assert_array_equal(mask, dense_mask(context))
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
-def test_cudnn_is_asked_for_the_same_attention(monkeypatch, num_kv_heads):
+def test_cudnn_gets_arguments_for_the_same_attention(monkeypatch, num_kv_heads):
     """JAX's own attention, given what we give cuDNN, computes what ours does."""
-    asked = []
+    implementations = []
     attend = jax.nn.dot_product_attention
 
     def on_cpu(*args, implementation, **options):
-        asked.append(implementation)
+        implementations.append(implementation)
         return attend(*args, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
     q, k, v = inputs(4, num_kv_heads, jnp.bfloat16)
-    mask = attention_mask(*[jnp.asarray(x) for x in packed() * 2], causal=True)
-    out = attention.cudnn_attention(q, k, v, mask=mask, softcap=0.0)
-    assert asked == ["cudnn"] and out.dtype == jnp.bfloat16
+    mask = dense_mask(self_attention(*packed(), causal=True))
+    out = attention_kernels.cudnn_attention(q, k, v, mask)
+    assert implementations == ["cudnn"] and out.dtype == jnp.bfloat16
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    exact = attention.xla_attention(q, k, v, mask=mask, softcap=0.0)
+    exact = attention_kernels.xla_attention(q, k, v, mask)
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
     same = attend(q, k, v, mask=mask, implementation="xla")
     np.testing.assert_allclose(same, exact, rtol=1e-5, atol=1e-5)
@@ -121,7 +145,7 @@ def test_cudnn_is_asked_for_the_same_attention(monkeypatch, num_kv_heads):
 )
 def test_cudnn_obstacles(options, reason):
     options = {"dtype": jnp.bfloat16, "softcap": 0.0, "head_dim": 64} | options
-    obstacle = attention.cudnn_obstacle(**options)
+    obstacle = attention_kernels.cudnn_obstacle(**options)
     assert reason in obstacle and bool(reason) == bool(obstacle)
 
 
@@ -134,7 +158,7 @@ def test_cudnn_obstacles(options, reason):
         ({"attention_softcap": 3.0}, "gpu", "attention_softcap = 3.0"),
     ],
 )
-def test_a_backend_that_cannot_serve_is_an_error(
+def test_a_kernel_that_does_not_support_the_config_is_an_error(
     make_config, changes, platform, reason
 ):
     config = make_config("llama", attention="cudnn", **changes).model
@@ -143,14 +167,14 @@ def test_a_backend_that_cannot_serve_is_an_error(
     assert reason in str(error.value)
 
 
-def test_the_kernel_itself_refuses_what_it_cannot_do():
+def test_the_cudnn_kernel_names_what_it_does_not_support():
     q, k, v = inputs(2, 2)
     mask = jnp.ones((B, 1, T, T), bool)
     with pytest.raises(UserError, match=r"config\.model\.attention.*float32"):
-        attention.cudnn_attention(q, k, v, mask=mask, softcap=0.0)
+        attention_kernels.cudnn_attention(q, k, v, mask)
 
 
-def test_auto_is_decided_by_the_platform(make_config):
+def test_auto_is_resolved_by_platform(make_config):
     config = make_config("llama").model
     resolve = model.resolve
     seen = [

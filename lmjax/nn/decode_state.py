@@ -1,0 +1,44 @@
+"""What decoding carries from token to token, and how beams select from it.
+
+B batch, K beams, J beams before, R rows (B times J or K).
+"""
+
+from typing import Protocol, Self
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.types import Array
+
+
+class DecodeState(Protocol):
+    """What a model keeps of the tokens it has read: a pytree with one row a text.
+
+    Transformers keep keys and values, recurrent networks the states of their layers;
+    both also keep the encoded source, if there is one.
+    """
+
+    def take(self, parents_BK: Array) -> Self:
+        """Return the state of new beams, each a copy of a beam of its own row.
+
+        Args:
+          parents_BK: as in `take_beams`. The source, which all beams of a row share,
+            is not copied.
+        """
+
+
+def take_beams(x: Array, parents_BK: Array, *, axis: int = 0) -> Array:
+    """Select beams: beam k of row b becomes a copy of its beam `parents_BK[b, k]`.
+
+    Args:
+      x: its dimension `axis` has size R = B J, the beams of one row side by side; in
+        the result it has size B K.
+      parents_BK: int32, below J. Beams are selected within a row only, so that rows may
+        lie on different devices.
+      axis: the dimension that holds the beams.
+    """
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    rows = x.reshape(*before, len(parents_BK), -1, *after)
+    take = jax.vmap(lambda beams, parents: jnp.take(beams, parents, axis), (axis, 0), 0)
+    taken = jnp.moveaxis(take(rows, parents_BK), 0, axis)
+    return taken.reshape(*before, parents_BK.size, *after)
