@@ -30,8 +30,8 @@ from sweep_trial import (
     trial_command,
 )
 
+from lmjax import fileio
 from lmjax.errors import ConfigError
-from lmjax.fileio import locked
 
 # So many failures alike, and not a trial without: it is not the values that are wrong.
 ALIKE = 3
@@ -146,7 +146,7 @@ def report(study: Study, sweep: Sweep, console: Console) -> None:
     import sweep_plot  # matplotlib takes a while to import
 
     path = sweep.workdir / "trials.png"
-    with locked(sweep.workdir):  # others may come to their end at the same time
+    with fileio.lock(sweep.workdir):  # others may come to their end at the same time
         sweep_plot.write_plot(study, sweep, path)
         best = write_best(study, sweep)
     _say(console, f"results: {sweep.workdir}/ (best.json, {path.name}, study.db)")

@@ -23,9 +23,9 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from sweep_space import Space, suggest
 
+from lmjax import fileio
 from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.errors import ConfigError
-from lmjax.fileio import locked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def open_study(sweep: Sweep) -> Study:
     Raises:
       ConfigError: it is a study of something else, or no study.
     """
-    with locked(sweep.workdir), one_line_errors(sweep, KeyError):
+    with fileio.lock(sweep.workdir), one_line_errors(sweep, KeyError):
         study = _open(sweep)
         changed = list(_differences(study, _identity(sweep)))
         if changed and _all_failed(study):
@@ -194,7 +194,7 @@ def claim(study: Study, sweep: Sweep) -> Claim | None:
     Returns:
       None if `num_trials` are done or run by others.
     """
-    with locked(sweep.workdir):
+    with fileio.lock(sweep.workdir):
         trials = _trials(study)
         for trial in trials:
             if trial.state != TrialState.RUNNING:

@@ -23,12 +23,13 @@ def train(args: argparse.Namespace) -> int:
     """Train an experiment in a workdir; the same command again resumes."""
     config = load(args.config, args.overrides, defaults=_defaults(args.workdir))
     profile = _profile(args.profile)
+    from lmjax import api
     from lmjax.cli import report
     from lmjax.parallel import processes
     from lmjax.training import loop
 
     processes.join_processes(detect=args.distributed)
-    finished = loop.train(config, Path(args.workdir), profile=profile)
+    finished = api.train(config, args.workdir, profile=profile).finished
     if not processes.is_first():
         return 0 if finished else loop.EXIT_STOPPED
     if not finished:
@@ -40,10 +41,10 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Print one JSON line of metrics for each held-out split."""
-    from lmjax.cli import report
     from lmjax.run.metric_log import json_line
+    from lmjax.training.evaluate_workdir import evaluate_workdir
 
-    for metrics in report.evaluate_workdir(
+    for metrics in evaluate_workdir(
         Path(args.workdir), step=args.step, overrides=args.overrides
     ):
         print(json_line(metrics), flush=True)
@@ -52,13 +53,13 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     """Print the continuation of a prompt as it comes, or the best that beams find."""
-    from lmjax.generate.writer import way_to_write
+    from lmjax.generate.writer import choose_decoding
     from lmjax.inference.language_model import load as load_model
 
     way = {name: getattr(args, name) for name in WAY}
     if args.temperature is None and args.num_beams == 1:
         way["temperature"] = 0.8
-    way_to_write(**way)  # a mistake is found before anything is loaded
+    choose_decoding(**way)  # a mistake is found before anything is loaded
     lm = load_model(args.workdir, step=args.step)
     common = {"max_tokens": args.max_tokens, "seed": args.seed}
     for piece in lm.stream(args.prompt, **common, **way):
@@ -89,7 +90,7 @@ def predict(args: argparse.Namespace) -> int:
         Path(args.output),
         step=args.step,
         skip_bad=args.skip_bad,
-        kind=args.format,
+        format=args.format,
         overrides=args.overrides,
     )
     return 0

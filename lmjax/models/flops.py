@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-
 from lmjax.config.model import (
     EncoderConfig,
     ModelConfig,
@@ -11,7 +9,7 @@ from lmjax.config.model import (
     RecurrentEncoderDecoderConfig,
     TransformerConfig,
 )
-from lmjax.types import Batch
+from lmjax.types import Batch, named_leaves
 
 
 def num_tokens(batch: Batch) -> int:
@@ -72,10 +70,7 @@ _SOURCE = ("key", "value")  # what cross-attention makes of each token of the so
 
 def _kernels(shapes: Any) -> Any:
     """Return what counts the weights of the kernels under some prefixes."""
-    sizes = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-    }
+    sizes = {name: leaf.size for name, leaf in named_leaves(shapes).items()}
     sizes = {name: size for name, size in sizes.items() if name.endswith("kernel")}
     return lambda *prefixes: sum(
         size for name, size in sizes.items() if name.startswith(prefixes)

@@ -266,7 +266,7 @@ def test_what_the_system_says_is_one_line(run, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
 
-    monkeypatch.setattr("lmjax.cli.report.evaluate_workdir", full)
+    monkeypatch.setattr("lmjax.training.evaluate_workdir.evaluate_workdir", full)
     code, _, said = answer(capsys, "eval", f"--workdir={run}")
     assert (code, said) == (2, "error: /some/file: No space left on device\n")
 
