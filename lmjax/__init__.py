@@ -1,19 +1,32 @@
-"""Train language models with JAX and Flax: sharded, exact, fast."""
+"""Train language models with JAX and Flax: sharded, exact, fast.
 
+From Python: `lmjax.training`, `lmjax.load`, `lmjax.evaluate`, `lmjax.predict_file`.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lmjax.api import TrainResult, evaluate, train
     from lmjax.inference.language_model import LanguageModel, load
+    from lmjax.inference.predict_file import predict_file
 
-__all__ = ["LanguageModel", "load"]
+__all__ = ["LanguageModel", "TrainResult", "evaluate", "load", "predict_file", "train"]
+
+# Imported when they are first used: `import lmjax` is instant and touches no device.
+_MODULES = {
+    "LanguageModel": "lmjax.inference.language_model",
+    "TrainResult": "lmjax.api",
+    "evaluate": "lmjax.api",
+    "load": "lmjax.inference.language_model",
+    "predict_file": "lmjax.inference.predict_file",
+    "train": "lmjax.api",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, so that `import lmjax` is instant and touches no device.
-    if name in __all__:
-        from lmjax.inference import language_model
-
-        return getattr(language_model, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,54 +1,185 @@
-"""Writing in a directory: one process at a time, and errors a user can act on."""
+"""Files: written whole or not at all, read as JSON, held by one process.
+
+What the system says against a file becomes a `UserError` of one line.
+"""
 
 import contextlib
 import errno
 import fcntl
 import io
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; the system lets go of it when its process dies."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def write_errors(path: str | Path) -> Iterator[None]:
+    """Turn an `OSError` inside the block into a `UserError` that names the path."""
+    try:
         yield
+    except OSError as error:
+        full = error.errno in _DISK_FULL
+        hint = "; free some space, or write elsewhere" if full else ""
+        raise UserError(f"{path}: cannot be written: {error.strerror}{hint}") from error
 
 
 @contextlib.contextmanager
-def locked_file(file: Path, *, name: str) -> Iterator[io.FileIO]:
-    """Open a file to add to it, made if it is not there, and hold it alone.
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name once it is complete and on disk.
 
-    What is written is not kept in memory: it cannot fail again when the file is closed.
+    If the block raises, nothing is left behind and an earlier file stays.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically.
 
     Raises:
-      ConfigError: it cannot be opened, or another process holds it; `name` is its flag.
+      UserError: it cannot be written.
+    """
+    with write_errors(path), open_atomic(path) as out:
+        out.write(content)
+
+
+def write_json(path: Path, values: Mapping[str, Any], *, indent: int = 2) -> None:
+    """Write an object as JSON, atomically; a file that holds it already stays.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    content = (json.dumps(values, indent=indent) + "\n").encode()
+    with write_errors(path):
+        if path.exists() and path.read_bytes() == content:
+            return
+    write_bytes(path, content)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+      UserError: the file cannot be read or holds no JSON object.
     """
     try:
-        opened = file.open("ab", buffering=0)
+        content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{name}={file}: {error.strerror}") from error
-    with opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{name}={file}: another process writes it") from error
-        yield opened
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_json(content, file=path)
+
+
+def parse_json(content: str | bytes, *, file: str | Path) -> dict[str, Any]:
+    """Return the JSON object that is the content of a file.
+
+    Raises:
+      UserError: FILE:LINE of what is not JSON, or FILE where it is no object.
+    """
+    try:
+        return parse_json_line(content, where=lambda: str(file))
+    except UserError as error:
+        if isinstance(error.__cause__, json.JSONDecodeError):
+            line, message = error.__cause__.lineno, error.__cause__.msg
+            raise UserError(f"{file}:{line}: not JSON: {message}") from error
+        raise
+
+
+def parse_json_line(
+    content: str | bytes, *, where: Callable[[], str]
+) -> dict[str, Any]:
+    """Return the JSON object in one line of a file.
+
+    Args:
+      content: of the line.
+      where: returns FILE:LINE, for errors; called only if there is one.
+
+    Raises:
+      UserError: the line is not JSON, or no object.
+    """
+    try:
+        values = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where()}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, or nested too deep
+        raise UserError(f"{where()}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{where()}: not a JSON object")
+    return values
 
 
 @contextlib.contextmanager
-def one_line_errors(directory: str | Path) -> Iterator[None]:
-    """Turn what the system says against writing into a `ConfigError`."""
-    try:
+def lock(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory, which is created if missing; wait for others.
+
+    The system releases the lock when the process ends, however it ends.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def try_lock(directory: Path, *, flag: str) -> Iterator[None]:
+    """Hold the lock of a directory, which is created if missing; do not wait.
+
+    Raises:
+      UserError: the directory cannot be written, or another process holds it. `flag`
+        is the name of the directory on the command line.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("a+")
     except OSError as error:
-        hint = "; free some space, or write elsewhere" if error.errno in _FULL else ""
-        raise ConfigError(
-            f"{directory}: cannot be written: {error.strerror}{hint}"
+        raise UserError(
+            f"{flag}={directory}: cannot be written: {error.strerror}"
         ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(
+                f"{flag}={directory}: in use by process {holder}"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def open_locked(path: Path, *, flag: str) -> Iterator[io.FileIO]:
+    """Open a file for appending, created if missing, while no other process has it.
+
+    Writes are unbuffered: none can fail when the file is closed.
+
+    Raises:
+      UserError: the file cannot be opened, or another process holds it. `flag` is its
+        name on the command line.
+    """
+    try:
+        file = path.open("ab", buffering=0)
+    except OSError as error:
+        raise UserError(f"{flag}={path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{flag}={path}: another process writes it") from error
+        yield file

@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A package imports only itself and packages of lower floors.
 FLOORS = [
     ("errors",),
-    ("types", "fileio", "config"),
+    ("types", "fileio", "progress", "config"),
     ("parallel", "metrics"),
     ("data", "nn"),
     ("models", "run"),
@@ -20,6 +20,7 @@ FLOORS = [
     ("generate",),
     ("inference",),
     ("training",),
+    ("api",),
     ("cli",),
 ]
 # The same inside `lmjax/data`.

@@ -25,12 +25,13 @@ from lmjax.errors import UserError
 def train(args: argparse.Namespace) -> int:
     """Train an experiment in a workdir; run it again to resume."""
     config = load(args.config, args.overrides, defaults=_init_from(args.workdir))
+    from lmjax import api
     from lmjax.cli import report
     from lmjax.parallel import processes
     from lmjax.training import loop
 
     processes.join_processes(detect=args.distributed)
-    finished = loop.train(config, Path(args.workdir), profile=args.profile)
+    finished = api.train(config, args.workdir, profile=args.profile).finished
     if not processes.is_first():
         return 0 if finished else loop.EXIT_STOPPED
     if not finished:
@@ -42,10 +43,10 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Print the metrics of each held-out split, one JSON object per line."""
-    from lmjax.cli import report
     from lmjax.run.metric_log import json_line
+    from lmjax.training.evaluate_workdir import evaluate_workdir
 
-    for metrics in report.evaluate_workdir(
+    for metrics in evaluate_workdir(
         Path(args.workdir), step=args.step, overrides=args.overrides
     ):
         print(json_line(metrics), flush=True)
@@ -54,13 +55,13 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     """Print the continuation of a prompt, sampled or found by beam search."""
-    from lmjax.generate.writer import way_to_write
+    from lmjax.generate.writer import choose_decoding
     from lmjax.inference.language_model import load as load_model
 
     way = {name: getattr(args, name) for name in DECODING_FLAGS}
     if args.temperature is None and args.num_beams == 1:
         way["temperature"] = 0.8
-    way_to_write(**way)  # report wrong values before the model is loaded
+    choose_decoding(**way)  # report wrong values before the model is loaded
     lm = load_model(args.workdir, step=args.step)
     common = {"max_tokens": args.max_tokens, "seed": args.seed}
     for piece in lm.stream(args.prompt, **common, **way):
@@ -91,7 +92,7 @@ def predict(args: argparse.Namespace) -> int:
         Path(args.output),
         step=args.step,
         skip_bad=args.skip_bad,
-        kind=args.format,
+        format=args.format,
         overrides=args.overrides,
     )
     return 0

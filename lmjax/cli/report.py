@@ -15,15 +15,9 @@ from lmjax import models, tasks
 from lmjax.config.experiment import Config
 from lmjax.config.task import LabelTaskConfig, PredictionTaskConfig
 from lmjax.data import example_datasets, pipeline
-from lmjax.data.datasets import Datasets
-from lmjax.data.stores import manifest
-from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.inference.language_model import load
 from lmjax.parallel import sharding
-from lmjax.run import workdir
-from lmjax.run.checkpoint import Step
-from lmjax.training.compiled import make_program
-from lmjax.training.evaluate import Evaluation, judges
+from lmjax.training.evaluate import judges
+from lmjax.types import named_leaves
 
 
 def after_training(config: Config, directory: Path) -> None:
@@ -66,43 +60,6 @@ def after_training(config: Config, directory: Path) -> None:
         console.print(f"next:    {command}", markup=False)
 
 
-def evaluate_workdir(
-    directory: Path, *, step: Step, overrides: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield the metrics of a checkpoint on the validation and the test split.
-
-    Reads the encoded data in the workdir, so that the source files need not exist any
-    more, unless overrides of `data` ask for other data.
-
-    Raises:
-      UserError: an override of a leaf that training has fixed, or data that cannot be
-        read.
-    """
-    saved = workdir.read_config(directory)
-    lm = load(directory, step=step, overrides=overrides)
-    datasets = _open_held_out(lm.config, saved, lm.tokenizer, directory=directory)
-    with jax.set_mesh(lm.mesh):
-        evaluation = Evaluation(make_program(lm.config, lm.mesh), datasets)
-        for split in datasets.stores:
-            metrics = evaluation.metrics(split, lm.params)
-            yield {"step": lm.step, "split": split, **metrics}
-
-
-def _open_held_out(
-    config: Config, saved: Config, tokenizer: Tokenizer, *, directory: Path
-) -> Datasets:
-    """Open the held-out stores of a run, or encode the data that overrides ask for."""
-    same = pipeline.same_text(config, saved)
-    stores = manifest.open_held_out(directory) if same else None
-    if stores:
-        return Datasets(tokenizer=tokenizer, stores=stores)
-    # In a directory of its own, to keep the stores of the run.
-    store = config.data.store or str(directory / "store" / "eval")
-    data = dataclasses.replace(config.data, store=store)
-    config = dataclasses.replace(config, data=data)
-    return pipeline.prepare_held_out(config, tokenizer, workdir=directory)
-
-
 def _read_metrics(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of metrics.jsonl; damaged lines are skipped."""
     for line in file.read_bytes().splitlines():
@@ -133,8 +90,8 @@ def describe(config: Config, *, num_devices: int) -> None:
     for column in ("parameter", "shape", "axes", "sharding", "shard"):
         table.add_column(column, no_wrap=True)
     total = local = 0
-    for (path, leaf), names, s in zip(
-        jax.tree_util.tree_leaves_with_path(model.shapes),
+    for (name, leaf), names, s in zip(
+        named_leaves(model.shapes).items(),
         jax.tree.leaves(model.axes, is_leaf=lambda x: isinstance(x, tuple)),
         jax.tree.leaves(shardings),
         strict=True,
@@ -142,7 +99,7 @@ def describe(config: Config, *, num_devices: int) -> None:
         shard = s.shard_shape(leaf.shape)
         total, local = total + leaf.size, local + math.prod(shard)
         table.add_row(
-            jax.tree_util.keystr(path, simple=True, separator="."),
+            name,
             _shape(leaf.shape),
             ", ".join(names),
             ", ".join(axis or "-" for axis in s.spec),

@@ -28,7 +28,7 @@ from lmjax.data.stores.token_store_builder import (
 from lmjax.data.tokenizers import files, tokenizer
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
-from lmjax.fileio import locked, one_line_errors
+from lmjax.fileio import lock, write_errors
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def prepare_tokenizer(
 ) -> Tokenizer:
     """Return the tokenizer kept in WORKDIR/tokenizer, made anew if it is another's."""
     directory = Path(workdir) / "tokenizer"
-    with one_line_errors(directory), locked(directory):
+    with write_errors(directory), lock(directory):
         trained = tokenizer.is_trained(config.tokenizer)
         if trained and (kept := files.read_manifest(directory)):
             recipe = tokenizer.recipe_fingerprint(
@@ -201,7 +201,7 @@ def _kept_tokenizer(
         config.tokenizer, documents=documents["train"], seed=config.seed
     )
     _refuse_other_stores(config, workdir, documents, made)
-    with one_line_errors(directory), locked(directory):
+    with write_errors(directory), lock(directory):
         made.save(directory)
     return made
 

@@ -274,12 +274,12 @@ def _search(
     cache = written.cache.take(state.running.parents_BK)
     carry = (rules.advance(state, logits_RV), cache)
     state, _ = jax.lax.while_loop(lambda c: rules.unfinished(c[0]), step, carry)
-    return sharding.whole(state.finished)
+    return sharding.replicate(state.finished)
 
 
 def _top_k(x_BN: Array, *, k: int) -> tuple[Array, Array]:
     """Return the k largest of each row, and their places, (B, K)."""
-    return sharding.by_rows(functools.partial(jax.lax.top_k, k=k), x_BN)
+    return sharding.map_row_shards(functools.partial(jax.lax.top_k, k=k), x_BN)
 
 
 def _take(x: Array, places_BK: Array) -> Array:

@@ -202,7 +202,7 @@ class Generator:
             logits, cache = self.model.decode_step(params, token, lengths, before.cache)
             num_steps = before.num_steps + 1
             written = Written(text, lengths + 1, logits, cache, num_steps)
-            return sharding.whole(token), written
+            return sharding.replicate(token), written
 
         return jax.jit(step, static_argnames="sampling", donate_argnums=1)
 

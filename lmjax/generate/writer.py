@@ -16,7 +16,7 @@ from lmjax.models import Model
 from lmjax.types import Params
 
 
-def way_to_write(
+def choose_decoding(
     *,
     temperature: float | None = None,
     top_k: int = 0,

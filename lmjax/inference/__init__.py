@@ -1,4 +1,4 @@
-"""A trained model in use: `lmjax.load`, predictions, scores, and files of them.
+"""Inference with a trained model: `lmjax.load`, prediction, scoring, files of them.
 
-Reads workdirs, never trains. Sampling and search themselves are in `lmjax/generate`.
+Reads workdirs and never trains. Sampling and beam search are in `lmjax/generate`.
 """

@@ -1,4 +1,4 @@
-"""Ids that people hand in, as part of a batch. B batch, T length."""
+"""Batches of token ids that callers pass in. B batch, T length."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,30 +7,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.config.model import ModelConfig, TransformerConfig
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.types import Array, Batch, HostBatch
 
 
-def stretch(name: str, ids: Any, segments: Any, *, config: ModelConfig) -> HostBatch:
+def make_batch(name: str, ids: Any, segments: Any, *, config: ModelConfig) -> HostBatch:
     """Return ids, segments, and positions that restart where the segment changes.
 
+    Args:
+      name: of the ids, for errors.
+      ids: integers (B, T).
+      segments: (B, T), 0 for padding; None: each row is one text.
+      config: of the model.
+
     Raises:
-      ConfigError: the shapes disagree, or the model has no such id or position.
+      UserError: the shapes disagree, or the model has no such id or position.
     """
     ids_BT = np.asarray(ids)
     if ids_BT.ndim != 2 or not np.issubdtype(ids_BT.dtype, np.integer):
-        raise ConfigError(
+        raise UserError(
             f"{name}: must be integers of shape (B, T), not {ids_BT.dtype} "
             f"{ids_BT.shape}"
         )
     if ids_BT.size and not 0 <= ids_BT.min() <= ids_BT.max() < config.vocab_size:
-        raise ConfigError(
+        raise UserError(
             f"{name}: ids from {ids_BT.min()} to {ids_BT.max()}; "
             f"config.model.vocab_size = {config.vocab_size}"
         )
     segments_BT = np.ones_like(ids_BT) if segments is None else np.asarray(segments)
     if segments_BT.shape != ids_BT.shape:
-        raise ConfigError(
+        raise UserError(
             f"{name}: shape {ids_BT.shape}, but its segments {segments_BT.shape}"
         )
     index = np.arange(ids_BT.shape[1])
@@ -40,27 +46,30 @@ def stretch(name: str, ids: Any, segments: Any, *, config: ModelConfig) -> HostB
     tables = ("learned", "sinusoidal")
     limited = isinstance(config, TransformerConfig) and config.position in tables
     if limited and longest > config.max_length:
-        raise ConfigError(
+        raise UserError(
             f"{name}: a text of {longest} tokens; config.model.max_length = "
             f"{config.max_length}"
         )
     return {"tokens": ids_BT, "segments": segments_BT, "positions": positions_BT}
 
 
-def one_by_one(compute: Callable[[Batch], Array], batch: Batch) -> Array:
-    """Return what is computed (B, T, ...) of each text of rows that hold several.
+def map_segments(compute: Callable[[Batch], Array], batch: Batch) -> Array:
+    """Apply a function that takes one text per row to rows of several texts.
 
     Args:
-      compute: reads of each row one text, that of segment 1.
-      batch: segments and source_segments, and what else it reads.
+      compute: from a batch whose texts have segment 1 to an array (B, T, ...).
+      batch: with segments and source_segments.
+
+    Returns:
+      Each text's part of the result, where the text is in its row.
     """
     segments_BT = batch["segments"]
-    found: Array | None = None
-    for number in np.unique(segments_BT[segments_BT > 0]).tolist() or [1]:
+    result: Array | None = None
+    for segment in np.unique(segments_BT[segments_BT > 0]).tolist() or [1]:
         names = ("segments", "source_segments")
-        alone = {name: jnp.int32(batch[name] == number) for name in names}
-        new = compute({**batch, **alone})
-        here_BT1 = (segments_BT == number)[..., None]
-        found = new if found is None else jnp.where(here_BT1, new, found)
-    assert found is not None
-    return found
+        one = {name: jnp.int32(batch[name] == segment) for name in names}
+        computed = compute({**batch, **one})
+        mask_BT1 = (segments_BT == segment)[..., None]
+        result = computed if result is None else jnp.where(mask_BT1, computed, result)
+    assert result is not None
+    return result

@@ -1,6 +1,5 @@
-"""A trained model to use from Python: `lm = lmjax.load(workdir)`."""
+"""A trained model in Python: `lm = lmjax.load(workdir)`."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,32 +12,32 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lmjax import models
-from lmjax.config import decoding
+from lmjax.config import decoding as decoding_config
 from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import Config, MeshConfig
 from lmjax.config.model import RecurrentEncoderDecoderConfig, TransformerConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator, encode_prompts
 from lmjax.generate.embed import mean_rows, wrapped
 from lmjax.generate.score import Scorer, encode_pairs
 from lmjax.generate.text_stream import TextStream
-from lmjax.generate.writer import way_to_write
-from lmjax.inference.inputs import one_by_one, stretch
+from lmjax.generate.writer import choose_decoding
+from lmjax.inference.inputs import make_batch, map_segments
 from lmjax.inference.predictor import Predictor
 from lmjax.models import Model
 from lmjax.parallel import sharding
 from lmjax.run import workdir
-from lmjax.run.checkpoint import Checkpoints, Step
+from lmjax.run.checkpoint import Checkpoints, Step, open_checkpoints
 from lmjax.types import Array, Batch, Params
 
-MAX_TOKENS = 64  # that are written where nobody says how many
+DEFAULT_MAX_TOKENS = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """Parameters with all that is needed to use them."""
+    """The parameters of a checkpoint, their model and its tokenizer."""
 
     config: Config
     tokenizer: Tokenizer
@@ -59,37 +58,37 @@ class LanguageModel:
         """Return float32 logits (B, T, V) of token ids (B, T).
 
         Args:
-          tokens: ids; of a model that generates, token t's logits are for token t + 1.
-            A decoder that reads a source begins with the model's `decoder_prefix_ids`.
+          tokens: ids. A causal model's logits at token t predict token t + 1. The
+            tokens of an encoder-decoder begin with `decoder_prefix_ids` of its config.
           source: ids (B, S), for an encoder-decoder.
-          token_types: (B, T), for an encoder that knows some; by default 0.
-          segments: which text each token belongs to, 0 for padding; by default all of
-            a row is one text. Positions restart where the segment changes.
-          source_segments: the same of `source`; a token reads the segment of its own
-            number.
+          token_types: (B, T), for an encoder that has them; by default 0.
+          segments: the number of the text that each token belongs to, 0 for padding; by
+            default each row is one text. Positions restart where the segment changes.
+          source_segments: the same for `source`; a token attends to the source of its
+            own segment.
 
         Raises:
-          ConfigError: arrays that do not belong together, or ids out of range.
+          UserError: the shapes disagree, or ids are out of range.
         """
         batch = self._batch(tokens, source, token_types, segments, source_segments)
-        return self._texts(self._apply, batch)
+        return self._map_texts(self._apply, batch)
 
     def hidden(self, tokens: Any, **arrays: Any) -> Array:
         """Return the last hidden states (B, T, D); arguments as for `logits`."""
         names = ("source", "token_types", "segments", "source_segments")
         assert not arrays.keys() - set(names), [*arrays]
         batch = self._batch(tokens, *(arrays.get(name) for name in names))
-        return self._texts(self._hidden, batch)
+        return self._map_texts(self._hidden, batch)
 
     def encode_rows(
         self, texts: Sequence[str], *, max_length: int = 0
     ) -> list[list[int]]:
-        """Return the ids of texts, with what the tokenizer puts around each.
+        """Return the ids of texts, with the special tokens that the tokenizer adds.
 
         Args:
           texts: to encode.
-          max_length: tokens to keep of each, the special ones included; 0: as many as
-            the model has positions.
+          max_length: at which each is truncated, special tokens included; 0: the
+            number of positions of the model.
         """
         limit = max_length or self.model.config.max_length
         return wrapped(self.tokenizer, texts, max_length=limit)
@@ -100,7 +99,7 @@ class LanguageModel:
         Arguments as for `encode_rows`. (Sentence-BERT, Reimers and Gurevych 2019.)
 
         Raises:
-          ConfigError: a model that reads a source.
+          UserError: the model is an encoder-decoder.
         """
         rows = self.encode_rows(texts, max_length=max_length)
         config = self.model.config
@@ -114,78 +113,87 @@ class LanguageModel:
         *,
         max_tokens: int | None = None,
         seed: int = 0,
-        **way: Any,
+        **options: Any,
     ) -> list[str]:
         """Return a continuation of each prompt, without the prompt.
 
-        To an encoder-decoder a prompt is the source, and what it writes is returned.
+        The prompt of an encoder-decoder is its source, and the target is returned.
 
         Args:
-          prompts: texts, or sources.
-          max_tokens: to write after each; by default as many as fit, at most 64.
-          seed: of chance.
-          way: of `way_to_write`: `temperature`, `top_k`, `top_p`; or `num_beams` from 2
-            on, which draws nothing but searches, and others of `DecodingConfig`. With
-            `num_return` the texts of one prompt follow one another.
+          prompts: texts.
+          max_tokens: of each continuation; by default as many as fit, at most 64.
+          seed: of the sampling.
+          options: of decoding. Sampling takes `temperature`, `top_k` and `top_p`; beam
+            search takes `num_beams` from 2 on and other leaves of `DecodingConfig`.
+            With `num_return` the texts of one prompt follow one another.
 
         Raises:
-          ConfigError: an option out of range, or too many tokens for the model.
+          UserError: an option is out of range, or there are too many tokens.
         """
-        how, read = way_to_write(**way), self._read(prompts)
-        if isinstance(how, DecodingConfig):
-            found = self._found(read, how, max_tokens)
-            return [text["text"] for texts in found for text in texts]
+        decoding, inputs = choose_decoding(**options), self._encode_prompts(prompts)
+        if isinstance(decoding, DecodingConfig):
+            hypotheses = self._beam_search(inputs, decoding, max_tokens)
+            return [text["text"] for row in hypotheses for text in row]
         with jax.set_mesh(self.mesh):
             rows = self._generator.continuations(
                 self.params,
-                **read,
-                max_tokens=self._most(read, max_tokens),
-                sampling=how,
+                **inputs,
+                max_tokens=self._max_new_tokens(inputs, max_tokens),
+                sampling=decoding,
                 stop_ids=self.tokenizer.stop_ids,
                 seed=seed,
             )
-        pairs = zip(self._before(read), rows, strict=True)
-        return [self._decode_after(before, row) for before, row in pairs]
+        contexts = self._contexts(inputs)
+        pairs = zip(contexts, rows, strict=True)
+        return [self._decode_continuation(context, row) for context, row in pairs]
 
     def search(
-        self, prompts: Sequence[str], *, max_tokens: int | None = None, **write: Any
+        self, prompts: Sequence[str], *, max_tokens: int | None = None, **options: Any
     ) -> list[list[dict[str, Any]]]:
-        """Return the best continuations of each prompt that a beam search finds.
+        """Return the best continuations of each prompt that beam search finds.
 
         Args:
-          prompts: texts, or sources.
+          prompts: texts, or the sources of an encoder-decoder.
           max_tokens: as for `generate`.
-          write: other leaves of `DecodingConfig`, such as `num_beams=4`.
+          options: leaves of `DecodingConfig`, such as `num_beams=4`.
 
         Returns:
-          For each prompt `num_return` texts, the best first: `text`; `log_prob` in
-          nats, of its end too where it was written; `score`, what texts compare by.
+          For each prompt `num_return` hypotheses, the best first: `text`; `log_prob` in
+          nats, that of the end of text included; `score`, by which they are ranked.
 
         Raises:
-          ConfigError: an option out of range, or too many tokens for the model.
+          UserError: an option is out of range, or there are too many tokens.
         """
-        how = decoding.checked(**write)
-        return self._found(self._read(prompts), how, max_tokens)
+        config = decoding_config.checked(**options)
+        return self._beam_search(self._encode_prompts(prompts), config, max_tokens)
 
     def stream(
-        self, prompt: str, *, max_tokens: int | None = None, seed: int = 0, **way: Any
+        self,
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        **options: Any,
     ) -> Iterator[str]:
-        """Yield what `generate` returns for one prompt in pieces, as they come."""
-        how, read = way_to_write(**way), self._read([prompt])
-        if isinstance(how, DecodingConfig):
-            yield self._found(read, how, max_tokens)[0][0]["text"]
+        """Yield the continuation of one prompt in pieces, as they are generated.
+
+        Together they are what `generate` returns; arguments as for `generate`.
+        """
+        decoding, inputs = choose_decoding(**options), self._encode_prompts([prompt])
+        if isinstance(decoding, DecodingConfig):
+            yield self._beam_search(inputs, decoding, max_tokens)[0][0]["text"]
             return
         tokens = self._generator.tokens(
             self.params,
-            **read,
-            max_tokens=self._most(read, max_tokens),
-            sampling=how,
+            **inputs,
+            max_tokens=self._max_new_tokens(inputs, max_tokens),
+            sampling=decoding,
             stop_ids=self.tokenizer.stop_ids,
             seed=seed,
         )
-        text = TextStream(self.tokenizer, self._before(read)[0])
+        text = TextStream(self.tokenizer, self._contexts(inputs)[0])
         while True:
-            # The mesh is set while the model computes, not while our caller does.
+            # The mesh is set while the model computes, but not while the caller does.
             with jax.set_mesh(self.mesh):
                 token = next(tokens, None)
             if token is None:
@@ -196,24 +204,24 @@ class LanguageModel:
     def score(
         self, texts: Sequence[str | tuple[str, str]], *, eos: bool = False
     ) -> list[dict[str, float | int | None]]:
-        """Return the log-probability of each text, or of (context, text) pairs.
+        """Return the log-probability of each text, or of each (context, text) pair.
 
         Args:
-          texts: the first token of one is scored given the tokenizer's BOS, and not at
-            all if there is neither BOS nor context. An encoder-decoder takes pairs
-            alone: the context is its source.
-          eos: also score that the text ends.
+          texts: to score. The first token of a text is conditioned on the tokenizer's
+            BOS, and is not scored if there is neither BOS nor context. An
+            encoder-decoder takes pairs only: the context is its source.
+          eos: also score the end of text.
 
         Returns:
-          `log_prob` in nats, `num_tokens` scored, `perplexity` (None of no tokens).
+          `log_prob` in nats, `num_tokens` scored, `perplexity` (None without tokens).
 
         Raises:
-          ConfigError: a model that predicts no text, or one that has no source to read.
+          UserError: the model generates no text, or an encoder-decoder has no source.
         """
         config = self.model.config
-        read = encode_pairs(self.tokenizer, texts, config=config, eos=eos)
+        inputs = encode_pairs(self.tokenizer, texts, config=config, eos=eos)
         with jax.set_mesh(self.mesh):
-            scores = self._scorer.log_probs(self.params, **read)
+            scores = self._scorer.log_probs(self.params, **inputs)
         return [
             {
                 "log_prob": log_prob,
@@ -228,28 +236,27 @@ class LanguageModel:
     def predict(
         self, examples: Sequence[Mapping[str, Any] | str]
     ) -> list[dict[str, Any]]:
-        """Return a fine-tuned task's answer to each example.
+        """Return the prediction of a fine-tuned model for each example.
 
         Args:
-          examples: with the fields that the run's own had, labels aside; or just the
-            text, where that is all.
+          examples: with the fields of the run's own data, except labels and targets; or
+            a text, if that is the only field.
 
         Returns:
-          Of `classify` each the `label` and the `probabilities` of all; of `tag` the
-          `tags` of the words; of `span_qa` the `answer`, the character of its context
-          where it begins, `start`, and its `score`; where it writes, `text`, its
-          `score` and `log_prob`, and of several the `others`.
+          One dict per example. `classify`: `label`, and `probabilities` by label.
+          `tag`: `tags`, one per word. `span_qa`: `answer`, its `start` in characters of
+          the context, and its `score`. `seq2seq` and `prompted_lm`: `text`, its `score`
+          and `log_prob`, and the `others` if several are returned.
 
         Raises:
-          ConfigError: an example lacks a field, or the model was trained on another
-            kind of task.
+          UserError: an example lacks a field, or the task has no predictions.
         """
         asked = self.predictor.asked(self.predictor.read_all(examples))
         return self.predictor.answers(self.params, asked, mesh=self.mesh)
 
     @functools.cached_property
     def predictor(self) -> Predictor:
-        """Return what applies the run's task."""
+        """The run's task, applied to examples."""
         return Predictor(self.config, self.tokenizer, self.model)
 
     def _batch(
@@ -262,58 +269,59 @@ class LanguageModel:
     ) -> Batch:
         config = self.model.config
         if (source is None) == config.is_encoder_decoder:
-            word = "needs" if source is None else "takes none"
-            raise ConfigError(f"source: config.model.kind = {config.kind!r} {word}")
-        batch = stretch("tokens", tokens, segments, config=config)
+            problem = "needs one" if source is None else "takes none"
+            raise UserError(f"source: config.model.kind = {config.kind!r} {problem}")
+        batch = make_batch("tokens", tokens, segments, config=config)
         if source is not None:
-            read = stretch("source", source, source_segments, config=config)
-            batch["source"] = read.pop("tokens")
-            batch |= {f"source_{name}": array for name, array in read.items()}
+            arrays = make_batch("source", source, source_segments, config=config)
+            batch["source"] = arrays.pop("tokens")
+            batch |= {f"source_{name}": array for name, array in arrays.items()}
         if token_types is not None:
             batch["token_types"] = np.asarray(token_types)
         return {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
 
-    def _texts(self, compute: Any, batch: Batch) -> Array:
-        """Return what is computed of every text of a batch."""
+    def _map_texts(self, compute: Any, batch: Batch) -> Array:
+        """Apply a function of parameters and batch to all texts of a batch."""
         with jax.set_mesh(self.mesh):
             if isinstance(self.config.model, RecurrentEncoderDecoderConfig):
-                return one_by_one(functools.partial(compute, self.params), batch)
+                return map_segments(functools.partial(compute, self.params), batch)
             return compute(self.params, batch)
 
-    def _read(self, prompts: Sequence[str]) -> dict[str, Any]:
+    def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Any]:
         return encode_prompts(self.tokenizer, prompts, config=self.model.config)
 
-    def _most(self, read: dict[str, Any], asked: int | None) -> int:
-        """Return how many tokens to write: without a word what fits, at most 64."""
-        if asked is not None:
-            return asked
-        longest = max(map(len, read["prompts"]), default=0)
-        return max(1, min(MAX_TOKENS, self.model.config.longest_text - longest))
+    def _max_new_tokens(self, inputs: dict[str, Any], requested: int | None) -> int:
+        """Return the tokens to generate: by default as many as fit, at most 64."""
+        if requested is not None:
+            return requested
+        longest = max(map(len, inputs["prompts"]), default=0)
+        room = self.model.config.longest_text - longest
+        return max(1, min(DEFAULT_MAX_TOKENS, room))
 
-    def _found(
-        self, read: dict[str, Any], write: DecodingConfig, max_tokens: int | None
+    def _beam_search(
+        self, inputs: dict[str, Any], config: DecodingConfig, max_tokens: int | None
     ) -> list[list[dict[str, Any]]]:
-        """Return the texts that a search finds, as JSON."""
-        write = dataclasses.replace(write, max_tokens=self._most(read, max_tokens))
+        """Return the hypotheses of a beam search, as JSON."""
+        max_tokens = self._max_new_tokens(inputs, max_tokens)
+        config = dataclasses.replace(config, max_tokens=max_tokens)
         with jax.set_mesh(self.mesh):
-            rows = self._beam_search.hypotheses(
-                self.params, **read, write=write, stop_ids=self.tokenizer.stop_ids
+            rows = self._searcher.hypotheses(
+                self.params, **inputs, write=config, stop_ids=self.tokenizer.stop_ids
             )
         return [
-            [found.told(self._decode_after(before, found.tokens)) for found in row]
-            for before, row in zip(self._before(read), rows, strict=True)
+            [h.told(self._decode_continuation(context, h.tokens)) for h in row]
+            for context, row in zip(self._contexts(inputs), rows, strict=True)
         ]
 
-    def _before(self, read: dict[str, Any]) -> list[list[int]]:
-        """Return the ids that each text goes on from: none after a source."""
-        prompts = read["prompts"]
-        return [[]] * len(prompts) if "sources" in read else prompts
+    def _contexts(self, inputs: dict[str, Any]) -> list[list[int]]:
+        """Return the ids that each continuation follows: none after a source."""
+        prompts = inputs["prompts"]
+        return [[]] * len(prompts) if "sources" in inputs else prompts
 
-    def _decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """Decode `ids` as what follows those before: spaces at the seam are kept."""
-        return self.tokenizer.decode([*before, *ids])[
-            len(self.tokenizer.decode(before)) :
-        ]
+    def _decode_continuation(self, context: Sequence[int], ids: Sequence[int]) -> str:
+        """Decode `ids` as what follows a context: spaces between the two are kept."""
+        prefix = self.tokenizer.decode(context)
+        return self.tokenizer.decode([*context, *ids])[len(prefix) :]
 
     @functools.cached_property
     def _apply(self) -> Any:
@@ -328,7 +336,7 @@ class LanguageModel:
         return Generator(self.model, self.tokenizer.vocab_size)
 
     @functools.cached_property
-    def _beam_search(self) -> BeamSearch:
+    def _searcher(self) -> BeamSearch:
         return BeamSearch(self._generator)
 
     @functools.cached_property
@@ -345,44 +353,50 @@ def load(
     """Return the model of a workdir.
 
     Args:
-      directory: the workdir of a training run.
+      directory: the workdir of a training run or of an imported model.
       step: of a checkpoint, or "best" by the run's `best_metric`; by default the
         newest.
-      mesh: where to put the parameters; by default all local devices, as the run's
-        config says if they fit it, else each a part, else each a copy.
+      mesh: the devices to put the parameters on. By default all, with the run's own
+        mesh if it fits them, else with the parameters split over them, else with all
+        parameters on each.
       overrides: `a.b=value` of the run's config, such as "task.write.num_beams=8".
 
     Raises:
-      ConfigError: there is no run, or no such checkpoint, or a wrong override.
+      UserError: there is no run, no such checkpoint, or an override is wrong.
     """
     directory = Path(directory).expanduser()
     config = workdir.read_config(directory, overrides)
+    with open_checkpoints(directory, config) as checkpoints:
+        step = checkpoints.find(step)
+        return restore_language_model(
+            directory, config, checkpoints, step=step, mesh=mesh
+        )
+
+
+def restore_language_model(
+    directory: Path,
+    config: Config,
+    checkpoints: Checkpoints,
+    *,
+    step: int,
+    mesh: Mesh | None = None,
+) -> LanguageModel:
+    """Return the model of a workdir whose config and checkpoints are open already.
+
+    Arguments as for `load`; the step is that of a checkpoint which exists.
+    """
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    # Nothing is dropped out here: no backend need be passed over for it.
-    used = config.model
-    if isinstance(used, TransformerConfig):
-        used = dataclasses.replace(used, dropout=0.0, attention_dropout=0.0)
-    model = models.build(used, platform=device.platform)
-    mesh = _default_mesh(config.mesh, model) if mesh is None else mesh
-    shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
-    like = sharding.with_shardings(model.shapes, shardings)
-    checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
-    step = checkpoints.find(step)
-    ema = config.optim.ema_decay > 0
-    params = checkpoints.restore_params(like, step=step, ema=ema)
+    # Without dropout, so that no attention backend is ruled out by it.
+    model_config = config.model
+    if isinstance(model_config, TransformerConfig):
+        model_config = dataclasses.replace(
+            model_config, dropout=0.0, attention_dropout=0.0
+        )
+    model = models.build(model_config, platform=device.platform)
+    if mesh is None:
+        # A model that was split over devices may not fit one of them.
+        candidates = (config.mesh, MeshConfig(data=1, fsdp=-1))
+        mesh = sharding.fitting_mesh(candidates, axes=model.axes, shapes=model.shapes)
+    params = checkpoints.restore_params(model, mesh, step=step)
     tokenizer = load_tokenizer(directory / "tokenizer")
     return LanguageModel(config, tokenizer, model, params, mesh, step)
-
-
-def _default_mesh(config: MeshConfig, model: Model) -> Mesh:
-    """Return the first mesh that the devices and the model's sizes fit.
-
-    The run's own; parts on all devices, for a model that was split may not fit one; a
-    copy on each.
-    """
-    for sizes in (config, MeshConfig(data=1, fsdp=-1)):
-        with contextlib.suppress(ConfigError):
-            mesh = sharding.make_mesh(sizes)
-            sharding.param_shardings(model.axes, model.shapes, mesh)
-            return mesh
-    return sharding.make_mesh(MeshConfig())

@@ -1,183 +1,189 @@
-"""`lmjax predict`: a file of examples to a file of answers, line by line."""
+"""Predict a file of examples, line by line: `lmjax predict`."""
 
 import contextlib
 import dataclasses
 import hashlib
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import Progress
 
 from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.data.formats.examples import add_location
 from lmjax.data.formats.registry import find_file, open_file
 from lmjax.data.sources.documents import reading
-from lmjax.errors import ConfigError, UserError
-from lmjax.inference import answer_file, predictor
-from lmjax.inference.language_model import LanguageModel, load
+from lmjax.errors import UserError
+from lmjax.inference import predictor
+from lmjax.inference.language_model import LanguageModel, restore_language_model
+from lmjax.inference.prediction_file import PredictionFile, open_prediction_file
+from lmjax.progress import ProgressBar
 from lmjax.run import workdir
-from lmjax.run.checkpoint import Checkpoints, Step
+from lmjax.run.checkpoint import Step, open_checkpoints
 
-_AT_ONCE = 2048  # lines that are sorted by length together, and written
-_QUIET_SECONDS = 5.0
-# What of a config decides the answers, and what of that only how they are judged.
-_DECIDES = ("model", "task")
-_DECIDES_DATA = ("fields", "columns", "length", "target_length", "on_bad_text")
-_JUDGES = ("config.task.metrics", "config.task.num_answers")
+_BLOCK_SIZE = 2048  # examples that are sorted by length together, and written
+_PROGRESS_DELAY = 5.0  # seconds before a progress bar is shown
+# The part of a config that decides predictions, and the leaves of it that do not: they
+# only decide the metrics of predictions.
+_SECTIONS = ("model", "task")
+_DATA_LEAVES = ("fields", "columns", "length", "target_length", "on_bad_text")
+_METRIC_LEAVES = ("config.task.metrics", "config.task.num_answers")
 
 log = logging.getLogger(__name__)
 
 
 def predict_file(
-    directory: Path,
-    source: Path,
-    target: Path,
+    directory: str | Path,
+    input: str | Path,
+    output: str | Path,
     *,
-    step: Step,
-    skip_bad: bool,
-    kind: str = "",
+    step: Step = None,
+    skip_bad: bool = False,
+    format: str = "",
     overrides: Sequence[str] = (),
 ) -> None:
-    """Write the answer to each example of `source` to `target`, in their order.
+    """Write a prediction for each example of a file, in the order of the examples.
 
-    What was cut off goes on, if it was made from the same: see `answer_file`.
+    An interrupted file is resumed: see `prediction_file`.
 
     Args:
       directory: the workdir of a fine-tuned model.
-      source: examples, as training reads them, though answers may be missing; or
-        texts. Blank lines are passed over.
-      target: where the answers go, one JSON object a line.
-      step: of a checkpoint; by default the newest.
-      skip_bad: answer an example that cannot be used with {"error": ...}.
-      kind: of file, as in `find_file`.
-      overrides: of the run's config, as `load` takes them.
+      input: a file of examples as training reads them, whose labels or targets may be
+        missing, or of texts. Blank lines are skipped.
+      output: the file of predictions, one JSON object per line.
+      step: of a checkpoint, or "best"; by default the newest.
+      skip_bad: write {"error": ...} for an example that cannot be used.
+      format: of the input; by default that of its suffix, else the run's.
+      overrides: `a.b=value` of the run's config, as `load` takes them.
 
     Raises:
-      ConfigError: a file cannot be used, or an example (with its line).
+      UserError: a file cannot be used, or an example (with its line).
     """
+    directory = Path(directory).expanduser()
+    source, target = Path(input).expanduser(), Path(output).expanduser()
     config = workdir.read_config(directory, overrides)
     predictor.check(config)
-    source, target = source.expanduser(), target.expanduser()
-    given = _opened(config, source, kind=kind)
-    if target.exists() and target.samefile(given.file):
-        raise ConfigError(f"--output={target}: is --input")
-    checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
-    step, count = checkpoints.find(step), len(given.examples)
-    made_from: dict[str, Any] = {"step": step, "saved": checkpoints.saved_at(step)}
-    made_from |= {"input": _fingerprint(given.file), "format": given.kind}
-    made_from |= _decisive(config)
-    with answer_file.opened(
-        target, made_from=made_from, count=count, at_once=_AT_ONCE
-    ) as answers:
-        if answers.num_done == count:
-            log.info("%s: has all %d answers; nothing is left to do", target, count)
-            return
-        if answers.num_done:
-            log.info("%s: goes on after example %d", target, answers.num_done)
-        lm = load(directory, step=step, overrides=overrides)
-        _answer_rest(lm, given, answers, skip_bad=skip_bad)
+    examples = _open_input(config, source, format=format)
+    if target.exists() and target.samefile(examples.file):
+        raise UserError(f"--output={target}: is --input")
+    with open_checkpoints(directory, config) as checkpoints:
+        step = checkpoints.find(step)
+        provenance: dict[str, Any] = {
+            "step": step,
+            "saved": checkpoints.saved_at(step),
+            "input": _fingerprint(examples.file),
+            "format": examples.format,
+            **_decisive_leaves(config),
+        }
+        with open_prediction_file(
+            target,
+            provenance=provenance,
+            num_examples=len(examples),
+            block_size=_BLOCK_SIZE,
+        ) as predictions:
+            num_done = predictions.num_done
+            if num_done == len(examples):
+                log.info("%s: has all %d predictions; nothing to do", target, num_done)
+                return
+            if num_done:
+                log.info("%s: resumes after example %d", target, num_done)
+            lm = restore_language_model(directory, config, checkpoints, step=step)
+            _predict_rest(lm, examples, predictions, skip_bad=skip_bad)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Input:
-    """A file of examples, and what its reader should know if one cannot be used."""
+    """An open file of examples."""
 
     file: Path
-    kind: str
+    format: str
     examples: Any
-    hint: str
+    hint: str  # for errors: how its format was chosen
+
+    def __len__(self) -> int:
+        return len(self.examples)
 
 
-def _opened(config: Config, source: Path, *, kind: str) -> _Input:
-    named, file = find_file(config.data, source, kind=kind, leaf="--input")
+def _open_input(config: Config, source: Path, *, format: str) -> _Input:
+    chosen, file = find_file(config.data, source, kind=format, leaf="--input")
     hint = ""
-    if not kind and source.suffix == ".txt":
-        hint = f"read as {named}, as the run's own; --format=text takes lines as texts"
-    with _hinting(hint):
-        examples = open_file(config.data, file, kind=named, leaf="--input")
-    return _Input(file=file, kind=named, examples=examples, hint=hint)
+    if not format and source.suffix == ".txt":
+        hint = f"read as {chosen}, like the run's data; --format=text reads texts"
+    with _add_hints(hint):
+        examples = open_file(config.data, file, kind=chosen, leaf="--input")
+    return _Input(file=file, format=chosen, examples=examples, hint=hint)
 
 
 @contextlib.contextmanager
-def _hinting(*hints: str) -> Iterator[None]:
-    """Add hints to what is said of a mistake."""
+def _add_hints(*hints: str) -> Iterator[None]:
+    """Append hints to the text of a `UserError`."""
     try:
         yield
     except UserError as error:
         more = f" ({'; '.join(filter(None, hints))})" if any(hints) else ""
-        raise ConfigError(f"{error}{more}") from error
+        raise UserError(f"{error}{more}") from error
 
 
 def _fingerprint(file: Path) -> str:
-    """Return what tells a file from any other."""
-    with reading(file, path="--input"), file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        return f"{opened.tell():,} bytes of sha256 {digest[:16]}"
+    """Return the size and the hash of a file."""
+    with reading(file, path="--input"), file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        return f"{content.tell():,} bytes of sha256 {digest[:16]}"
 
 
-def _decisive(config: Config) -> dict[str, Any]:
-    """Return the leaves of a config that decide the answers, by their paths."""
-    whole = to_dict(config)
-    parts = {name: whole[name] for name in _DECIDES}
-    parts["data"] = {name: whole["data"][name] for name in _DECIDES_DATA}
-    return {path: v for path, v in leaves(parts, "config") if path not in _JUDGES}
+def _decisive_leaves(config: Config) -> dict[str, Any]:
+    """Return the leaves of a config that decide predictions, by their dotted paths."""
+    values = to_dict(config)
+    decisive = {name: values[name] for name in _SECTIONS}
+    decisive["data"] = {name: values["data"][name] for name in _DATA_LEAVES}
+    return {
+        path: value
+        for path, value in leaves(decisive, "config")
+        if path not in _METRIC_LEAVES
+    }
 
 
-def _answer_rest(
+def _predict_rest(
     lm: LanguageModel,
-    given: _Input,
-    answers: answer_file.AnswerFile,
+    examples: _Input,
+    predictions: PredictionFile,
     *,
     skip_bad: bool,
 ) -> None:
-    """Answer the examples that have no answer yet, and say how many were cut."""
-    count, begun, num_truncated, num_bad = len(given.examples), answers.num_done, 0, 0
-    for first in _progress(range(begun, count, _AT_ONCE), count):
-        indices = range(first, min(first + _AT_ONCE, count))
-        lines, truncated = _answers(lm, given, indices, skip_bad=skip_bad)
-        num_bad += sum("error" in line for line in lines)
-        num_truncated += truncated
-        answers.add(lines)
-    cut = f"; {num_truncated:,} cut to fit" if num_truncated else ""
-    bad = f"; {num_bad:,} could not be used, and say why" if num_bad else ""
-    now = f"; of {count - begun:,} now" if begun else ""
-    log.info("%s: %d answers%s%s%s", answers.target, count, now, cut, bad)
+    """Predict the examples that are not done yet, and log how many were truncated."""
+    total, num_done = len(examples), predictions.num_done
+    num_truncated = num_bad = 0
+    with ProgressBar(
+        "predicting", total=total, done=num_done, delay=_PROGRESS_DELAY
+    ) as bar:
+        for first in range(num_done, total, _BLOCK_SIZE):
+            block = range(first, min(first + _BLOCK_SIZE, total))
+            lines, truncated = _predict_block(lm, examples, block, skip_bad=skip_bad)
+            num_bad += sum("error" in line for line in lines)
+            num_truncated += truncated
+            predictions.append(lines)
+            bar.update(block.stop)
+    cut = f"; {num_truncated:,} truncated" if num_truncated else ""
+    bad = f"; {num_bad:,} could not be used, with the error" if num_bad else ""
+    now = f"; of these {total - num_done:,} now" if num_done else ""
+    log.info("%s: %d predictions%s%s%s", predictions.path, total, now, cut, bad)
 
 
-def _answers(
-    lm: LanguageModel, given: _Input, indices: range, *, skip_bad: bool
+def _predict_block(
+    lm: LanguageModel, examples: _Input, block: range, *, skip_bad: bool
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return the answers to some examples, and how many were cut to fit."""
-    lines: dict[int, dict[str, Any]] = {}
+    """Return the predictions for some examples, and how many were truncated."""
+    predictions: dict[int, dict[str, Any]] = {}
     readings = {}
-    for i in indices:
+    for i in block:
         try:
-            readings[i] = lm.predictor.read(given.examples[i])
+            readings[i] = lm.predictor.read(examples.examples[i])
         except UserError as error:
-            told = add_location(error, given.examples.where(i))
+            located = add_location(error, examples.examples.where(i))
             if not skip_bad:
-                with _hinting("--skip_bad answers with the error", given.hint):
-                    raise told from error
-            lines[i] = {"error": str(told)}
+                with _add_hints("--skip_bad writes the error instead", examples.hint):
+                    raise located from error
+            predictions[i] = {"error": str(located)}
     asked = lm.predictor.asked([*readings.values()])
     answers = lm.predictor.answers(lm.params, asked, mesh=lm.mesh)
-    lines |= dict(zip(readings, answers, strict=True))
-    return [lines[i] for i in indices], asked.num_truncated
-
-
-def _progress(steps: range, total: int) -> Iterator[int]:
-    """Yield the steps; show a bar on a terminal, a line now and then elsewhere."""
-    console = Console(stderr=True)
-    last = time.monotonic()
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("predicting", total=total, completed=steps.start)
-        for done in steps:
-            progress.update(task, completed=done)
-            if not console.is_terminal and time.monotonic() - last > _QUIET_SECONDS:
-                last = time.monotonic()
-                console.print(f"predicted {done:,} of {total:,}", highlight=False)
-            yield done
+    predictions |= dict(zip(readings, answers, strict=True))
+    return [predictions[i] for i in block], asked.num_truncated

@@ -28,7 +28,7 @@ from lmjax.errors import ConfigError, UserError
 from lmjax.generate.writer import Writer
 from lmjax.models import Model
 from lmjax.parallel import sharding
-from lmjax.parallel.batch import fetched, local_rows, put_batch
+from lmjax.parallel.batch import device_get_ahead, local_rows, put_batch
 from lmjax.types import Array, Batch, Params
 
 # In a batch, unless there are fewer to predict; and what is kept of texts in writing.
@@ -144,7 +144,7 @@ class Predictor:
         outputs: Iterator[Mapping[str, Any]]
         if self._writer is None:
             said = (self._said(params, *batch, mesh) for batch in filled)
-            outputs = fetched(said)
+            outputs = device_get_ahead(said)
         else:
             outputs = (self._written(params, columns) for columns, _ in filled)
         for (_, examples_B), output in zip(batches, outputs, strict=True):
@@ -203,7 +203,7 @@ class Predictor:
         task: Any = tasks.build(self.config.task)
 
         def predict(params: Params, batch: Batch) -> dict[str, Array]:
-            return sharding.whole(task.predict(self.model, params, batch))
+            return sharding.replicate(task.predict(self.model, params, batch))
 
         return jax.jit(predict)
 

@@ -1,14 +1,14 @@
-"""Score the lines of a file."""
+"""Score the lines of a file: `lmjax score`."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.inference.language_model import load
 from lmjax.run.checkpoint import Step
 
-LINES_AT_A_TIME = 1024
+BLOCK_SIZE = 1024
 
 
 def score_file(
@@ -17,32 +17,32 @@ def score_file(
     """Yield the score of each line of a file, `context<TAB>text` or `text`.
 
     Raises:
-      ConfigError: the file cannot be read, or (with the line) is not UTF-8, or has no
-        context where the model needs one.
+      UserError: the file cannot be read, is not UTF-8, or has no context where the
+        model needs one; the line is named.
     """
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
-        raise ConfigError(f"--input={file}: {error.strerror}") from error
+        raise UserError(f"--input={file}: {error.strerror}") from error
     if lines[-1] == b"":
         lines.pop()
-    texts = [_line(file, i, line) for i, line in enumerate(lines, start=1)]
+    texts = [_parse_line(file, i, line) for i, line in enumerate(lines, start=1)]
     lm = load(directory, step=step)
     if lm.model.config.is_encoder_decoder:
         for i, text in enumerate(texts, start=1):
             if isinstance(text, str):
-                raise ConfigError(
+                raise UserError(
                     f"{file}:{i}: no context: an encoder-decoder scores "
-                    "context<TAB>text, its source and what it writes"
+                    "source<TAB>target"
                 )
-    for first in range(0, len(texts), LINES_AT_A_TIME):
-        yield from lm.score(texts[first : first + LINES_AT_A_TIME], eos=eos)
+    for first in range(0, len(texts), BLOCK_SIZE):
+        yield from lm.score(texts[first : first + BLOCK_SIZE], eos=eos)
 
 
-def _line(file: Path, number: int, line: bytes) -> str | tuple[str, str]:
+def _parse_line(file: Path, number: int, line: bytes) -> str | tuple[str, str]:
     try:
         text = line.decode().removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}:{number}: not UTF-8: {error.reason}") from error
+        raise UserError(f"{file}:{number}: not UTF-8: {error.reason}") from error
     context, tab, rest = text.partition("\t")
     return (context, rest) if tab else text

@@ -1,11 +1,9 @@
 """Hugging Face directories to workdirs, and back; without PyTorch."""
 
-import contextlib
 import dataclasses
 import json
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ import jax
 import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.filesize import decimal
 
 from lmjax import models
 from lmjax.config.experiment import Config, MeshConfig
@@ -28,18 +25,20 @@ from lmjax.data.tokenizers.tokenizer import (
     load_tokenizer,
     make_tokenizer,
 )
-from lmjax.errors import ConfigError, UserError, nearest
+from lmjax.errors import ConfigError, nearest
+from lmjax.fileio import read_json
 from lmjax.interop import labels
 from lmjax.interop.layout import Family, Table
 from lmjax.interop.registry import choose_family, find_family, read_config
 from lmjax.interop.staging import refuse_occupied, staged
-from lmjax.interop.tensors import Spec, Tensors, open_tensors, read_json, write_tensors
+from lmjax.interop.tensors import Spec, Tensors, open_tensors, write_tensors
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
 from lmjax.nn import lora
 from lmjax.parallel import sharding
+from lmjax.progress import ProgressBar
 from lmjax.run import workdir
-from lmjax.run.checkpoint import Checkpoints, Step, save_params
+from lmjax.run.checkpoint import Step, restore_params, save_params
 from lmjax.types import Params
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ DTYPES: dict[str, Any] = {
 }
 # What a hub is asked for: no pickles, no weights of other frameworks.
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.bpe", "*.jinja"]
-_PATIENCE_SECONDS = 2.0  # after which a progress bar is shown
+_PROGRESS_DELAY = 2.0  # seconds before a progress bar is shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +86,13 @@ class Opened:
           ConfigError: the tensors are not those of the config.
         """
         total = sum(entry.num_bytes for entry in self.tensors.entries.values())
-        with _progress(f"reading {self.directory.name}", total) as advance:
+        with _progress(f"reading {self.directory.name}", total) as bar:
             return import_params(
                 self.tensors,
                 labels.named(self.family.table(self.config.model), self.config.task),
                 model.shapes,
                 shardings,
-                on_bytes=advance,
+                on_bytes=bar.advance,
             )
 
 
@@ -308,29 +307,25 @@ def _locate(source: str, flag: str) -> Path:
 
 def place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
     """Return the model, and where its parameters go: split if their sizes allow it."""
-    meshes = [mesh] if mesh is not None else [MeshConfig(data=1, fsdp=-1), MeshConfig()]
-    for candidate in meshes:
-        if isinstance(candidate, MeshConfig):
-            candidate = sharding.make_mesh(candidate)
-        platform = candidate.devices.flat[0].platform
-        model = models.build(config.model, platform=platform)
-        try:
-            return model, sharding.param_shardings(model.axes, model.shapes, candidate)
-        except UserError:
-            if candidate is mesh:
-                raise
-    raise AssertionError("copies on all devices always fit")
+    devices = jax.devices() if mesh is None else mesh.devices.flat
+    model = models.build(config.model, platform=devices[0].platform)
+    if mesh is None:
+        mesh = default_mesh(model)
+    return model, sharding.param_shardings(model.axes, model.shapes, mesh)
+
+
+def default_mesh(model: Model) -> Mesh:
+    """Return all devices, the parameters split over them if their sizes allow it."""
+    split = [MeshConfig(data=1, fsdp=-1)]
+    return sharding.fitting_mesh(split, axes=model.axes, shapes=model.shapes)
 
 
 def restore(source: Path, step: Step) -> tuple[Model, Params]:
     """Return the model of a workdir and its parameters."""
     config = workdir.read_config(source)
-    model, shardings = place(config, None)
-    like = sharding.with_shardings(model.shapes, shardings)
-    checkpoints = Checkpoints(source, config.checkpoint, read_only=True)
-    ema = config.optim.ema_decay > 0
-    params = checkpoints.restore_params(like, step=checkpoints.find(step), ema=ema)
-    return model, params
+    model = models.build(config.model, platform=jax.devices()[0].platform)
+    mesh = default_mesh(model)
+    return model, restore_params(source, config, model, mesh, step=step)
 
 
 def merged(model: Model, params: Params) -> tuple[Model, Params]:
@@ -349,8 +344,8 @@ def _write_weights(
     part: Path, specs: Mapping[str, Spec], arrays: Iterator[np.ndarray], *, title: str
 ) -> None:
     total = sum(spec.num_bytes for spec in specs.values())
-    with _progress(title, total) as advance:
-        arrays = _counted(arrays, advance)
+    with _progress(title, total) as bar:
+        arrays = _counted(arrays, bar.advance)
         if jax.process_index() == 0:
             write_tensors(part, specs, arrays)
         for _ in arrays:  # a part of each array lies with the other processes
@@ -366,26 +361,12 @@ def _counted(
         del array
 
 
-@contextlib.contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield what is told of bytes done; shows a bar once that takes its time."""
-    begin = time.monotonic()
-    bar = Progress(
-        TextColumn(title),
-        BarColumn(),
-        DownloadColumn(),
-        console=Console(stderr=True),
-        transient=True,
+def _progress(title: str, total: int) -> ProgressBar:
+    """Return a bar that counts bytes."""
+    return ProgressBar(
+        title,
+        total=total,
+        delay=_PROGRESS_DELAY,
+        visible=jax.process_index() == 0,
+        format_count=decimal,
     )
-    task = bar.add_task(title, total=total)
-
-    def advance(num_bytes: int) -> None:
-        bar.advance(task, num_bytes)
-        if time.monotonic() - begin > _PATIENCE_SECONDS and jax.process_index() == 0:
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:  # else it would leave an empty line
-            bar.stop()

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
@@ -19,7 +18,7 @@ from lmjax.config.model import ModelConfig
 from lmjax.errors import ConfigError
 from lmjax.interop.settings import Settings
 from lmjax.interop.tensors import Tensors
-from lmjax.types import Array, Params
+from lmjax.types import Array, Params, named_leaves
 
 
 def has(names: Collection[str], ending: str) -> bool:
@@ -176,14 +175,6 @@ def unstacked(row: Row, shape: Shape) -> Shape:
     return shape[1:] if "{layer}" in row.theirs else shape
 
 
-def flatten(tree: Params) -> dict[str, Any]:
-    """Return the leaves of a tree by their dotted paths."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def rows_of(table: Table, shapes: Mapping[str, Any]) -> list[Row]:
     """Return the rows that apply to a model, in the table's order."""
     rows = [row for row in table.rows if row.ours in shapes]
@@ -199,7 +190,7 @@ def account(tensors: Tensors, table: Table, shapes: Params) -> dict[str, list[Pi
       ConfigError: a tensor is missing, left over, or not of the shape that the config
         implies; a copy differs from what it is a copy of.
     """
-    flat = flatten(shapes)
+    flat = named_leaves(shapes)
     rows = rows_of(table, flat)
     wanted = {name for row in rows for _, name in names(row, flat[row.ours].shape)}
     found, left_over = _match(tensors, table, wanted)

@@ -13,13 +13,13 @@ from lmjax import models
 from lmjax.config.model import AnyTransformer, TransformerConfig
 from lmjax.errors import ConfigError
 from lmjax.interop.hf import Transferred, restore, surplus_prefix
-from lmjax.interop.layout import Row, Table, flatten
+from lmjax.interop.layout import Row, Table
 from lmjax.interop.registry import choose_family
 from lmjax.interop.staging import refuse_occupied, staged
 from lmjax.interop.tensors import Spec, write_file
 from lmjax.nn import lora
 from lmjax.run.checkpoint import Step
-from lmjax.types import Array, Params
+from lmjax.types import Array, Params, named_leaves
 
 _PREFIX = "base_model.model."  # PEFT's, before the names of the adapted model
 
@@ -65,7 +65,7 @@ def export_adapters(
 
 def _tensors(table: Table, params: Params) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each adapter of each layer: lora_A (rank, in), lora_B (out, rank)."""
-    flat = flatten(params)
+    flat = named_leaves(params)
     for row, name in _targets(table, params):
         a = _on_host(flat[f"{name}.lora_a"])
         b = _on_host(flat[f"{name}.lora_b"])
@@ -88,7 +88,7 @@ def _targets(table: Table, params: Params) -> Iterator[tuple[Row, str]]:
     Raises:
       ConfigError: it is but a part of a matrix of theirs.
     """
-    flat = flatten(params)
+    flat = named_leaves(params)
     for row in table.rows:
         name = row.ours.removesuffix(".kernel")
         if f"{name}.lora_a" not in flat:

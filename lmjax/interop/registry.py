@@ -13,8 +13,9 @@ from lmjax.interop.families.gemma import GEMMA, GEMMA2
 from lmjax.interop.families.gpt2 import GPT2
 from lmjax.interop.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from lmjax.interop.families.t5 import T5
-from lmjax.interop.layout import Family, flatten
+from lmjax.interop.layout import Family
 from lmjax.models import Model
+from lmjax.types import named_leaves
 
 FAMILIES: tuple[Family, ...] = (
     GPT2,
@@ -116,7 +117,7 @@ def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
 
 def _obstacles(family: Family, values: dict[str, Any], model: Model) -> list[str]:
     """Return in which fields a family's reading of `values` is not the model's."""
-    ours = flatten(model.shapes)
+    ours = named_leaves(model.shapes)
     rows = family.table(model.config).rows
     names = {row.theirs for row in rows if row.ours in ours}
     try:

@@ -10,7 +10,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from lmjax.errors import ConfigError
-from lmjax.run.workdir import locked
+from lmjax.fileio import try_lock
 
 _LOCK = ".lock"
 
@@ -58,7 +58,7 @@ def staged(directory: Path, *, flag: str) -> Iterator[Path]:
 def _made(part: Path, flag: str) -> Iterator[None]:
     """Hold an empty directory, and remove it unless it was moved away."""
     try:
-        with locked(part):
+        with try_lock(part, flag=flag):
             try:
                 for left in part.iterdir():  # by one that was killed
                     if left.name != _LOCK:

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from lmjax.errors import ConfigError
+from lmjax.fileio import read_json
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -200,25 +201,6 @@ def _read_index(path: Path) -> dict[str, str]:
             f"({len(missing)} of {len(files)} files are missing)"
         )
     return dict(index or {})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-      ConfigError: it is not there, or is not JSON, or is not an object.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not JSON: not UTF-8") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: must hold a JSON object")
-    return value
 
 
 def _read_header(path: Path) -> dict[str, Entry]:

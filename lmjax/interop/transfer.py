@@ -23,7 +23,6 @@ from lmjax.interop.layout import (
     Shape,
     Table,
     account,
-    flatten,
     names,
     parts_axis,
     rows_of,
@@ -35,7 +34,7 @@ from lmjax.interop.layout import (
     whole_shape,
 )
 from lmjax.interop.tensors import Spec, Tensors
-from lmjax.types import Array, Params
+from lmjax.types import Array, Params, leaf_name, named_leaves
 
 _RELEASE_TRIES = 200  # of a millisecond
 
@@ -61,10 +60,10 @@ def import_params(
       ConfigError: the files are not of this model.
     """
     pieces = account(tensors, table, shapes)
-    placed = flatten(shardings)
+    placed = named_leaves(shardings)
 
     def fill(path: Any, leaf: Any) -> Array:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = leaf_name(path)
         return _fill(tensors, pieces[name], leaf, placed[name], on_bytes)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
@@ -177,7 +176,7 @@ def export_tensors(
     Raises:
       ConfigError: (from the iterator) a value is too large for float16.
     """
-    flat = flatten(params)
+    flat = named_leaves(params)
     fused: dict[str, list[Row]] = {}
     for row in rows_of(table, flat):
         fused.setdefault(row.theirs, []).append(row)

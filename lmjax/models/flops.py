@@ -9,10 +9,8 @@ rematerialization is not (Chowdhery et al. 2022, PaLM, appendix B).
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from lmjax.config.model import ModelBaseConfig, TransformerConfig
-from lmjax.types import Batch
+from lmjax.types import Batch, named_leaves
 
 # From prefixes of names to the number of weights in the kernels of that name.
 KernelSizes = Callable[..., int]
@@ -25,10 +23,7 @@ def num_tokens(batch: Batch) -> int:
 
 def kernel_sizes(shapes: Any) -> KernelSizes:
     """Return a function that counts the weights of kernels by their names' prefixes."""
-    sizes = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-    }
+    sizes = {name: leaf.size for name, leaf in named_leaves(shapes).items()}
     sizes = {name: size for name, size in sizes.items() if name.endswith("kernel")}
     return lambda *prefixes: sum(
         size for name, size in sizes.items() if name.startswith(prefixes)

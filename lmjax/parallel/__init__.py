@@ -1,5 +1,5 @@
 """Devices and processes: the mesh, sharding rules, batches onto devices.
 
-What is split how is decided here and nowhere else, and processes that train together
-talk to each other here. Knows no model and no data.
+How arrays are split is decided in `sharding.py` alone; the processes of a run exchange
+what only one of them knows in `processes.py`. Knows no model and no data.
 """

@@ -1,8 +1,4 @@
-"""Devices and the processes that hold them: batches onto them, what they can do.
-
-Several processes that train together run the same steps. Where one of them knows what
-the others cannot (a signal, a file, a mistake) they ask each other, here.
-"""
+"""Batches onto the devices of a mesh, and results back to the host."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -12,14 +8,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lmjax.parallel.sharding import batch_sharding
+from lmjax.parallel.sharding import batch_sharding, data_shards
 from lmjax.types import Batch, HostBatch
 
 T = TypeVar("T")
 
+_IN_FLIGHT = 2  # results that the device computes ahead of the one that is read
+
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Return which rows of a global batch the devices of this process hold, sorted.
+    """Return the rows of a global batch that this process's devices hold, sorted.
 
     Two processes hold the same rows where the tensor axis lies across both.
     """
@@ -33,30 +31,31 @@ def put_batch(batch: HostBatch, mesh: Mesh) -> Batch:
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    num_rows = len(next(iter(batch.values()))) * parts // len(local_rows(mesh, parts))
-    here = local_rows(mesh, num_rows)
+    shards = data_shards(mesh)
+    num_local = len(next(iter(batch.values())))
+    num_rows = num_local * shards // len(local_rows(mesh, shards))
+    rows = local_rows(mesh, num_rows)
 
     def put(local: np.ndarray) -> Any:
         def cut(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
             start, stop, _ = index[0].indices(num_rows)
-            return local[slice(*np.searchsorted(here, (start, stop)))]
+            return local[slice(*np.searchsorted(rows, (start, stop)))]
 
         return jax.make_array_from_callback((num_rows, *local.shape[1:]), sharding, cut)
 
     return {name: put(local) for name, local in batch.items()}
 
 
-def fetched(results: Iterable[T], *, in_flight: int = 2) -> Iterator[T]:
-    """Yield results in the host's memory, in their order.
+def device_get_ahead(results: Iterable[T]) -> Iterator[T]:
+    """Yield results in the host's memory, in order.
 
-    The device works on the next few of them while one is read.
+    While one is read, the devices already compute the next few.
     """
-    waiting = collections.deque[T]()
+    in_flight = collections.deque[T]()
     for result in results:
-        waiting.append(result)
-        if len(waiting) > in_flight:
-            yield jax.device_get(waiting.popleft())
-    while waiting:
-        yield jax.device_get(waiting.popleft())
+        in_flight.append(result)
+        if len(in_flight) > _IN_FLIGHT:
+            yield jax.device_get(in_flight.popleft())
+    while in_flight:
+        yield jax.device_get(in_flight.popleft())

@@ -1,7 +1,7 @@
-"""The processes that train together.
+"""The JAX processes of one run, and how they agree.
 
-They run the same steps. Where one of them knows what the others cannot (a signal, a
-file, a mistake) they ask each other, here.
+All processes run the same steps. What only one of them knows (a signal, the content of
+a file, an error) they exchange here.
 """
 
 import contextlib
@@ -14,62 +14,62 @@ from jax.experimental import multihost_utils
 
 from lmjax.errors import ConfigError, UserError
 
-# What a launcher sets, named as jax names it.
+# Environment variables that a launcher sets, by the names that jax gives them.
 LAUNCHER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def join_processes(*, detect: bool) -> None:
-    """Make this process one of several, if its environment says that it is.
+    """Join the other processes of the run, if the environment names them.
 
-    Must come before anything touches a device.
+    Must be called before anything touches a device.
 
     Args:
-      detect: ask the cluster what LAUNCHER does not say (SLURM, TPU pods, and what
-        else `jax.distributed.initialize` knows).
+      detect: take what LAUNCHER does not set from the cluster (SLURM, TPU pods and the
+        others that `jax.distributed.initialize` detects).
 
     Raises:
-      ConfigError: LAUNCHER is half set, or the others cannot be reached.
+      UserError: LAUNCHER is set in part, or the processes cannot be reached.
     """
-    said = {name: os.environ[name] for name in LAUNCHER if os.environ.get(name)}
-    missing = [name for name in LAUNCHER if name not in said]
-    if not said and not detect:
+    given = {name: os.environ[name] for name in LAUNCHER if os.environ.get(name)}
+    missing = [name for name in LAUNCHER if name not in given]
+    if not given and not detect:
         return
     if missing and not detect:
-        raise ConfigError(
-            f"{' and '.join(missing)}: not set, but {' and '.join(said)} is; set all "
-            f"{len(LAUNCHER)}, or let --distributed ask the cluster"
+        raise UserError(
+            f"{' and '.join(missing)}: not set, but {' and '.join(given)} is; set all "
+            f"{len(LAUNCHER)}, or detect the cluster with --distributed"
         )
-    address, *numbers = (said.get(name) for name in LAUNCHER)
-    # Whether to stop is agreed on by the loop, not by jax's own service.
+    address, *numbers = (given.get(name) for name in LAUNCHER)
+    # The training loop handles SIGTERM; jax's own service would catch it first.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         num, index = (None if text is None else int(text) for text in numbers)
         jax.distributed.initialize(address, num, index)
     except (ValueError, RuntimeError) as error:
         text = str(error).strip().splitlines()[0]
-        where = ", ".join(f"{name}={value}" for name, value in said.items())
-        raise ConfigError(f"{where or '--distributed'}: {text}") from error
+        where = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise UserError(f"{where or '--distributed'}: {text}") from error
 
 
 def several_processes() -> bool:
-    """Return whether others train with this process; touches no device if not."""
+    """Return whether the run has several processes; touches no device if not."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Return whether this process is the one that writes."""
+    """Return whether this is the first process, the one that writes files."""
     return not several_processes() or jax.process_index() == 0
 
 
 def any_process(flag: bool) -> bool:
-    """Return whether the flag is set in any process; all must ask at once."""
+    """Return whether the flag is set in any process; all must call it together."""
     if not several_processes():
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def allgather_strings(text: str) -> list[str]:
-    """Return the text of each process, in their order; all must ask at once."""
+    """Return the text of each process, in order; all must call it together."""
     if not several_processes():
         return [text]
     raw = np.frombuffer(text.encode(), np.uint8)
@@ -84,11 +84,13 @@ def allgather_strings(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def sync_errors() -> Iterator[None]:
-    """Have what ends one process inside the block end all of them after it.
+    """Raise an error of one process in all of them, at the end of the block.
+
+    Without this the others would wait for the failed process forever.
 
     Raises:
-      UserError: another process found the user's mistake.
-      SystemExit: another process was told to leave.
+      UserError: raised in another process.
+      SystemExit: raised in another process.
       RuntimeError: another process failed.
     """
     failure: BaseException | None = None
@@ -96,17 +98,17 @@ def sync_errors() -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         failure = error
-    found = allgather_strings("" if failure is None else _described(failure))
+    failures = allgather_strings("" if failure is None else _describe(failure))
     if failure is not None:
         raise failure
-    for kind, _, text in (line.partition(" ") for line in found if line):
+    for kind, _, text in (line.partition(" ") for line in failures if line):
         if kind == SystemExit.__name__:
             raise SystemExit(int(text))
         kinds = {cls.__name__: cls for cls in (UserError, ConfigError)}
         raise kinds.get(kind, RuntimeError)(text)
 
 
-def _described(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, UserError):
         return f"{type(error).__name__} {error}"
     if isinstance(error, SystemExit):

@@ -1,11 +1,13 @@
-"""Where arrays live: one mesh, one table of rules, and errors instead of silence.
+"""How arrays are split over the mesh, by one table of rules.
 
-Parameters name their dimensions ("embed", "mlp"); RULES says which mesh axis splits
-each name. A parameter without names, two names on one mesh axis, or a size that does
-not divide is an error that names the parameter, never a silent replication.
+A parameter names its dimensions by logical axes ("embed", "mlp"); RULES maps each
+logical axis to the mesh axis that splits it. A parameter without axes, two logical axes
+on one mesh axis, or a size that does not divide is an error that names the parameter,
+never a silent replication.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +16,14 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from lmjax.config.experiment import MeshConfig
 from lmjax.errors import ConfigError
-from lmjax.types import Array, Axes
+from lmjax.types import Array, Axes, leaf_name
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical name: mesh axes of a parameter's dimension, and of an activation's.
-# Parameters are gathered over fsdp where they are used; activations never hold it
-# but in their batch dimension.
+# Logical axis: the mesh axis of a parameter's dimension, and of an activation's.
+# Parameters are gathered over fsdp where they are used; of an activation only the batch
+# dimension is split over it.
 RULES: dict[str, tuple[str | None, str | tuple[str, ...] | None]] = {
     "batch": (None, BATCH_AXES),
     "length": (None, None),
@@ -42,7 +44,7 @@ RULES: dict[str, tuple[str | None, str | tuple[str, ...] | None]] = {
 
 
 def mesh_sizes(config: MeshConfig, num_devices: int) -> dict[str, int]:
-    """Return the size of each mesh axis, the -1 among them filled in.
+    """Return the size of each mesh axis, with -1 replaced by what is left.
 
     Raises:
       ConfigError: the axes do not multiply to `num_devices`.
@@ -61,7 +63,7 @@ def mesh_sizes(config: MeshConfig, num_devices: int) -> dict[str, int]:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Return the mesh over `devices`, by default all there are."""
+    """Return the mesh over `devices`, by default all."""
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(config, len(devices))
     types = (AxisType.Auto,) * len(MESH_AXES)
@@ -71,7 +73,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
-    """Return a mesh of devices that need not exist."""
+    """Return a mesh of devices that need not exist, for shapes and shardings."""
     sizes = mesh_sizes(config, num_devices)
     types = (AxisType.Auto,) * len(MESH_AXES)
     return AbstractMesh(tuple(sizes.values()), MESH_AXES, axis_types=types)
@@ -86,7 +88,8 @@ def param_spec(
     """Return how the parameter `name` is split on a mesh of these axis sizes.
 
     Raises:
-      ValueError: no axes, an unknown one, two on one mesh axis, or no division.
+      ValueError: the axes are missing, unknown, or two of them share a mesh axis.
+      ConfigError: the mesh does not divide a dimension.
     """
     if axes is None or len(axes) != len(shape):
         raise ValueError(f"parameter {name} of shape {tuple(shape)} has axes {axes}")
@@ -110,14 +113,27 @@ def param_shardings(axes: Axes, shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Return a tree of `NamedSharding` like `shapes`, by the axes of each leaf."""
 
     def one(path: Any, shape: Any, names: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = leaf_name(path)
         return NamedSharding(mesh, param_spec(name, shape.shape, names, mesh.shape))
 
     return jax.tree_util.tree_map_with_path(one, shapes, axes)
 
 
+def fitting_mesh(candidates: Iterable[MeshConfig], *, axes: Axes, shapes: Any) -> Mesh:
+    """Return the first mesh that the devices and the sizes of the parameters fit.
+
+    The last resort is a mesh on which each device holds all parameters.
+    """
+    for config in candidates:
+        with contextlib.suppress(ConfigError):
+            mesh = make_mesh(config)
+            param_shardings(axes, shapes, mesh)
+            return mesh
+    return make_mesh(MeshConfig())
+
+
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """Return `jax.ShapeDtypeStruct`s with a sharding each, or one for all."""
+    """Return `jax.ShapeDtypeStruct`s with a sharding each, or one sharding for all."""
     if isinstance(shardings, jax.sharding.Sharding):
         one = shardings
         shardings = jax.tree.map(lambda _: one, shapes)
@@ -129,11 +145,17 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 
 
 def state_shardings(state: Any, shapes: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Return shardings for any tree in which parts of the parameter tree recur.
+    """Return shardings for a tree that contains copies of the parameter tree.
 
-    A leaf whose path ends in a parameter's path follows it: optimizer moments have
-    its shape, factored statistics its shape less one dimension. What belongs to no
-    parameter (counts, keys) is replicated.
+    A leaf whose path ends in the path of a parameter is split like it: optimizer
+    moments have the parameter's shape, factored statistics lack one dimension of it.
+    Other leaves (counts, keys) are replicated.
+
+    Args:
+      state: the tree, such as a `TrainState`.
+      shapes: of the parameters.
+      shardings: of the parameters.
+      mesh: theirs.
     """
     flat_shapes = jax.tree_util.tree_leaves_with_path(shapes)
     flat = jax.tree.leaves(shardings)
@@ -145,8 +167,8 @@ def state_shardings(state: Any, shapes: Any, shardings: Any, mesh: Mesh) -> Any:
     def one(path: Any, leaf: Any) -> NamedSharding:
         names = _names(path)
         suffixes = (names[i:] for i in range(len(names)))
-        owner = next((params[s] for s in suffixes if s in params), None)
-        spec = PartitionSpec() if owner is None else _follow(leaf.shape, *owner)
+        param = next((params[s] for s in suffixes if s in params), None)
+        spec = PartitionSpec() if param is None else _derive_spec(leaf.shape, *param)
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(one, state)
@@ -156,9 +178,10 @@ def _names(path: Any) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
-def _follow(
+def _derive_spec(
     shape: tuple[int, ...], param_shape: tuple[int, ...], spec: PartitionSpec
 ) -> PartitionSpec:
+    """Return the spec of an array of a parameter's shape, or less one dimension."""
     if shape == param_shape:
         return spec
     for i in range(len(param_shape)):
@@ -168,35 +191,38 @@ def _follow(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return how every array of a batch is split: rows over data and fsdp."""
+    """Return the sharding of every array of a batch: rows over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def check_rows(name: str, rows: int, mesh: Mesh) -> None:
-    """Raise if a global batch of `rows` cannot be split over data and fsdp.
+    """Check that a global batch of `rows` can be split over data and fsdp.
 
     Raises:
-      ConfigError: naming the leaf.
+      ConfigError: it cannot; `name` is its leaf.
     """
-    parts = data_shards(mesh)
-    if rows % parts:
+    shards = data_shards(mesh)
+    if rows % shards:
         raise ConfigError(
-            f"{name} = {rows}: must be a multiple of the {parts} parts that "
+            f"{name} = {rows}: must be a multiple of the {shards} shards that "
             f"config.mesh splits a batch into"
         )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of what every device holds whole."""
+    """Return the sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def constrain(x: Array, *axes: str) -> Array:
-    """Pin an activation to the mesh of the surrounding `jax.set_mesh`.
+    """Constrain an activation to the mesh of the surrounding `jax.set_mesh`.
 
-    Outside of any mesh only the names are checked. A batch whose rows do not divide,
-    such as one prompt, is held whole by every device (`check_rows` sees to it that no
-    training batch is).
+    Outside of a mesh only the axes are checked. A batch whose rows do not divide, such
+    as one prompt, is replicated; `check_rows` makes sure that no training batch is.
+
+    Args:
+      x: the activation.
+      axes: the logical axis of each dimension.
     """
     assert len(axes) == x.ndim, (axes, x.shape)
     spec = [RULES[axis][1] for axis in axes]
@@ -208,11 +234,11 @@ def constrain(x: Array, *axes: str) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def by_rows(compute: Callable[[Array], Any], x: Array) -> Any:
-    """Return what is computed of the rows of a batch, by each device of its own.
+def map_row_shards(compute: Callable[[Array], Any], x: Array) -> Any:
+    """Apply a function to the rows of a batch, on each device to its own shard.
 
-    For what the compiler does not know to work on each row alone, such as `top_k`:
-    every device would be sent all rows.
+    For operations that the compiler does not split by rows, such as `top_k`: it would
+    gather all rows on every device.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or len(x) % data_shards(mesh):
@@ -221,10 +247,10 @@ def by_rows(compute: Callable[[Array], Any], x: Array) -> Any:
     return jax.shard_map(compute, in_specs=rows, out_specs=rows)(x)
 
 
-def whole(tree: Any) -> Any:
-    """Have each device of the surrounding `jax.set_mesh` hold all of some arrays.
+def replicate(tree: Any) -> Any:
+    """Replicate arrays over the mesh of the surrounding `jax.set_mesh`.
 
-    Only so can every process read them.
+    A process can only read an array whose every part is on its own devices.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
@@ -232,5 +258,5 @@ def whole(tree: Any) -> Any:
 
 
 def data_shards(mesh: Mesh | AbstractMesh) -> int:
-    """Return how many shards a batch's rows are split into, over data and fsdp."""
+    """Return the number of shards of a batch: its rows are split over data and fsdp."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))

@@ -1,5 +1,5 @@
-"""What a run leaves on disk: the workdir, its checkpoints and its metric log.
+"""The files of a run: its workdir, checkpoints and metric log.
 
-The only place that imports Orbax. What is worth saving, and when, is decided in
+The only package that imports Orbax. What to save, and when, is decided in
 `lmjax/training`.
 """

@@ -1,4 +1,8 @@
-"""Checkpoints, by Orbax: written in the background, whole or not at all."""
+"""Checkpoints, by Orbax: written in the background, visible once they are complete.
+
+CheckpointManager writes into a temporary directory and renames it to its step: a
+checkpoint is there if, and only if, a directory of that name is.
+"""
 
 import contextlib
 import logging
@@ -10,15 +14,17 @@ from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
-from lmjax.config.experiment import CheckpointConfig
-from lmjax.errors import ConfigError, UserError
-from lmjax.parallel import processes
-from lmjax.types import Params, TrainState
+from lmjax.config.experiment import CheckpointConfig, Config
+from lmjax.errors import UserError
+from lmjax.models import Model
+from lmjax.parallel import processes, sharding
+from lmjax.types import Params, TrainState, named_leaves
 
 ITEMS = ("params", "ema_params", "train")
-# What storage says when it may well answer another time.
+# Errors of storage that may be gone at the next try.
 TRANSIENT = [
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
@@ -29,7 +35,7 @@ TRANSIENT = [
     "UNAUTHENTICATED",
 ]
 
-Step = int | Literal["best"] | None  # of a checkpoint; None: the newest
+Step = int | Literal["best"] | None  # names a checkpoint; None is the newest
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +43,7 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one workdir: the newest few, and the best by a metric.
 
-    The parameters are an item of their own, so that they can be read without the
-    optimizer's state.
+    The parameters are an item of their own and can be read without the optimizer state.
     """
 
     def __init__(
@@ -50,34 +55,42 @@ class Checkpoints:
         if config.best_metric:
             policies.append(
                 preserve.BestN(
-                    get_metric_fn=self._goodness,
+                    get_metric_fn=self._score,
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 )
             )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preserve.AnyPreservationPolicy(policies),
-            best_fn=self._goodness,  # without it orbax forgets metrics on resuming
+            best_fn=self._score,  # else orbax drops the metrics of before a restart
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             save_interval_steps=0 if read_only else 1,
             create=not read_only,
         )
         handlers = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
-        with _errors_alone():  # it warns of what it was asked for: to read only
+        with _quiet_orbax():  # it warns that it was asked to only read
             self.manager = ocp.CheckpointManager(
                 self.directory, options=options, item_handlers=handlers
             )
 
     def save(self, state: TrainState, *, metrics: Mapping[str, float] | None) -> None:
-        """Copy the state off the devices, and go on while it is being written."""
+        """Start to save a state: returns once it is copied off the devices.
+
+        Args:
+          state: its step names the checkpoint; one that exists already is kept.
+          metrics: of the valid split at this step, if it was evaluated.
+
+        Raises:
+          UserError: this checkpoint, or the one before it, cannot be written.
+        """
         step = int(state.step)
         if step in self.steps():
             return
         items = _items(state)
         args = {item: ocp.args.StandardSave(tree) for item, tree in items.items()}
         with processes.sync_errors():
-            self._guard(
+            self._write(
                 lambda: self.manager.save(
                     step,
                     args=ocp.args.Composite(**args),
@@ -90,114 +103,133 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def restore(self, like: TrainState) -> TrainState | None:
-        """Return the newest state that can be read, or None if there are none at all.
+        """Return the newest state that can be read, or None if there is no checkpoint.
+
+        Checkpoints that are damaged are passed over and moved to
+        `checkpoints.unreadable`.
 
         Args:
-          like: shapes and shardings (`jax.ShapeDtypeStruct`); they may be those of
-            another mesh than the one the checkpoint was written on.
+          like: shapes and shardings (`jax.ShapeDtypeStruct`). The mesh may be another
+            than the one that the checkpoint was written on.
 
         Raises:
-          ConfigError: there are checkpoints, but none can be read; or the newest holds
-            another state than this, or cannot be read just now.
+          UserError: no checkpoint can be read; or the newest holds another state, or
+            cannot be read for a reason that may pass.
         """
         like_items = _items(like)
         for step in reversed(self.steps()):
-            items, error = self._try(step, like_items)
+            items, error = self._try_restore(step, like_items)
             if items is not None:
-                self._set_aside_after(step)
+                self._move_aside_after(step)
                 return _state(items)
             log.warning(
                 "checkpoint %d cannot be read, trying the one before: %s", step, error
             )
         if self.steps():
-            raise ConfigError(f"{self.directory}: no checkpoint here can be read")
+            raise UserError(f"{self.directory}: no checkpoint here can be read")
         return None
 
     def best(self) -> int | None:
-        """Return the step that is best by `best_metric`, or None if none is known."""
-        known = {step: self.manager.metrics(step) for step in self.steps()}
-        of = {s: m for s, m in known.items() if m and self.config.best_metric in m}
-        return max(of, key=lambda step: (self._goodness(of[step]), step), default=None)
+        """Return the step that is best by `best_metric`, or None if none has it."""
+        metrics = {step: self.manager.metrics(step) for step in self.steps()}
+        scores = {
+            step: self._score(values)
+            for step, values in metrics.items()
+            if values and self.config.best_metric in values
+        }
+        return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def find(self, step: Step) -> int:
-        """Return the step asked for, the best, or the newest.
+        """Return the step that is named, the best, or the newest.
 
         Raises:
-          ConfigError: there is none.
+          UserError: there is no such checkpoint.
         """
         steps = self.steps()
         if not steps:
-            raise ConfigError(f"{self.directory.parent}: holds no checkpoint")
+            raise UserError(f"{self.directory.parent}: holds no checkpoint")
         if step == "best":
             step = self.best()
             if step is None:
                 metric = self.config.best_metric
-                raise ConfigError(
-                    f"--step=best: no checkpoint in {self.directory} tells its "
+                raise UserError(
+                    f"--step=best: no checkpoint in {self.directory} has a value of "
                     f"config.checkpoint.best_metric = {metric!r}"
                 )
         if step not in (None, *steps):
-            have = ", ".join(map(str, steps))
-            raise ConfigError(
-                f"--step={step}: not in {self.directory}; there are: {have}"
+            existing = ", ".join(map(str, steps))
+            raise UserError(
+                f"--step={step}: not in {self.directory}; there are: {existing}"
             )
         return steps[-1] if step is None else step
 
     def saved_at(self, step: int) -> str:
-        """Return when a step was saved: no two checkpoints are of the same moment."""
-        moment = self.manager.metadata(step).init_timestamp_nsecs or 0
-        seconds, rest = divmod(moment, 10**9)
+        """Return the time at which a step was saved, UTC to the nanosecond.
+
+        No two checkpoints have the same: it identifies one.
+        """
+        nanoseconds = self.manager.metadata(step).init_timestamp_nsecs or 0
+        seconds, rest = divmod(nanoseconds, 10**9)
         return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{rest:09}"
 
-    def restore_params(self, like: Params, *, step: int, ema: bool) -> Params:
-        """Return the parameters of a step, or their average if the run kept one.
+    def restore_params(self, model: Model, mesh: Mesh, *, step: int) -> Params:
+        """Return the parameters of a step, or their moving average if the run kept one.
+
+        Args:
+          model: theirs; its axes say how they are split.
+          mesh: the devices to put them on.
+          step: of a checkpoint that exists.
 
         Raises:
-          ConfigError: they cannot be read.
+          UserError: they cannot be read.
         """
-        item = "ema_params" if ema else "params"
+        average = self.directory / str(step) / "ema_params"
+        item = "ema_params" if average.is_dir() else "params"
+        shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
+        like = sharding.with_shardings(model.shapes, shardings)
         try:
             args = ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
             return self.manager.restore(step, args=args)[item]
         except Exception as error:
-            raise ConfigError(
+            raise UserError(
                 f"{self.directory / str(step)}: cannot be read: {_first_line(error)}"
             ) from error
 
     def wait(self) -> None:
-        """Return when everything saved is on disk."""
+        """Wait until all that was saved is on disk."""
         with processes.sync_errors():
-            self._guard(self.manager.wait_until_finished)
+            self._write(self.manager.wait_until_finished)
 
     def close(self) -> None:
-        """Finish writing and let go of the directory."""
-        self._guard(self.manager.close)
+        """Finish writing and release the directory."""
+        self._write(self.manager.close)
 
-    def _goodness(self, metrics: Mapping[str, float]) -> float:
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        """Return a number that is higher for better metrics."""
         value = metrics.get(self.config.best_metric, math.nan)
         return -as_loss(value, mode=self.config.best_mode)
 
-    def _try(
+    def _try_restore(
         self, step: int, like: dict[str, Any]
     ) -> tuple[dict[str, Any] | None, str]:
-        """Return a checkpoint's items, or None and what is wrong with its files.
+        """Return the items of a checkpoint, or None and the error of damaged files.
 
         Raises:
-          ConfigError: nothing is wrong with them, but they are not of this run; or
-            what is wrong may pass.
+          UserError: the files are intact but belong to another run, or the error may
+            pass.
         """
         args = {item: ocp.args.StandardRestore(tree) for item, tree in like.items()}
         items, text = None, ""
         with processes.sync_errors():
             try:
-                self._refuse_other_state(step, like)
+                self._check_same_shapes(step, like)
                 items = self.manager.restore(step, args=ocp.args.Composite(**args))
             except UserError:
                 raise
-            except Exception as error:  # whatever a damaged file makes of itself
+            except Exception as error:  # a damaged file may raise anything
                 text = _first_line(error)
-                if _may_pass(error):
-                    raise ConfigError(
+                if _is_transient(error):
+                    raise UserError(
                         f"{self.directory / str(step)}: cannot be read now: {text} "
                         "(nothing was changed; run the same command again)"
                     ) from error
@@ -206,30 +238,30 @@ class Checkpoints:
         assert items is not None
         return {item: items[item] for item in like}, ""
 
-    def _refuse_other_state(self, step: int, like: dict[str, Any]) -> None:
-        """Raise if a checkpoint can be read, but holds other arrays than these.
+    def _check_same_shapes(self, step: int, like: dict[str, Any]) -> None:
+        """Check that a checkpoint has the arrays, and their shapes, of this run.
 
         Raises:
-          ConfigError: naming one of them.
+          UserError: it has others; the first is named.
         """
         metadata = self.manager.metadata(step)
         saved = metadata.item_metadata or {}
         where = f"{self.directory / str(step)}: not a checkpoint of this run"
         for item, tree in like.items():
             if metadata.item_handlers and item not in metadata.item_handlers:
-                raise ConfigError(f"{where}: it has no {item}")
-            if saved.get(item) is None:  # its files do not tell: they are damaged
+                raise UserError(f"{where}: it has no {item}")
+            if saved.get(item) is None:  # damaged: found when it is restored
                 continue
-            ours, theirs = _shapes(tree), _shapes(saved[item])
-            for name in sorted(ours.keys() | theirs.keys()):
-                a, b = theirs.get(name, "absent"), ours.get(name, "absent")
+            expected, found = _shapes(tree), _shapes(saved[item])
+            for name in sorted(expected.keys() | found.keys()):
+                a, b = found.get(name, "absent"), expected.get(name, "absent")
                 if a != b:
-                    raise ConfigError(f"{where}: {item}.{name} is {a} there, not {b}")
+                    raise UserError(f"{where}: {item}.{name} is {a} there, not {b}")
 
-    def _set_aside_after(self, step: int) -> None:
+    def _move_aside_after(self, step: int) -> None:
         """Move the checkpoints after `step`, which could not be read, out of the way.
 
-        They are renamed, not deleted: someone may yet make something of them.
+        They are not deleted: parts of them may still be recovered.
         """
         later = [other for other in self.steps() if other > step]
         aside = self.directory.with_name("checkpoints.unreadable")
@@ -243,19 +275,19 @@ class Checkpoints:
         if processes.any_process(bool(later)):
             self.manager.reload()
 
-    def _guard(self, write: Callable[[], object]) -> None:
+    def _write(self, write: Callable[[], object]) -> None:
         try:
             write()
         except Exception as error:
-            raise ConfigError(
+            raise UserError(
                 f"{self.directory}: a checkpoint could not be written: "
                 f"{_first_line(error)} (complete ones: {self.steps()})"
             ) from error
 
 
 @contextlib.contextmanager
-def _errors_alone() -> Iterator[None]:
-    """Keep what orbax says below an error to itself."""
+def _quiet_orbax() -> Iterator[None]:
+    """Silence what orbax logs below an error."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -265,13 +297,40 @@ def _errors_alone() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def save_params(workdir: Path, params: Params) -> None:
-    """Save parameters that come from elsewhere, with no run behind them, as step 0.
+def restore_params(
+    workdir: Path, config: Config, model: Model, mesh: Mesh, *, step: Step = None
+) -> Params:
+    """Return the parameters of a workdir's checkpoint.
 
-    They go to disk one after another: the host never holds many beside the devices.
+    Args:
+      workdir: of a run.
+      config: of that run.
+      model: built from it.
+      mesh: the devices to put the parameters on.
+      step: names the checkpoint.
 
     Raises:
-      ConfigError: they cannot be written.
+      UserError: there is no such checkpoint, or it cannot be read.
+    """
+    with open_checkpoints(workdir, config) as checkpoints:
+        return checkpoints.restore_params(model, mesh, step=checkpoints.find(step))
+
+
+@contextlib.contextmanager
+def open_checkpoints(workdir: Path, config: Config) -> Iterator[Checkpoints]:
+    """Open the checkpoints of a workdir for reading."""
+    checkpoints = Checkpoints(workdir, config.checkpoint, read_only=True)
+    with contextlib.closing(checkpoints):
+        yield checkpoints
+
+
+def save_params(workdir: Path, params: Params) -> None:
+    """Save parameters that come from elsewhere, without a run, as step 0.
+
+    They are written one after another: the host holds few of them at a time.
+
+    Raises:
+      UserError: they cannot be written.
     """
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     limit = 1 + math.ceil(largest / 1e9)  # orbax refuses an array as large as that
@@ -287,13 +346,13 @@ def save_params(workdir: Path, params: Params) -> None:
         ) as manager:
             manager.save(0, args=args)
     except Exception as error:
-        raise ConfigError(
+        raise UserError(
             f"{directory}: cannot be written: {_first_line(error)}"
         ) from error
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """Return the state in parts that can be read alone, its key as plain numbers."""
+    """Return the items of a checkpoint; orbax saves a random key as its raw data."""
     key: Any = state.key
     if isinstance(key, jax.ShapeDtypeStruct):
         data = jax.eval_shape(jax.random.key_data, key)
@@ -326,21 +385,18 @@ def _state(items: dict[str, Any]) -> TrainState:
 
 
 def as_loss(value: float, *, mode: str) -> float:
-    """Return a number that is the less the better; infinity for what is no number."""
+    """Return a metric as a number to minimize; NaN is worse than any number."""
     loss = value if mode == "min" else -value
     return math.inf if math.isnan(loss) else loss
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Return the shape of each array by its name."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
 
 
-def _may_pass(error: Exception) -> bool:
-    """Return whether reading failed for a reason that is not in the checkpoint."""
+def _is_transient(error: Exception) -> bool:
+    """Return whether reading failed for a reason other than the checkpoint's files."""
     if isinstance(error, OSError):
         missing = FileNotFoundError | NotADirectoryError | IsADirectoryError
         return not isinstance(error, missing)

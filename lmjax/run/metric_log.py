@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard: the values of a run."""
+"""The metrics of a run: metrics.jsonl and TensorBoard."""
 
 import json
 import math
@@ -9,42 +9,43 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from lmjax.config.experiment import LogConfig
-from lmjax.errors import ConfigError
+from lmjax.fileio import write_bytes, write_errors
 from lmjax.parallel import processes
+
+METRICS = "metrics.jsonl"
 
 
 class MetricLog:
-    """Writes one JSON object for each (step, split), and the same to TensorBoard.
+    """Writes a JSON object for each step and split, and the same to TensorBoard.
 
-    A run that resumes at `start_step` first drops what was logged after it, so that
-    the log reads as if the run had never stopped.
+    A run that resumes at `start_step` first removes what was logged after it: the log
+    reads as if the run had never stopped.
     """
 
     def __init__(self, workdir: Path, config: LogConfig, *, start_step: int) -> None:
         self.file = self.writer = None
-        kept: list[str] = []
+        text = ""
         with processes.sync_errors():
             if processes.is_first():
-                path = workdir / "metrics.jsonl"
-                kept = _keep_until(path, start_step)
-                self.file = path.open("a")
+                path = workdir / METRICS
+                text = _truncate(path, start_step)
+                with write_errors(path):
+                    self.file = path.open("a")
                 if config.tensorboard:
                     self.writer = SummaryWriter(
                         str(workdir / "tensorboard"), purge_step=start_step + 1
                     )
-        # The first process reads for all: what follows from them must be the same.
-        lines = map(
-            json.loads, processes.allgather_strings("".join(kept))[0].splitlines()
-        )
-        self.held_out = [line for line in lines if line["split"] != "train"]
+        # All processes see the lines of the first: what they decide must be the same.
+        lines = map(json.loads, processes.allgather_strings(text)[0].splitlines())
+        self.evaluations = [line for line in lines if line["split"] != "train"]
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Append one object; `values` are plain numbers."""
-        line = {"step": step, "split": split, **values}
+        line = json_line({"step": step, "split": split, **values})
         if split != "train":
-            self.held_out.append(json.loads(json_line(line)))
+            self.evaluations.append(json.loads(line))
         if self.file is not None:
-            self.file.write(json_line(line) + "\n")
+            self.file.write(line + "\n")
             self.file.flush()
         if self.writer is not None:
             for name, value in values.items():
@@ -52,16 +53,16 @@ class MetricLog:
                     self.writer.add_scalar(f"{split}/{name}", value, step)
 
     def history(self, split: str, name: str) -> list[float]:
-        """Return one metric's values so far, those before a restart included."""
+        """Return the values of one metric so far, from before a restart too."""
         return [
             math.nan if line[name] is None else line[name]
-            for line in self.held_out
+            for line in self.evaluations
             if line["split"] == split and name in line
         ]
 
-    def holds(self, step: int, split: str) -> bool:
-        """Return whether a held-out split was evaluated after this step."""
-        return any((n["step"], n["split"]) == (step, split) for n in self.held_out)
+    def has(self, step: int, split: str) -> bool:
+        """Return whether the split was evaluated after this step."""
+        return any((n["step"], n["split"]) == (step, split) for n in self.evaluations)
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -72,7 +73,7 @@ class MetricLog:
 
 
 def json_line(values: Mapping[str, Any]) -> str:
-    """Return an object as JSON, which has no NaN and no infinity: they are null."""
+    """Return an object as JSON; NaN and infinity, which JSON lacks, become null."""
     return json.dumps(
         {
             name: None
@@ -83,28 +84,34 @@ def json_line(values: Mapping[str, Any]) -> str:
     )
 
 
-def _keep_until(path: Path, step: int) -> list[str]:
-    """Drop the lines after `step`, and those that are damaged; return the others.
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Return what a run has logged, in order; damaged lines are left out."""
+    path = workdir / METRICS
+    content = path.read_bytes() if path.exists() else b""
+    parsed = map(_parse, content.decode(errors="replace").splitlines(keepends=True))
+    return [values for values in parsed if values is not None]
+
+
+def _truncate(path: Path, step: int) -> str:
+    """Remove the lines after `step` and those that are damaged; return the others.
 
     Raises:
-      ConfigError: the file cannot be read or written.
+      UserError: the file cannot be read or written.
     """
-    try:
-        lines = path.read_text(errors="replace") if path.exists() else ""
-        kept = [line for line in lines.splitlines(keepends=True) if _is_of(line, step)]
-        part = path.with_suffix(".part")
-        part.write_text("".join(kept))
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be used: {error.strerror}") from error
+    with write_errors(path):
+        text = path.read_text(errors="replace") if path.exists() else ""
+    lines = ((line, _parse(line)) for line in text.splitlines(keepends=True))
+    kept = "".join(line for line, values in lines if values and values["step"] <= step)
+    write_bytes(path, kept.encode())
     return kept
 
 
-def _is_of(line: str, last_step: int) -> bool:
-    """Return whether a line is whole, and of a step up to the last."""
+def _parse(line: str) -> dict[str, Any] | None:
+    """Return the object in a line, or None of a line that is damaged or cut off."""
     try:
         values = json.loads(line)
-        whole = line.endswith("\n") and isinstance(values["split"], str)
-        return bool(whole and values["step"] <= last_step)
+        step, split = values["step"], values["split"]
     except (json.JSONDecodeError, KeyError, TypeError):
-        return False
+        return None
+    complete = line.endswith("\n") and isinstance(step, int) and isinstance(split, str)
+    return values if complete else None

@@ -18,7 +18,7 @@ from lmjax.errors import ConfigError, nearest
 from lmjax.inference.predictor import Predictor
 from lmjax.metrics.classification import results
 from lmjax.parallel import sharding
-from lmjax.parallel.batch import fetched, local_rows, put_batch
+from lmjax.parallel.batch import device_get_ahead, local_rows, put_batch
 from lmjax.run.checkpoint import as_loss
 from lmjax.training.compiled import Program
 from lmjax.types import Batch, HostBatch, Metrics, Params
@@ -127,7 +127,7 @@ def mean_metrics(
     """
     sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     dispatched = (eval_step(params, put(batch)) for batch in held_out)
-    for metrics in fetched(dispatched):
+    for metrics in device_get_ahead(dispatched):
         _add(sums, metrics)
     return results(sums)
 

@@ -1,8 +1,8 @@
-"""What devices can do: peak FLOPs, and memory."""
+"""The peak FLOPs and the memory of devices."""
 
 import jax
 
-# Dense bfloat16 FLOP a second, from the makers' data sheets.
+# Dense bfloat16 FLOP/s, from the vendors' data sheets.
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100": 989e12,
@@ -21,13 +21,13 @@ PEAK_FLOPS = {
 
 
 def peak_flops() -> float | None:
-    """Return the peak FLOP a second of one device, if it is known."""
+    """Return the peak FLOP/s of one device, None if unknown."""
     kind = jax.devices()[0].device_kind
     return next((flops for name, flops in PEAK_FLOPS.items() if name in kind), None)
 
 
 def peak_bytes() -> int | None:
-    """Return the most memory a local device has held, where it reports that."""
+    """Return the peak memory of a local device in bytes, None if not reported."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
     return max(peaks, default=None)

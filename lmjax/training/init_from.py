@@ -19,10 +19,10 @@ from lmjax.interop.hf import open_hf
 from lmjax.models import Model
 from lmjax.nn import lora
 from lmjax.parallel import sharding
-from lmjax.run.checkpoint import Checkpoints
+from lmjax.run.checkpoint import restore_params
 from lmjax.run.workdir import has_checkpoints, read_config
 from lmjax.training.compiled import Program
-from lmjax.types import Array, Params, TrainState
+from lmjax.types import Array, Params, TrainState, named_leaves
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,8 @@ def initial_params(program: Program, key: Array) -> Params:
     ours, theirs = (getattr(m.config, "lora", None) for m in (program.model, model))
     if lora.rank(model.config) and ours != theirs:
         given, _ = lora.merged(given, model.config)
-    old, new = _flat(given), _flat(program.state_shapes.params)
-    axes = _flat(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
+    old, new = named_leaves(given), named_leaves(program.state_shapes.params)
+    axes = named_leaves(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
     if outputs(origin.config.task) != outputs(program.config.task):
         # Another classifier.
         old = {n: p for n, p in old.items() if not n.startswith("classifier.")}
@@ -130,18 +130,11 @@ def initial_params(program: Program, key: Array) -> Params:
 
 def _open_workdir(directory: Path) -> Origin:
     config = read_config(directory)
-    checkpoints = Checkpoints(directory, config.checkpoint, read_only=True)
     tokenizer = dataclasses.replace(
         config.tokenizer, kind="tokenizers", path=str(directory / "tokenizer")
     )
 
-    def read(model: Model, mesh: Mesh) -> Params:
-        like = sharding.with_shardings(
-            model.shapes, sharding.param_shardings(model.axes, model.shapes, mesh)
-        )
-        ema = config.optim.ema_decay > 0
-        return checkpoints.restore_params(like, step=checkpoints.find(None), ema=ema)
-
+    read = lambda model, mesh: restore_params(directory, config, model, mesh)
     return Origin(dataclasses.replace(config, tokenizer=tokenizer), read)
 
 
@@ -179,7 +172,7 @@ def _refuse_frozen(program: Program, fresh: Sequence[str]) -> None:
     Raises:
       ConfigError: naming a parameter.
     """
-    learns = _flat(program.optimizer.learns)
+    learns = named_leaves(program.optimizer.learns)
     for name in fresh:
         if not learns[name]:
             raise ConfigError(
@@ -192,10 +185,10 @@ def _draw(program: Program, key: Array, names: Sequence[str]) -> dict[str, Array
     """Initialise only the named parameters, each laid out as the state has it."""
     if not names:
         return {}
-    shapes = _flat(program.state_shapes.params)
+    shapes = named_leaves(program.state_shapes.params)
 
     def init(key: Array) -> dict[str, Array]:
-        flat = _flat(program.model.init(key))
+        flat = named_leaves(program.model.init(key))
         return {name: flat[name] for name in names}
 
     shardings = {name: shapes[name].sharding for name in names}
@@ -206,15 +199,6 @@ def _overlay(fresh: Array, old: Array) -> Array:
     """Return `fresh` with `old` in its corner."""
     put = functools.partial(jax.lax.dynamic_update_slice, start_indices=[0] * old.ndim)
     return jax.jit(put, out_shardings=fresh.sharding)(fresh, old)
-
-
-def _flat(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
-    """Return the leaves by their dotted names."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in leaves
-    }
 
 
 def _summary(

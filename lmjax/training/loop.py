@@ -1,13 +1,12 @@
-"""The training loop: restore, train, evaluate, log, save, stop."""
+"""The training loop: restore; train, log, evaluate, save, sample; finish."""
 
 import contextlib
 import functools
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -18,204 +17,212 @@ from lmjax.models import flops
 from lmjax.parallel import processes, sharding
 from lmjax.parallel.batch import local_rows, put_batch
 from lmjax.run import workdir
-from lmjax.run.checkpoint import Checkpoints
-from lmjax.run.metric_log import MetricLog
-from lmjax.training import evaluate, init_embedding
-from lmjax.training.compiled import Program, make_program
-from lmjax.training.evaluation_hooks import HeldOut
-from lmjax.training.init_from import initial_state
-from lmjax.training.profiler import Tracer
-from lmjax.training.progress import ProgressLine
+from lmjax.training import evaluate, init_embedding, run_evaluation, samples
+from lmjax.training.compiled import make_program
+from lmjax.training.profiler import Profiler
+from lmjax.training.run import Run, open_run
 from lmjax.training.throughput import Meter, NonFiniteError
-from lmjax.types import HostBatch, TrainState
+from lmjax.types import TrainState
 
-EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: run the same command again to go on
+EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: run the same command again to continue
 
 
 def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool:
-    """Train in the workdir `directory`, from where it stands, to `config.num_steps`.
+    """Train to `config.num_steps` in a workdir, from its newest checkpoint.
 
     Args:
       config: the experiment.
-      directory: the workdir; made if it is not there.
+      directory: the workdir; created if missing.
       profile: the steps to write a profiler trace of.
 
     Returns:
-      Whether the run is finished; if not, it was told to stop, has saved, and goes on
-      when called again.
+      Whether training is finished. If not, a signal stopped it: the state is saved,
+      and the next call continues.
 
     Raises:
-      ConfigError: the user's mistake, in one line.
+      UserError: the user's mistake, in one line.
       FloatingPointError: the loss is not finite and `optim.on_nonfinite` is "stop";
         the text names the step, its samples and the last good checkpoint.
     """
-    with contextlib.ExitStack() as lock, StopSignal() as stop:
-        config, datasets = _prepare(config, directory, lock)
-        # From here on one of several processes cannot leave without the others.
-        stop.deferred = processes.several_processes()
-        mesh = sharding.make_mesh(config.mesh)
-        with jax.set_mesh(mesh):
-            program = make_program(config, mesh)
-            return _train(program, directory, datasets, stop, profile)
+    with StopSignal() as stop:
+        with processes.sync_errors():
+            config = pipeline.with_vocabulary(config)
+            evaluate.check(config)
+        with workdir.hold(directory):
+            datasets = _prepare_data(config, directory)
+            stop.defer()
+            mesh = sharding.make_mesh(config.mesh)
+            with jax.set_mesh(mesh):
+                program = make_program(config, mesh)
+                with open_run(program, datasets, directory) as (run, state):
+                    try:
+                        return _train(run, state, stop=stop, profile=profile)
+                    except NonFiniteError as error:
+                        raise _explain_nonfinite(run, error) from None
 
 
-def _prepare(
-    config: Config, directory: Path, lock: contextlib.ExitStack
-) -> tuple[Config, Datasets]:
-    """Take the workdir, and have in it what training reads."""
-    first = processes.is_first()
+def _prepare_data(config: Config, directory: Path) -> Datasets:
+    """Check that the workdir is free or this run's own, and open its data."""
     with processes.sync_errors():
-        config = pipeline.with_vocabulary(config)
-        evaluate.check(config)
-        if first:
-            lock.enter_context(workdir.locked(directory))
-        workdir.refuse_other_run(directory, config)
-        begun = workdir.has_checkpoints(directory)
-        if not begun:
+        workdir.check_same_run(directory, config)
+        resumes = workdir.has_checkpoints(directory)
+        if not resumes:
             init_embedding.check(config)
     with processes.sync_errors():
-        datasets = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)
-        if first:
-            workdir.refuse_other_text(directory, pipeline.identity(datasets))
+        datasets = pipeline.prepare(config, workdir=directory, keep_tokenizer=resumes)
+        if processes.is_first():
+            workdir.check_same_data(directory, pipeline.identity(datasets))
             workdir.write_config(directory, config)
-    return config, datasets
+    return datasets
 
 
-def _train(
-    program: Program,
-    directory: Path,
-    datasets: Datasets,
-    stop: "StopSignal",
-    profile: range,
-) -> bool:
-    """Restore, and train from there; whatever ends it, close what was opened."""
-    config = program.config
-    with contextlib.ExitStack() as stack:
-        opened = lambda thing: stack.enter_context(contextlib.closing(thing))
-        checkpoints = opened(Checkpoints(directory, config.checkpoint))
-        state = checkpoints.restore(program.state_shapes)
-        if state is None:
-            state = initial_state(program)
-            state = init_embedding.with_word_vectors(state, program, datasets)
-        start = int(state.step)
-        metric_log = opened(MetricLog(directory, config.log, start_step=start))
-        progress = opened(ProgressLine(start_step=start, num_steps=config.num_steps))
-        held_out = HeldOut(program, datasets, metric_log, progress, directory)
-        held_out.check()
-        if start >= config.num_steps or held_out.exhausted():
-            progress.print(f"finished at step {start}; nothing is left to train")
-            held_out.finish(start, state, checkpoints)
-            return True
-        progress.print(f"training from step {start} to {config.num_steps}")
-        data_shards = sharding.data_shards(program.mesh)
-        if shapes := batches.describe(datasets, config, data_shards=data_shards):
-            progress.print(shapes)
-        tracer = opened(Tracer(directory, profile))
-        try:
-            return _steps(state, program, held_out, checkpoints, tracer, stop)
-        except NonFiniteError as error:
-            raise explained(error, program, datasets, checkpoints) from None
+def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -> bool:
+    """Train from a state to the end, or to a signal; return whether it is the end."""
+    config, mesh, start = run.config, run.program.mesh, int(state.step)
+    samples.check_prompts(run)
 
+    # A finished run: only its last samples and its test metrics may be missing, if it
+    # was killed before they were written.
+    if start >= config.num_steps or run_evaluation.stops_early(run):
+        run.progress.print(f"finished at step {start}; nothing is left to train")
+        _finish(run, state)
+        return True
 
-def _steps(
-    state: TrainState,
-    program: Program,
-    held_out: HeldOut,
-    checkpoints: Checkpoints,
-    tracer: Tracer,
-    stop: "StopSignal",
-) -> bool:
-    """Train to the end, or until told to stop; save, and return whether it is done."""
-    config, start, train_step = program.config, int(state.step), program.train_step
-    meter = Meter(held_out.metric_log, held_out.progress, program=program)
-    to_train = _batches(program, held_out.datasets, start)
-    stop.deferred = True
-    for step in range(start + 1, config.num_steps + 1):
-        with meter.waiting():
-            host_batch = next(to_train)
-        batch = put_batch(host_batch, program.mesh)
-        if not train_step.knows(batch):
-            with meter.paused():
-                meter.compiled(train_step.compile(batch))
-        tracer.begin(step)
-        state, metrics = train_step(state, batch)
-        tracer.end(step, metrics)
-        meter.add(step, metrics, num_tokens=flops.num_tokens(batch))
-        results = None
-        if step == config.num_steps or due(step, config.eval):
-            with meter.paused():
-                results = held_out.evaluate(step, state)
-        finished = step == config.num_steps or held_out.exhausted()
-        improved = results is not None and held_out.improved()
-        leave = stop.agreed(ask=due(step, config.log)) or finished
-        if leave or improved or due(step, config.checkpoint):
-            with meter.paused():
-                checkpoints.save(state, metrics=results)
-        if due(step, config.sample) and not finished:
-            with meter.paused():
-                held_out.sample(step, state)
-        if leave:
-            break
-    checkpoints.wait()
+    run.progress.print(f"training from step {start} to {config.num_steps}")
+    data_shards = sharding.data_shards(mesh)
+    if shapes := batches.describe(run.datasets, config, data_shards=data_shards):
+        run.progress.print(shapes)
+
+    # The batch of a step depends on the step alone: resuming repeats or skips none.
+    train_batches = batches.train(
+        run.datasets,
+        config,
+        start_step=start,
+        data_shards=data_shards,
+        rows=functools.partial(local_rows, mesh),
+    )
+    train_step = run.program.train_step
+    meter = Meter(run.metric_log, run.progress, program=run.program)
+    finished = False
+    profiler = Profiler(run.directory, profile)
+    # An implicit transfer would make the host wait for the devices: it is an error but
+    # where the meter is paused.
+    with contextlib.closing(profiler), jax.transfer_guard("disallow"):
+        for step in range(start + 1, config.num_steps + 1):
+            # The next batch: read ahead by other threads, so we seldom wait for it.
+            with meter.waiting():
+                host_batch = next(train_batches)
+            batch = put_batch(host_batch, mesh)
+
+            # A shape of batch is compiled when it is first met.
+            if not train_step.knows(batch):
+                with meter.paused():
+                    meter.compiled(train_step.compile(batch))
+
+            # The step. It is only dispatched: while the devices compute it, the host
+            # prepares the next batch.
+            profiler.begin(step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = train_step(state, batch)
+            profiler.end(step, metrics)
+
+            # The log: reads the metrics of a step that the devices have done by now.
+            meter.add(step, metrics, num_tokens=flops.num_tokens(batch))
+
+            # Evaluation on the valid split.
+            evaluated = {}
+            if step == config.num_steps or _is_due(step, config.eval.every_steps):
+                with meter.paused():
+                    evaluated = run_evaluation.evaluate_split(
+                        run, "valid", state.eval_params, step=step
+                    )
+
+            # Whether to leave: at the end, where patience ends, or after a signal.
+            finished = step == config.num_steps or run_evaluation.stops_early(run)
+            sync = _is_due(step, config.log.every_steps)
+            leave = finished or stop.is_requested(sync=sync)
+
+            # A checkpoint: now and then, of the best, and before leaving.
+            best = bool(evaluated) and run_evaluation.is_best(run)
+            if leave or best or _is_due(step, config.checkpoint.every_steps):
+                with meter.paused():
+                    run.checkpoints.save(state, metrics=evaluated)
+
+            # Samples of text; after the last step they follow in `_finish`.
+            if _is_due(step, config.sample.every_steps) and not finished:
+                with meter.paused():
+                    samples.write_samples(run, state)
+
+            if leave:
+                break
+
+    run.checkpoints.wait()
     if finished:
-        held_out.finish(step, state, checkpoints)
+        _finish(run, state)
     return finished
 
 
-def _batches(program: Program, datasets: Datasets, start: int) -> Iterator[HostBatch]:
-    """Return this process's rows of the batches from a step on."""
-    return batches.train(
-        datasets,
-        program.config,
-        start_step=start,
-        data_shards=sharding.data_shards(program.mesh),
-        rows=functools.partial(local_rows, program.mesh),
+def _finish(run: Run, state: TrainState) -> None:
+    """Write the last samples and evaluate on the test split, unless that was done."""
+    if not samples.has_samples(run, int(state.step)):
+        samples.write_samples(run, state)
+    run_evaluation.evaluate_test(run, state)
+
+
+def _is_due(step: int, every_steps: int) -> bool:
+    """Return whether `step` is a multiple of `every_steps`; 0 is never."""
+    return every_steps > 0 and step % every_steps == 0
+
+
+def _explain_nonfinite(run: Run, error: NonFiniteError) -> FloatingPointError:
+    """Return the error with the samples of its step and the last good checkpoint."""
+    run.checkpoints.wait()
+    saved = run.checkpoints.steps()
+    data_shards = sharding.data_shards(run.program.mesh)
+    batch = batches.describe_step(
+        run.datasets, run.config, error.step, data_shards=data_shards
+    )
+    good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
+    return FloatingPointError(
+        f"{error}; {batch}; {good} "
+        "(config.optim.on_nonfinite='skip' leaves such updates out)"
     )
 
 
-class Every(Protocol):
-    """A section of the config that says how often."""
-
-    @property
-    def every_steps(self) -> int:
-        """Return the steps between, 0 for only at the end."""
-
-
-def due(step: int, section: Every) -> bool:
-    """Return whether the section wants its turn after this step."""
-    return section.every_steps > 0 and step % section.every_steps == 0
-
-
 class StopSignal:
-    """SIGTERM and SIGINT while training: finish the step, save, and leave.
+    """SIGTERM and SIGINT: finish the step, save, and leave.
 
-    One of several processes goes on to the next `log.every_steps`, where all leave.
-    Before `deferred` is set there is nothing to save, and they leave at once; a second
-    SIGINT does so too.
+    Until `defer` is called there is nothing to save, and a signal exits at once. After
+    it a second SIGINT does.
     """
 
     def __init__(self) -> None:
         self.requested = self.deferred = False
-        self.before: dict[int, Any] = {}
+        self.previous: dict[int, Any] = {}  # handlers
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self.before[number] = signal.signal(number, self._handle)
+                self.previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def agreed(self, *, ask: bool) -> bool:
-        """Return whether to stop; several processes do it at one step, if all `ask`.
+    def defer(self) -> None:
+        """From now on only note a signal, for `is_requested`."""
+        self.deferred = True
 
-        Asking costs them a little, so it is not done at each step.
+    def is_requested(self, *, sync: bool) -> bool:
+        """Return whether to leave after this step.
+
+        Several processes leave together: they ask each other, which costs a little, at
+        the steps where all of them `sync`.
         """
         if not processes.several_processes():
             return self.requested
-        return ask and processes.any_process(self.requested)
+        return sync and processes.any_process(self.requested)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.deferred:
@@ -223,22 +230,3 @@ class StopSignal:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-
-
-def explained(
-    error: NonFiniteError,
-    program: Program,
-    datasets: Datasets,
-    checkpoints: Checkpoints,
-) -> FloatingPointError:
-    """Return the error with the samples of its step and the last good checkpoint."""
-    config = program.config
-    checkpoints.wait()
-    saved = checkpoints.steps()
-    data_shards = sharding.data_shards(program.mesh)
-    batch = batches.describe_step(datasets, config, error.step, data_shards=data_shards)
-    good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
-    return FloatingPointError(
-        f"{error}; {batch}; {good} "
-        "(config.optim.on_nonfinite='skip' leaves such updates out)"
-    )

@@ -13,7 +13,7 @@ import optax
 
 from lmjax.config.optim import OptimConfig
 from lmjax.errors import ConfigError, nearest
-from lmjax.types import Array, Axes, Params
+from lmjax.types import Array, Axes, Params, leaf_name
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def which_learn(config: OptimConfig, axes: Axes) -> Any:
       ConfigError: a pattern that names no parameter, or none is left to learn.
     """
     names: list[str] = []
-    _map_axes(lambda path, _: names.append(_name(path)), axes)
+    _map_axes(lambda path, _: names.append(leaf_name(path)), axes)
     for leaf in ("frozen", "trainable"):
         for pattern in getattr(config, leaf):
             if not fnmatch.filter(names, pattern):
@@ -91,7 +91,7 @@ def which_learn(config: OptimConfig, axes: Axes) -> Any:
 
     def learns(path: Any, _: Any) -> bool:
         def named(patterns: Sequence[str]) -> bool:
-            return any(fnmatch.fnmatchcase(_name(path), p) for p in patterns)
+            return any(fnmatch.fnmatchcase(leaf_name(path), p) for p in patterns)
 
         return named(config.trainable) or not named(config.frozen)
 
@@ -217,10 +217,6 @@ OPTIMIZERS = {
 
 def _decayed(config: OptimConfig, axes: Axes) -> Params:
     return _map_axes(lambda path, _: _kind(path) in config.decay_kinds, axes)
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _kind(path: Any) -> str:

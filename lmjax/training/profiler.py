@@ -11,35 +11,35 @@ from lmjax.types import Metrics
 log = logging.getLogger(__name__)
 
 
-class Tracer:
-    """Writes a profiler trace of the steps asked for to the workdir's `profile/`.
+class Profiler:
+    """Writes a profiler trace of some steps to the workdir's `profile/`.
 
-    A run that resumes among them traces the rest, one that stops among them what it
-    did of them.
+    A run that resumes among these steps traces the rest of them, and a run that stops
+    among them those that it did.
     """
 
     def __init__(self, workdir: Path, steps: range) -> None:
         self.directory, self.steps = workdir / "profile", steps
-        self.running = self.wrote = False
-        self.metrics: Metrics = {}  # of the last step, which end with it
+        self.running = self.started = False
+        self.metrics: Metrics = {}  # of the last step: ready when the step is done
 
     def begin(self, step: int) -> None:
-        """Trace from here if this step is the first of those asked for."""
-        if step in self.steps and not self.wrote and processes.is_first():
+        """Start the trace if this is the first of the steps."""
+        if step in self.steps and not self.started and processes.is_first():
             jax.profiler.start_trace(str(self.directory))
-            self.running = self.wrote = True
+            self.running = self.started = True
 
     def end(self, step: int, metrics: Metrics) -> None:
-        """Trace until here if this step is the last of those asked for."""
+        """Write the trace if this is the last of the steps."""
         self.metrics = metrics
         if self.running and step + 1 not in self.steps:
             self._stop()
 
     def close(self) -> None:
-        """Write what there is of a trace."""
+        """Write a trace that is still running; warn if none was written."""
         if self.running:
             self._stop()
-        elif self.steps and not self.wrote and processes.is_first():
+        elif self.steps and not self.started and processes.is_first():
             first, last = self.steps[0], self.steps[-1]
             log.warning("--profile: steps %d to %d were not trained now", first, last)
 

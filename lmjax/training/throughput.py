@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl, TensorBoard, and the console."""
+"""Training metrics and throughput, read from the devices without waiting for them."""
 
 import collections
 import contextlib
@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
+from lmjax.progress import ProgressBar
 from lmjax.run.metric_log import MetricLog
 from lmjax.training.compiled import Program
 from lmjax.training.hardware import peak_bytes, peak_flops
-from lmjax.training.progress import ProgressLine
 from lmjax.types import Metrics
 
-# Steps that the device may be ahead of what the host has read: enough that it never
-# waits for the host, few enough that batches do not pile up.
+# Steps that are dispatched before the metrics of the first of them are read: so many
+# that the devices never wait for the host, so few that batches do not pile up.
 STEPS_IN_FLIGHT = 2
 
 log = logging.getLogger(__name__)
@@ -34,19 +34,19 @@ class NonFiniteError(RuntimeError):
 
 
 class Meter:
-    """Reads the metrics of each step a little late, so that the device never waits.
+    """Reads the metrics of each step two steps later, when they are ready.
 
-    Written every `log.every_steps`: the metrics of that very step (so that a resumed
-    run logs the same), and, over the steps since the last writing, `padding`,
-    `step_seconds`, `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (model
-    FLOPs utilisation, where the device's peak is known), `data_wait_seconds` and
-    `peak_bytes`; after a compilation `compile_seconds`, and `num_compilations` so far.
+    Logs every `log.every_steps` the metrics of that step (so that a resumed run logs
+    the same) and, over the steps since the last log line, `padding`, `step_seconds`,
+    `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (model FLOPs utilization,
+    where the peak of the device is known), `data_wait_seconds` and `peak_bytes`; after
+    a compilation also `compile_seconds`, and `num_compilations` so far.
     """
 
     def __init__(
         self,
         metric_log: MetricLog,
-        progress: ProgressLine,
+        progress: ProgressBar,
         *,
         program: Program,
     ) -> None:
@@ -61,7 +61,7 @@ class Meter:
         self.mark = time.perf_counter()
 
     def compiled(self, seconds: float) -> None:
-        """Note that the step was compiled for one more shape of batch."""
+        """Count a compilation of the step for one more shape of batch."""
         self.compile_seconds += seconds
         self.num_compilations += 1
 
@@ -74,18 +74,22 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Read all that is outstanding, and do not count the time inside."""
+        """Read all outstanding metrics; inside, the clock stands still.
+
+        The devices wait for the host inside, so transfers between them are allowed.
+        """
         while self.unread:
             self._read()
         begin = time.perf_counter()
-        yield
+        with jax.transfer_guard("allow"):
+            yield
         self.mark += time.perf_counter() - begin
 
     def add(self, step: int, metrics: Metrics, *, num_tokens: int) -> None:
-        """Take the metrics of a step that has been dispatched, and its batch's tokens.
+        """Add the metrics of a step that was dispatched, to be read later.
 
         Raises:
-          NonFiniteError: an earlier step went wrong, and the config says to stop.
+          NonFiniteError: of an earlier step, if the config says to stop.
         """
         self.unread.append((step, num_tokens, metrics))
         if len(self.unread) > STEPS_IN_FLIGHT:
@@ -107,11 +111,12 @@ class Meter:
         if not finite and self.config.optim.on_nonfinite == "stop":
             raise NonFiniteError(step, values)
         if step % self.config.log.every_steps == 0 or step == self.config.num_steps:
-            values |= self._speed()
+            values |= self._throughput()
             self.metric_log.write(step, "train", values)
-            self.progress.update(step, values)
+            speed = f"{values['tokens_per_second']:,.0f} tokens/s"
+            self.progress.update(step, f"loss {values['loss']:.4f}  {speed}")
 
-    def _speed(self) -> dict[str, float]:
+    def _throughput(self) -> dict[str, float]:
         now = time.perf_counter()
         seconds = (now - self.mark) / self.steps_timed
         tokens = self.num_tokens / (now - self.mark)

@@ -238,7 +238,7 @@ def test_an_error_of_the_system_is_one_line(run, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
 
-    monkeypatch.setattr("lmjax.cli.report.evaluate_workdir", full)
+    monkeypatch.setattr("lmjax.training.evaluate_workdir.evaluate_workdir", full)
     code, _, stderr = run_cli(capsys, "eval", f"--workdir={run}")
     assert (code, stderr) == (2, "error: /some/file: No space left on device\n")
 

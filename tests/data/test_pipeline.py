@@ -350,7 +350,7 @@ def test_a_damaged_tokenizer_is_one_line(corpus, tmp_path):
     pipeline.prepare(config, workdir=work)
     (work / "tokenizer" / "lmjax_tokenizer.json").write_text("[]")
     for prepare in (go_on, lambda c, w: pipeline.prepare(c, workdir=w)):
-        with pytest.raises(UserError, match=r"tokenizer\.json: cannot be used"):
+        with pytest.raises(UserError, match=r"tokenizer\.json: not a JSON object"):
             prepare(config, work)
 
 

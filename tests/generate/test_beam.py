@@ -17,7 +17,7 @@ from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
-from lmjax.generate.writer import way_to_write
+from lmjax.generate.writer import choose_decoding
 from lmjax.nn.decode_state import take_beams
 from lmjax.parallel import sharding
 
@@ -291,4 +291,4 @@ def test_any_model_with_a_decode_state_can_be_searched(tiny):
 )
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
-        way_to_write(**{"num_beams": 4, **options})
+        choose_decoding(**{"num_beams": 4, **options})

@@ -7,7 +7,7 @@ import pytest
 from lmjax.config.experiment import MeshConfig
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import ConfigError, UserError
-from lmjax.inference.language_model import LanguageModel, _default_mesh
+from lmjax.inference.language_model import LanguageModel
 from lmjax.parallel import sharding
 
 ATTENTIVE = ("bahdanau", "luong")
@@ -218,16 +218,3 @@ def test_on_a_mesh_it_says_the_same(lm, make_lm):
     assert split.generate(prompts, **options) == lm.generate(prompts, **options)
     for a, b in zip(split.score(prompts), lm.score(prompts), strict=True):
         assert a == pytest.approx(b, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "dim", "shape"),
-    [
-        ({"data": 1, "fsdp": 4, "tensor": 2}, 32, (1, 4, 2)),
-        ({"data": 1, "fsdp": 256}, 32, (1, 8, 1)),  # trained elsewhere: parts
-        ({"data": 1, "fsdp": 6}, 36, (8, 1, 1)),  # that do not divide: copies
-    ],
-)
-def test_the_mesh_of_a_run_is_taken_where_it_fits(tiny, sizes, dim, shape):
-    mesh = _default_mesh(MeshConfig(**sizes), tiny("llama", dim=dim, head_dim=8))
-    assert tuple(mesh.shape.values()) == shape

@@ -233,7 +233,7 @@ def test_mistakes_leave_nothing_behind(directory, tmp_path, capsys):
     path.write_text(json.dumps(values | {"num_hidden_layers": 1}))
     refused("are no part of the model")
     path.unlink()
-    refused("config.json: No such file")
+    refused("config.json: cannot be read: No such file")
 
 
 def test_what_is_there_is_left_alone(directory, tmp_path, capsys):

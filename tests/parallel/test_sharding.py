@@ -194,7 +194,7 @@ def test_mesh_sizes(mesh, num_devices, sizes):
 def test_rows_that_do_not_divide():
     mesh = make_mesh((2, 2, 1))
     sharding.check_rows("config.batch_size", 8, mesh)
-    with pytest.raises(UserError, match=r"config\.batch_size = 6: .* the 4 parts"):
+    with pytest.raises(UserError, match=r"config\.batch_size = 6: .* the 4 shards"):
         sharding.check_rows("config.batch_size", 6, mesh)
 
 
@@ -224,7 +224,7 @@ def test_rows_are_sorted_where_they_are():
     mesh, x = make_mesh((2, 2, 1)), np.random.default_rng(0).standard_normal((8, 50))
     best = functools.partial(jax.lax.top_k, k=3)
     with jax.set_mesh(mesh):
-        find = jax.jit(functools.partial(sharding.by_rows, best))
+        find = jax.jit(functools.partial(sharding.map_row_shards, best))
         split = jax.device_put(jnp.asarray(x), sharding.batch_sharding(mesh))
         found, places = find(split)
         assert "all-gather" not in find.lower(split).compile().as_text()
@@ -232,3 +232,18 @@ def test_rows_are_sorted_where_they_are():
     np.testing.assert_array_equal(places, np.argsort(-x, axis=1)[:, :3])
     np.testing.assert_array_equal(whole, places[:3])
     assert found.sharding.shard_shape(found.shape) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dim", "shape"),
+    [
+        ({"data": 1, "fsdp": 4, "tensor": 2}, 32, (1, 4, 2)),
+        ({"data": 1, "fsdp": 256}, 32, (1, 8, 1)),  # trained elsewhere: parts
+        ({"data": 1, "fsdp": 6}, 36, (8, 1, 1)),  # that do not divide: copies
+    ],
+)
+def test_the_first_mesh_that_fits_is_taken(tiny, sizes, dim, shape):
+    model = tiny("llama", dim=dim, head_dim=8)
+    candidates = (MeshConfig(**sizes), MeshConfig(data=1, fsdp=-1))
+    mesh = sharding.fitting_mesh(candidates, axes=model.axes, shapes=model.shapes)
+    assert tuple(mesh.shape.values()) == shape

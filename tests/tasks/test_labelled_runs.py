@@ -18,6 +18,7 @@ from lmjax.errors import UserError
 from lmjax.inference import predict_file
 from lmjax.run import workdir
 from lmjax.training import init_from, loop
+from lmjax.training.evaluate_workdir import evaluate_workdir
 
 TINY = {
     "num_steps": 24,
@@ -138,11 +139,11 @@ def test_eval_reads_other_text_with_the_labels_of_the_run(finished, files, tmp_p
     path = tmp_path / "other.jsonl"
     path.write_text('{"text": "good", "label": "pos"}\n')
     overrides = [f"data.valid_path={path}", "data.test_path="]
-    (row,) = report.evaluate_workdir(finished, step=None, overrides=overrides)
+    (row,) = evaluate_workdir(finished, step=None, overrides=overrides)
     assert row["accuracy"] in (0.0, 1.0)
     path.write_text('{"text": "good", "label": "posh"}\n')
     with pytest.raises(UserError, match=r"label 'posh': not seen.*mean 'pos'"):
-        next(report.evaluate_workdir(finished, step=None, overrides=overrides))
+        next(evaluate_workdir(finished, step=None, overrides=overrides))
 
 
 def predict(workdir, source, target, *flags):
@@ -153,7 +154,7 @@ def predict(workdir, source, target, *flags):
 def test_predictions_keep_the_order_and_go_on(
     finished, files, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(predict_file, "_AT_ONCE", 8)
+    monkeypatch.setattr(predict_file, "_BLOCK_SIZE", 8)
     source, whole = files / "test.jsonl", tmp_path / "whole.jsonl"
     assert predict(finished, source, whole) == 0
     answers = [*map(json.loads, whole.read_text().splitlines())]
@@ -170,11 +171,13 @@ def test_predictions_keep_the_order_and_go_on(
     )
     assert right == pytest.approx(metrics(finished, "test")[-1]["accuracy"])
     before = whole.read_bytes()
-    monkeypatch.setattr(predict_file, "load", None)  # what is there needs no model
+    monkeypatch.setattr(
+        predict_file, "restore_language_model", None
+    )  # what is there needs no model
     assert predict(finished, source, whole) == 0
-    assert "has all 19 answers; nothing is left to do" in caplog.text
+    assert "has all 19 predictions" in caplog.text
     monkeypatch.undo()
-    monkeypatch.setattr(predict_file, "_AT_ONCE", 8)
+    monkeypatch.setattr(predict_file, "_BLOCK_SIZE", 8)
     whole.write_bytes(before[:-300])  # cut off within a line, and within eight
     assert predict(finished, source, whole) == 0
     assert whole.read_bytes() == before
@@ -193,7 +196,7 @@ def test_mistakes_in_what_is_to_be_predicted(finished, tmp_path, capsys):
     assert "in.jsonl:4: not JSON" in lines[3]["error"]
     source.write_text('{"text": "good"}\n')
     assert predict(finished, source, target) == 2
-    assert "made from something else: input was '" in capsys.readouterr().err
+    assert "input was '" in capsys.readouterr().err
     texts = tmp_path / "in.txt"
     texts.write_text("good\n")
     assert predict(finished, texts, tmp_path / "texts.jsonl") == 2
@@ -276,7 +279,7 @@ def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
     last = metrics(run, "valid")[-1]
     assert {"loss", "accuracy", "precision", "recall", "f1"} <= last.keys()
     assert last["f1"] > 0.9
-    (again,) = report.evaluate_workdir(run, step=None, overrides=["data.num_buckets=1"])
+    (again,) = evaluate_workdir(run, step=None, overrides=["data.num_buckets=1"])
     assert again["f1"] == last["f1"]
     lm = lmjax.load(run)
     answers = lm.predict([{"tokens": ["Ann", "Lee", "met"]}, "in Ulm"])

@@ -6,9 +6,10 @@ import random
 import pytest
 
 import lmjax
-from lmjax.cli import main, report
+from lmjax.cli import main
 from lmjax.config.experiment import parse
 from lmjax.training import loop
+from lmjax.training.evaluate_workdir import evaluate_workdir
 
 NAMES, VERBS = ["Al", "Bo", "Cy", "Di"], ["hit", "saw"]
 KINDS = {
@@ -78,7 +79,7 @@ def test_roles_are_learnt_and_scored(files, tmp_path, kind, capsys):
     (last,) = [row for row in lines if row["split"] == "valid"]
     assert last["f1"] > 0.9
     overrides = ["data.num_buckets=1", "eval.batch_size=24"]
-    (again,) = report.evaluate_workdir(run, step=None, overrides=overrides)
+    (again,) = evaluate_workdir(run, step=None, overrides=overrides)
     for name in ("loss", "accuracy", "f1"):
         assert again[name] == pytest.approx(last[name], 1e-5), name
     words = ["saw", "Al", "Bo", "hit", "Bo", "Al"]

@@ -14,6 +14,7 @@ from lmjax.config import task as task_lib
 from lmjax.config.experiment import parse
 from lmjax.errors import UserError
 from lmjax.training import loop
+from lmjax.training.evaluate_workdir import evaluate_workdir
 
 LETTERS = "bcdefghijklmnopqrstuvwxy"
 
@@ -107,7 +108,7 @@ def test_evaluation_is_the_same_whatever_buckets_and_mesh(finished, monkeypatch)
         (one, ["mesh.data=1", "mesh.fsdp=1"]),
     ):
         monkeypatch.setattr(jax, "devices", lambda *_, devices=devices: devices)
-        for row in report.evaluate_workdir(finished, step=None, overrides=overrides):
+        for row in evaluate_workdir(finished, step=None, overrides=overrides):
             for name in ("loss", "exact_match", "f1"):
                 expected = before[row["split"]][name]
                 assert row[name] == pytest.approx(expected, 1e-4, 1e-6), name
@@ -149,7 +150,7 @@ def test_a_bidirectional_network_learns_that_some_have_no_answer(sections, tmp_p
     assert [answer["answer"] for answer in answers] == ["", "bcd"]
     assert answers[0]["start"] is None
     never = ["task.no_answer_threshold=1e9"]
-    (row, _) = report.evaluate_workdir(tmp_path, step=None, overrides=never)
+    (row, _) = evaluate_workdir(tmp_path, step=None, overrides=never)
     assert row["f1"] <= 2 / 3  # now each third answer is wrong
 
 

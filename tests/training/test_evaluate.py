@@ -10,7 +10,7 @@ from lmjax.config.task import PredictionTaskConfig
 from lmjax.errors import UserError
 from lmjax.metrics.classification import results
 from lmjax.parallel import sharding
-from lmjax.parallel.batch import fetched
+from lmjax.parallel.batch import device_get_ahead
 from lmjax.training import evaluate, loop
 from lmjax.training.compiled import make_program
 
@@ -102,6 +102,6 @@ def test_a_best_metric_needs_a_valid_split(tmp_path):
 def test_results_are_read_while_the_device_is_two_ahead():
     begun = []
     results = (begun.append(i) or np.array(i) for i in range(5))
-    read = [(int(result), len(begun)) for result in fetched(results)]
+    read = [(int(result), len(begun)) for result in device_get_ahead(results)]
     assert read == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
-    assert [*fetched(iter(()))] == []
+    assert [*device_get_ahead(iter(()))] == []

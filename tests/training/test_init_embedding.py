@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lmjax
-from lmjax.cli import main, report
+from lmjax.cli import main
 from lmjax.config.experiment import parse
 from lmjax.data import pipeline
 from lmjax.data.tokenizers.word_vectors import WordVectors
@@ -18,6 +18,7 @@ from lmjax.errors import UserError
 from lmjax.parallel import processes, sharding
 from lmjax.training import init_embedding, init_from, loop
 from lmjax.training.compiled import make_program
+from lmjax.training.evaluate_workdir import evaluate_workdir
 
 pytest.importorskip("tokenizers")
 
@@ -229,7 +230,7 @@ def test_frozen_rows_stay_and_others_learn(finished, make, begin, tmp_path):
 def test_evaluation_is_exact_whatever_the_buckets(finished):
     expected = [metrics(finished, split)[-1] for split in ("valid", "test")]
     for override in ("data.num_buckets=1", "eval.batch_size=40"):
-        found = report.evaluate_workdir(finished, step=None, overrides=[override])
+        found = evaluate_workdir(finished, step=None, overrides=[override])
         for row, before in zip(found, expected, strict=True):
             for name in ("loss", "accuracy", "macro_f1"):
                 assert row[name] == pytest.approx(before[name], 1e-5, 1e-6), name

@@ -280,8 +280,8 @@ def test_a_full_disk_spares_the_earlier_checkpoint(tmp_path, tiny, monkeypatch):
 
 
 def test_a_workdir_has_one_owner(tmp_path, tiny):
-    code = "import sys, pathlib; from lmjax import workdir\n"
-    code += "with workdir.locked(pathlib.Path(sys.argv[1])):\n"
+    code = "import sys, pathlib; from lmjax.run import workdir\n"
+    code += "with workdir.hold(pathlib.Path(sys.argv[1])):\n"
     code += "    print('held', flush=True); sys.stdin.read()\n"
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(

@@ -24,13 +24,12 @@ from lmjax.cli.main import main
 from lmjax.config.experiment import parse
 from lmjax.data import pipeline
 from lmjax.errors import UserError
+from lmjax.progress import ProgressBar
 from lmjax.run import workdir
 from lmjax.run.checkpoint import save_params
 from lmjax.run.metric_log import MetricLog, json_line
-from lmjax.training import loop
+from lmjax.training import loop, samples
 from lmjax.training.evaluate import evaluations_since_best
-from lmjax.training.evaluation_hooks import HeldOut
-from lmjax.training.progress import ProgressLine
 
 FIXTURES = (corpus, finished, tiny)
 # The best is the highest loss: that of the first evaluation, after step 3.
@@ -65,7 +64,7 @@ def test_a_prompt_of_too_many_tokens_is_refused_before_training(
 
 def test_a_run_is_saved_before_it_samples(tmp_path, tiny, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(HeldOut, "sample", lambda *_: kill())
+        patch.setattr(samples, "write_samples", lambda *_: kill())
         with pytest.raises(Killed):
             loop.train(tiny(), tmp_path)
     assert 12 in steps(tmp_path)
@@ -170,7 +169,7 @@ def test_another_state_is_told_from_a_damaged_one(tmp_path, tiny, finished):
 
 def test_another_shape_is_named(tmp_path, tiny, monkeypatch):
     assert loop.train(tiny("num_steps=2"), tmp_path)
-    monkeypatch.setattr(workdir, "refuse_other_run", lambda *_: None)
+    monkeypatch.setattr(workdir, "check_same_run", lambda *_: None)
     with pytest.raises(UserError, match=r"params\.decoder.* is \(2, 16.* not \(2, 8"):
         loop.train(tiny("model.dim=8"), tmp_path)
     assert steps(tmp_path) == {2}
@@ -223,16 +222,16 @@ def test_the_cursor_comes_back_whatever_ends_a_run(
     tmp_path, tiny, finished, monkeypatch
 ):
     closed = []
-    close = ProgressLine.close
+    close = ProgressBar.close
 
     def noted(self):
-        closed.append(self)
+        closed.extend([self] * (self.title == "step"))
         close(self)
 
-    monkeypatch.setattr(ProgressLine, "close", noted)
+    monkeypatch.setattr(ProgressBar, "close", noted)
     assert loop.train(tiny(), finished)
     assert len(closed) == 1
-    monkeypatch.setattr(HeldOut, "check", lambda self: kill())
+    monkeypatch.setattr(samples, "check_prompts", lambda run: kill())
     with pytest.raises(Killed):
         loop.train(tiny(), tmp_path)
     assert len(closed) == 2

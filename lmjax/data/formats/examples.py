@@ -7,14 +7,14 @@ import csv
 import functools
 import io
 import itertools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from lmjax.data.sources.documents import decode, digest, reading
 from lmjax.data.sources.files import Lines, OnDisk
 from lmjax.errors import ConfigError, UserError
+from lmjax.fileio import parse_json_line
 
 Example = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ class JsonExamples(Lines):
     # Lines are texts; here each is read further.
     def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
         text = super().__getitem__(index).removeprefix("\ufeff")
-        return json_object(text, where=lambda: self.where(index))
+        return parse_json_line(text, where=lambda: self.where(index))
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
@@ -202,23 +202,6 @@ class ParallelExamples(InMemory):
             )
             for i, pair in enumerate(itertools.zip_longest(*texts), start=1)
         ]
-
-
-def json_object(text: str, *, where: Callable[[], str]) -> dict[str, Any]:
-    """Return the object that a line of JSON holds; `where` names the line.
-
-    Raises:
-      ConfigError: it holds none.
-    """
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where()}: not JSON: {error}") from error
-    except (ValueError, RecursionError) as error:  # huge numbers, deep brackets
-        raise ConfigError(f"{where()}: cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise ConfigError(f"{where()}: not a JSON object")
-    return record
 
 
 def add_location(error: UserError, where: str) -> UserError:

@@ -1,6 +1,5 @@
 """Questions about texts, in the files of SQuAD (Rajpurkar et al. 2016, 2018)."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from lmjax.data.sources.documents import digest
 from lmjax.data.sources.files import OnDisk
 from lmjax.errors import ConfigError
+from lmjax.fileio import parse_json
 
 
 class SquadExamples(OnDisk):
@@ -47,13 +47,7 @@ class SquadExamples(OnDisk):
 
     def _read(self, file: Path) -> Any:
         text = self._text(file).removeprefix("\ufeff")
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            where = f"{file}:{error.lineno}"
-            raise ConfigError(f"{where}: not JSON: {error.msg}") from error
-        except (ValueError, RecursionError) as error:  # huge numbers, deep brackets
-            raise ConfigError(f"{file}: cannot be read: {error}") from error
+        return parse_json(text, file=file)
 
 
 def _questions(record: Any, *, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

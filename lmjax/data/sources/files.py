@@ -3,7 +3,6 @@
 import functools
 import glob
 import hashlib
-import json
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from lmjax.data.sources.documents import decode, digest, expanded, reading
 from lmjax.data.sources.line_index import LineIndex
 from lmjax.errors import ConfigError, nearest
+from lmjax.fileio import parse_json_line
 
 _WHOLE_BYTES = 256 << 20
 _END_BYTES = 64 << 10
@@ -158,18 +158,8 @@ class JsonLines(Lines):
         self._field = field
 
     def __getitem__(self, index: int, /) -> str:
-        try:
-            record = json.loads(super().__getitem__(index))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{self.where(index)}: not JSON: {error}") from error
-        except (ValueError, RecursionError) as error:  # huge numbers, deep brackets
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(
-                f"{self.where(index)}: cannot be read: {error}"
-            ) from error
-        if not isinstance(record, dict):
-            raise ConfigError(f"{self.where(index)}: not a JSON object")
+        line = super().__getitem__(index)
+        record = parse_json_line(line, where=lambda: self.where(index))
         if not isinstance(record.get(self._field), str):
             raise ConfigError(self._no_text(index, record))
         text = record[self._field]

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lmjax.data.formats.examples import (
 from lmjax.data.stores.token_store import MANIFEST
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError, UserError
-from lmjax.fileio import locked, one_line_errors
+from lmjax.fileio import lock, open_atomic, write_errors, write_json
 
 KEPT = "examples.jsonl"
 TEXTS = ("tokens", "source", "target")  # the columns that hold tokens of text
@@ -128,7 +128,7 @@ def build_example_store(
         can, or the directory cannot be written.
     """
     directory = Path(directory)
-    with one_line_errors(directory), locked(directory):
+    with write_errors(directory), lock(directory):
         store = _open_if_current(directory, part.identity(tokenizer))
         if store is None:
             (directory / MANIFEST).unlink(missing_ok=True)
@@ -191,7 +191,7 @@ def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
         "num_skipped": len(bad),
         "columns": [*columns],
     }
-    _write_whole(directory / MANIFEST, manifest)
+    write_json(directory / MANIFEST, manifest, indent=1)
 
 
 @contextlib.contextmanager
@@ -207,16 +207,8 @@ def _kept(
 
 
 def _save(file: Path, array: np.ndarray) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("wb") as out:
+    with open_atomic(file) as out:
         np.save(out, array)
-    partial.replace(file)
-
-
-def _write_whole(file: Path, manifest: Mapping[str, Any]) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(manifest, indent=1) + "\n")
-    partial.replace(file)
 
 
 def _open_if_current(directory: Path, made_from: str) -> ExampleStore | None:

@@ -9,7 +9,7 @@ from lmjax.data.stores import example_store
 from lmjax.data.stores.example_store import ExampleStore
 from lmjax.data.stores.token_store import TokenStore
 from lmjax.errors import ConfigError
-from lmjax.fileio import locked, one_line_errors
+from lmjax.fileio import lock, write_errors, write_json
 
 _NOTE = "stores.json"
 
@@ -21,13 +21,8 @@ def note(workdir: str | Path, stores: Mapping[str, Sequence[Any]]) -> None:
         split: [_name(store.directory, directory) for store in parts]
         for split, parts in stores.items()
     }
-    text = json.dumps(noted, indent=1) + "\n"
-    file = directory / _NOTE
-    with one_line_errors(directory), locked(directory):
-        if not file.exists() or file.read_text() != text:
-            partial = directory / f"{_NOTE}.partial"
-            partial.write_text(text)
-            partial.replace(file)
+    with write_errors(directory), lock(directory):
+        write_json(directory / _NOTE, noted, indent=1)
 
 
 def open_held_out(workdir: str | Path) -> dict[str, list[Any]] | None:

@@ -5,19 +5,16 @@ vouch for its files, come last. So a build that was cut off goes on where it sto
 and several jobs can share one: `build_shards` in each, then `finish`.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +29,7 @@ from lmjax.data.stores.token_store import (
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
-from lmjax.fileio import locked, one_line_errors
+from lmjax.fileio import lock, open_atomic, write_errors
 
 # Characters encoded at once; a document of twice as many is cut. SentencePiece takes
 # 30 to 100 bytes of memory for each. The ids of what is cut depend on it, so the
@@ -105,7 +102,7 @@ def count(parts: Sequence[Part], *, num_tokens: int) -> Counts:
 
 _SHARD_BYTES = 2_000_000  # of text; a smaller corpus is not worth a process
 _MAX_SHARDS = 1024
-_QUIET_SECONDS = 3.0  # a shorter build shows no progress
+_PROGRESS_DELAY = 3.0  # seconds before a progress bar is shown
 
 _log = logging.getLogger(__name__)
 
@@ -219,7 +216,7 @@ def build_token_store(
     Raises:
       ConfigError: a document cannot be read, or the directory cannot be written.
     """
-    with one_line_errors(directory), locked(Path(directory)):
+    with write_errors(directory), lock(Path(directory)):
         store = _open_if_current(Path(directory), store_identity(documents, tokenizer))
         if store is not None:
             return store
@@ -238,7 +235,7 @@ def build_shards(
 
     Shards that are complete and up to date are left as they are.
     """
-    with one_line_errors(plan.directory):
+    with write_errors(plan.directory):
         plan.directory.mkdir(parents=True, exist_ok=True)
         _build(plan, shards, num_workers=num_workers, label=label)
 
@@ -252,7 +249,7 @@ def finish(plan: Plan) -> TokenStore:
     missing = [s for s in range(plan.num_shards) if plan.finished(s) is None]
     if missing:
         raise ConfigError(f"{plan.directory}: shards {missing} are still to be built")
-    with one_line_errors(plan.directory), locked(plan.directory):
+    with write_errors(plan.directory), lock(plan.directory):
         return _finish(plan)
 
 
@@ -277,7 +274,11 @@ def _build(plan: Plan, shards: Sequence[int], *, num_workers: int, label: str) -
         else _build_in_processes(plan, todo, num_workers=num_workers)
     )
     total = sum(len(plan.documents_of(shard)) for shard in todo)
-    _show_progress(done, total=total, label=label)
+    from lmjax.progress import ProgressBar
+
+    with ProgressBar(f"tokenizing {label}", total=total, delay=_PROGRESS_DELAY) as bar:
+        for num_documents in done:
+            bar.advance(num_documents)
 
 
 def _build_in_processes(
@@ -324,16 +325,16 @@ def _build_shard(plan: Plan, shard: int) -> int:
     files = plan.files(shard)
     files.counts.unlink(missing_ok=True)
     counts, offsets = Counts(), [np.zeros(0, np.int64)]
-    with _written_whole(files.tokens) as out:
+    with open_atomic(files.tokens) as out:
         for parts in batches(plan.documents, plan.documents_of(shard)):
             tokens, starts = join(parts, tokenizer=plan.tokenizer)
             offsets.append(starts + counts.num_tokens)
             counts += count(parts, num_tokens=len(tokens))
             out.write(tokens.astype(plan.dtype).tobytes())
-    with _written_whole(files.offsets) as out:
+    with open_atomic(files.offsets) as out:
         out.write(np.concatenate(offsets).astype("<i8").tobytes())
     noted = {"made_from": plan.made_from, "counts": dataclasses.asdict(counts)}
-    with _written_whole(files.counts) as out:
+    with open_atomic(files.counts) as out:
         out.write(json.dumps(noted).encode())
     return counts.num_documents
 
@@ -349,7 +350,7 @@ def _finish(plan: Plan) -> TokenStore:
         "dtype": plan.dtype.str,
         "shards": [dataclasses.asdict(shard) for shard in shards if shard],
     }
-    with _written_whole(plan.directory / MANIFEST) as out:
+    with open_atomic(plan.directory / MANIFEST) as out:
         out.write(json.dumps(manifest, indent=1).encode())
     _remove_leftovers(plan)
     return TokenStore(plan.directory)
@@ -361,37 +362,3 @@ def _remove_leftovers(plan: Plan) -> None:
     for file in plan.directory.glob("?????-of-?????.*"):
         if file.name.partition(".")[0] not in stems or file.suffix == ".partial":
             file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _written_whole(file: Path) -> Iterator[Any]:
-    """Open a file that appears under its name only once it is whole and on disk."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _show_progress(done: Iterable[int], *, total: int, label: str) -> None:
-    """Work through `done`, which counts documents; show a bar if it takes long."""
-    began, finished = time.monotonic(), 0
-    done = iter(done)
-    for count in done:
-        finished += count
-        if time.monotonic() - began > _QUIET_SECONDS:
-            break
-    else:
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"tokenizing {label}", total=total, completed=finished)
-        for count in done:
-            progress.advance(task, count)

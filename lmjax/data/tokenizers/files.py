@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.errors import ConfigError
+from lmjax.fileio import read_json, write_bytes
 
 MANIFEST = "lmjax_tokenizer.json"
 
@@ -13,15 +14,7 @@ MANIFEST = "lmjax_tokenizer.json"
 def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     """Return what `save` noted; None where no tokenizer is."""
     file = Path(directory) / MANIFEST
-    try:
-        manifest = json.loads(file.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(manifest, dict):
-        raise ConfigError(f"{file}: cannot be used: holds {type(manifest).__name__}")
-    return manifest
+    return read_json(file) if file.exists() else None
 
 
 def write_manifest(directory: str | Path, **fields: Any) -> None:
@@ -34,9 +27,7 @@ def write_files(directory: str | Path, files: Mapping[str, bytes]) -> None:
     """Write files, each of them whole or not at all."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        partial = Path(directory) / f"{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(Path(directory) / name)
+        write_bytes(Path(directory) / name, content)
 
 
 def read_file(file: Path) -> bytes:

@@ -50,7 +50,7 @@ def test_the_fingerprint_is_that_of_the_contents(tmp_path):
     [
         ('{"data": [\n1,}', r"a\.json:2: not JSON: "),
         ("[" * 99999, r"a\.json: cannot be read"),
-        ("[1]", r"not SQuAD's JSON: the file has no list 'data'"),
+        ("[1]", r"a\.json: not a JSON object"),
         ([1], r"not SQuAD's JSON: data\[0\] has no list 'paragraphs'"),
         ([{"paragraphs": [{"context": "a"}]}], r"paragraphs\[0\] has no list 'qas'"),
         ([{"paragraphs": [{"qas": [{}]}]}], r"paragraphs\[0\] has no 'context'"),

@@ -213,7 +213,7 @@ def test_two_builders_do_not_collide(tmp_path, corpus):
 
 
 def test_a_long_build_shows_progress(make_store, monkeypatch, capsys):
-    monkeypatch.setattr(token_store_builder, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(token_store_builder, "_PROGRESS_DELAY", 0.0)
     make_store(["a", "b", "c"])
     assert "tokenizing store" in capsys.readouterr().err
 

@@ -1,13 +1,13 @@
 """The files of a Hugging Face directory that make its tokenizer."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lmjax.data.tokenizers.files import read_file
 from lmjax.errors import ConfigError
+from lmjax.fileio import parse_json, read_json
 
 # The files that a tokenizer may be in; the first that are all there are taken.
 LAYOUTS: tuple[tuple[str, ...], ...] = (
@@ -83,7 +83,7 @@ class Origin:
 
     def json_object(self, name: str) -> dict[str, Any]:
         """Return the JSON object that a file holds."""
-        return _json_object(self.path / name, self.files[name])
+        return parse_json(self.files[name], file=self.path / name)
 
     def token(self, role: str) -> str | None:
         """Return what is named `eos_token` and the like, for a role `eos`."""
@@ -143,7 +143,7 @@ def open_origin(path: Path, *, name: str) -> Origin:
     wanted = _ORIGINALS if path.is_dir() else set(_TOKENIZER_SETTINGS)
     files = {n: read_file(file) for n, file in held.items() if n in wanted}
     settings = {
-        n: _json_object(held[n], read_file(held[n])) if n in held else {}
+        n: read_json(held[n]) if n in held else {}
         for n in (*_TOKENIZER_SETTINGS, *_MODEL_SETTINGS)
     }
     return Origin(
@@ -163,13 +163,3 @@ def _chosen(path: Path, name: str) -> dict[str, bytes]:
         return {usual: path.read_bytes()}
     except OSError as error:
         raise ConfigError(f"{leaf}: cannot be read: {error.strerror}") from error
-
-
-def _json_object(file: Path, text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{file}: cannot be read: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{file}: cannot be used: not a JSON object")
-    return value

@@ -1,0 +1,83 @@
+"""One training run: what stays the same from its first step to its last."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmjax.config.experiment import Config
+from lmjax.data.datasets import Datasets
+from lmjax.generate.decode import Generator
+from lmjax.parallel import processes
+from lmjax.progress import ProgressBar
+from lmjax.run.checkpoint import Checkpoints
+from lmjax.run.metric_log import MetricLog
+from lmjax.training import init_embedding
+from lmjax.training.compiled import Program
+from lmjax.training.evaluate import Evaluation
+from lmjax.training.init_from import initial_state
+from lmjax.types import TrainState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """The compiled functions, the data and the open files of a run."""
+
+    program: Program
+    datasets: Datasets
+    directory: Path
+    checkpoints: Checkpoints
+    metric_log: MetricLog
+    progress: ProgressBar
+
+    @property
+    def config(self) -> Config:
+        """The experiment."""
+        return self.program.config
+
+    @functools.cached_property
+    def evaluation(self) -> Evaluation:
+        """The evaluation of parameters on a split; compiled once."""
+        return Evaluation(self.program, self.datasets)
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        """The sampling of text; compiled once for each shape."""
+        return Generator(self.program.model, self.datasets.tokenizer.vocab_size)
+
+
+@contextlib.contextmanager
+def open_run(
+    program: Program, datasets: Datasets, directory: Path
+) -> Iterator[tuple[Run, TrainState]]:
+    """Open a run with its newest state, or its first; close its files in the end.
+
+    Raises:
+      UserError: no checkpoint can be read, or the log cannot be written.
+    """
+    config = program.config
+    with contextlib.ExitStack() as files:
+        checkpoints = Checkpoints(directory, config.checkpoint)
+        files.enter_context(contextlib.closing(checkpoints))
+        state = checkpoints.restore(program.state_shapes)
+        if state is None:
+            state = initial_state(program)
+            state = init_embedding.with_word_vectors(state, program, datasets)
+        start = int(state.step)
+        metric_log = MetricLog(directory, config.log, start_step=start)
+        files.enter_context(contextlib.closing(metric_log))
+        progress = ProgressBar(
+            "step", total=config.num_steps, done=start, visible=processes.is_first()
+        )
+        files.enter_context(progress)
+        progress.update(start, "compiling")
+        run = Run(
+            program=program,
+            datasets=datasets,
+            directory=directory,
+            checkpoints=checkpoints,
+            metric_log=metric_log,
+            progress=progress,
+        )
+        yield run, state

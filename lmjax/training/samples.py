@@ -1,0 +1,71 @@
+"""Continuations of the config's prompts, written to samples/STEP.txt of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from lmjax.errors import ConfigError, UserError
+from lmjax.generate.decode import encode_prompts
+from lmjax.generate.sampling import Sampling
+from lmjax.parallel import processes
+from lmjax.training.run import Run
+from lmjax.types import TrainState
+
+
+def check_prompts(run: Run) -> None:
+    """Check before training that the prompts leave room for their continuations.
+
+    Raises:
+      ConfigError: a prompt is too long.
+    """
+    sample = run.config.sample
+    if sample.prompts:
+        try:
+            run.generator.check(**_encode_prompts(run), max_tokens=sample.max_tokens)
+        except UserError as error:
+            raise ConfigError(f"config.sample.prompts: {error}") from error
+
+
+def write_samples(run: Run, state: TrainState) -> None:
+    """Write a continuation of each prompt after the step of `state`.
+
+    A decoder's continuation follows its prompt; the prompt of an encoder-decoder is a
+    source, and its target is written on a new line.
+    """
+    config, tokenizer = run.config.sample, run.datasets.tokenizer
+    if not config.prompts:
+        return
+    step = int(state.step)
+    rows = run.generator.continuations(
+        state.eval_params,
+        **_encode_prompts(run),
+        max_tokens=config.max_tokens,
+        sampling=Sampling(
+            temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
+        ),
+        stop_ids=tokenizer.stop_ids,
+        seed=step,
+    )
+    separator = "\n" if run.program.model.config.is_encoder_decoder else ""
+    texts = [
+        prompt + separator + tokenizer.decode(row)
+        for prompt, row in zip(config.prompts, rows, strict=True)
+    ]
+    if processes.is_first():
+        path = _path(run, step)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n----\n".join(texts) + "\n")
+
+
+def has_samples(run: Run, step: int) -> bool:
+    """Return whether the samples of a step were written."""
+    return processes.any_process(_path(run, step).exists())
+
+
+def _path(run: Run, step: int) -> Path:
+    return run.directory / "samples" / f"{step}.txt"
+
+
+def _encode_prompts(run: Run) -> dict[str, Any]:
+    model = run.program.model.config
+    prompts = run.config.sample.prompts
+    return encode_prompts(run.datasets.tokenizer, prompts, config=model)
