@@ -24,7 +24,7 @@ FLOORS = [
 ]
 # The same inside `lmjax/data`.
 DATA_FLOORS = [
-    ("order", "sources"),
+    ("order", "padding", "prefetch", "sources"),
     ("formats", "tokenizers", "bucketing"),
     ("features",),
     ("stores",),

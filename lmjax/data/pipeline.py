@@ -10,7 +10,7 @@ from pathlib import Path
 from lmjax.config.data import SourceConfig
 from lmjax.config.experiment import Config
 from lmjax.data import example_datasets
-from lmjax.data.datasets import Datasets, Store, source_parts
+from lmjax.data.datasets import Datasets, Store, source_configs
 from lmjax.data.features.dataset import ExamplePart
 from lmjax.data.features.registry import make_features
 from lmjax.data.lm import objectives
@@ -151,7 +151,7 @@ def open_documents(
             ).items()
         }
         return opened
-    for path, part in source_parts(config).items():
+    for path, part in source_configs(config).items():
         found = open_splits(part, splits=splits, path=path)
         if "train" in splits and "train" not in found:
             raise ConfigError(f"{path}.train_split = '': there must be one")
@@ -323,7 +323,7 @@ def compressors(documents: Sequence[Documents]) -> dict[str, float]:
 
 def holds_out(config: Config) -> bool:
     """Return whether a run has a valid split: all have, but by choice those of TFDS."""
-    parts = source_parts(config).values()
+    parts = source_configs(config).values()
     return any(part.source != "tfds" or part.valid_split for part in parts)
 
 

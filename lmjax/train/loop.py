@@ -164,7 +164,7 @@ def _steps(
 
 def _batches(program: Program, datasets: Datasets, start: int) -> Iterator[HostBatch]:
     """Return this process's rows of the batches from a step on."""
-    return batches.train(
+    return batches.train_batches(
         datasets,
         program.config,
         start_step=start,

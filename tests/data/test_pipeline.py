@@ -8,7 +8,9 @@ import pytest
 
 from lmjax.config import experiment
 from lmjax.data import order, pipeline
+from lmjax.data.batches import train_batches
 from lmjax.data.lm import loader
+from lmjax.data.lm.windows import sample_indices, train_windows
 from lmjax.data.sources import line_index
 from lmjax.data.stores import manifest
 from lmjax.data.tokenizers import tokenizer
@@ -44,8 +46,9 @@ def concatenate(*hosts):
     ]
 
 
-def train(datasets, config, **options):
-    return list(loader.train_batches(datasets, config, **options))
+def train(datasets, config, *, rows=None, **options):
+    local = {} if rows is None else {"rows": lambda _: rows}
+    return list(train_batches(datasets, config, **options, **local))
 
 
 @pytest.fixture
@@ -91,30 +94,30 @@ def test_loader_processes_give_the_same_batches(corpus, tmp_path):
     datasets = pipeline.prepare(config, workdir=tmp_path / "work")
     data = dataclasses.replace(config.data, num_workers=2)
     in_processes = dataclasses.replace(config, data=data)
-    batches = loader.train_batches(datasets, in_processes, start_step=3)
+    batches = train_batches(datasets, in_processes, start_step=3)
     first = list(itertools.islice(batches, 5))
     batches.close()
     assert_equal(first, train(datasets, config, start_step=3)[:5])
 
 
-def test_locate_tells_what_a_step_sees(datasets, config):
+def test_the_windows_of_any_step_can_be_looked_up(datasets, config):
     batch = train(datasets, config, start_step=4)[0]
-    samples = loader.sample_indices(config, step=4)
+    samples = sample_indices(config, step=4)
     stores = datasets.stores["train"]
-    parts, windows = loader.locate(stores, config, samples=samples, window=16)
-    for row, (part, start) in enumerate(zip(parts, windows.starts, strict=True)):
-        stop = min(int(start) + 16, stores[part].num_tokens)
-        expected = stores[part].read(int(start), stop)
+    windows = train_windows(stores, config, samples=samples, length=16)
+    places = zip(windows.stores, windows.starts, strict=True)
+    for row, (source, start) in enumerate(places):
+        stop = min(int(start) + 16, stores[source].num_tokens)
+        expected = stores[source].read(int(start), stop)
         np.testing.assert_array_equal(batch["targets"][row, : len(expected)], expected)
 
 
 def test_a_mixture_follows_its_weights(mixture, tmp_path):
     datasets = pipeline.prepare(mixture, workdir=tmp_path / "work")
-    samples = np.arange(order.PATTERN)
-    parts, _ = loader.locate(
-        datasets.stores["train"], mixture, samples=samples, window=16
-    )
-    assert np.bincount(parts).tolist() == [3072, 1024]
+    samples = np.arange(order.MIXTURE_PERIOD)
+    stores = datasets.stores["train"]
+    windows = train_windows(stores, mixture, samples=samples, length=16)
+    assert np.bincount(windows.stores).tolist() == [3072, 1024]
 
 
 def test_seeds_change_the_order(corpus, tmp_path):
@@ -144,7 +147,7 @@ def test_every_held_out_token_is_seen_once(
                 stores,
                 config,
                 tokenizer=datasets.tokenizer,
-                rows=rows,
+                rows=lambda _, rows=rows: rows,
             )
         )
         for rows in np.split(np.arange(batch_size), process_count)
@@ -185,8 +188,8 @@ def test_a_partial_evaluation_is_spread_over_all_stores(datasets, config):
     assert len(set(places)) == len(read) == 12
     assert read == [windows[i][1] for i in places]
     assert {windows[i][0] for i in places} == set(range(len(stores)))
-    assert not loader.reads_all(stores, config, window=16)
-    assert loader.reads_all(stores, config, window=10_000)
+    assert not loader.reads_whole_split(stores, config, window=16)
+    assert loader.reads_whole_split(stores, config, window=10_000)
 
 
 def test_a_host_may_hold_any_rows(datasets, config):

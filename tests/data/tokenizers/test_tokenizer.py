@@ -10,6 +10,7 @@ from lmjax.config.data import SourceConfig
 from lmjax.config.experiment import parse
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.lm.packing import cut_windows
+from lmjax.data.lm.windows import independent_windows
 from lmjax.data.sources.registry import open_source
 from lmjax.data.stores.token_store_builder import build_token_store
 from lmjax.data.tokenizers.files import MANIFEST
@@ -324,8 +325,8 @@ def test_a_store_of_ids_has_nothing_between_documents(tmp_path, texts):
     )
     assert store.read(0, store.num_tokens).tolist() == [1, 2, 3, 4, 5, 6]
     batch = cut_windows(
-        store,
-        np.array([0, 4]),
+        [store],
+        independent_windows(np.array([0, 4]), length=4),
         length=4,
         bos_id=made.bos_id,
         eos_id=made.eos_id,
