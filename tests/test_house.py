@@ -30,7 +30,7 @@ DATA_FLOORS = [
     ("stores",),
     ("datasets", "example_datasets"),
     ("lm",),
-    ("batches", "pipeline"),
+    ("batches", "compressors", "pipeline"),
 ]
 
 

@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="in a block")
     args = parser.parse_args()
     fixed = ["optim.name=adamw", "optim.schedule=constant", "num_steps=1000000"]
-    config = pipeline.with_vocabulary(load(args.config, [*fixed, "mesh.data=1"]))
+    config = pipeline.resolve_vocabulary(load(args.config, [*fixed, "mesh.data=1"]))
     with tempfile.TemporaryDirectory() as directory:
         compare(config, Path(directory), args.blocks, args.steps)
 

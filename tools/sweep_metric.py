@@ -14,7 +14,7 @@ def check(config: Config, metric: str) -> None:
     Raises:
       ConfigError: that, or what else keeps a run from being built.
     """
-    if not pipeline.holds_out(config):
+    if not pipeline.has_valid_split(config):
         raise ConfigError(f"--metric={metric}: config.data has no valid split")
     # JAX has threads, which must not be where trials are forked off.
     alone = multiprocessing.get_context("spawn")
@@ -36,4 +36,4 @@ def measured(config: Config) -> list[str]:
     """Return the names of what a run measures; computes nothing."""
     from lmjax.train.evaluate import metric_names
 
-    return metric_names(pipeline.with_vocabulary(config))
+    return metric_names(pipeline.resolve_vocabulary(config))

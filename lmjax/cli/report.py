@@ -14,9 +14,9 @@ from rich.table import Table
 from lmjax import models, tasks
 from lmjax.config.experiment import Config
 from lmjax.config.task import LabelTaskConfig, PredictionTaskConfig
-from lmjax.data import example_datasets, pipeline
+from lmjax.data import compressors, example_datasets, pipeline
 from lmjax.data.datasets import Datasets
-from lmjax.data.stores import manifest
+from lmjax.data.stores import run_stores
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.inference.language_model import load
 from lmjax.models import flops
@@ -49,8 +49,8 @@ def after_training(config: Config, directory: Path) -> None:
             cells = ("-" if value is None else f"{value:.4g}" for value in values)
             table.add_row(split, *cells)
     if config.eval.compressors and scores_text:
-        documents = pipeline.open_documents(config)["valid"]
-        for name, bits in pipeline.compressors(documents).items():
+        documents = pipeline.open_sources(config)["valid"]
+        for name, bits in compressors.bits_per_byte(documents).items():
             table.add_row(f"valid, {name} -9", "", "", f"{bits:.4g}")
     console.print(table)
     written = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
@@ -89,8 +89,8 @@ def _held_out(
     config: Config, saved: Config, tokenizer: Tokenizer, *, directory: Path
 ) -> Datasets:
     """Open the stores of a run, or make those of the text that overrides point to."""
-    same = pipeline.same_text(config, saved)
-    stores = manifest.open_held_out(directory) if same else None
+    same = pipeline.reads_same_text(config, saved)
+    stores = run_stores.open_held_out_stores(directory) if same else None
     if stores:
         return Datasets(tokenizer=tokenizer, stores=stores)
     # The run's own stores are not to be replaced.
@@ -119,7 +119,7 @@ def describe(config: Config, *, num_devices: int) -> None:
       num_devices: devices of a mesh that need not exist; 0 for as many as the mesh
         says (1 for an axis of -1).
     """
-    config = pipeline.with_vocabulary(config)
+    config = pipeline.resolve_vocabulary(config)
     axes = dataclasses.asdict(config.mesh).values()
     mesh = sharding.abstract_mesh(
         config.mesh, num_devices or math.prod(max(axis, 1) for axis in axes)

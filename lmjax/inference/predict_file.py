@@ -15,7 +15,7 @@ from rich.progress import Progress
 from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.data.formats.examples import add_location
 from lmjax.data.formats.registry import find_file, open_file
-from lmjax.data.sources.documents import reading
+from lmjax.data.sources.documents import read_errors
 from lmjax.errors import ConfigError, UserError
 from lmjax.inference import answer_file, predictor
 from lmjax.inference.language_model import LanguageModel, load
@@ -114,7 +114,7 @@ def _hinting(*hints: str) -> Iterator[None]:
 
 def _fingerprint(file: Path) -> str:
     """Return what tells a file from any other."""
-    with reading(file, path="--input"), file.open("rb") as opened:
+    with read_errors(file, path="--input"), file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
         return f"{opened.tell():,} bytes of sha256 {digest[:16]}"
 

@@ -100,8 +100,8 @@ class Evaluation:
         nats = loss * sum(store.num_tokens for store in stores)
         return {
             "perplexity": _exp(loss),
-            "word_perplexity": _exp(nats / pipeline.held_out_words(stores)),
-            "bits_per_byte": nats / math.log(2) / pipeline.held_out_bytes(stores),
+            "word_perplexity": _exp(nats / pipeline.count_words(stores)),
+            "bits_per_byte": nats / math.log(2) / pipeline.count_bytes(stores),
         }
 
     @functools.cached_property
@@ -168,7 +168,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"{where}: must be one of {', '.join(names)}{nearest(best, names)}"
         )
-    if best and not pipeline.holds_out(config):
+    if best and not pipeline.has_valid_split(config):
         raise ConfigError(f"{where}: config.data has no valid split to measure it")
 
 

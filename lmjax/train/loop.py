@@ -65,7 +65,7 @@ def _prepare(
     """Take the workdir, and have in it what training reads."""
     first = processes.is_first()
     with processes.sync_errors():
-        config = pipeline.with_vocabulary(config)
+        config = pipeline.resolve_vocabulary(config)
         evaluate.check(config)
         if first:
             lock.enter_context(workdir.locked(directory))
@@ -74,9 +74,9 @@ def _prepare(
         if not begun:
             init_embedding.check(config)
     with processes.sync_errors():
-        datasets = pipeline.prepare(config, workdir=directory, keep_tokenizer=begun)
+        datasets = pipeline.prepare(config, workdir=directory, resume=begun)
         if first:
-            workdir.refuse_other_text(directory, pipeline.identity(datasets))
+            workdir.refuse_other_text(directory, pipeline.fingerprints(datasets))
             workdir.write_config(directory, config)
     return config, datasets
 

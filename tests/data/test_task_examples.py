@@ -51,7 +51,7 @@ def make(tmp_path):
             },
             "task": {"kind": "classify"},
         }
-        return pipeline.with_vocabulary(parse(sections, overrides))
+        return pipeline.resolve_vocabulary(parse(sections, overrides))
 
     return build
 
@@ -160,7 +160,7 @@ def test_a_store_is_kept_until_something_changes(make, tmp_path):
     stamp = (first.directory / "manifest.json").stat().st_mtime_ns
     again = datasets(make("num_steps=3"))
     assert (again.directory / "manifest.json").stat().st_mtime_ns == stamp
-    assert datasets(make(length=12)).made_from != first.made_from
+    assert datasets(make(length=12)).fingerprint != first.fingerprint
     (again.directory / "manifest.json").write_text("{")
     assert len(datasets(make())) == 60
 
@@ -255,7 +255,7 @@ def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
     )
     made = pipeline.prepare(config, workdir=tmp_path).tokenizer
     assert made.decode(made.encode("the film")) == "the film"
-    again = pipeline.prepare(config, workdir=tmp_path, keep_tokenizer=True).tokenizer
+    again = pipeline.prepare(config, workdir=tmp_path, resume=True).tokenizer
     assert again.fingerprint() == made.fingerprint()
 
 

@@ -139,7 +139,7 @@ def learner(tiny):
 
     def make(directory, *overrides):
         config = tiny("model.dropout=0", *overrides)
-        config = pipeline.with_vocabulary(config)
+        config = pipeline.resolve_vocabulary(config)
         datasets = pipeline.prepare(config, workdir=directory)
         mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(mesh):
@@ -256,7 +256,7 @@ def test_another_batch_size_is_another_run(finished, tiny):
 
 
 def test_the_state_is_split_by_rows(tiny):
-    config = pipeline.with_vocabulary(tiny("mesh.data=2", "mesh.fsdp=2"))
+    config = pipeline.resolve_vocabulary(tiny("mesh.data=2", "mesh.fsdp=2"))
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         program = make_program(config, mesh)

@@ -11,7 +11,7 @@ from lmjax.config.experiment import parse
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.lm.packing import cut_windows
 from lmjax.data.lm.windows import independent_windows
-from lmjax.data.sources.registry import open_source
+from lmjax.data.sources.registry import open_splits
 from lmjax.data.stores.token_store_builder import build_token_store
 from lmjax.data.tokenizers.files import MANIFEST
 from lmjax.data.tokenizers.sentencepiece import MODEL, SentencePiece, training_text
@@ -237,7 +237,7 @@ def test_penn_treebank():
         vocab_size=10_001,
         num_training_bytes=10_000_000,
     )
-    splits = {s: open_source(config, split=s) for s in ("train", "valid", "test")}
+    splits = open_splits(config, splits=("train", "valid", "test"))
     made = make_tokenizer(tokenizer_config, documents=[splits["train"]], seed=0)
     for split, expected in (("valid", 73_760), ("test", 82_430)):
         lines = [splits[split][i] for i in range(len(splits[split]))]
