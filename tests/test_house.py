@@ -25,13 +25,13 @@ FLOORS = [
 ]
 # The same inside `lmjax/data`.
 DATA_FLOORS = [
-    ("order", "sources"),
+    ("order", "padding", "prefetch", "sources"),
     ("formats", "tokenizers", "bucketing"),
     ("features",),
     ("stores",),
     ("datasets", "example_datasets"),
     ("lm",),
-    ("batches", "pipeline"),
+    ("batches", "compressors", "pipeline"),
 ]
 
 

@@ -23,8 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.config.experiment import Config, load
-from lmjax.data import pipeline
-from lmjax.data.lm import loader
+from lmjax.data import batches, pipeline
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import put_batch
 from lmjax.training.compiled import make_program
@@ -131,7 +130,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="in a block")
     args = parser.parse_args()
     fixed = ["optim.name=adamw", "optim.schedule=constant", "num_steps=1000000"]
-    config = pipeline.with_vocabulary(load(args.config, [*fixed, "mesh.data=1"]))
+    config = pipeline.resolve_vocabulary(load(args.config, [*fixed, "mesh.data=1"]))
     with tempfile.TemporaryDirectory() as directory:
         compare(config, Path(directory), args.blocks, args.steps)
 
@@ -145,7 +144,7 @@ def compare(config: Config, directory: Path, blocks: int, steps: int) -> None:
         ours = program.train_step
         state = program.init(jax.random.key(0))
         lmjax_step = lambda state, batch: ours(state, put_batch(batch, mesh))
-        loaded = loader.train_batches(datasets, config, start_step=0)
+        loaded = batches.train_batches(datasets, config, start_step=0)
         ready = [jax.device_put(next(loaded)) for _ in range(8)]
         params = bare_init(jax.random.key(0), config.model)
         # Two trees: what is donated must not be shared.

@@ -14,7 +14,7 @@ from rich.table import Table
 from lmjax import models, tasks
 from lmjax.config.experiment import Config
 from lmjax.config.task import LabelTaskConfig, PredictionTaskConfig
-from lmjax.data import example_datasets, pipeline
+from lmjax.data import compressors, example_datasets, pipeline
 from lmjax.parallel import sharding
 from lmjax.training.evaluate import judges
 from lmjax.types import named_leaves
@@ -45,8 +45,8 @@ def after_training(config: Config, directory: Path) -> None:
             cells = ("-" if value is None else f"{value:.4g}" for value in values)
             table.add_row(split, *cells)
     if config.eval.compressors and scores_text:
-        documents = pipeline.open_documents(config)["valid"]
-        for name, bits in pipeline.compressors(documents).items():
+        documents = pipeline.open_sources(config)["valid"]
+        for name, bits in compressors.bits_per_byte(documents).items():
             table.add_row(f"valid, {name} -9", "", "", f"{bits:.4g}")
     console.print(table)
     outputs = ("metrics.jsonl", "tensorboard/", "checkpoints/", "samples/")
@@ -79,7 +79,7 @@ def describe(config: Config, *, num_devices: int) -> None:
       num_devices: the devices to shard over, which need not exist; 0: those of
         `config.mesh`, where an axis of -1 counts as 1.
     """
-    config = pipeline.with_vocabulary(config)
+    config = pipeline.resolve_vocabulary(config)
     axes = dataclasses.asdict(config.mesh).values()
     mesh = sharding.abstract_mesh(
         config.mesh, num_devices or math.prod(max(axis, 1) for axis in axes)

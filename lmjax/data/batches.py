@@ -1,10 +1,10 @@
-"""What a run reads, whatever its task: windows of a stream, or examples in buckets.
+"""The batches of a run, whatever its task: windows of text, or examples in buckets.
 
-B rows of a batch, or this host's share of them.
+B rows of a global batch, or those of them that this process holds.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,55 +16,64 @@ from lmjax.data.datasets import Datasets
 from lmjax.data.features.features import Features
 from lmjax.data.features.registry import make_features
 from lmjax.data.lm import loader, objectives
+from lmjax.data.lm.loader import LocalRows
+from lmjax.data.lm.windows import sample_indices, train_windows
+from lmjax.data.prefetch import prefetch
 from lmjax.data.stores.example_store import ExampleStore
 
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
 
-# Which rows of a global batch of so many this host wants.
-Rows = Callable[[int], np.ndarray]
 
-
-def train(
+def train_batches(
     datasets: Datasets,
     config: Config,
     *,
     start_step: int,
     data_shards: int = 1,
-    rows: Rows = np.arange,
+    rows: LocalRows = np.arange,
 ) -> Generator["HostBatch", None, None]:
-    """Return the batches from `start_step` to the last step; as `loader.train_batches`.
+    """Return the batches from `start_step` to the last step, made ahead of time.
+
+    Closing the generator ends its thread or processes.
 
     Args:
-      prepared: tokenizer and stores.
+      datasets: tokenizer and stores.
       config: the experiment.
-      start_step: the updates done so far.
+      start_step: the number of updates done so far.
       data_shards: how many shards the mesh splits the rows of a batch into.
-      rows: which rows of a global batch this host wants.
+      rows: from the number of rows in a global batch to those that this process holds.
+
+    Raises:
+      ConfigError: the tokenizer lacks an id that the objective needs.
     """
-    if not example_datasets.reads_examples(config):
-        here = rows(config.batch_size)
-        return loader.train_batches(datasets, config, start_step=start_step, rows=here)
-    schedule = train_schedule(datasets, config, data_shards=data_shards)
-    source = ExampleBatches(
-        store=_store(datasets, "train"),
-        features=make_features(config),
-        schedule=schedule,
-        steps=range(start_step, config.num_steps),
-        rows={count: rows(count) for count in schedule.buckets.num_rows},
-    )
-    return loader.read_ahead(source, config)
+    source: loader.TrainBatches | ExampleBatches
+    if example_datasets.reads_examples(config):
+        schedule = train_schedule(datasets, config, data_shards=data_shards)
+        source = ExampleBatches(
+            store=_example_store(datasets, "train"),
+            features=make_features(config),
+            schedule=schedule,
+            steps=range(start_step, config.num_steps),
+            rows={count: rows(count) for count in schedule.buckets.num_rows},
+        )
+    else:
+        source = loader.open_train_batches(
+            datasets, config, start_step=start_step, rows=rows
+        )
+    return prefetch(source, config.data)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleBatches:
-    """A host's rows of the batch of each of some steps, to read at random."""
+    """The batches of examples of some steps, to read at random."""
 
     store: ExampleStore
     features: Features
     schedule: Schedule
     steps: range
-    rows: Mapping[int, np.ndarray]  # this host's, by how many there are in all
+    # Those that this process holds, by the number of rows in a global batch.
+    rows: Mapping[int, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -72,13 +81,13 @@ class ExampleBatches:
     def __getitem__(self, index: int) -> "HostBatch":
         length, index_B = self.schedule.batch(self.steps[int(index)])
         here = index_B[self.rows[len(index_B)]]
-        return _batch(self.store, self.features, here, length=length)
+        return _make_batch(self.store, self.features, here, length=length)
 
 
 def train_schedule(datasets: Datasets, config: Config, *, data_shards: int) -> Schedule:
-    """Return the training batches of examples: their shapes, and their order."""
-    lengths = _store(datasets, "train").sizes
-    buckets = bucketing.choose(
+    """Return the buckets of the training examples, and the order of their batches."""
+    lengths = _example_store(datasets, "train").sizes
+    buckets = bucketing.choose_buckets(
         lengths,
         num_buckets=config.data.num_buckets,
         batch_size=config.batch_size,
@@ -87,42 +96,42 @@ def train_schedule(datasets: Datasets, config: Config, *, data_shards: int) -> S
     return Schedule(lengths, buckets, config.seed)
 
 
-def held_out(
+def eval_batches(
     datasets: Datasets,
     split: str,
     config: Config,
     *,
     data_shards: int = 1,
-    rows: Rows = np.arange,
+    rows: LocalRows = np.arange,
 ) -> Iterator["HostBatch"]:
-    """Yield batches that hold all of a split once; as `loader.eval_batches`."""
+    """Yield batches that hold all of a split once; or `eval.num_batches` of them.
+
+    Arguments as for `train_batches`; for text see `loader.eval_batches`.
+    """
     if not example_datasets.reads_examples(config):
         yield from loader.eval_batches(
             datasets.stores[split],
             config,
             tokenizer=datasets.tokenizer,
             data_shards=data_shards,
-            rows=rows(loader.num_eval_rows(config, data_shards=data_shards)),
+            rows=rows,
         )
         return
-    store, read = _store(datasets, split), make_features(config)
-    epoch = bucketing.in_order(
-        store.sizes,
-        held_out_buckets(datasets, config, data_shards=data_shards),
-    )
-    for number in some(len(epoch), config.eval.num_batches):
+    store, features = _example_store(datasets, split), make_features(config)
+    buckets = eval_buckets(datasets, config, data_shards=data_shards)
+    epoch = bucketing.sorted_epoch(store.sizes, buckets)
+    for number in spread_evenly(len(epoch), config.eval.num_batches):
         length, index_B = epoch.batch(number)
         here = index_B[rows(len(index_B))]
-        yield _batch(store, read, here, length=length)
+        yield _make_batch(store, features, here, length=length)
 
 
-def held_out_buckets(
-    datasets: Datasets, config: Config, *, data_shards: int
-) -> Buckets:
+def eval_buckets(datasets: Datasets, config: Config, *, data_shards: int) -> Buckets:
     """Return the buckets that all held-out splits share."""
-    stores = [_store(datasets, n) for n in ("valid", "test") if n in datasets.stores]
-    return bucketing.choose(
-        np.concatenate([store.sizes for store in stores]),
+    splits = [split for split in ("valid", "test") if split in datasets.stores]
+    lengths = [_example_store(datasets, split).sizes for split in splits]
+    return bucketing.choose_buckets(
+        np.concatenate(lengths),
         num_buckets=config.data.num_buckets,
         batch_size=config.eval.batch_size,
         data_shards=data_shards,
@@ -130,24 +139,24 @@ def held_out_buckets(
 
 
 def describe(datasets: Datasets, config: Config, *, data_shards: int) -> str:
-    """Return the shapes of the batches to come and their padding; "" for a stream."""
+    """Return the shapes of the training batches and their padding; "" for text."""
     if not example_datasets.reads_examples(config):
         return ""
     schedule = train_schedule(datasets, config, data_shards=data_shards)
-    store, read = _store(datasets, "train"), make_features(config)
+    store, features = _example_store(datasets, "train"), make_features(config)
     return (
         f"batches of {schedule.buckets} tokens, {schedule.steps_per_epoch:,} an epoch; "
-        f"{_padding(store, read, schedule.buckets):.1%} padding"
+        f"{_padding_share(store, features, schedule.buckets):.1%} padding"
     )
 
 
-def _padding(store: ExampleStore, read: Features, buckets: Buckets) -> float:
-    """Return how much of an epoch's batches is padding, sources and targets alike."""
-    blanks = [read.batch([None], length=length) for length in buckets.lengths]
+def _padding_share(store: ExampleStore, features: Features, buckets: Buckets) -> float:
+    """Return the share of padding in an epoch, of sources and targets alike."""
+    blanks = [features.batch([None], length=length) for length in buckets.lengths]
     names = [name for name in ("segments", "source_segments") if name in blanks[0]]
-    room = [sum(blank[name].size for name in names) for blank in blanks]
-    total = int((buckets.rows_per_epoch(store.sizes) * room).sum())
-    # A row's size is how many tokens it has, but where it has two texts.
+    slots = [sum(blank[name].size for name in names) for blank in blanks]
+    total = int((buckets.rows_per_epoch(store.sizes) * slots).sum())
+    # The size of a row is its number of tokens, unless it has two texts.
     filled = store.sizes.sum() if len(names) == 1 else store.num_tokens
     return 1.0 - int(filled) / total
 
@@ -155,37 +164,44 @@ def _padding(store: ExampleStore, read: Features, buckets: Buckets) -> float:
 def describe_step(
     datasets: Datasets, config: Config, step: int, *, data_shards: int
 ) -> str:
-    """Return which samples the batch of a step held, steps counted from 1."""
+    """Return which samples the batch of a step holds, for an error message.
+
+    Args:
+      datasets: tokenizer and stores.
+      config: the experiment.
+      step: counted from 1.
+      data_shards: how many shards the mesh splits the rows of a batch into.
+    """
     if example_datasets.reads_examples(config):
         schedule = train_schedule(datasets, config, data_shards=data_shards)
         index_B = schedule.batch(step - 1)[1]
         return f"its batch is rows {index_B[index_B >= 0].tolist()} of the train store"
-    samples = loader.sample_indices(config, step=step - 1)
-    window = objectives.build(config, datasets.tokenizer).window
-    stores, windows = loader.locate(
-        datasets.stores["train"], config, samples=samples, window=window
+    samples = sample_indices(config, step=step - 1)
+    length = objectives.build(config, datasets.tokenizer).window
+    windows = train_windows(
+        datasets.stores["train"], config, samples=samples, length=length
     )
     return (
         f"its batch is samples {samples[0]} to {samples[-1]}, windows at tokens "
-        f"{windows.starts.tolist()} of train stores {stores.tolist()}"
+        f"{windows.starts.tolist()} of train stores {windows.stores.tolist()}"
     )
 
 
-def _batch(
-    store: ExampleStore, read: Features, index_B: np.ndarray, *, length: int
-) -> "HostBatch":
-    rows = [None if i == PADDING else store[int(i)] for i in index_B]
-    return read.batch(rows, length=length)
-
-
-def some(count: int, wanted: int) -> Sequence[int]:
-    """Return the numbers of all batches, or of as many as wanted at even distances."""
+def spread_evenly(count: int, wanted: int) -> Sequence[int]:
+    """Return `wanted` of the numbers below `count` at even distances; 0: all."""
     if not 0 < wanted < count:
         return range(count)
     return [i * count // wanted for i in range(wanted)]
 
 
-def _store(datasets: Datasets, split: str) -> Any:
+def _make_batch(
+    store: ExampleStore, features: Features, index_B: np.ndarray, *, length: int
+) -> "HostBatch":
+    rows = [None if i == PADDING else store[int(i)] for i in index_B]
+    return features.batch(rows, length=length)
+
+
+def _example_store(datasets: Datasets, split: str) -> Any:
     """Return the one store that a split of examples has."""
     (store,) = datasets.stores[split]
     assert isinstance(store, ExampleStore), store

@@ -1,40 +1,40 @@
-"""Length buckets: rows of about one length together, so that little is padding.
+"""Length buckets: rows of similar lengths share a batch, so that little is padding.
 
-The lengths are chosen from the histogram of all, and there are a few of them: each is a
-shape, and for each a step is compiled. All batches hold about as many tokens. The order
-is a pure function of the seed and the epoch, in which each row comes once.
+A few bucket lengths are chosen from the histogram of all lengths: each is one shape,
+for which a step is compiled. All batches hold about equally many tokens. The order is a
+pure function of the seed and the epoch, and an epoch holds each row once.
 
-N rows of a store, of an epoch or a split: an example may have several.
+N rows of a store, K batches of an epoch, C candidate lengths. An example may have
+several rows.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from lmjax.data import order
 
-MULTIPLE = 8  # of which lengths are, and row counts where the batch size is
+MULTIPLE = 8  # divides all lengths, and row counts where it divides the batch size
+PADDING = -1  # the number of a row of padding
 _MAX_CANDIDATES = 256
-PADDING = -1  # in place of a row's number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Buckets:
-    """Lengths, ascending, and how many rows a batch of each has."""
+    """Lengths, ascending, and the number of rows in a batch of each length."""
 
     lengths: tuple[int, ...]
     num_rows: tuple[int, ...]
 
-    def place(self, lengths_N: np.ndarray) -> np.ndarray:
-        """Return the bucket of each row, by its length."""
+    def assign(self, lengths_N: np.ndarray) -> np.ndarray:
+        """Return the index of each row's bucket: the shortest that holds it."""
         return np.searchsorted(self.lengths, lengths_N)
 
     def rows_per_epoch(self, lengths_N: np.ndarray) -> np.ndarray:
-        """Return how many rows the batches of each length have, those empty too."""
-        counts = np.bincount(self.place(lengths_N), minlength=len(self.lengths))
+        """Return the rows of each bucket's batches in an epoch, padding included."""
+        counts = np.bincount(self.assign(lengths_N), minlength=len(self.lengths))
         return -(-counts // np.array(self.num_rows)) * self.num_rows
 
     def __str__(self) -> str:
@@ -42,21 +42,21 @@ class Buckets:
         return ", ".join(f"{rows} x {length}" for rows, length in pairs)
 
 
-def choose(
+def choose_buckets(
     lengths_N: np.ndarray, *, num_buckets: int, batch_size: int, data_shards: int
 ) -> Buckets:
-    """Return buckets with the least padding.
+    """Choose the buckets with the least padding.
 
     A batch holds `batch_size` rows on average, so that an epoch has as many batches as
-    without buckets; with one bucket it is just that many. Row counts are multiples of 8
-    where `batch_size` is one, for all `data_shards` that divide 8: the batches are then
-    the same on another number of devices.
+    without buckets; with one bucket it holds exactly that many. Where `batch_size` is
+    a multiple of 8, so are row counts, for all `data_shards` that divide 8: then the
+    batches are the same on another number of devices.
 
     Args:
       lengths_N: of the rows, in tokens.
-      num_buckets: the most there may be.
+      num_buckets: the maximum.
       batch_size: rows.
-      data_shards: what row counts must be a multiple of.
+      data_shards: divides each row count.
     """
     lengths = choose_lengths(lengths_N, num_buckets=num_buckets)
     padded_N = np.array(lengths)[np.searchsorted(lengths, lengths_N)]
@@ -67,18 +67,18 @@ def choose(
 
 
 def choose_lengths(lengths_N: np.ndarray, *, num_buckets: int) -> tuple[int, ...]:
-    """Return at most `num_buckets` lengths that leave the least padding.
+    """Choose at most `num_buckets` lengths that leave the least padding.
 
-    They are multiples of 8, the last one the longest row's but for that; found by
-    dynamic programming over the histogram.
+    They are multiples of 8; the last one is the length of the longest row, rounded up.
+    Found by dynamic programming over the histogram.
     """
     longest = int(lengths_N.max())
     width = MULTIPLE * -(-longest // (MULTIPLE * _MAX_CANDIDATES))
     step_N = -(-np.maximum(lengths_N, 1) // width)  # rounded up to candidates
-    count_C = np.bincount(step_N)  # C candidates; none is of 0 tokens
+    count_C = np.bincount(step_N)  # no row has 0 tokens
     below_C = np.cumsum(count_C)
     size_C = np.arange(len(count_C)) * width
-    # cost_CC[i, j]: what rows longer than i and no longer than j take in a bucket of j.
+    # cost_CC[i, j]: tokens that rows longer than i, up to j, take in a bucket of j.
     cost_CC = (below_C[None, :] - below_C[:, None]) * size_C[None, :].astype(float)
     cost_CC[np.tril_indices(len(count_C))] = np.inf
     best_C, came_from = cost_CC[0], []
@@ -86,7 +86,7 @@ def choose_lengths(lengths_N: np.ndarray, *, num_buckets: int) -> tuple[int, ...
         through_CC = best_C[:, None] + cost_CC
         previous_C = through_CC.argmin(axis=0)
         shorter_C = through_CC.min(axis=0)
-        previous_C[shorter_C >= best_C] = 0  # one bucket more is of no use
+        previous_C[shorter_C >= best_C] = 0  # another bucket saves nothing
         came_from.append(previous_C)
         best_C = np.minimum(shorter_C, best_C)
     chosen = [len(count_C) - 1]
@@ -98,19 +98,19 @@ def choose_lengths(lengths_N: np.ndarray, *, num_buckets: int) -> tuple[int, ...
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Epoch:
-    """The batches of an epoch: each a bucket, and the rows in it."""
+    """The batches of an epoch: each has a bucket, and some of its rows."""
 
     buckets: Buckets
-    bucket_K: np.ndarray  # of each of K batches
-    first_K: np.ndarray  # where in `members_N` each begins
+    bucket_K: np.ndarray
+    first_K: np.ndarray  # the rows of a batch are members_N[first : stop]
     stop_K: np.ndarray
-    members_N: np.ndarray  # rows, by their buckets
+    members_N: np.ndarray  # rows, sorted by bucket
 
     def __len__(self) -> int:
         return len(self.bucket_K)
 
     def batch(self, number: int) -> tuple[int, np.ndarray]:
-        """Return a batch's length and its rows; at its end may be PADDING."""
+        """Return the length of a batch and its rows; the last ones may be PADDING."""
         bucket = int(self.bucket_K[number])
         members = self.members_N[self.first_K[number] : self.stop_K[number]]
         missing = self.buckets.num_rows[bucket] - len(members)
@@ -120,7 +120,7 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """The training batches of some rows, to be found at any time."""
+    """The training batches of all steps, to read at random."""
 
     lengths_N: np.ndarray
     buckets: Buckets
@@ -128,50 +128,53 @@ class Schedule:
 
     @functools.cached_property
     def _bucket_N(self) -> np.ndarray:
-        return self.buckets.place(self.lengths_N)
+        return self.buckets.assign(self.lengths_N)
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Count the batches of an epoch: in each as many."""
-        return len(in_order(self.lengths_N, self.buckets))
+        """Count the batches of an epoch, the same in every epoch."""
+        return len(sorted_epoch(self.lengths_N, self.buckets))
 
     def batch(self, step: int) -> tuple[int, np.ndarray]:
-        """Return the length and the rows of the batch of a step, from 0."""
+        """Return the length and the rows of the batch of a step, counted from 0."""
         epoch, number = divmod(step, self.steps_per_epoch)
         return self._epoch(epoch).batch(number)
 
     def __getstate__(self) -> dict[str, object]:
+        # Cached properties and epochs are computed again rather than pickled.
         names = [field.name for field in dataclasses.fields(self)]
         return {name: self.__dict__[name] for name in names}
 
     def _epoch(self, epoch: int) -> Epoch:
-        kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != epoch:
-            kept = epoch, self._shuffled(epoch)
-            self.__dict__["_kept"] = kept
-        return kept[1]
+        latest = self.__dict__.get("_latest")
+        if latest is None or latest[0] != epoch:
+            latest = epoch, self._shuffle(epoch)
+            self.__dict__["_latest"] = latest
+        return latest[1]
 
-    def _shuffled(self, epoch: int) -> Epoch:
-        shuffled = lambda size, seed: order.permutation(
+    def _shuffle(self, epoch: int) -> Epoch:
+        """Shuffle the rows, cut them into batches, and shuffle the batches."""
+        permutation = lambda size, seed: order.permutation(
             np.arange(size), size=size, seed=seed, epoch=epoch
         )
-        index_N = shuffled(len(self.lengths_N), self.seed)
-        plain = _batches(index_N, self._bucket_N[index_N], self.buckets)
-        order_K = shuffled(len(plain), order.part_seed(self.seed, 0))
+        index_N = permutation(len(self.lengths_N), self.seed)
+        batches = _cut_batches(index_N, self._bucket_N[index_N], self.buckets)
+        order_K = permutation(len(batches), order.source_seed(self.seed, 0))
         return dataclasses.replace(
-            plain,
-            bucket_K=plain.bucket_K[order_K],
-            first_K=plain.first_K[order_K],
-            stop_K=plain.stop_K[order_K],
+            batches,
+            bucket_K=batches.bucket_K[order_K],
+            first_K=batches.first_K[order_K],
+            stop_K=batches.stop_K[order_K],
         )
 
 
-def in_order(lengths_N: np.ndarray, buckets: Buckets) -> Epoch:
-    """Return batches that hold each row once, the shortest first."""
-    return _batches(np.arange(len(lengths_N)), buckets.place(lengths_N), buckets)
+def sorted_epoch(lengths_N: np.ndarray, buckets: Buckets) -> Epoch:
+    """Return batches that hold each row once, the shortest buckets first."""
+    index_N = np.arange(len(lengths_N))
+    return _cut_batches(index_N, buckets.assign(lengths_N), buckets)
 
 
-def _batches(index_N: np.ndarray, bucket_N: np.ndarray, buckets: Buckets) -> Epoch:
+def _cut_batches(index_N: np.ndarray, bucket_N: np.ndarray, buckets: Buckets) -> Epoch:
     """Cut the rows of each bucket, in their order, into batches."""
     by_bucket = np.argsort(bucket_N, kind="stable")
     ends = np.cumsum(np.bincount(bucket_N, minlength=len(buckets.lengths)))
@@ -190,13 +193,9 @@ def _batches(index_N: np.ndarray, bucket_N: np.ndarray, buckets: Buckets) -> Epo
     )
 
 
-def ladder(longest: int) -> tuple[int, ...]:
-    """Return lengths for rows that are not known before: 16, 32, ... and `longest`."""
-    return (*_doubles(longest), longest)
-
-
-def _doubles(longest: int) -> Iterator[int]:
-    length = 2 * MULTIPLE
-    while length < longest:
-        yield length
-        length *= 2
+def doubling_lengths(longest: int) -> tuple[int, ...]:
+    """Return lengths for rows not known in advance: 16, 32, ... and `longest`."""
+    lengths = [2 * MULTIPLE]
+    while lengths[-1] < longest:
+        lengths.append(2 * lengths[-1])
+    return (*lengths[:-1], longest)

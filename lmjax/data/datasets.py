@@ -1,4 +1,4 @@
-"""The tokenizer and the stores of a run."""
+"""The datasets of a run: its tokenizer, and the stores of its splits."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,15 @@ Store = TokenStore | ExampleStore
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Datasets:
-    """What a run reads: a tokenizer, and for each split a store of each part."""
+    """A tokenizer, and for each split a store of each source."""
 
     tokenizer: Tokenizer
     stores: Mapping[str, Sequence[Any]]  # of `Store`, all of one kind
 
 
-def source_parts(config: Config) -> dict[str, SourceConfig]:
-    """Return the sources by their paths in the config."""
+def source_configs(config: Config) -> dict[str, SourceConfig]:
+    """Return the sources, more than one in a mixture, by their paths in the config."""
     if config.data.source != "mixture":
         return {"config.data": config.data}
-    return {f"config.data.mixture[{i}]": p for i, p in enumerate(config.data.mixture)}
+    mixture = config.data.mixture
+    return {f"config.data.mixture[{i}]": source for i, source in enumerate(mixture)}

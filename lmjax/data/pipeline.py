@@ -1,51 +1,297 @@
-"""From a config to token stores: sources, tokenizer, stores, in this order."""
+"""From a config to datasets: open the sources, then the tokenizer, then the stores.
+
+`prepare` is the whole story; the other public functions are for evaluation, for jobs
+that share the work, and for questions about a config.
+"""
 
 import dataclasses
 import logging
-import lzma
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lmjax.config.data import SourceConfig
 from lmjax.config.experiment import Config
 from lmjax.data import example_datasets
-from lmjax.data.datasets import Datasets, Store, source_parts
+from lmjax.data.datasets import Datasets, Store, source_configs
 from lmjax.data.features.dataset import ExamplePart
 from lmjax.data.features.registry import make_features
 from lmjax.data.lm import objectives
-from lmjax.data.sources.documents import Documents, expanded
+from lmjax.data.sources.documents import Documents, expand_path
 from lmjax.data.sources.registry import Split, open_splits
-from lmjax.data.stores import example_store, manifest
+from lmjax.data.stores.example_store import build_example_store
+from lmjax.data.stores.run_stores import write_run_stores
+from lmjax.data.stores.store_manifest import read_fingerprint
 from lmjax.data.stores.token_store import TokenStore
 from lmjax.data.stores.token_store_builder import (
     build_shards,
     build_token_store,
-    kept_identity,
     plan_store,
-    store_identity,
+    store_fingerprint,
 )
-from lmjax.data.tokenizers import files, tokenizer
+from lmjax.data.tokenizers import files
+from lmjax.data.tokenizers import tokenizer as tokenizers
 from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import lock, write_errors
 
 _log = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+# For each split the documents, or examples, of each source.
+Sources = Mapping[str, Sequence[Documents]]
 
 
-def with_vocabulary(config: Config) -> Config:
-    """Return the config with the tokenizer's vocabulary where the model names none.
+def prepare(config: Config, *, workdir: str | Path, resume: bool = False) -> Datasets:
+    """Build the tokenizer and the stores of an experiment, or reuse them.
 
-    And with the labels of the training data, where the task has some and names none.
+    Several processes may call this at once on one workdir: the first does the work.
+
+    Args:
+      config: the experiment.
+      workdir: holds the tokenizer and, unless `config.data.store` is set, the stores.
+      resume: the workdir has a trained run: raise unless tokenizer and text are those
+        that it was trained on, before anything is written.
 
     Raises:
-      ConfigError: the model's own is too small for the tokenizer, or for what its
-        decoder begins with, or there are no labels.
+      ConfigError: the config does not fit the text or the tokenizer.
+      UserError: a file cannot be read or written, or resuming is not possible.
+    """
+    sources = open_sources(config)
+    if resume:
+        tokenizer = _resume_tokenizer(config, workdir, sources)
+    else:
+        tokenizer = _prepare_tokenizer(config, workdir, sources["train"])
+    if not example_datasets.reads_examples(config):
+        objectives.build(config, tokenizer)  # raises before the work begins
+    datasets = _build_stores(config, workdir, sources, tokenizer)
+    write_run_stores(workdir, datasets.stores)
+    return datasets
+
+
+def prepare_held_out(
+    config: Config, tokenizer: Tokenizer, *, workdir: str | Path
+) -> Datasets:
+    """Build the stores of the held-out splits alone, for a given tokenizer.
+
+    Raises:
+      ConfigError: there is no held-out split, or its text cannot be used.
+    """
+    sources = open_sources(config, splits=("valid", "test"))
+    if not sources:
+        raise ConfigError("config.data: has neither a valid nor a test split")
+    return _build_stores(config, workdir, sources, tokenizer)
+
+
+def prepare_job(
+    config: Config, *, workdir: str | Path, job: int, num_jobs: int
+) -> Datasets | None:
+    """Do one job's share of `prepare`; None while shares of other jobs are missing.
+
+    The jobs may run at once or one after another, on one file system. The first one
+    builds the tokenizer.
+    """
+    if example_datasets.reads_examples(config):  # too few to be divided
+        return prepare(config, workdir=workdir) if job == 0 else None
+    sources = open_sources(config)
+    tokenizer = _prepare_tokenizer(config, workdir, sources["train"])
+    plans = []
+    for store in _locate_stores(config, workdir, sources, tokenizer):
+        plan = plan_store(
+            store.directory, documents=store.documents, tokenizer=tokenizer
+        )
+        share = range(plan.num_shards)[job::num_jobs]
+        workers = config.data.num_store_workers
+        build_shards(plan, share, num_workers=workers, label=store.name)
+        plans.append(plan)
+    if not all(plan.is_complete for plan in plans):
+        return None
+    datasets = _build_stores(config, workdir, sources, tokenizer)
+    write_run_stores(workdir, datasets.stores)
+    return datasets
+
+
+def open_sources(
+    config: Config, *, splits: Sequence[Split] = SPLITS
+) -> dict[str, list[Documents]]:
+    """Open the documents, or examples, of those splits that the sources have.
+
+    Returns:
+      For each split a list with the documents of each source of a mixture, or one.
+
+    Raises:
+      ConfigError: a source cannot be opened, or has no train split.
+    """
+    if config.data.source == "none":
+        raise ConfigError(
+            "config.data.source = 'none': an imported model has no text; give "
+            "--config.data.source, and its path"
+        )
+    if example_datasets.reads_examples(config):
+        parts = example_datasets.open_parts(config, splits=splits)
+        return {split: [part] for split, part in parts.items()}
+    sources: dict[str, list[Documents]] = {}
+    for path, source in source_configs(config).items():
+        opened = open_splits(source, splits=splits, path=path)
+        if "train" in splits and "train" not in opened:
+            raise ConfigError(f"{path}.train_split = '': needs a value")
+        for split, documents in opened.items():
+            sources.setdefault(split, []).append(documents)
+    return sources
+
+
+def _prepare_tokenizer(
+    config: Config, workdir: str | Path, documents: Sequence[Documents]
+) -> Tokenizer:
+    """Load the tokenizer of a workdir; build it if it is missing or another one."""
+    directory = Path(workdir) / "tokenizer"
+    with write_errors(directory), lock(directory):
+        if tokenizers.is_trained(config.tokenizer):
+            manifest = files.read_manifest(directory)
+            if manifest and manifest.get("made_from") == _recipe(config, documents):
+                return tokenizers.load_tokenizer(directory)
+            if manifest:
+                _log.warning(
+                    "%s: trained on other text or with other settings; built again",
+                    directory,
+                )
+        tokenizer = tokenizers.make_tokenizer(
+            config.tokenizer, documents=documents, seed=config.seed
+        )
+        tokenizer.save(directory)
+    return tokenizer
+
+
+def _resume_tokenizer(
+    config: Config, workdir: str | Path, sources: Sources
+) -> Tokenizer:
+    """Load the tokenizer of a trained run, or build it again if it was lost.
+
+    Raises:
+      UserError: the tokenizer, or the text of a store, is not that of the run.
+    """
+    directory = Path(workdir) / "tokenizer"
+    exists = files.read_manifest(directory) is not None
+    if exists:
+        tokenizer = tokenizers.load_tokenizer(directory)
+        _check_same_tokenizer(config, directory, sources["train"], tokenizer)
+    else:
+        tokenizer = tokenizers.make_tokenizer(
+            config.tokenizer, documents=sources["train"], seed=config.seed
+        )
+    for store in _locate_stores(config, workdir, sources, tokenizer):
+        existing = read_fingerprint(store.directory)
+        if existing and existing != _fingerprint(store.documents, tokenizer):
+            raise UserError(f"{store.directory}: the text of config.data {_CHANGED}")
+    if not exists:
+        with write_errors(directory), lock(directory):
+            tokenizer.save(directory)
+    return tokenizer
+
+
+def _check_same_tokenizer(
+    config: Config,
+    directory: Path,
+    documents: Sequence[Documents],
+    tokenizer: Tokenizer,
+) -> None:
+    """Raise unless the config describes the tokenizer that `directory` holds."""
+    if tokenizers.is_trained(config.tokenizer):
+        manifest = files.read_manifest(directory) or {}
+        same = manifest.get("made_from") == _recipe(config, documents)
+        what = "the text or the settings of config.tokenizer"
+    else:
+        given = tokenizers.make_tokenizer(config.tokenizer, documents=None, seed=0)
+        same = given.fingerprint() == tokenizer.fingerprint()
+        what = f"config.tokenizer.path = {config.tokenizer.path!r}"
+    if not same:
+        raise UserError(f"{directory}: {what} {_CHANGED}")
+
+
+_CHANGED = "is not what this run was trained on; restore it, or use another --workdir"
+
+
+def _recipe(config: Config, documents: Sequence[Documents]) -> str:
+    return tokenizers.recipe_fingerprint(
+        config.tokenizer, documents=documents, seed=config.seed
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _StoreLocation:
+    """A store that exists, or is to be built."""
+
+    split: str
+    name: str
+    directory: Path
+    documents: Documents
+
+
+def _locate_stores(
+    config: Config, workdir: str | Path, sources: Sources, tokenizer: Tokenizer
+) -> Iterator[_StoreLocation]:
+    """Yield the stores of a run: one for each split and source."""
+    for split, opened in sources.items():
+        for i, documents in enumerate(opened):
+            name = split if len(opened) == 1 else f"{split}-{i}"
+            directory = Path(workdir) / "store" / name
+            if config.data.store:  # experiments that share it must not collide
+                root = expand_path(config.data.store, leaf="config.data.store")
+                fingerprint = _fingerprint(documents, tokenizer)
+                directory = root / f"{name}-{fingerprint[:12]}"
+            yield _StoreLocation(split, name, directory, documents)
+
+
+def _build_stores(
+    config: Config, workdir: str | Path, sources: Sources, tokenizer: Tokenizer
+) -> Datasets:
+    stores: dict[str, list[Store]] = {split: [] for split in sources}
+    for store in _locate_stores(config, workdir, sources, tokenizer):
+        if isinstance(store.documents, ExamplePart):
+            built: Store = build_example_store(
+                store.directory,
+                part=store.documents,
+                tokenizer=tokenizer,
+                label=store.name,
+            )
+        else:
+            built = build_token_store(
+                store.directory,
+                documents=store.documents,
+                tokenizer=tokenizer,
+                num_workers=config.data.num_store_workers,
+                label=store.name,
+            )
+        stores[store.split].append(built)
+    return Datasets(tokenizer=tokenizer, stores=stores)
+
+
+def _fingerprint(documents: Documents, tokenizer: Tokenizer) -> str:
+    """Hash everything that decides the content of a store."""
+    if isinstance(documents, ExamplePart):
+        return documents.identity(tokenizer)
+    return store_fingerprint(documents, tokenizer)
+
+
+def fingerprints(datasets: Datasets) -> dict[str, str]:
+    """Return the fingerprints of the training data, by the sections of the config."""
+    train = " ".join(store.fingerprint for store in datasets.stores["train"])
+    return {
+        "config.data": train,
+        "config.tokenizer": datasets.tokenizer.fingerprint(),
+    }
+
+
+def resolve_vocabulary(config: Config) -> Config:
+    """Return the config with the vocabulary size, and the labels, that it leaves open.
+
+    The size is the tokenizer's, the labels are those of the training data.
+
+    Raises:
+      ConfigError: the vocabulary of the model is too small for the tokenizer or for
+        the first tokens of its decoder, or there are no labels.
     """
     config = example_datasets.with_labels(config)
-    own, size = config.model.vocab_size, tokenizer.vocab_size(config.tokenizer)
+    own, size = config.model.vocab_size, tokenizers.vocab_size(config.tokenizer)
     if own and own < size:
         raise ConfigError(
             f"config.model.vocab_size = {own}: must be at least the tokenizer's {size}"
@@ -60,277 +306,16 @@ def with_vocabulary(config: Config) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def prepare(
-    config: Config, *, workdir: str | Path, keep_tokenizer: bool = False
-) -> Datasets:
-    """Make or reuse the tokenizer and the token stores of an experiment.
-
-    Several processes may call this at once on one workdir: the first does the work.
-
-    Args:
-      config: the experiment.
-      workdir: where tokenizer and stores are kept.
-      keep_tokenizer: a run goes on: load the tokenizer that is kept, and refuse to
-        replace a store. Nothing is written before it is known that all is the same.
-
-    Raises:
-      ConfigError: the text, the tokenizer or the disk cannot be used, or the tokenizer
-        lacks an id that the objective needs.
-    """
-    documents = open_documents(config)
-    if keep_tokenizer:
-        made = _kept_tokenizer(config, workdir, documents)
-    else:
-        made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
-    if not example_datasets.reads_examples(config):
-        objectives.build(config, made)  # has the ids it needs, before the work begins
-    datasets = _with_stores(config, workdir, documents, made)
-    manifest.note(workdir, datasets.stores)
-    return datasets
+def has_valid_split(config: Config) -> bool:
+    """Return whether a run has a valid split: only TFDS sources may have none."""
+    sources = source_configs(config).values()
+    return any(source.source != "tfds" or source.valid_split for source in sources)
 
 
-def prepare_held_out(
-    config: Config, made: Tokenizer, *, workdir: str | Path
-) -> Datasets:
-    """Make or reuse the stores of the held-out splits alone, for a given tokenizer.
+def reads_same_text(a: Config, b: Config) -> bool:
+    """Return whether two configs read the same documents, or encode the same examples.
 
-    Raises:
-      ConfigError: there is no held-out split, or its text cannot be used.
-    """
-    documents = open_documents(config, splits=("valid", "test"))
-    if not documents:
-        raise ConfigError("config.data: has neither a valid nor a test split")
-    return _with_stores(config, workdir, documents, made)
-
-
-def prepare_job(
-    config: Config, *, workdir: str | Path, job: int, num_jobs: int
-) -> Datasets | None:
-    """Do one of several jobs' share of `prepare`; None while others are to finish.
-
-    The jobs may run at once or one after another, on one file system; the tokenizer
-    is made by the first of them.
-    """
-    if example_datasets.reads_examples(config):  # too few to be shared out
-        return prepare(config, workdir=workdir) if job == 0 else None
-    documents = open_documents(config)
-    made = prepare_tokenizer(config, workdir=workdir, documents=documents["train"])
-    plans = []
-    for name, directory, part in _places(config, workdir, documents, made):
-        plan = plan_store(directory, documents=part, tokenizer=made)
-        share = range(plan.num_shards)[job::num_jobs]
-        workers = config.data.num_store_workers
-        build_shards(plan, share, num_workers=workers, label=name)
-        plans.append(plan)
-    if not all(plan.complete for plan in plans):
-        return None
-    datasets = _with_stores(config, workdir, documents, made)
-    manifest.note(workdir, datasets.stores)
-    return datasets
-
-
-def open_documents(
-    config: Config, *, splits: Sequence[Split] = SPLITS
-) -> dict[str, list[Documents]]:
-    """Open the documents, or examples, of each split there is: an item for each part.
-
-    Raises:
-      ConfigError: a part cannot be read, or has no train split.
-    """
-    if config.data.source == "none":
-        raise ConfigError(
-            "config.data.source = 'none': an imported model has no text; give "
-            "--config.data.source, and what it needs"
-        )
-    opened: dict[str, list[Documents]] = {}
-    if example_datasets.reads_examples(config):
-        opened |= {
-            split: [part]
-            for split, part in example_datasets.open_parts(
-                config, splits=splits
-            ).items()
-        }
-        return opened
-    for path, part in source_parts(config).items():
-        found = open_splits(part, splits=splits, path=path)
-        if "train" in splits and "train" not in found:
-            raise ConfigError(f"{path}.train_split = '': there must be one")
-        for split, documents in found.items():
-            opened.setdefault(split, []).append(documents)
-    return opened
-
-
-def prepare_tokenizer(
-    config: Config,
-    *,
-    workdir: str | Path,
-    documents: Sequence[Documents],
-) -> Tokenizer:
-    """Return the tokenizer kept in WORKDIR/tokenizer, made anew if it is another's."""
-    directory = Path(workdir) / "tokenizer"
-    with write_errors(directory), lock(directory):
-        trained = tokenizer.is_trained(config.tokenizer)
-        if trained and (kept := files.read_manifest(directory)):
-            recipe = tokenizer.recipe_fingerprint(
-                config.tokenizer, documents=documents, seed=config.seed
-            )
-            if kept.get("made_from") == recipe:
-                return tokenizer.load_tokenizer(directory)
-            _log.warning("%s: made for other text or settings; made again", directory)
-        made = tokenizer.make_tokenizer(
-            config.tokenizer, documents=documents, seed=config.seed
-        )
-        made.save(directory)
-    return made
-
-
-def _kept_tokenizer(
-    config: Config, workdir: str | Path, documents: Mapping[str, Sequence[Documents]]
-) -> Tokenizer:
-    """Return the tokenizer of a run that goes on; make it again only if it was lost.
-
-    Raises:
-      ConfigError: it, or the text of a store, is not what the config now has.
-    """
-    directory = Path(workdir) / "tokenizer"
-    if files.read_manifest(directory) is not None:
-        made = _same_tokenizer(config, directory, documents["train"])
-        _refuse_other_stores(config, workdir, documents, made)
-        return made
-    made = tokenizer.make_tokenizer(
-        config.tokenizer, documents=documents["train"], seed=config.seed
-    )
-    _refuse_other_stores(config, workdir, documents, made)
-    with write_errors(directory), lock(directory):
-        made.save(directory)
-    return made
-
-
-def _same_tokenizer(
-    config: Config, directory: Path, documents: Sequence[Documents]
-) -> Tokenizer:
-    """Load the tokenizer that is kept, and compare it with the config's."""
-    kept = tokenizer.load_tokenizer(directory)
-    if tokenizer.is_trained(config.tokenizer):
-        noted = (files.read_manifest(directory) or {}).get("made_from")
-        same = noted == tokenizer.recipe_fingerprint(
-            config.tokenizer, documents=documents, seed=config.seed
-        )
-        behind = "the text behind config.tokenizer"
-    else:
-        given = tokenizer.make_tokenizer(config.tokenizer, documents=None, seed=0)
-        same = given.fingerprint() == kept.fingerprint()
-        behind = f"config.tokenizer.path = {config.tokenizer.path!r}"
-    if not same:
-        raise ConfigError(f"{directory}: {behind} {_NOT_THE_SAME}")
-    return kept
-
-
-def _refuse_other_stores(
-    config: Config,
-    workdir: str | Path,
-    documents: Mapping[str, Sequence[Documents]],
-    made: Tokenizer,
-) -> None:
-    """Raise if the store of a run that goes on holds other text than there is now."""
-    for _, directory, part in _places(config, workdir, documents, made):
-        kept = kept_identity(directory)
-        if kept and kept != _identity(part, made):
-            raise ConfigError(
-                f"{directory}: the text behind config.data {_NOT_THE_SAME}"
-            )
-
-
-_NOT_THE_SAME = (
-    "is not what this run was trained on (take it back, or choose another --workdir)"
-)
-
-
-def _with_stores(
-    config: Config,
-    workdir: str | Path,
-    documents: Mapping[str, Sequence[Documents]],
-    made: Tokenizer,
-) -> Datasets:
-    built = {
-        name: _build(config, directory, part, made, label=name)
-        for name, directory, part in _places(config, workdir, documents, made)
-    }
-    stores = {
-        split: [built[name] for name, _ in _named(split, parts)]
-        for split, parts in documents.items()
-    }
-    return Datasets(tokenizer=made, stores=stores)
-
-
-def _build(
-    config: Config, directory: Path, part: Documents, made: Tokenizer, *, label: str
-) -> Store:
-    if isinstance(part, ExamplePart):
-        return example_store.build_example_store(
-            directory, part=part, tokenizer=made, label=label
-        )
-    return build_token_store(
-        directory,
-        documents=part,
-        tokenizer=made,
-        num_workers=config.data.num_store_workers,
-        label=label,
-    )
-
-
-def _places(
-    config: Config,
-    workdir: str | Path,
-    documents: Mapping[str, Sequence[Documents]],
-    made: Tokenizer,
-) -> Iterator[tuple[str, Path, Documents]]:
-    """Yield the name, directory and documents of each store."""
-    for split, parts in documents.items():
-        for name, part in _named(split, parts):
-            place = _store_directory(config, workdir, name, part=part, tokenizer=made)
-            yield name, place, part
-
-
-def identity(datasets: Datasets) -> dict[str, str]:
-    """Return hashes of what a run learns from, by the config's sections."""
-    train = " ".join(store.made_from for store in datasets.stores["train"])
-    return {
-        "config.data": train,
-        "config.tokenizer": datasets.tokenizer.fingerprint(),
-    }
-
-
-def held_out_bytes(stores: Sequence[TokenStore]) -> int:
-    """Count the bytes of the text in UTF-8: what bits per byte divides by."""
-    return sum(store.num_bytes for store in stores)
-
-
-def held_out_words(stores: Sequence[TokenStore]) -> int:
-    """Count words, and the end of each document as one: for perplexity per word."""
-    return sum(store.num_words + store.num_documents for store in stores)
-
-
-def compressors(documents: Sequence[Documents]) -> dict[str, float]:
-    """Return the bits per byte that `gzip -9` and `xz -9` need for all the text."""
-    text = "".join(part[i] for part in documents for i in range(len(part))).encode()
-    gzip = zlib.compress(text, 9, wbits=16 + zlib.MAX_WBITS)
-    return {
-        "gzip": 8 * len(gzip) / len(text),
-        "xz": 8 * len(lzma.compress(text, preset=9)) / len(text),
-    }
-
-
-def holds_out(config: Config) -> bool:
-    """Return whether a run has a valid split: all have, but by choice those of TFDS."""
-    parts = source_parts(config).values()
-    return any(part.source != "tfds" or part.valid_split for part in parts)
-
-
-def same_text(a: Config, b: Config) -> bool:
-    """Return whether two configs read the same documents, however they cut them.
-
-    Examples are kept as they were cut.
+    Windows of text may be cut differently; examples are stored as they are cut.
     """
     names = [field.name for field in dataclasses.fields(SourceConfig)] + ["mixture"]
     if any(getattr(a.data, name) != getattr(b.data, name) for name in names):
@@ -340,28 +325,11 @@ def same_text(a: Config, b: Config) -> bool:
     return make_features(a).identity() == make_features(b).identity()
 
 
-def _named(split: str, parts: Sequence[Documents]) -> Iterator[tuple[str, Documents]]:
-    for i, part in enumerate(parts):
-        yield (split if len(parts) == 1 else f"{split}-{i}"), part
+def count_bytes(stores: Sequence[TokenStore]) -> int:
+    """Count the bytes of the text in UTF-8, the unit of bits per byte."""
+    return sum(store.num_bytes for store in stores)
 
 
-def _store_directory(
-    config: Config,
-    workdir: str | Path,
-    name: str,
-    *,
-    part: Documents,
-    tokenizer: Tokenizer,
-) -> Path:
-    """Return where a store is kept; experiments that share a place do not collide."""
-    if not config.data.store:
-        return Path(workdir) / "store" / name
-    name = f"{name}-{_identity(part, tokenizer)[:12]}"
-    return expanded(config.data.store, leaf="config.data.store") / name
-
-
-def _identity(part: Documents, tokenizer: Tokenizer) -> str:
-    """Hash what decides what is in a store."""
-    if isinstance(part, ExamplePart):
-        return part.identity(tokenizer)
-    return store_identity(part, tokenizer)
+def count_words(stores: Sequence[TokenStore]) -> int:
+    """Count words, and the end of each document as one: for perplexity per word."""
+    return sum(store.num_words + store.num_documents for store in stores)

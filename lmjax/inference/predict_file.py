@@ -11,7 +11,7 @@ from typing import Any
 from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.data.formats.examples import add_location
 from lmjax.data.formats.registry import find_file, open_file
-from lmjax.data.sources.documents import reading
+from lmjax.data.sources.documents import read_errors
 from lmjax.errors import UserError
 from lmjax.inference import predictor
 from lmjax.inference.language_model import LanguageModel, restore_language_model
@@ -125,7 +125,7 @@ def _add_hints(*hints: str) -> Iterator[None]:
 
 def _fingerprint(file: Path) -> str:
     """Return the size and the hash of a file."""
-    with reading(file, path="--input"), file.open("rb") as content:
+    with read_errors(file, path="--input"), file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
         return f"{content.tell():,} bytes of sha256 {digest[:16]}"
 

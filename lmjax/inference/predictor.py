@@ -160,12 +160,12 @@ class Predictor:
             return []
         lengths = np.array([row.size for row in rows])
         longest = max(self.config.data.length, int(lengths.max()))
-        ladder = np.array(bucketing.ladder(longest))
+        ladder = np.array(bucketing.doubling_lengths(longest))
         most = TOKENS // ladder
         if self._writer is not None:
             most = SLOTS // self._writer.slots(ladder)
         buckets = _buckets(lengths, ladder=ladder, most=most, data_shards=data_shards)
-        epoch = bucketing.in_order(lengths, buckets)
+        epoch = bucketing.sorted_epoch(lengths, buckets)
         return [epoch.batch(number) for number in range(len(epoch))]
 
     def _said(

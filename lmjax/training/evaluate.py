@@ -69,7 +69,7 @@ class Evaluation:
     def _means(self, split: str, params: Params) -> dict[str, float]:
         """Return what adds up over the batches of a split."""
         program = self.program
-        held_out = batches.held_out(
+        held_out = batches.eval_batches(
             self.datasets,
             split,
             program.config,
@@ -87,21 +87,21 @@ class Evaluation:
         task = self.program.config.task
         assert isinstance(task, PredictionTaskConfig), task
         wanted = task.num_answers if split == "valid" else 0
-        chosen = batches.some(store.num_examples, wanted)
+        chosen = batches.spread_evenly(store.num_examples, wanted)
         examples = [store.examples[i] for i in chosen]
         return self._predictor.judged(params, examples, mesh=self.program.mesh)
 
     def _of_text(self, split: str, *, loss: float) -> dict[str, float]:
         config, stores = self.program.config, self.datasets.stores[split]
         window = objectives.build(config, self.datasets.tokenizer).window
-        whole = loader.reads_all(stores, config, window=window)
+        whole = loader.reads_whole_split(stores, config, window=window)
         if not (self.program.task.scores_text and whole):
             return {"perplexity": _exp(loss)}
         nats = loss * sum(store.num_tokens for store in stores)
         return {
             "perplexity": _exp(loss),
-            "word_perplexity": _exp(nats / pipeline.held_out_words(stores)),
-            "bits_per_byte": nats / math.log(2) / pipeline.held_out_bytes(stores),
+            "word_perplexity": _exp(nats / pipeline.count_words(stores)),
+            "bits_per_byte": nats / math.log(2) / pipeline.count_bytes(stores),
         }
 
     @functools.cached_property
@@ -168,7 +168,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"{where}: must be one of {', '.join(names)}{nearest(best, names)}"
         )
-    if best and not pipeline.holds_out(config):
+    if best and not pipeline.has_valid_split(config):
         raise ConfigError(f"{where}: config.data has no valid split to measure it")
 
 

@@ -10,7 +10,7 @@ import jax
 from lmjax.config.experiment import Config
 from lmjax.data import pipeline
 from lmjax.data.datasets import Datasets
-from lmjax.data.stores import manifest
+from lmjax.data.stores import run_stores
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.inference.language_model import load
 from lmjax.run import workdir
@@ -44,8 +44,8 @@ def _open_held_out(
     config: Config, saved: Config, tokenizer: Tokenizer, *, directory: Path
 ) -> Datasets:
     """Open the held-out stores of a run, or build those of the data in overrides."""
-    same = pipeline.same_text(config, saved)
-    stores = manifest.open_held_out(directory) if same else None
+    same = pipeline.reads_same_text(config, saved)
+    stores = run_stores.open_held_out_stores(directory) if same else None
     if stores:
         return Datasets(tokenizer=tokenizer, stores=stores)
     # In a directory of their own: the stores of the run stay.

@@ -46,7 +46,7 @@ def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool
     """
     with StopSignal() as stop:
         with processes.sync_errors():
-            config = pipeline.with_vocabulary(config)
+            config = pipeline.resolve_vocabulary(config)
             evaluate.check(config)
         with workdir.hold(directory):
             datasets = _prepare_data(config, directory)
@@ -69,9 +69,9 @@ def _prepare_data(config: Config, directory: Path) -> Datasets:
         if not resumes:
             init_embedding.check(config)
     with processes.sync_errors():
-        datasets = pipeline.prepare(config, workdir=directory, keep_tokenizer=resumes)
+        datasets = pipeline.prepare(config, workdir=directory, resume=resumes)
         if processes.is_first():
-            workdir.check_same_data(directory, pipeline.identity(datasets))
+            workdir.check_same_data(directory, pipeline.fingerprints(datasets))
             workdir.write_config(directory, config)
     return datasets
 
@@ -94,7 +94,7 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
         run.progress.print(shapes)
 
     # The batch of a step depends on the step alone: resuming repeats or skips none.
-    train_batches = batches.train(
+    host_batches = batches.train_batches(
         run.datasets,
         config,
         start_step=start,
@@ -111,7 +111,7 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
         for step in range(start + 1, config.num_steps + 1):
             # The next batch: read ahead by other threads, so we seldom wait for it.
             with meter.waiting():
-                host_batch = next(train_batches)
+                host_batch = next(host_batches)
             batch = put_batch(host_batch, mesh)
 
             # A shape of batch is compiled when it is first met.

@@ -4,6 +4,7 @@ import random
 import numpy as np
 import pytest
 
+from lmjax.data.stores import token_store_builder
 from lmjax.data.stores.token_store_builder import build_token_store
 from lmjax.data.tokenizers.plain import Bytes
 
@@ -34,14 +35,25 @@ def random_texts():
 
 
 @pytest.fixture
-def make_store(tmp_path):
+def set_num_shards(monkeypatch):
+    """Have small stores of more than one shard."""
+
+    def set_number(number):
+        choose = lambda documents: min(number, len(documents))
+        monkeypatch.setattr(token_store_builder, "choose_num_shards", choose)
+
+    return set_number
+
+
+@pytest.fixture
+def make_store(tmp_path, set_num_shards):
     def make(documents, *, num_shards=3, name="store"):
+        set_num_shards(num_shards)
         return build_token_store(
             tmp_path / name,
             documents=Texts(documents),
             tokenizer=Bytes(bos=True),
             num_workers=1,
-            num_shards=num_shards,
         )
 
     return make
@@ -73,7 +85,7 @@ ODD = [
 
 @pytest.fixture(scope="session")
 def odd_texts():
-    """Ten texts to stumble over, and 300 of random characters."""
+    """Ten difficult texts, and 300 of random characters."""
     rng = random.Random(0)
     ranges = [(32, 127), (97, 123), (0, 32), (0x80, 0x300), (0x300, 0x370)]
     ranges += [(0x600, 0x700), (0x2000, 0x2070), (0x4E00, 0x4F00), (0xAC00, 0xAD00)]

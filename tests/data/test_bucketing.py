@@ -43,8 +43,8 @@ def test_very_long_rows_are_chosen_from_coarser_lengths():
 @pytest.mark.parametrize("parts", [1, 2, 6])
 def test_batches_hold_as_many_tokens_and_divide(parts):
     options = {"batch_size": 32, "data_shards": parts}
-    one = bucketing.choose(LENGTHS, num_buckets=1, **options)
-    four = bucketing.choose(LENGTHS, num_buckets=4, **options)
+    one = bucketing.choose_buckets(LENGTHS, num_buckets=1, **options)
+    four = bucketing.choose_buckets(LENGTHS, num_buckets=4, **options)
     if 32 % parts == 0:
         assert one.num_rows == (32,)
     assert all(rows % parts == 0 for rows in four.num_rows)
@@ -58,13 +58,17 @@ def test_batches_hold_as_many_tokens_and_divide(parts):
 
 def test_the_mesh_does_not_change_what_a_batch_holds():
     options = {"num_buckets": 4, "batch_size": 32}
-    one, eight = (bucketing.choose(LENGTHS, data_shards=p, **options) for p in (1, 8))
+    one, eight = (
+        bucketing.choose_buckets(LENGTHS, data_shards=p, **options) for p in (1, 8)
+    )
     assert one == eight
 
 
 @pytest.fixture
 def schedule():
-    buckets = bucketing.choose(LENGTHS, num_buckets=4, batch_size=16, data_shards=2)
+    buckets = bucketing.choose_buckets(
+        LENGTHS, num_buckets=4, batch_size=16, data_shards=2
+    )
     return bucketing.Schedule(LENGTHS, buckets, 3)
 
 
@@ -98,7 +102,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(schedule):
 
 
 def test_in_order_has_each_example_once(schedule):
-    epoch = bucketing.in_order(LENGTHS, schedule.buckets)
+    epoch = bucketing.sorted_epoch(LENGTHS, schedule.buckets)
     seen = np.concatenate([epoch.batch(i)[1] for i in range(len(epoch))])
     assert sorted(seen[seen >= 0]) == [*range(len(LENGTHS))]
     lengths = [epoch.batch(i)[0] for i in range(len(epoch))]
@@ -106,6 +110,6 @@ def test_in_order_has_each_example_once(schedule):
 
 
 def test_ladder():
-    assert bucketing.ladder(100) == (16, 32, 64, 100)
-    assert bucketing.ladder(16) == (16,)
-    assert bucketing.ladder(9) == (9,)
+    assert bucketing.doubling_lengths(100) == (16, 32, 64, 100)
+    assert bucketing.doubling_lengths(16) == (16,)
+    assert bucketing.doubling_lengths(9) == (9,)

@@ -14,7 +14,7 @@ def test_each_epoch_is_a_permutation(size):
         np.testing.assert_array_equal(np.sort(seen), index)
 
 
-def test_the_order_is_fixed_for_ever():
+def test_the_order_never_changes():
     index = np.arange(8)
     epochs = np.array([0] * 4 + [1] * 4)
     seen = order.permutation(index, size=1000, seed=7, epoch=epochs)
@@ -49,24 +49,29 @@ def test_offsets_stay_inside_and_vary():
     assert np.bincount(offsets, minlength=64).min() > 3
 
 
-def test_a_mixture_keeps_its_shares_and_counts_each_part():
+def test_a_mixture_keeps_its_shares_and_numbers_the_samples_of_each_source():
     weights = (0.5, 0.3, 0.2, 1e-6)
-    part, rank = order.deal(np.arange(10 * order.PATTERN), weights=weights, seed=0)
-    shares = np.bincount(part) / len(part)
-    np.testing.assert_allclose(shares, weights, atol=1 / order.PATTERN)
-    assert (part == 3).sum() == 10  # nobody goes without
-    for p in range(len(weights)):
-        np.testing.assert_array_equal(rank[part == p], np.arange((part == p).sum()))
+    source, rank = order.assign_sources(
+        np.arange(10 * order.MIXTURE_PERIOD), weights=weights, seed=0
+    )
+    shares = np.bincount(source) / len(source)
+    np.testing.assert_allclose(shares, weights, atol=1 / order.MIXTURE_PERIOD)
+    assert (source == 3).sum() == 10  # at least one in each period
+    for i in range(len(weights)):
+        here = source == i
+        np.testing.assert_array_equal(rank[here], np.arange(here.sum()))
 
 
 def test_a_mixture_is_mixed():
-    part, _ = order.deal(np.arange(order.PATTERN), weights=(1.0, 1.0), seed=0)
-    halves = part.reshape(-1, 64).mean(axis=1)
+    source, _ = order.assign_sources(
+        np.arange(order.MIXTURE_PERIOD), weights=(1.0, 1.0), seed=0
+    )
+    halves = source.reshape(-1, 64).mean(axis=1)
     assert halves.min() > 0.2 and halves.max() < 0.8
 
 
-def test_one_source_is_dealt_straight():
+def test_a_single_source_gets_every_sample():
     index = np.arange(5000, 15_000)
-    part, rank = order.deal(index, weights=(0.3,), seed=5)
-    assert not part.any()
+    source, rank = order.assign_sources(index, weights=(0.3,), seed=5)
+    assert not source.any()
     np.testing.assert_array_equal(rank, index)

@@ -8,9 +8,11 @@ import pytest
 
 from lmjax.config import experiment
 from lmjax.data import order, pipeline
+from lmjax.data.batches import train_batches
 from lmjax.data.lm import loader
+from lmjax.data.lm.windows import sample_indices, train_windows
 from lmjax.data.sources import line_index
-from lmjax.data.stores import manifest
+from lmjax.data.stores import run_stores
 from lmjax.data.tokenizers import tokenizer
 from lmjax.errors import UserError
 
@@ -44,8 +46,9 @@ def concatenate(*hosts):
     ]
 
 
-def train(datasets, config, **options):
-    return list(loader.train_batches(datasets, config, **options))
+def train(datasets, config, *, rows=None, **options):
+    local = {} if rows is None else {"rows": lambda _: rows}
+    return list(train_batches(datasets, config, **options, **local))
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_any_start_gives_the_same_steps(datasets, config):
 
 
 @pytest.mark.parametrize("process_count", [2, 3])
-def test_hosts_divide_the_same_batches(datasets, config, process_count):
+def test_processes_divide_the_same_batches(datasets, config, process_count):
     hosts = [
         train(datasets, config, start_step=0, rows=rows)
         for rows in np.split(np.arange(config.batch_size), process_count)
@@ -91,30 +94,30 @@ def test_loader_processes_give_the_same_batches(corpus, tmp_path):
     datasets = pipeline.prepare(config, workdir=tmp_path / "work")
     data = dataclasses.replace(config.data, num_workers=2)
     in_processes = dataclasses.replace(config, data=data)
-    batches = loader.train_batches(datasets, in_processes, start_step=3)
+    batches = train_batches(datasets, in_processes, start_step=3)
     first = list(itertools.islice(batches, 5))
     batches.close()
     assert_equal(first, train(datasets, config, start_step=3)[:5])
 
 
-def test_locate_tells_what_a_step_sees(datasets, config):
+def test_the_windows_of_any_step_can_be_looked_up(datasets, config):
     batch = train(datasets, config, start_step=4)[0]
-    samples = loader.sample_indices(config, step=4)
+    samples = sample_indices(config, step=4)
     stores = datasets.stores["train"]
-    parts, windows = loader.locate(stores, config, samples=samples, window=16)
-    for row, (part, start) in enumerate(zip(parts, windows.starts, strict=True)):
-        stop = min(int(start) + 16, stores[part].num_tokens)
-        expected = stores[part].read(int(start), stop)
+    windows = train_windows(stores, config, samples=samples, length=16)
+    places = zip(windows.stores, windows.starts, strict=True)
+    for row, (source, start) in enumerate(places):
+        stop = min(int(start) + 16, stores[source].num_tokens)
+        expected = stores[source].read(int(start), stop)
         np.testing.assert_array_equal(batch["targets"][row, : len(expected)], expected)
 
 
 def test_a_mixture_follows_its_weights(mixture, tmp_path):
     datasets = pipeline.prepare(mixture, workdir=tmp_path / "work")
-    samples = np.arange(order.PATTERN)
-    parts, _ = loader.locate(
-        datasets.stores["train"], mixture, samples=samples, window=16
-    )
-    assert np.bincount(parts).tolist() == [3072, 1024]
+    samples = np.arange(order.MIXTURE_PERIOD)
+    stores = datasets.stores["train"]
+    windows = train_windows(stores, mixture, samples=samples, length=16)
+    assert np.bincount(windows.stores).tolist() == [3072, 1024]
 
 
 def test_seeds_change_the_order(corpus, tmp_path):
@@ -129,7 +132,7 @@ def test_seeds_change_the_order(corpus, tmp_path):
 @pytest.mark.parametrize("length", [1, 13, 16])
 @pytest.mark.parametrize("batch_size", [6, 12])
 @pytest.mark.parametrize("process_count", [1, 2, 3])
-def test_every_held_out_token_is_seen_once(
+def test_evaluation_reads_each_token_once(
     datasets, config, length, batch_size, process_count
 ):
     config = dataclasses.replace(
@@ -144,7 +147,7 @@ def test_every_held_out_token_is_seen_once(
                 stores,
                 config,
                 tokenizer=datasets.tokenizer,
-                rows=rows,
+                rows=lambda _, rows=rows: rows,
             )
         )
         for rows in np.split(np.arange(batch_size), process_count)
@@ -185,11 +188,11 @@ def test_a_partial_evaluation_is_spread_over_all_stores(datasets, config):
     assert len(set(places)) == len(read) == 12
     assert read == [windows[i][1] for i in places]
     assert {windows[i][0] for i in places} == set(range(len(stores)))
-    assert not loader.reads_all(stores, config, window=16)
-    assert loader.reads_all(stores, config, window=10_000)
+    assert not loader.reads_whole_split(stores, config, window=16)
+    assert loader.reads_whole_split(stores, config, window=10_000)
 
 
-def test_a_host_may_hold_any_rows(datasets, config):
+def test_a_process_may_hold_any_rows(datasets, config):
     rows = np.array([0, 1, 4])
     whole = train(datasets, config, start_step=5)
     for batch, part in zip(
@@ -232,7 +235,7 @@ def test_a_trained_tokenizer_is_kept(corpus, tmp_path):
     assert store.num_tokens > first.stores["valid"][0].num_documents
 
 
-def test_experiments_share_a_place_for_stores(corpus, tmp_path):
+def test_experiments_share_a_directory_of_stores(corpus, tmp_path):
     shared = {"store": str(tmp_path / "shared")}
     for length in (16, 8):
         config = parse(corpus, data={**shared, "length": length})
@@ -244,20 +247,12 @@ def test_experiments_share_a_place_for_stores(corpus, tmp_path):
 
 
 def test_held_out_counts(datasets, config):
-    documents = pipeline.open_documents(config)["valid"]
+    documents = pipeline.open_sources(config)["valid"]
     texts = [part[i] for part in documents for i in range(len(part))]
     stores = datasets.stores["valid"]
-    assert pipeline.held_out_bytes(stores) == sum(len(t.encode()) for t in texts)
+    assert pipeline.count_bytes(stores) == sum(len(t.encode()) for t in texts)
     words = sum(len(text.split()) + 1 for text in texts)
-    assert pipeline.held_out_words(stores) == words
-
-
-def test_compressors(texts):
-    random = np.random.default_rng(0).integers(0, 128, 50_000).astype(np.uint8)
-    bits = pipeline.compressors([texts([random.tobytes().decode()])])
-    assert all(7.0 < value < 7.3 for value in bits.values())
-    bits = pipeline.compressors([texts(["a" * 50_000]), texts(["a" * 50_000])])
-    assert all(value < 0.02 for value in bits.values())
+    assert pipeline.count_words(stores) == words
 
 
 def snapshot(directory):
@@ -269,20 +264,20 @@ def snapshot(directory):
     }
 
 
-def go_on(config, workdir):
-    return pipeline.prepare(config, workdir=workdir, keep_tokenizer=True)
+def resume(config, workdir):
+    return pipeline.prepare(config, workdir=workdir, resume=True)
 
 
 def model_file(path, corpus, **leaves):
     config = trained(corpus, **leaves)
     made = tokenizer.make_tokenizer(
-        config.tokenizer, documents=pipeline.open_documents(config)["train"], seed=0
+        config.tokenizer, documents=pipeline.open_sources(config)["train"], seed=0
     )
     path.write_bytes(made.model)
 
 
 @pytest.mark.parametrize("kind", ["given", "trained", "bytes"])
-def test_a_run_that_goes_on_with_other_text_is_left_as_it_was(corpus, tmp_path, kind):
+def test_resuming_with_other_text_changes_nothing(corpus, tmp_path, kind):
     leaves = {"kind": "bytes"} if kind == "bytes" else {"vocab_size": 290}
     config = trained(corpus, **leaves)
     if kind == "given":
@@ -291,14 +286,14 @@ def test_a_run_that_goes_on_with_other_text_is_left_as_it_was(corpus, tmp_path, 
     work = tmp_path / "work"
     pipeline.prepare(config, workdir=work)
     before = snapshot(work)
-    assert go_on(config, work).tokenizer.vocab_size == config_size(config)
+    assert resume(config, work).tokenizer.vocab_size == config_size(config)
     if kind == "given":
         model_file(tmp_path / "a.model", corpus, vocab_size=285)
     else:
         for file in sorted(Path(corpus).parent.glob("*.txt")):
             file.write_text(file.read_text() + "more\n")
     with pytest.raises(UserError, match="is not what this run was trained on"):
-        go_on(config, work)
+        resume(config, work)
     assert snapshot(work) == before
 
 
@@ -307,7 +302,7 @@ def config_size(config):
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_no_store_of_a_run_that_goes_on_is_replaced(tmp_path, split):
+def test_resuming_replaces_no_store(tmp_path, split):
     for name in ("train", "valid"):
         (tmp_path / f"{name}.txt").write_text(f"{name}\n" * 50)
     config = parse(
@@ -317,21 +312,21 @@ def test_no_store_of_a_run_that_goes_on_is_replaced(tmp_path, split):
     pipeline.prepare(config, workdir=work)
     before = snapshot(work)
     (tmp_path / f"{split}.txt").write_text("other\n" * 50)
-    with pytest.raises(UserError, match=rf"{split}: the text behind config\.data is"):
-        go_on(config, work)
+    with pytest.raises(UserError, match=rf"{split}: the text of config\.data is"):
+        resume(config, work)
     assert snapshot(work) == before
 
 
-def test_a_run_that_goes_on_builds_what_was_lost(corpus, tmp_path):
+def test_resuming_builds_lost_files_again(corpus, tmp_path):
     config = trained(corpus, vocab_size=290)
     work = tmp_path / "work"
     first = pipeline.prepare(config, workdir=work)
     shutil.rmtree(work / "store")
     shutil.rmtree(work / "tokenizer")
-    assert pipeline.identity(go_on(config, work)) == pipeline.identity(first)
+    assert pipeline.fingerprints(resume(config, work)) == pipeline.fingerprints(first)
 
 
-def test_no_tokenizer_of_other_text_takes_the_place_of_a_lost_one(corpus, tmp_path):
+def test_a_lost_tokenizer_is_not_built_from_other_text(corpus, tmp_path):
     config = trained(corpus, vocab_size=290)
     work = tmp_path / "work"
     pipeline.prepare(config, workdir=work)
@@ -340,7 +335,7 @@ def test_no_tokenizer_of_other_text_takes_the_place_of_a_lost_one(corpus, tmp_pa
     for file in sorted(Path(corpus).parent.glob("*.txt")):
         file.write_text(file.read_text() + "more\n")
     with pytest.raises(UserError, match="is not what this run was trained on"):
-        go_on(config, work)
+        resume(config, work)
     assert snapshot(work) == before
 
 
@@ -349,13 +344,13 @@ def test_a_damaged_tokenizer_is_one_line(corpus, tmp_path):
     work = tmp_path / "work"
     pipeline.prepare(config, workdir=work)
     (work / "tokenizer" / "lmjax_tokenizer.json").write_text("[]")
-    for prepare in (go_on, lambda c, w: pipeline.prepare(c, workdir=w)):
+    for prepare in (resume, lambda c, w: pipeline.prepare(c, workdir=w)):
         with pytest.raises(UserError, match=r"tokenizer\.json: not a JSON object"):
             prepare(config, work)
 
 
 @pytest.mark.parametrize("document", ["file", "line"])
-def test_what_cannot_be_read_is_not_called_written(corpus, tmp_path, document):
+def test_an_unreadable_file_is_a_read_error(corpus, tmp_path, document):
     missing = Path(corpus).parent / "99.txt"
     missing.symlink_to(tmp_path / "nowhere")
     config = parse(corpus, data={"document": document})
@@ -372,19 +367,19 @@ def test_a_current_store_is_found_without_an_index(corpus, tmp_path, monkeypatch
     first = pipeline.prepare(config, workdir=tmp_path / "work")
     monkeypatch.delattr(line_index, "line_starts")
     again = pipeline.prepare(config, workdir=tmp_path / "work")
-    assert pipeline.identity(again) == pipeline.identity(first)
+    assert pipeline.fingerprints(again) == pipeline.fingerprints(first)
 
 
-def test_a_workdir_knows_its_stores(datasets, tmp_path):
-    found = manifest.open_held_out(tmp_path / "work")
+def test_the_stores_of_a_workdir_are_listed_in_it(datasets, tmp_path):
+    found = run_stores.open_held_out_stores(tmp_path / "work")
     expected = datasets.stores["valid"]
-    assert [s.made_from for s in found["valid"]] == [s.made_from for s in expected]
+    assert [s.fingerprint for s in found["valid"]] == [s.fingerprint for s in expected]
     shutil.copytree(tmp_path / "work", tmp_path / "moved")
-    found = manifest.open_held_out(tmp_path / "moved")
+    found = run_stores.open_held_out_stores(tmp_path / "moved")
     assert all(
         (tmp_path / "moved") in store.directory.parents for store in found["valid"]
     )
-    assert manifest.open_held_out(tmp_path / "none") is None
+    assert run_stores.open_held_out_stores(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("damage", ["note", "store"])
@@ -395,4 +390,4 @@ def test_a_workdir_whose_stores_are_damaged(datasets, tmp_path, damage):
     )
     file.write_text("[")
     with pytest.raises(UserError, match=f"{store if damage == 'store' else file}: c"):
-        manifest.open_held_out(tmp_path / "work")
+        run_stores.open_held_out_stores(tmp_path / "work")

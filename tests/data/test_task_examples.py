@@ -51,7 +51,7 @@ def make(tmp_path):
             },
             "task": {"kind": "classify"},
         }
-        return pipeline.with_vocabulary(parse(sections, overrides))
+        return pipeline.resolve_vocabulary(parse(sections, overrides))
 
     return build
 
@@ -83,7 +83,7 @@ def test_batches_of_an_epoch_hold_each_text_once(make, tmp_path):
     assert isinstance(store, ExampleStore)
     assert len(store) == 60
     schedule = batches.train_schedule(datasets, config, data_shards=1)
-    found = batches.train(datasets, config, start_step=0)
+    found = batches.train_batches(datasets, config, start_step=0)
     seen = []
     for _ in range(schedule.steps_per_epoch):
         batch = next(found)
@@ -107,10 +107,10 @@ def test_batches_of_an_epoch_hold_each_text_once(make, tmp_path):
 def test_resuming_and_hosts_take_the_same_rows(make, tmp_path, num_workers):
     config = make(num_workers=num_workers)
     datasets = pipeline.prepare(config, workdir=tmp_path)
-    whole = list(batches.train(datasets, make(), start_step=0, data_shards=2))
+    whole = list(batches.train_batches(datasets, make(), start_step=0, data_shards=2))
     assert len(whole) == 40
     halves = [
-        batches.train(datasets, config, start_step=31, data_shards=2, rows=rows)
+        batches.train_batches(datasets, config, start_step=31, data_shards=2, rows=rows)
         for rows in (lambda n: np.arange(n // 2), lambda n: np.arange(n // 2, n))
     ]
     for expected, first, second in zip(whole[31:], *halves, strict=True):
@@ -124,7 +124,7 @@ def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
     for num_buckets in (1, 3):
         config = make(num_buckets=num_buckets)
         datasets = pipeline.prepare(config, workdir=tmp_path / str(num_buckets))
-        found = batches.held_out(datasets, "valid", config)
+        found = batches.eval_batches(datasets, "valid", config)
         rows = [
             (tuple(batch["tokens"][b][batch["segments"][b] > 0]), batch["labels"][b])
             for batch in found
@@ -134,7 +134,7 @@ def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
         seen.append(sorted(rows))
     assert seen[0] == seen[1]
     some = make("eval.num_batches=2")
-    assert len(list(batches.held_out(datasets, "valid", some))) == 2
+    assert len(list(batches.eval_batches(datasets, "valid", some))) == 2
 
 
 def test_fewer_examples_than_rows_and_longer_ones_held_out(make, tmp_path):
@@ -144,10 +144,10 @@ def test_fewer_examples_than_rows_and_longer_ones_held_out(make, tmp_path):
     datasets = pipeline.prepare(config, workdir=tmp_path / "run")
     said = batches.describe(datasets, config, data_shards=8)
     assert said == "batches of 16 x 8 tokens, 1 an epoch; 93.0% padding"
-    batch = next(batches.train(datasets, config, start_step=0, data_shards=8))
+    batch = next(batches.train_batches(datasets, config, start_step=0, data_shards=8))
     assert batch["tokens"].shape == (16, 8)
     assert batch["weights"].sum() == 3
-    held_out = list(batches.held_out(datasets, "valid", config, data_shards=2))
+    held_out = list(batches.eval_batches(datasets, "valid", config, data_shards=2))
     assert [b["tokens"].shape for b in held_out] == [(4, 24), (4, 24)]
     assert sum(b["weights"].sum() for b in held_out) == 5
 
@@ -160,7 +160,7 @@ def test_a_store_is_kept_until_something_changes(make, tmp_path):
     stamp = (first.directory / "manifest.json").stat().st_mtime_ns
     again = datasets(make("num_steps=3"))
     assert (again.directory / "manifest.json").stat().st_mtime_ns == stamp
-    assert datasets(make(length=12)).made_from != first.made_from
+    assert datasets(make(length=12)).fingerprint != first.fingerprint
     (again.directory / "manifest.json").write_text("{")
     assert len(datasets(make())) == 60
 
@@ -255,7 +255,7 @@ def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
     )
     made = pipeline.prepare(config, workdir=tmp_path).tokenizer
     assert made.decode(made.encode("the film")) == "the film"
-    again = pipeline.prepare(config, workdir=tmp_path, keep_tokenizer=True).tokenizer
+    again = pipeline.prepare(config, workdir=tmp_path, resume=True).tokenizer
     assert again.fingerprint() == made.fingerprint()
 
 

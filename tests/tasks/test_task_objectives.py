@@ -47,7 +47,7 @@ def make(name):
     # 0 is the start of a target: rotary positions cannot tell 0 from 0, 0.
     ids = np.random.default_rng(0).integers(1, 256, (8, objective.window))
     windows = {"targets": ids, "segments": np.ones_like(ids)}
-    batch = objective.rows(windows, np.arange(8), purpose=objectives.TRAIN)
+    batch = objective.make_batch(windows, np.arange(8), purpose=objectives.TRAIN)
     return models.build(config.model, platform="cpu"), tasks.build(config.task), batch
 
 

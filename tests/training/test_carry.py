@@ -14,7 +14,7 @@ from lmjax.config.experiment import parse
 from lmjax.config.optim import OptimConfig
 from lmjax.config.task import CausalLMConfig
 from lmjax.data import pipeline
-from lmjax.data.lm import loader
+from lmjax.data.batches import train_batches
 from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.run.checkpoint import Checkpoints
@@ -139,7 +139,7 @@ def learner(tiny):
 
     def make(directory, *overrides):
         config = tiny("model.dropout=0", *overrides)
-        config = pipeline.with_vocabulary(config)
+        config = pipeline.resolve_vocabulary(config)
         datasets = pipeline.prepare(config, workdir=directory)
         mesh = sharding.make_mesh(config.mesh)
         with jax.set_mesh(mesh):
@@ -152,7 +152,7 @@ def learner(tiny):
 def test_windows_are_read_as_one_text(tmp_path, learner):
     """The loss of each window, and the state after the last, are those of all."""
     program, state, datasets = learner(tmp_path, "optim.learning_rate=0")
-    batches = list(loader.train_batches(datasets, program.config, start_step=0))[:5]
+    batches = list(train_batches(datasets, program.config, start_step=0))[:5]
     run = jax.jit(
         functools.partial(
             step.train_step,
@@ -178,7 +178,7 @@ def test_nothing_is_remembered_of_an_epoch_before(tmp_path, learner):
     program, state, datasets = learner(tmp_path)
     tokens = datasets.stores["train"][0].num_tokens
     epoch = -(-tokens // (4 * 16))
-    batches = loader.train_batches(datasets, program.config, start_step=0)
+    batches = train_batches(datasets, program.config, start_step=0)
     first = [next(batches) for _ in range(12)]
     begins = [(batch["positions"][:, 0] == 0).all() for batch in first]
     assert np.flatnonzero(begins).tolist() == [0, epoch]
@@ -201,7 +201,7 @@ def test_a_skipped_update_keeps_what_was_carried(tmp_path, learner):
         num_steps=9,
     )
     state = dataclasses.replace(state, opt_state=optimizer.init(state.params))
-    batch = next(loader.train_batches(datasets, program.config, start_step=0))
+    batch = next(train_batches(datasets, program.config, start_step=0))
     bad = {**batch, "weights": np.full_like(batch["weights"], np.inf)}
     after, _ = step.train_step(
         state,
@@ -256,7 +256,7 @@ def test_another_batch_size_is_another_run(finished, tiny):
 
 
 def test_the_state_is_split_by_rows(tiny):
-    config = pipeline.with_vocabulary(tiny("mesh.data=2", "mesh.fsdp=2"))
+    config = pipeline.resolve_vocabulary(tiny("mesh.data=2", "mesh.fsdp=2"))
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         program = make_program(config, mesh)

@@ -84,7 +84,7 @@ def begin(make, tmp_path):
     """Return a program's first state as drawn, and with the vectors in it."""
 
     def start(*overrides, size=1, **sections):
-        config = pipeline.with_vocabulary(make(*overrides, **sections))
+        config = pipeline.resolve_vocabulary(make(*overrides, **sections))
         datasets = pipeline.prepare(config, workdir=tmp_path)
         mesh = sharding.make_mesh(config.mesh, jax.devices()[:size])
         with jax.set_mesh(mesh):

@@ -112,7 +112,7 @@ def test_step_best_needs_a_metric(finished, capsys):
 
 
 def test_a_workdir_without_a_checkpoint(tmp_path, tiny, capsys):
-    workdir.write_config(tmp_path, pipeline.with_vocabulary(tiny()))
+    workdir.write_config(tmp_path, pipeline.resolve_vocabulary(tiny()))
     (tmp_path / "checkpoints").mkdir()
     assert main(["generate", f"--workdir={tmp_path}", "--prompt=a"]) == 2
     said = capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_another_state_is_told_from_a_damaged_one(tmp_path, tiny, finished):
     loop.train(tiny("num_steps=2"), tmp_path / "run")
     _, state = final_state(tmp_path / "run")
     save_params(tmp_path, state["params"])
-    workdir.write_config(tmp_path, pipeline.with_vocabulary(tiny()))
+    workdir.write_config(tmp_path, pipeline.resolve_vocabulary(tiny()))
     with pytest.raises(UserError, match=r"checkpoints/0: .* has no train"):
         loop.train(tiny(), tmp_path)
     assert steps(tmp_path) == {0}

@@ -99,7 +99,7 @@ def check_metric(config: Config, metric: str) -> None:
 
     if not pipeline.holds_out(config):
         raise UserError(f"--metric={metric}: config.data has no valid split")
-    names = metric_names(pipeline.with_vocabulary(config))
+    names = metric_names(pipeline.resolve_vocabulary(config))
     if metric not in names:
         raise UserError(
             f"--metric={metric}: not measured on the valid split"

@@ -4,7 +4,7 @@ import dataclasses
 
 from lmjax.data.features.features import Features
 from lmjax.data.formats.examples import Examples, explain_bad_example
-from lmjax.data.sources.documents import digest
+from lmjax.data.sources.documents import hash_json
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import UserError
 
@@ -40,8 +40,8 @@ class ExamplePart:
         """Hash the examples, and what decides the rows."""
         identity = self.features.identity()
         options = self.on_bad_example, self.kept
-        return digest(self.examples.fingerprint(), identity, *options)
+        return hash_json(self.examples.fingerprint(), identity, *options)
 
     def identity(self, tokenizer: Tokenizer) -> str:
         """Hash what decides the rows of a store."""
-        return digest(VERSION, self.fingerprint(), tokenizer.fingerprint())
+        return hash_json(VERSION, self.fingerprint(), tokenizer.fingerprint())

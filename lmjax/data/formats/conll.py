@@ -7,7 +7,7 @@ from typing import Any
 
 from lmjax.config.data import FieldsConfig
 from lmjax.data.formats.examples import Example, InMemory
-from lmjax.data.sources.documents import digest
+from lmjax.data.sources.documents import hash_json
 from lmjax.errors import ConfigError, UserError
 
 _CELL = re.compile(r"(?:\(([^()*]+))?\*([^()*]*\))?")
@@ -103,7 +103,7 @@ class ConllExamples(InMemory):
 
     def fingerprint(self) -> str:
         """Hash the contents of the files, and the names of the columns."""
-        return digest("conll", self._columns, super().fingerprint())
+        return hash_json("conll", self._columns, super().fingerprint())
 
     def _read(self, text: str) -> Iterator[tuple[int, Example | str]]:
         """Yield the line and the example of each sentence of a file."""
@@ -158,7 +158,7 @@ class PropsExamples(ConllExamples):
     def fingerprint(self) -> str:
         """Hash the contents of the files, and what their columns are."""
         names = self._fields.predicate, self._fields.tags
-        return digest("props", *names, super().fingerprint())
+        return hash_json("props", *names, super().fingerprint())
 
     def _read(self, text: str) -> Iterator[tuple[int, Example | str]]:
         """Yield the line and the example of each predicate of a file."""

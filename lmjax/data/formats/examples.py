@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from lmjax.data.sources.documents import decode, digest, reading
-from lmjax.data.sources.files import Lines, OnDisk
+from lmjax.data.sources.documents import decode_utf8, hash_json, read_errors
+from lmjax.data.sources.files import Lines, TextFiles
 from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import parse_json_line
 
@@ -49,10 +49,10 @@ class JsonExamples(Lines):
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
-        return digest("json examples", super().fingerprint())
+        return hash_json("json examples", super().fingerprint())
 
 
-class InMemory(OnDisk):
+class InMemory(TextFiles):
     """Examples of files small enough to be held whole, each with its line's number."""
 
     _found: list[tuple[Path, int, Example | str]]  # or what is wrong with it
@@ -75,13 +75,13 @@ class InMemory(OnDisk):
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
-        return digest(self.fingerprint_name, self._on_bad_text, self._contents)
+        return hash_json(self.fingerprint_name, self._on_bad_text, self._contents)
 
     def _text(self, file: Path) -> str:
-        with reading(file, path=self._path):
+        with read_errors(file, path=self._path):
             raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
         return "\n".join(
-            decode(
+            decode_utf8(
                 line,
                 where=functools.partial("{}:{}".format, file, number),
                 on_bad_text=self._on_bad_text,

@@ -15,18 +15,18 @@ from lmjax.data.formats.examples import (
 )
 from lmjax.data.formats.squad import SquadExamples
 from lmjax.data.formats.tfds import open_tfds_examples
-from lmjax.data.sources.documents import HeldOut, expanded
-from lmjax.data.sources.files import Lines, files_of, refuse_compressed
+from lmjax.data.sources.documents import HoldoutSplit, expand_path
+from lmjax.data.sources.files import Lines, check_not_compressed, find_files
 from lmjax.errors import ConfigError, nearest
 
 
-class HeldOutExamples(HeldOut):
+class HeldOutExamples(HoldoutSplit):
     """Every n-th example of others, or all but those."""
 
     def where(self, index: int, /) -> str:
         """Return FILE:LINE."""
         # `HeldOut` is of any documents; those that are given here are examples.
-        return self._documents.where(self._place(index))  # type: ignore[attr-defined]
+        return self._documents.where(self._whole_index(index))  # type: ignore[attr-defined]
 
 
 def open_examples(
@@ -125,10 +125,10 @@ FILES: dict[str, Opener] = {
 def _files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
     """Return the files that a leaf of the config names."""
     if config.source != "parallel":
-        return files_of(pattern, path=leaf)
+        return find_files(pattern, path=leaf)
     names = config.fields.source, config.fields.target
-    files = [expanded(f"{pattern}.{name}", leaf=leaf) for name in names]
-    refuse_compressed(files, path=leaf)
+    files = [expand_path(f"{pattern}.{name}", leaf=leaf) for name in names]
+    check_not_compressed(files, path=leaf)
     return files
 
 

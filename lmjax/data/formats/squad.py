@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmjax.data.sources.documents import digest
-from lmjax.data.sources.files import OnDisk
+from lmjax.data.sources.documents import hash_json
+from lmjax.data.sources.files import TextFiles
 from lmjax.errors import ConfigError
 from lmjax.fileio import parse_json
 
 
-class SquadExamples(OnDisk):
+class SquadExamples(TextFiles):
     """One example for each question: all it has in the file, and its `context`.
 
     A file is one object: "data" is a list of articles, whose "paragraphs" have a
@@ -43,7 +43,7 @@ class SquadExamples(OnDisk):
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
-        return digest("squad", self._on_bad_text, self._contents)
+        return hash_json("squad", self._on_bad_text, self._contents)
 
     def _read(self, file: Path) -> Any:
         text = self._text(file).removeprefix("\ufeff")

@@ -7,7 +7,7 @@ import numpy as np
 
 from lmjax.config.data import SourceConfig
 from lmjax.data.sources import tfds
-from lmjax.data.sources.documents import decode, digest
+from lmjax.data.sources.documents import decode_utf8, hash_json
 from lmjax.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ class TfdsExamples:
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]:
         record = self._records[index]
-        text = lambda raw: decode(
+        text = lambda raw: decode_utf8(
             raw,
             where=lambda: self.where(index),
             on_bad_text=self._on_bad_text,
@@ -52,7 +52,7 @@ class TfdsExamples:
 
     def fingerprint(self) -> str:
         """Hash the name, version, split and size."""
-        return digest("tfds examples", self._identity, self._on_bad_text)
+        return hash_json("tfds examples", self._identity, self._on_bad_text)
 
     def class_names(self, name: str) -> tuple[str, ...]:
         """Return the names that a feature's numbers stand for, in order, or ()."""

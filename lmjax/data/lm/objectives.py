@@ -1,11 +1,11 @@
-"""Rows of a batch from windows of a token stream, as each objective wants them.
+"""Training objectives on running text: from windows of tokens to rows of a batch.
 
 Shapes: B rows, N tokens of one row's window, V vocabulary.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,16 +21,18 @@ from lmjax.config.task import (
     window_pair_lengths,
 )
 from lmjax.data.lm import transforms
+from lmjax.data.padding import pad_rows, segment_positions
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
 
-# The source and the target that become of a window, by the sample's chances.
+# From a window and its random generator to the source and the target.
 Corruption = Callable[..., tuple[np.ndarray, np.ndarray]]
 
-TRAIN, HELD_OUT = "noise", "heldout"  # whose numbers say what is drawn
+# Purposes of random numbers: a training sample and a held-out row of one number differ.
+TRAIN, HELD_OUT = "noise", "heldout"
 
 
 class Objective(Protocol):
@@ -38,17 +40,19 @@ class Objective(Protocol):
 
     @property
     def window(self) -> int:
-        """Return how many tokens of the stream go into a row."""
+        """Return how many tokens of the stream a row takes."""
 
-    def rows(
-        self, windows: "HostBatch", index_B: np.ndarray, *, purpose: str
+    def make_batch(
+        self, windows: "HostBatch", samples: np.ndarray, *, purpose: str
     ) -> "HostBatch":
-        """Return the batch of windows that `packing.cut_windows` cut.
+        """Return the batch that a task's loss takes.
 
         Args:
-          windows: int32 `targets` (the stream) and `segments` (0 = padding), (B, N).
-          index_B: the number of each row's sample, from which all chance comes.
-          purpose: TRAIN or HELD_OUT: what `index_B` counts.
+          windows: of `packing.cut_windows`: int32 `targets` (the stream) and
+            `segments` (0 = padding), (B, N).
+          samples: (B,) the number of each row's sample, the seed of its random
+            choices.
+          purpose: TRAIN or HELD_OUT: what `samples` counts.
         """
 
 
@@ -60,27 +64,27 @@ def build(config: Config, tokenizer: Tokenizer) -> Objective:
     """
     task = config.task
     if isinstance(task, MaskedLMConfig):
-        return _masked_lm(config, task, tokenizer)
+        return _build_masked_lm(config, task, tokenizer)
     if isinstance(task, WindowPairConfig):
-        return _window_pair(config, task, tokenizer)
-    return CausalLM(window=config.data.length)
+        return _build_window_pair(config, task, tokenizer)
+    return CausalLMObjective(window=config.data.length)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class CausalLM:
-    """Windows are rows already."""
+class CausalLMObjective:
+    """Next-token prediction: windows are rows already."""
 
     window: int
 
-    def rows(
-        self, windows: "HostBatch", index_B: np.ndarray, *, purpose: str
+    def make_batch(
+        self, windows: "HostBatch", samples: np.ndarray, *, purpose: str
     ) -> "HostBatch":
-        """Return the windows; nothing is drawn."""
+        """Return the windows; nothing is random."""
         return windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class MaskedLM:
+class MaskedLMObjective:
     """A window between its special tokens, some of it masked (Devlin et al. 2019).
 
     Adds `predict_positions`, the places in a row of `targets` and `weights`, all three
@@ -92,59 +96,48 @@ class MaskedLM:
     seed: int
     task: MaskedLMConfig
     prefix: np.ndarray
-    between: np.ndarray  # of two texts
+    between: np.ndarray  # two texts
     suffix: np.ndarray
     mask_id: int
-    fill_id: int
-    is_text_V: np.ndarray  # ids that are text, not special
+    pad_id: int
+    is_text_V: np.ndarray  # ids of text, not special ones
     starts_word_V: np.ndarray
 
-    def rows(
-        self, windows: "HostBatch", index_B: np.ndarray, *, purpose: str
+    def make_batch(
+        self, windows: "HostBatch", samples: np.ndarray, *, purpose: str
     ) -> "HostBatch":
         """Return the batch; padding is as in `packing.cut_windows`."""
-        each = _each(windows, index_B, self.seed, purpose)
-        rows = [self._row(*window) if len(window[0]) else {} for window in each]
-        count = num_predictions(self.length, rate=self.task.mask_rate)
+        rows = [
+            self._make_row(ids_N, segments_N, rng) if len(ids_N) else {}
+            for ids_N, segments_N, rng in _unpad(windows, samples, self.seed, purpose)
+        ]
+        num_targets = num_predictions(self.length, rate=self.task.mask_rate)
         lengths = {
             **dict.fromkeys(("tokens", "segments", "positions"), self.length),
-            **dict.fromkeys(("targets", "weights", "predict_positions"), count),
+            **dict.fromkeys(("targets", "weights", "predict_positions"), num_targets),
         }
         if not self.task.sentence_order:
-            return _stacked(rows, lengths, fill_id=self.fill_id)
+            return _stack_rows(rows, lengths, pad_id=self.pad_id)
         lengths |= {"token_types": self.length, "pair_labels": 1}
-        batch = _stacked(rows, lengths, fill_id=self.fill_id)
+        batch = _stack_rows(rows, lengths, pad_id=self.pad_id)
         return batch | {"pair_labels": batch["pair_labels"][:, 0]}
 
     @functools.cached_property
     def _text_ids(self) -> np.ndarray:
         return np.flatnonzero(self.is_text_V)
 
-    def _row(
+    def _make_row(
         self, ids_N: np.ndarray, segments_N: np.ndarray, rng: np.random.Generator
     ) -> dict[str, Any]:
         if self.task.sentence_order:
-            return self._masked(self._pair(ids_N, rng), rng)
-        # What stands before a window is of its first document, and so at its end.
-        ends = len(self.prefix), len(self.suffix)
-        row = {
-            "tokens": np.concatenate([self.prefix, ids_N, self.suffix]),
-            "segments": np.pad(segments_N, ends, mode="edge"),
-        }
-        return self._masked(row, rng)
-
-    def _pair(self, ids_N: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        first, second, swapped = transforms.order_pair(ids_N, rng=rng)
-        parts = [self.prefix, first, self.between, second, self.suffix]
-        types = np.repeat([0, 0, 0, 1, 1], [len(part) for part in parts])
-        return {
-            "tokens": np.concatenate(parts),
-            "segments": np.ones_like(types),
-            "token_types": types,
-            "pair_labels": [swapped],
-        }
-
-    def _masked(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+            row = self._make_pair(ids_N, rng)
+        else:
+            # The prefix belongs to the first document, the suffix to the last.
+            ends = len(self.prefix), len(self.suffix)
+            row = {
+                "tokens": np.concatenate([self.prefix, ids_N, self.suffix]),
+                "segments": np.pad(segments_N, ends, mode="edge"),
+            }
         ids = row["tokens"]
         maskable, rate = self.is_text_V[ids], self.task.mask_rate
         if self.task.whole_words:
@@ -163,20 +156,31 @@ class MaskedLM:
         )
         return row | {
             "tokens": tokens,
-            "positions": _positions(row["segments"]),
+            "positions": segment_positions(row["segments"]),
             "predict_positions": places,
             "targets": ids[places],
             "weights": np.ones(len(places), np.float32),
         }
 
+    def _make_pair(self, ids_N: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        first, second, swapped = transforms.order_pair(ids_N, rng=rng)
+        parts = [self.prefix, first, self.between, second, self.suffix]
+        types = np.repeat([0, 0, 0, 1, 1], [len(part) for part in parts])
+        return {
+            "tokens": np.concatenate(parts),
+            "segments": np.ones_like(types),
+            "token_types": types,
+            "pair_labels": [swapped],
+        }
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class WindowPair:
-    """A source and a target made of one window, the target opened and both ended.
+class WindowPairObjective:
+    """A source and a target made from one window, both ended by EOS.
 
     `source`, `source_segments`, `source_positions` are (B, S); `tokens` (the targets
-    one place later, after the start), `targets`, `weights`, `segments`, `positions`
-    are (B, T).
+    one place later, after the decoder's prefix), `targets`, `weights`, `segments`,
+    `positions` are (B, T).
     """
 
     window: int
@@ -185,16 +189,16 @@ class WindowPair:
     seed: int
     decoder_prefix_ids: tuple[int, ...]
     eos_id: int
-    fill_id: int
+    pad_id: int
     corrupt: Corruption
 
-    def rows(
-        self, windows: "HostBatch", index_B: np.ndarray, *, purpose: str
+    def make_batch(
+        self, windows: "HostBatch", samples: np.ndarray, *, purpose: str
     ) -> "HostBatch":
         """Return the batch; padding is as in `packing.cut_windows`."""
         rows = [
-            self._row(*self.corrupt(ids_N, rng=rng)) if len(ids_N) else {}
-            for ids_N, _, rng in _each(windows, index_B, self.seed, purpose)
+            self._make_row(*self.corrupt(ids_N, rng=rng)) if len(ids_N) else {}
+            for ids_N, _, rng in _unpad(windows, samples, self.seed, purpose)
         ]
         source = ("source", "source_segments", "source_positions")
         target = ("tokens", "targets", "weights", "segments", "positions")
@@ -202,27 +206,29 @@ class WindowPair:
             **dict.fromkeys(source, self.length),
             **dict.fromkeys(target, self.target_length),
         }
-        return _stacked(rows, lengths, fill_id=self.fill_id)
+        return _stack_rows(rows, lengths, pad_id=self.pad_id)
 
-    def _row(self, source: np.ndarray, target: np.ndarray) -> dict[str, Any]:
-        read = np.concatenate([self.decoder_prefix_ids, target])
-        ends = np.ones(len(source) + 1, np.int32), np.ones(len(read), np.int32)
+    def _make_row(self, source: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+        inputs = np.concatenate([self.decoder_prefix_ids, target])
+        source_length, length = len(source) + 1, len(inputs)
         return {
             "source": np.append(source, self.eos_id),
-            "source_segments": ends[0],
-            "source_positions": np.arange(len(ends[0])),
-            "tokens": read,
-            "targets": np.append(read[1:], self.eos_id),
-            "weights": ends[1],
-            "segments": ends[1],
-            "positions": np.arange(len(ends[1])),
+            "source_segments": np.ones(source_length, np.int32),
+            "source_positions": np.arange(source_length),
+            "tokens": inputs,
+            "targets": np.append(inputs[1:], self.eos_id),
+            "weights": np.ones(length, np.int32),
+            "segments": np.ones(length, np.int32),
+            "positions": np.arange(length),
         }
 
 
-def _masked_lm(config: Config, task: MaskedLMConfig, tokenizer: Tokenizer) -> MaskedLM:
+def _build_masked_lm(
+    config: Config, task: MaskedLMConfig, tokenizer: Tokenizer
+) -> MaskedLMObjective:
     between = tokenizer.pair_ids if task.sentence_order else ()
     num_special = len(tokenizer.prefix_ids) + len(between) + len(tokenizer.suffix_ids)
-    return MaskedLM(
+    return MaskedLMObjective(
         window=config.data.length - num_special,
         length=config.data.length,
         seed=config.seed,
@@ -230,34 +236,35 @@ def _masked_lm(config: Config, task: MaskedLMConfig, tokenizer: Tokenizer) -> Ma
         prefix=np.array(tokenizer.prefix_ids, np.int32),
         between=np.array(between, np.int32),
         suffix=np.array(tokenizer.suffix_ids, np.int32),
-        mask_id=_mask_id(config, tokenizer),
-        fill_id=_fill_id(tokenizer),
+        mask_id=_find_mask_id(config, tokenizer),
+        pad_id=_find_pad_id(tokenizer),
         is_text_V=_is_text(tokenizer),
         starts_word_V=tokenizer.word_starts(),
     )
 
 
-def _window_pair(
+def _build_window_pair(
     config: Config, task: WindowPairConfig, tokenizer: Tokenizer
-) -> WindowPair:
+) -> WindowPairObjective:
     window, _ = window_pair_lengths(config.data.length, task)
     if tokenizer.eos_id is None:
         raise ConfigError(
-            f"config.task.kind = {task.kind!r}: the tokenizer has no end of a text"
+            f"config.task.kind = {task.kind!r}: needs a token that ends a text, and "
+            "the tokenizer has none"
         )
-    return WindowPair(
+    return WindowPairObjective(
         window=window,
         length=config.data.length,
         target_length=config.data.target_length,
         seed=config.seed,
         decoder_prefix_ids=config.model.decoder_prefix_ids,
         eos_id=tokenizer.eos_id,
-        fill_id=_fill_id(tokenizer),
-        corrupt=_corruption(config, task, tokenizer, window=window),
+        pad_id=_find_pad_id(tokenizer),
+        corrupt=_build_corruption(config, task, tokenizer, window=window),
     )
 
 
-def _corruption(
+def _build_corruption(
     config: Config, task: WindowPairConfig, tokenizer: Tokenizer, *, window: int
 ) -> Corruption:
     if isinstance(task, SpanCorruptionConfig):
@@ -273,13 +280,15 @@ def _corruption(
             transforms.corrupt_spans, config=task, sentinel_ids=sentinels
         )
     if isinstance(task, InfillingConfig):
-        mask_id = _mask_id(config, tokenizer)
-        ends_V = _sentence_ends(tokenizer) if task.sentence_permutation else None
-        return functools.partial(_infilled, task=task, mask_id=mask_id, ends_V=ends_V)
+        mask_id = _find_mask_id(config, tokenizer)
+        ends_V = _ends_sentence(tokenizer) if task.sentence_permutation else None
+        return functools.partial(
+            _corrupt_by_infilling, task=task, mask_id=mask_id, ends_V=ends_V
+        )
     return transforms.cut_prefix
 
 
-def _infilled(
+def _corrupt_by_infilling(
     ids_N: np.ndarray,
     *,
     task: InfillingConfig,
@@ -287,7 +296,7 @@ def _infilled(
     ends_V: np.ndarray | None,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a text with holes, and the text."""
+    """Return a text with spans masked, and the text (Lewis et al. 2020)."""
     source = ids_N
     if ends_V is not None:
         source = transforms.permute_sentences(ids_N, ends_V[ids_N], rng=rng)
@@ -301,46 +310,38 @@ def _infilled(
     return source, ids_N
 
 
-def _each(
-    windows: "HostBatch", index_B: np.ndarray, seed: int, purpose: str
-) -> Sequence[tuple[np.ndarray, np.ndarray, np.random.Generator]]:
-    """Return each row's tokens and segments without padding, and its chances."""
-    real_BN = windows["segments"] > 0
-    return [
-        (ids[real], segments[real], transforms.chances(i, seed=seed, purpose=purpose))
-        for ids, segments, real, i in zip(
-            windows["targets"], windows["segments"], real_BN, index_B, strict=True
-        )
-    ]
+def _unpad(
+    windows: "HostBatch", samples: np.ndarray, seed: int, purpose: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.random.Generator]]:
+    """Yield the tokens and segments of each row, and its random generator."""
+    for ids, segments, sample in zip(
+        windows["targets"], windows["segments"], samples, strict=True
+    ):
+        real = segments > 0
+        rng = transforms.sample_rng(sample, seed=seed, purpose=purpose)
+        yield ids[real], segments[real], rng
 
 
-def _stacked(
-    rows: Sequence[Mapping[str, Any]], lengths: Mapping[str, int], *, fill_id: int
+def _stack_rows(
+    rows: Sequence[Mapping[str, Any]], lengths: Mapping[str, int], *, pad_id: int
 ) -> "HostBatch":
-    """Return the rows as one batch, each filled up: ids with `fill_id`, others with 0.
+    """Return rows as a batch: ids are padded with `pad_id`, other arrays with 0.
 
-    A row that lacks a name is padding throughout.
+    A name that a row lacks is padding throughout.
     """
-    batch = {}
-    for name, length in lengths.items():
-        fill = fill_id if name in ("tokens", "targets", "source") else 0
-        dtype = np.float32 if name == "weights" else np.int32
-        batch[name] = np.full((len(rows), length), fill, dtype)
-        for b, row in enumerate(rows):
-            values = row.get(name, ())
-            batch[name][b, : len(values)] = values
-    return batch
-
-
-def _positions(segments_N: np.ndarray) -> np.ndarray:
-    """Number the tokens of each segment from 0."""
-    place_N = np.arange(len(segments_N))
-    begins_N = np.diff(segments_N, prepend=0) != 0
-    return place_N - np.maximum.accumulate(np.where(begins_N, place_N, 0))
+    return {
+        name: pad_rows(
+            [row.get(name, ()) for row in rows],
+            length=length,
+            fill=pad_id if name in ("tokens", "targets", "source") else 0,
+            dtype=np.float32 if name == "weights" else np.int32,
+        )
+        for name, length in lengths.items()
+    }
 
 
 def _is_text(tokenizer: Tokenizer) -> np.ndarray:
-    """Return which ids stand for text, bool (V,)."""
+    """Return whether each id is text, not special, bool (V,)."""
     single = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id
     special = [i for i in single if i is not None]
     for ids in (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pair_ids):
@@ -350,15 +351,15 @@ def _is_text(tokenizer: Tokenizer) -> np.ndarray:
     return is_text_V
 
 
-def _sentence_ends(tokenizer: Tokenizer) -> np.ndarray:
-    """Return which ids end a sentence, a line or a document, bool (V,)."""
+def _ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
+    """Return whether each id ends a sentence, a line or a document, bool (V,)."""
     texts = [tokenizer.decode([i]).rstrip(" ") for i in range(tokenizer.vocab_size)]
     ends_V = np.array([text.endswith((".", "!", "?", "\n")) for text in texts])
     ends_V[tokenizer.eos_id] = True
     return ends_V
 
 
-def _mask_id(config: Config, tokenizer: Tokenizer) -> int:
+def _find_mask_id(config: Config, tokenizer: Tokenizer) -> int:
     if tokenizer.mask_id is None:
         raise ConfigError(
             f"config.tokenizer.mask: config.task.kind = {config.task.kind!r} needs a "
@@ -367,7 +368,7 @@ def _mask_id(config: Config, tokenizer: Tokenizer) -> int:
     return tokenizer.mask_id
 
 
-def _fill_id(tokenizer: Tokenizer) -> int:
-    """Return what padding is filled with; nothing sees it."""
+def _find_pad_id(tokenizer: Tokenizer) -> int:
+    """Return the id that rows are padded with; attention and losses leave it out."""
     ids = (tokenizer.pad_id, tokenizer.eos_id, 0)
     return next(i for i in ids if i is not None)

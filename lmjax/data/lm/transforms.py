@@ -1,8 +1,8 @@
-"""What pretraining objectives do to a window of tokens, given its chances.
+"""Masking, span corruption, infilling: random changes to a window of tokens.
 
-Everything here is a pure function of its arguments. The chances of a sample come from
-the seed and the sample's number alone, so anyone can compute any sample at any time,
-and a run that resumes sees what it would have seen.
+All are pure functions of the tokens and of a random generator, which the seed and the
+number of the sample decide. So any sample can be computed at any time, and a run that
+resumes sees the samples that it would have seen.
 
 Shapes: N tokens of a window, V vocabulary, K places of tokens.
 """
@@ -13,15 +13,15 @@ from lmjax.config.task import SpanCorruptionConfig, num_predictions, span_counts
 from lmjax.data import order
 
 
-def chances(index: int, *, seed: int, purpose: str = "noise") -> np.random.Generator:
-    """Return the random numbers of one sample: a counter-based stream of its own.
+def sample_rng(index: int, *, seed: int, purpose: str = "noise") -> np.random.Generator:
+    """Return the random generator of one sample: a counter-based stream of its own.
 
     Args:
       index: the sample's number.
       seed: of the run.
-      purpose: streams of different purposes have nothing in common.
+      purpose: streams of different purposes are independent.
     """
-    key = [order.key(seed, purpose)[0], np.uint64(index)]
+    key = [order.hash_keys(seed, purpose)[0], np.uint64(index)]
     return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
 
 
@@ -30,9 +30,9 @@ def choose_tokens(
 ) -> np.ndarray:
     """Choose an exact share of the maskable tokens.
 
-    The count is fixed, as in the code of BERT (Devlin et al. 2019), not left to a coin
-    for each token: so a row has a fixed number of places to compute logits at, and no
-    row is without a loss.
+    The count is fixed, as in the code of BERT (Devlin et al. 2019), instead of a coin
+    toss for each token: so a row has a fixed number of places to compute logits at,
+    and no row is without a loss.
 
     Returns:
       Their places (K,), ascending.
@@ -49,16 +49,16 @@ def choose_words(
     rate: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Choose whole words: as many in a random order as the share of tokens holds.
+    """Choose whole words in a random order, as many as fit in the share of tokens.
 
-    Words that are longer than the whole share are left out. What cannot be masked
-    parts words too.
+    Words longer than the whole share are left out. A token that may not be masked
+    ends a word, too.
 
     Args:
-      maskable_N: which tokens may be chosen.
-      starts_N: which tokens begin a word.
+      maskable_N: whether each token may be chosen.
+      starts_N: whether each token begins a word.
       rate: share of the maskable tokens.
-      rng: the sample's chances.
+      rng: of the sample.
 
     Returns:
       The places of all tokens of the words (K,), ascending.
@@ -86,12 +86,12 @@ def mask_tokens(
 
     Args:
       ids_N: the tokens.
-      places_K: which of them are predicted.
+      places_K: where tokens are predicted.
       mask_id: the mask token.
-      mask_share: chance of a place to get the mask token.
-      random_share: chance of a place to get one of `random_ids`.
-      random_ids: the ids that stand for text.
-      rng: the sample's chances.
+      mask_share: probability that a place gets the mask token.
+      random_share: probability that it gets one of `random_ids`.
+      random_ids: the ids of text.
+      rng: of the sample.
     """
     draw_K = rng.random(len(places_K))
     other_K = random_ids[rng.integers(0, len(random_ids), len(places_K))]
@@ -105,11 +105,11 @@ def mask_tokens(
 def span_mask(
     length: int, config: SpanCorruptionConfig, *, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return which tokens are noise, bool (N,), as T5's `random_spans_noise_mask`.
+    """Draw the noise mask of T5, bool (N,) (Raffel et al. 2020).
 
-    The numbers of noise tokens and of spans are fixed by the length; where the spans
-    lie, and how long each is, is drawn. A window begins with kept tokens and ends
-    with noise (Raffel et al. 2020).
+    As `random_spans_noise_mask` of the reference implementation: the length fixes the
+    numbers of noise tokens and of spans; the places and lengths of the spans are
+    random. A window begins with kept tokens and ends with noise.
     """
     num_noise, num_spans = span_counts(length, config)
     noise = _random_segments(num_noise, num_spans, rng=rng)
@@ -121,9 +121,9 @@ def span_mask(
 def replace_spans(
     ids_N: np.ndarray, noise_N: np.ndarray, *, sentinel_ids: np.ndarray
 ) -> np.ndarray:
-    """Replace each run of noise by one sentinel, the first run by the first one.
+    """Replace each run of noise by one sentinel, the first run by the first sentinel.
 
-    The source of T5's objective; with the noise inverted, its target.
+    The result is the source of T5's objective; with the mask inverted, its target.
     """
     first_N = noise_N & ~np.concatenate([[False], noise_N[:-1]])
     run_N = np.maximum(np.cumsum(first_N) - 1, 0)
@@ -137,7 +137,7 @@ def corrupt_spans(
     sentinel_ids: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the source and the target of T5's objective, neither with an end yet."""
+    """Return the source and the target of T5's objective, both without EOS."""
     noise_N = span_mask(len(ids_N), config, rng=rng)
     return (
         replace_spans(ids_N, noise_N, sentinel_ids=sentinel_ids),
@@ -148,9 +148,9 @@ def corrupt_spans(
 def cut_prefix(
     ids_N: np.ndarray, *, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a window in two, at any place with equal chance; neither part is empty.
+    """Cut a window in two at a uniformly random place; neither part is empty.
 
-    T5's `random_prefix_noise_mask`. Of a single token the source is empty.
+    T5's `random_prefix_noise_mask`. The source of a single token is empty.
     """
     place = rng.integers(min(1, len(ids_N) - 1), len(ids_N))
     return ids_N[:place], ids_N[place:]
@@ -164,11 +164,11 @@ def infill(
     mask_id: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Replace spans of tokens, each by one mask; a span of none inserts a mask.
+    """Replace spans of tokens by one mask each; an empty span inserts a mask.
 
-    The text infilling of BART (Lewis et al. 2020): lengths come from a Poisson
-    distribution until they make up the rate, the last one cut to fit it exactly.
-    Spans lie anywhere with equal chance. Never longer than `ids_N`.
+    The text infilling of BART (Lewis et al. 2020): lengths are drawn from a Poisson
+    distribution until they add up to the rate, the last one cut to fit it exactly.
+    Places are uniform. The result is never longer than `ids_N`.
     """
     num_noise = int(np.ceil(len(ids_N) * mask_rate))
     spans = _poisson_spans(num_noise, mean=mean_span_length, rng=rng)
@@ -187,8 +187,8 @@ def permute_sentences(
 
     Args:
       ids_N: the tokens.
-      ends_N: which tokens are the last of a sentence.
-      rng: the sample's chances.
+      ends_N: whether each token is the last of a sentence.
+      rng: of the sample.
     """
     sentence_N = np.cumsum(ends_N) - ends_N
     rank = rng.permutation(int(sentence_N[-1]) + 1)
@@ -198,9 +198,9 @@ def permute_sentences(
 def order_pair(
     ids_N: np.ndarray, *, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Cut a window in two near the middle, and swap the halves half of the time.
+    """Cut a window in two near the middle, and swap the halves with probability 1/2.
 
-    The sentence order of ALBERT (Lan et al. 2020), where a text is half a window.
+    The sentence order objective of ALBERT (Lan et al. 2020) on halves of a window.
 
     Returns:
       The two texts, and 1 if they are swapped.
@@ -215,13 +215,13 @@ def order_pair(
 def _random_segments(
     num_items: int, num_segments: int, *, rng: np.random.Generator
 ) -> np.ndarray:
-    """Divide items into segments of at least one; every division is as likely."""
+    """Divide items into non-empty segments, uniformly over all such divisions."""
     begins = rng.permutation(np.arange(num_items - 1) < num_segments - 1)
     return np.bincount(np.cumsum(np.concatenate([[False], begins])))
 
 
 def _poisson_spans(total: int, *, mean: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw lengths that add up to `total`; no more of them than that."""
+    """Draw at most `total` lengths that add up to `total`."""
     spans = np.zeros(0, np.int64)
     while spans.sum() < total:
         spans = np.concatenate([spans, rng.poisson(mean, max(total, 1))])

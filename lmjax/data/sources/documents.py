@@ -1,4 +1,4 @@
-"""What a source gives: documents, each one a string of text, read at random."""
+"""Documents: texts in a fixed order, read at random. Sources open them."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
+
+_MAX_SAMPLES = 1024  # documents from which a size is estimated
 
 
 class Documents(Protocol):
@@ -22,14 +24,20 @@ class Documents(Protocol):
         """Return the text of one document."""
 
     def size(self, index: int, /) -> int:
-        """Return the bytes of one document's text, without decoding where it can."""
+        """Return the bytes of one document's text, if possible without decoding it."""
 
     def fingerprint(self) -> str:
-        """Return a hash that changes when the documents do; cheap to compute."""
+        """Return a hash of the documents; cheap to compute."""
 
 
-class HeldOut:
-    """Every n-th document of others, or all but those."""
+class HoldoutSplit:
+    """Every n-th document of a source, or all others.
+
+    Args:
+      documents: of the whole source.
+      every: n.
+      held_out: every n-th, counted from the first; else the others.
+    """
 
     def __init__(self, documents: Documents, *, every: int, held_out: bool) -> None:
         self._documents = documents
@@ -41,18 +49,18 @@ class HeldOut:
         return num_held_out if self._held_out else len(self._documents) - num_held_out
 
     def __getitem__(self, index: int, /) -> str:
-        return self._documents[self._place(index)]
+        return self._documents[self._whole_index(index)]
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one document's text."""
-        return self._documents.size(self._place(index))
+        return self._documents.size(self._whole_index(index))
 
     def fingerprint(self) -> str:
-        """Hash the whole, and which part this is."""
-        return digest(self._documents.fingerprint(), self._every, self._held_out)
+        """Hash the whole source and the choice of documents."""
+        return hash_json(self._documents.fingerprint(), self._every, self._held_out)
 
-    def _place(self, index: int) -> int:
-        """Return where among all a document stands."""
+    def _whole_index(self, index: int) -> int:
+        """Return the index of a document in the whole source."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self._held_out:
@@ -60,15 +68,15 @@ class HeldOut:
         return index + index // (self._every - 1) + 1
 
 
-class Checked:
-    """Documents that are looked at once, when they are first counted.
+class NonEmptyDocuments:
+    """Documents that must hold some text, checked when they are first counted.
 
-    Until then nothing is read: a store that is there is found by the fingerprint.
+    Nothing is read before that: an existing store is found by the fingerprint alone.
 
     Args:
-      documents: those of one split.
-      none: what to say if there are none.
-      no_text: what to say if all are empty.
+      documents: of one split.
+      none: the error message if there are none.
+      no_text: the error message if all are empty.
     """
 
     def __init__(self, documents: Documents, *, none: str, no_text: str) -> None:
@@ -82,7 +90,7 @@ class Checked:
             count = len(self._documents)
             if not count:
                 raise ConfigError(self._none)
-            if not any(self._documents[i] for i in range(count)):  # ends at the first
+            if not any(self._documents[i] for i in range(count)):  # stops at the first
                 raise ConfigError(self._no_text)
             self._count = count
         return self._count
@@ -99,19 +107,19 @@ class Checked:
         return self._documents.fingerprint()
 
 
-def estimate_bytes(documents: Documents, *, num_samples: int = 1024) -> int:
-    """Estimate the bytes of all documents from some spread evenly over them."""
+def estimate_bytes(documents: Documents) -> int:
+    """Estimate the bytes of all documents from evenly spaced samples."""
     count = len(documents)
-    sampled = np.unique(np.linspace(0, count - 1, num_samples).astype(np.int64))
+    sampled = np.unique(np.linspace(0, count - 1, _MAX_SAMPLES).astype(np.int64))
     total = sum(documents.size(int(i)) for i in sampled)
     return round(total * count / len(sampled))
 
 
-def expanded(path: str, *, leaf: str) -> Path:
-    """Return the path that a leaf of the config names, which may begin with a home.
+def expand_path(path: str, *, leaf: str) -> Path:
+    """Return the path in a leaf of the config, with `~` and `~USER` expanded.
 
     Raises:
-      ConfigError: it is nobody's home, or no path.
+      ConfigError: there is no such user, or the text is no path.
     """
     try:
         home = Path(path).expanduser()
@@ -119,28 +127,29 @@ def expanded(path: str, *, leaf: str) -> Path:
         user = path.partition("/")[0]
         raise ConfigError(f"{leaf} = {path!r}: there is no user {user}") from error
     if "\0" in path:
-        raise ConfigError(f"{leaf} = {path!r}: no path has such a character")
+        raise ConfigError(f"{leaf} = {path!r}: a path cannot hold the character \\0")
     return home
 
 
 @contextlib.contextmanager
-def reading(file: Path, *, path: str) -> Iterator[None]:
-    """Name the file that the system does not let us read, and its place in the config.
+def read_errors(file: Path, *, path: str) -> Iterator[None]:
+    """Turn an `OSError` inside the block into a `UserError` that names the file.
 
-    Raises:
-      ConfigError: in place of an `OSError`.
+    Args:
+      file: the file that is read.
+      path: the dotted path in the config, or the flag, that names it.
     """
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read {file}: {error.strerror}") from error
+        raise UserError(f"{path}: cannot read {file}: {error.strerror}") from error
 
 
-def chunks(text: str, *, size: int) -> Iterator[str]:
-    """Cut a text into parts of about `size` characters; "" is one part.
+def split_into_chunks(text: str, *, size: int) -> Iterator[str]:
+    """Cut a text into chunks of `size` to 2 * `size` characters; "" is one chunk.
 
-    A part ends at a line end where there is one before it is twice as long; else at a
-    space or tab, and in what has none, anywhere. Only the text decides.
+    The last one may be shorter. A chunk ends at a line end if there is one in that
+    range, else at a space or tab, else anywhere. Only the text decides.
     """
     start = 0
     while len(text) - start > 2 * size:
@@ -152,27 +161,29 @@ def chunks(text: str, *, size: int) -> Iterator[str]:
     yield text[start:]
 
 
-def decode(raw: bytes, *, where: Callable[[], str], on_bad_text: str, path: str) -> str:
+def decode_utf8(
+    raw: bytes, *, where: Callable[[], str], on_bad_text: str, path: str
+) -> str:
     """Decode UTF-8.
 
     Args:
       raw: the bytes.
-      where: names their place, for an error.
+      where: returns FILE or FILE:LINE, for an error.
       on_bad_text: "error", or "replace" with U+FFFD.
-      path: where the source stands in the config.
+      path: dotted path of the source in the config.
 
     Raises:
-      ConfigError: the bytes are not UTF-8.
+      UserError: the bytes are not UTF-8.
     """
     try:
         return raw.decode("utf-8", "strict" if on_bad_text == "error" else "replace")
     except UnicodeDecodeError as error:
-        raise ConfigError(
+        raise UserError(
             f"{where()}: not UTF-8 at byte {error.start} ({raw[error.start]:#04x}); to "
             f"read such bytes as U+FFFD set {path}.on_bad_text='replace'"
         ) from error
 
 
-def digest(*parts: Any) -> str:
+def hash_json(*parts: Any) -> str:
     """Hash JSON values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

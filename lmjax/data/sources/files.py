@@ -1,4 +1,4 @@
-"""Documents in files: one for each file, line, or line of JSON."""
+"""Documents in text files: one for each file, line, or line of JSON."""
 
 import functools
 import glob
@@ -8,46 +8,60 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmjax.data.sources.documents import decode, digest, expanded, reading
+from lmjax.data.sources.documents import (
+    decode_utf8,
+    expand_path,
+    hash_json,
+    read_errors,
+)
 from lmjax.data.sources.line_index import LineIndex
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.fileio import parse_json_line
 
-_WHOLE_BYTES = 256 << 20
-_END_BYTES = 64 << 10
+_WHOLE_BYTES = 256 << 20  # a smaller corpus is hashed whole
+_END_BYTES = 64 << 10  # of a larger one only so many at both ends of each file
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
-def files_of(pattern: str, *, path: str) -> list[Path]:
-    """Return the files that match a glob, sorted; directories are passed over.
+def find_files(pattern: str, *, path: str) -> list[Path]:
+    """Return the files that match a glob, sorted; directories are left out.
+
+    Args:
+      pattern: the glob, in which `~` is expanded.
+      path: dotted path of the pattern in the config.
 
     Raises:
-      ConfigError: there is none, or one is compressed; `path` says where the pattern
-        stands.
+      ConfigError: there is none, or one is compressed.
     """
-    whole = str(expanded(pattern, leaf=path))
+    whole = str(expand_path(pattern, leaf=path))
     found = [Path(name) for name in glob.glob(whole, recursive=True)]  # noqa: PTH207
     files = sorted(file for file in found if not file.is_dir())
     if not files:
         what = "matches only directories" if found else "matches no file"
         raise ConfigError(f"{path} = {pattern!r}: {what}")
-    refuse_compressed(files, path=path)
+    check_not_compressed(files, path=path)
     return files
 
 
-def refuse_compressed(files: Sequence[Path], *, path: str) -> None:
-    """Raise if a file's name says that what is in it is no text.
+def check_not_compressed(files: Sequence[Path], *, path: str) -> None:
+    """Raise if the name of a file says that it is compressed.
 
     Raises:
-      ConfigError: it does; `path` says where the file was given.
+      ConfigError: it does; `path` is the leaf of the config that names the file.
     """
     for file in files:
         if file.suffix in _COMPRESSED:
             raise ConfigError(f"{path}: {file} is compressed; decompress it first")
 
 
-class OnDisk:
-    """The files behind documents, and the hash of what is in them."""
+class TextFiles:
+    """Text files, and hashes of their contents.
+
+    Args:
+      paths: the files.
+      on_bad_text: "error", or "replace" bytes that are not UTF-8 with U+FFFD.
+      path: dotted path of the source in the config.
+    """
 
     def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
         self._paths = list(paths)
@@ -56,13 +70,13 @@ class OnDisk:
 
     @functools.cached_property
     def _contents(self) -> list[str]:
-        return _contents(self._paths, path=self._path)
+        return _hash_files(self._paths, path=self._path)
 
     def _text(self, file: Path) -> str:
-        """Return all that a file holds."""
-        with reading(file, path=self._path):
+        """Return the whole text of a file."""
+        with read_errors(file, path=self._path):
             raw = file.read_bytes()
-        return decode(
+        return decode_utf8(
             raw,
             where=lambda: str(file),
             on_bad_text=self._on_bad_text,
@@ -70,7 +84,7 @@ class OnDisk:
         )
 
 
-class Files(OnDisk):
+class Files(TextFiles):
     """One document for each file."""
 
     def __len__(self) -> int:
@@ -81,18 +95,18 @@ class Files(OnDisk):
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one file."""
-        with reading(self._paths[index], path=self._path):
+        with read_errors(self._paths[index], path=self._path):
             return self._paths[index].stat().st_size
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
-        return digest("files", self._on_bad_text, self._contents)
+        return hash_json("files", self._on_bad_text, self._contents)
 
 
-class Lines(OnDisk):
-    """One document for each line that is not blank; white space around it is cut.
+class Lines(TextFiles):
+    """One document for each line that is not blank, stripped of white space.
 
-    When first needed the files are scanned, once, for where their lines begin.
+    The files are scanned for their lines once, when the first one is needed.
     """
 
     def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
@@ -104,7 +118,7 @@ class Lines(OnDisk):
         return len(self._index)
 
     def __getitem__(self, index: int, /) -> str:
-        return decode(
+        return decode_utf8(
             self._line(index),
             where=lambda: self.where(index),
             on_bad_text=self._on_bad_text,
@@ -117,17 +131,17 @@ class Lines(OnDisk):
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
-        return digest("lines", self._on_bad_text, self._contents)
+        return hash_json("lines", self._on_bad_text, self._contents)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}}  # memory maps do not travel
+        return self.__dict__ | {"_maps": {}}  # memory maps cannot be pickled
 
     def _line(self, index: int) -> bytes:
         file, start, stop = self._find(index)
         return self._map(file)[start:stop].strip()
 
     def _find(self, index: int) -> tuple[int, int, int]:
-        """Return a line's file, and the bytes at which it begins and ends."""
+        """Return the index of a line's file, and the bytes where it begins and ends."""
         file, start = self._index.find(index)
         stop = self._map(file).find(b"\n", start)
         return file, start, stop if stop >= 0 else len(self._map(file))
@@ -135,7 +149,7 @@ class Lines(OnDisk):
     def _map(self, file: int) -> mmap.mmap:
         if file not in self._maps:
             name = self._paths[file]
-            with reading(name, path=self._path), name.open("rb") as opened:
+            with read_errors(name, path=self._path), name.open("rb") as opened:
                 self._maps[file] = mmap.mmap(
                     opened.fileno(), 0, access=mmap.ACCESS_READ
                 )
@@ -149,7 +163,7 @@ class Lines(OnDisk):
 
 
 class JsonLines(Lines):
-    """One document for each line of JSON; a field of it holds the text."""
+    """One document for each line of JSON: the text in one of its fields."""
 
     def __init__(
         self, paths: Sequence[Path], *, field: str, on_bad_text: str, path: str
@@ -161,19 +175,19 @@ class JsonLines(Lines):
         line = super().__getitem__(index)
         record = parse_json_line(line, where=lambda: self.where(index))
         if not isinstance(record.get(self._field), str):
-            raise ConfigError(self._no_text(index, record))
+            raise UserError(self._explain_no_text(index, record))
         text = record[self._field]
-        return text if _is_unicode(text) else self._mend(index, text)
+        return text if _is_unicode(text) else self._replace_surrogates(index, text)
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one record's text."""
         return len(self[index].encode())
 
     def fingerprint(self) -> str:
-        """Hash the files and the name of the field."""
-        return digest("jsonl", self._field, super().fingerprint())
+        """Hash the contents of the files and the name of the field."""
+        return hash_json("jsonl", self._field, super().fingerprint())
 
-    def _no_text(self, index: int, record: dict[str, Any]) -> str:
+    def _explain_no_text(self, index: int, record: dict[str, Any]) -> str:
         place = f"{self.where(index)}: {self._path}.field = {self._field!r}"
         if self._field in record:
             kind = type(record[self._field]).__name__
@@ -181,12 +195,16 @@ class JsonLines(Lines):
         hint = nearest(self._field, list(record))
         return f"{place}: no such field{hint}; the line has {', '.join(record)}"
 
-    def _mend(self, index: int, text: str) -> str:
-        """Refuse or replace halves of surrogate pairs, which JSON can spell."""
+    def _replace_surrogates(self, index: int, text: str) -> str:
+        """Replace lone surrogates, which JSON can hold; or raise.
+
+        Raises:
+          UserError: `on_bad_text` is "error".
+        """
         raw = text.encode("utf-16-le", "surrogatepass")
         if self._on_bad_text == "replace":
             return raw.decode("utf-16-le", "replace")
-        raise ConfigError(
+        raise UserError(
             f"{self.where(index)}: half of a surrogate pair is not text; to read it "
             f"as U+FFFD set {self._path}.on_bad_text='replace'"
         )
@@ -200,24 +218,24 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _contents(files: Sequence[Path], *, path: str) -> list[str]:
-    """Hash each file: whole if all are small together, else its size and its ends.
+def _hash_files(files: Sequence[Path], *, path: str) -> list[str]:
+    """Hash each file: whole if the corpus is small, else its size and both ends.
 
-    Neither times nor places count, so a corpus may be copied or moved.
+    Names and times do not count, so a corpus may be copied or moved.
     """
     sizes = []
     for file in files:
-        with reading(file, path=path):
+        with read_errors(file, path=path):
             sizes.append(file.stat().st_size)
     whole = sum(sizes) <= _WHOLE_BYTES
-    return [_hash(file, whole=whole, path=path) for file in files]
+    return [_hash_file(file, whole=whole, path=path) for file in files]
 
 
-def _hash(file: Path, *, whole: bool, path: str) -> str:
-    with reading(file, path=path), file.open("rb") as opened:
+def _hash_file(file: Path, *, whole: bool, path: str) -> str:
+    with read_errors(file, path=path), file.open("rb") as opened:
         size = file.stat().st_size
-        read = hashlib.sha256(str(size).encode())
-        read.update(opened.read(size if whole else _END_BYTES))
+        sha256 = hashlib.sha256(str(size).encode())
+        sha256.update(opened.read(size if whole else _END_BYTES))
         opened.seek(max(opened.tell(), size - _END_BYTES))
-        read.update(opened.read())
-    return read.hexdigest()
+        sha256.update(opened.read())
+    return sha256.hexdigest()

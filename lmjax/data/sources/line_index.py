@@ -1,4 +1,4 @@
-"""Where the lines of files begin: 8 bytes a line, found once, shared by processes."""
+"""An index of the lines in files: 8 bytes a line, built once, shared by processes."""
 
 import functools
 import os
@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data.sources.documents import reading
+from lmjax.data.sources.documents import read_errors
 
 _SCAN_BYTES = 8 << 20
 _LINE_END = 10
-# What `bytes.isspace` takes for white space.
+# White space as `bytes.isspace` defines it.
 _IS_SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\r\v\f", np.uint8))
 
 
 class LineIndex:
-    """The lines that are not blank, of some files in a row.
+    """The lines of some files that are not blank, counted through all files.
 
-    The files are scanned when it is first asked for a line. What is pickled is not
-    the index but the name of a file that holds it, which lives as long as the first
-    of the processes wants it; another one maps that file.
+    The files are scanned when the index is first used. It is pickled as the name of a
+    temporary file that other processes map into memory. That file lives as long as
+    the index in the process that wrote it.
     """
 
     def __init__(self, files: Sequence[Path], *, path: str) -> None:
@@ -35,7 +35,7 @@ class LineIndex:
         return len(self._starts)
 
     def find(self, line: int) -> tuple[int, int]:
-        """Return the number of a line's file, and where in it the line begins."""
+        """Return the index of a line's file, and the byte at which the line begins."""
         file = int(np.searchsorted(self._first, line, side="right")) - 1
         return file, int(self._starts[line])
 
@@ -46,7 +46,7 @@ class LineIndex:
 
     @property
     def _first(self) -> np.ndarray:
-        """Return the number of each file's first line, then of all lines."""
+        """Return the index of the first line of each file, then the number of lines."""
         return self._scanned[0]
 
     @property
@@ -69,18 +69,18 @@ class LineIndex:
                 np.save(out, np.concatenate(self._scanned))
             self._saved = name
         except OSError:
-            return  # no room: each process scans the files itself
+            return  # no room on the disk: each process scans the files itself
 
 
 def line_starts(file: Path, *, path: str) -> np.ndarray:
-    """Return the byte at which each line begins that is not blank, int64.
+    """Return the bytes at which the lines that are not blank begin, int64.
 
     Raises:
-      ConfigError: the file cannot be read.
+      UserError: the file cannot be read.
     """
     found = [np.zeros(0, np.int64)]
-    open_start, open_has_text = 0, False  # the line that a block leaves unfinished
-    for position, block in _blocks(file, path=path):
+    open_start, open_has_text = 0, False  # the line that continues in the next block
+    for position, block in _read_blocks(file, path=path):
         ends = np.flatnonzero(block == _LINE_END) + 1
         begins = np.concatenate([[0], ends[ends < len(block)]])
         has_text = np.logical_or.reduceat(~_IS_SPACE[block], begins)
@@ -98,10 +98,10 @@ def line_starts(file: Path, *, path: str) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _blocks(file: Path, *, path: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the bytes of a file in blocks, and where each begins."""
+def _read_blocks(file: Path, *, path: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the position of each block of a file, and its bytes."""
     position = 0
-    with reading(file, path=path), file.open("rb") as opened:
+    with read_errors(file, path=path), file.open("rb") as opened:
         while block := opened.read(_SCAN_BYTES):
             yield position, np.frombuffer(block, np.uint8)
             position += len(block)

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from lmjax.config.data import SourceConfig
-from lmjax.data.sources.documents import Documents, decode, digest, expanded
+from lmjax.data.sources.documents import Documents, decode_utf8, expand_path, hash_json
 from lmjax.errors import ConfigError, nearest
 
 
-class Tfds:
-    """The examples of one split; a feature of each is the text."""
+class TfdsDocuments:
+    """One document for each example of a split: the text in one of its features."""
 
     def __init__(
         self, builder: Any, *, split: str, field: str, on_bad_text: str, path: str
@@ -27,7 +27,7 @@ class Tfds:
     def __getitem__(self, index: int, /) -> str:
         text = self._examples[index][self._field]
         name, split = self._identity[:2]
-        return decode(
+        return decode_utf8(
             text.encode() if isinstance(text, str) else bytes(text),
             where=lambda: f"{name} {split}[{index}]",
             on_bad_text=self._on_bad_text,
@@ -39,23 +39,26 @@ class Tfds:
         return len(self[index].encode())
 
     def fingerprint(self) -> str:
-        """Hash the name, version, split and size."""
-        return digest("tfds", self._identity, self._field, self._on_bad_text)
+        """Hash the name and version of the dataset, the split and its size."""
+        return hash_json("tfds", self._identity, self._field, self._on_bad_text)
 
 
 def open_tfds(config: SourceConfig, *, split: str, path: str) -> Documents | None:
-    """Open a catalog name or a built directory.
+    """Open a split of a dataset of the catalog, or of a directory that TFDS built.
+
+    Returns:
+      None where the config names no such split.
 
     Raises:
       ConfigError: there is no such dataset, split or text feature, or the dataset
         cannot be downloaded.
     """
-    found = open_split(config, split=split, path=path)
-    if found is None:
+    opened = open_split(config, split=split, path=path)
+    if opened is None:
         return None
-    builder, name = found
+    builder, name = opened
     _check_field(builder, config.field, path=f"{path}.field")
-    return Tfds(
+    return TfdsDocuments(
         builder,
         split=name,
         field=config.field,
@@ -67,36 +70,35 @@ def open_tfds(config: SourceConfig, *, split: str, path: str) -> Documents | Non
 def open_split(
     config: SourceConfig, *, split: str, path: str
 ) -> tuple[Any, str] | None:
-    """Return a builder whose files are there, and a split it has.
-
-    None where the config names no split; else as `open_tfds`.
-    """
+    """Return a prepared builder and the name of its split; as `open_tfds`."""
     name = getattr(config, f"{split}_split")
     if not name:
         return None
-    builder = _builder(config.path, path=f"{path}.path")
+    builder = _open_builder(config.path, path=f"{path}.path")
     _check_split(builder, name, path=f"{path}.{split}_split")
     return builder, name
 
 
 def identity(builder: Any, split: str) -> list[Any]:
-    """Return the dataset's name and version, the split, and how much is in it."""
+    """Return the name and version of a dataset, the split, and its size."""
     splits = builder.info.splits
-    size = sum(splits[name].num_bytes for name in _bases(split))
+    size = sum(splits[name].num_bytes for name in _base_splits(split))
     return [builder.info.full_name, split, splits[split].num_examples, size]
 
 
-def _builder(name: str, *, path: str) -> Any:
-    """Return a builder whose files are there."""
+def _open_builder(name: str, *, path: str) -> Any:
+    """Return a builder whose files exist; download and prepare them if missing."""
     import tensorflow_datasets as tfds
 
-    directory = expanded(name, leaf=path)
+    directory = expand_path(name, leaf=path)
     if (directory / "dataset_info.json").exists():
-        return _checked_format(tfds.builder_from_directory(directory), name, path=path)
+        builder = tfds.builder_from_directory(directory)
+        _check_format(builder, name, path=path)
+        return builder
     try:
         # The one format that can be read in full without TensorFlow.
         builder = tfds.builder(name, file_format="array_record")
-    except Exception as error:  # of many types, for the name, config and version
+    except Exception as error:  # many types: for the name, the config, the version
         base = name.partition("/")[0].partition(":")[0]
         catalog = tfds.list_builders(with_community_datasets=False)
         hint = "" if base in catalog else nearest(base, catalog)
@@ -106,7 +108,7 @@ def _builder(name: str, *, path: str) -> Any:
         ) from error
     try:
         builder.download_and_prepare()
-    except Exception as error:  # a download fails in as many ways as there are servers
+    except Exception as error:  # many types: each server fails in its own way
         raise ConfigError(
             f"{path} = {name!r}: cannot be prepared: {_first_line(error)}"
         ) from error
@@ -121,19 +123,18 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().rpartition("\n")[2]
 
 
-def _checked_format(builder: Any, name: str, *, path: str) -> Any:
+def _check_format(builder: Any, name: str, *, path: str) -> None:
     found = builder.info.file_format.value
     if found != "array_record":
         raise ConfigError(
             f"{path} = {name!r}: its files are {found}; build it with "
             "file_format='array_record'"
         )
-    return builder
 
 
 def _check_split(builder: Any, split: str, *, path: str) -> None:
     splits = builder.info.splits
-    for name in _bases(split):
+    for name in _base_splits(split):
         if name not in splits:
             raise ConfigError(
                 f"{path} = {split!r}: no such split{nearest(name, list(splits))}; "
@@ -143,7 +144,8 @@ def _check_split(builder: Any, split: str, *, path: str) -> None:
         _ = splits[split].num_examples
     except ValueError as error:
         raise ConfigError(
-            f"{path} = {split!r}: not as in 'train[:90%]': {_last_line(error)}"
+            f"{path} = {split!r}: cannot be read as a split such as 'train[:90%]': "
+            f"{_last_line(error)}"
         ) from error
 
 
@@ -155,9 +157,9 @@ def _check_field(builder: Any, field: str, *, path: str) -> None:
             f"{builder.info.name} has {', '.join(features)}"
         )
     if features[field].shape != () or features[field].np_dtype != np.object_:
-        raise ConfigError(f"{path} = {field!r}: is not text but {features[field]}")
+        raise ConfigError(f"{path} = {field!r}: must be text, not {features[field]}")
 
 
-def _bases(split: str) -> list[str]:
-    """Return the splits that `train[:90%]+validation` is taken from."""
+def _base_splits(split: str) -> list[str]:
+    """Return the names in a split: of `train[:90%]+validation` two."""
     return [part.partition("[")[0].strip() for part in split.split("+")]

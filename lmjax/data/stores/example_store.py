@@ -1,10 +1,10 @@
 """Encoded examples on disk: ragged columns of int32, memory-mapped, built once.
 
-NAME.values.npy  the column's numbers, one row after another
-NAME.starts.npy  int64, where each row's begin, and the end
-size.npy         int32, the length of the shortest batch that holds a row
-examples.jsonl   the examples, where evaluation compares answers with them
-manifest.json    written last; without it there is no store
+NAME.values.npy  the numbers of a column, one row after another
+NAME.starts.npy  int64, where the numbers of each row begin, and the end
+size.npy         int32, for each row the length of the shortest batch that holds it
+examples.jsonl   the examples, if evaluation compares predictions with them
+manifest.json    written last: see `store_manifest`
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from lmjax.data.formats.examples import (
     add_location,
     explain_bad_example,
 )
-from lmjax.data.stores.token_store import MANIFEST
+from lmjax.data.stores.store_manifest import MANIFEST, open_if_current
 from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.errors import ConfigError, UserError
+from lmjax.errors import UserError
 from lmjax.fileio import lock, open_atomic, write_errors, write_json
 
-KEPT = "examples.jsonl"
-TEXTS = ("tokens", "source", "target")  # the columns that hold tokens of text
-_AT_ONCE = 1024  # examples that are encoded together
+EXAMPLES = "examples.jsonl"
+_TOKENS = ("tokens", "source", "target")  # the columns of tokens
+_ENCODE_BATCH = 1024  # examples that are encoded together
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class ExampleStore:
 
     Raises:
       FileNotFoundError: there is no manifest.
-      ValueError: it is not the manifest of such a store.
+      ValueError: the manifest is not that of an example store.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -52,13 +52,15 @@ class ExampleStore:
         try:
             if manifest["examples"] != VERSION:
                 raise ValueError(f"version {manifest['examples']}, not {VERSION}")
-            self.made_from: str = manifest["made_from"]
+            self.fingerprint: str = manifest["made_from"]
             self.num_examples: int = manifest["num_examples"]
             self.num_truncated: int = manifest["num_truncated"]
             self.num_skipped: int = manifest["num_skipped"]
             names: list[str] = manifest["columns"]
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{MANIFEST} is not one of examples: {error!r}") from error
+            raise ValueError(
+                f"{MANIFEST} is not that of an example store: {error!r}"
+            ) from error
         self._values = {n: self._load(f"{n}.values.npy") for n in names}
         self._starts = {n: self._load(f"{n}.starts.npy") for n in names}
         self.sizes = self._load("size.npy")
@@ -75,8 +77,8 @@ class ExampleStore:
 
     @functools.cached_property
     def examples(self) -> Examples:
-        """Return the examples that the rows were made of, where they are kept."""
-        file = self.directory / KEPT
+        """Open the examples that the rows were encoded from, if they are stored."""
+        file = self.directory / EXAMPLES
         return JsonExamples([file], on_bad_text="error", path=str(file))
 
     @property
@@ -86,27 +88,27 @@ class ExampleStore:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tokens [start, stop) of all rows, one after another, int32."""
-        found, before = [], 0
+        pieces, before = [], 0
         for values in self._texts:
-            found.append(values[max(start - before, 0) : max(stop - before, 0)])
+            pieces.append(values[max(start - before, 0) : max(stop - before, 0)])
             before += len(values)
-        return np.concatenate(found)
+        return np.concatenate(pieces)
 
     @property
     def _texts(self) -> list[np.ndarray]:
-        """Return the columns that hold the tokens of texts."""
-        return [values for name, values in self._values.items() if name in TEXTS]
+        """Return the columns of tokens."""
+        return [values for name, values in self._values.items() if name in _TOKENS]
 
     def describe(self) -> str:
-        """Return what there is, for people to read."""
+        """Return a summary of the counts."""
         rows = f" in {len(self):,} rows" if len(self) != self.num_examples else ""
         return (
             f"{self.num_examples:,} examples{rows}, {self.num_tokens:,} tokens; "
-            f"{self.num_truncated:,} cut to fit, {self.num_skipped:,} left out"
+            f"{self.num_truncated:,} truncated, {self.num_skipped:,} left out"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ExampleStore, (self.directory,)  # memory maps would travel as copies
+        return ExampleStore, (self.directory,)  # memory maps would be pickled as copies
 
     def _load(self, name: str) -> np.ndarray:
         return np.load(self.directory / name, mmap_mode="r")
@@ -115,21 +117,22 @@ class ExampleStore:
 def build_example_store(
     directory: str | Path, *, part: ExamplePart, tokenizer: Tokenizer, label: str
 ) -> ExampleStore:
-    """Return the store of some examples: the one that is there, or a new one.
+    """Open the store of some examples; build it unless it exists and is up to date.
 
     Args:
-      directory: where the store is, or will be.
-      part: what it holds.
-      tokenizer: what its tokens mean.
-      label: what to call it.
+      directory: of the store.
+      part: the examples, and the features that encode them.
+      tokenizer: encodes their texts.
+      label: name of the store in the log.
 
     Raises:
-      ConfigError: an example cannot be used (with `on_bad_example="error"`), or none
+      UserError: an example cannot be used (with `on_bad_example="error"`), or none
         can, or the directory cannot be written.
     """
     directory = Path(directory)
     with write_errors(directory), lock(directory):
-        store = _open_if_current(directory, part.identity(tokenizer))
+        fingerprint = part.identity(tokenizer)
+        store = open_if_current(ExampleStore, directory, fingerprint)
         if store is None:
             (directory / MANIFEST).unlink(missing_ok=True)
             _write(directory, part, tokenizer)
@@ -138,13 +141,13 @@ def build_example_store(
     return store
 
 
-def encoded(
+def encode_examples(
     part: ExamplePart, tokenizer: Tokenizer, bad: list[str]
 ) -> Iterator[tuple[Example, Sequence[Row]]]:
-    """Yield examples and their rows; `bad` takes what is wrong with those left out."""
-    for first in range(0, len(part), _AT_ONCE):
+    """Yield examples and their rows; append the errors of bad examples to `bad`."""
+    for first in range(0, len(part), _ENCODE_BATCH):
         examples, readings = [], []
-        for i in range(first, min(first + _AT_ONCE, len(part))):
+        for i in range(first, min(first + _ENCODE_BATCH, len(part))):
             try:
                 example = part.examples[i]
                 readings.append(part.features.read(example))
@@ -163,21 +166,21 @@ def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
     columns: dict[str, list[np.ndarray]] = {}
     sizes: list[int] = []
     num_examples = num_truncated = 0
-    with _kept(directory, part) as keep:
-        for example, rows in encoded(part, tokenizer, bad):
+    with _open_examples_file(directory, part) as keep:
+        for example, rows in encode_examples(part, tokenizer, bad):
             keep(example)
             num_examples += 1
             num_truncated += any(row.truncated for row in rows)
-            learnt = [row for row in rows if row.learnt]
-            sizes += [row.size for row in learnt]
-            for row in learnt:
+            trained = [row for row in rows if row.learnt]
+            sizes += [row.size for row in trained]
+            for row in trained:
                 for name, values in row.columns.items():
                     columns.setdefault(name, []).append(values)
     if bad:
         _log.warning("left out %d of %d examples: %s", len(bad), len(part), bad[0])
     if not columns:
         why = f"the first: {bad[0]}" if bad else "all were cut off"
-        raise ConfigError(f"no example can be used; {why}")
+        raise UserError(f"no example can be used; {why}")
     for name, arrays in columns.items():
         starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         _save(directory / f"{name}.starts.npy", starts)
@@ -195,36 +198,17 @@ def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
 
 
 @contextlib.contextmanager
-def _kept(
+def _open_examples_file(
     directory: Path, part: ExamplePart
 ) -> Generator[Callable[[Example], None], None, None]:
-    """Yield what keeps an example, if the part's are kept."""
+    """Yield a function that stores an example, if evaluation needs the examples."""
     if not part.kept:
         yield lambda example: None
         return
-    with (directory / KEPT).open("w", encoding="utf-8") as out:
+    with (directory / EXAMPLES).open("w", encoding="utf-8") as out:
         yield lambda example: print(json.dumps(example), file=out)
 
 
 def _save(file: Path, array: np.ndarray) -> None:
     with open_atomic(file) as out:
         np.save(out, array)
-
-
-def _open_if_current(directory: Path, made_from: str) -> ExampleStore | None:
-    try:
-        store = ExampleStore(directory)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        _log.warning("%s: damaged, will be built again: %s", directory, error)
-        return None
-    return store if store.made_from == made_from else None
-
-
-def is_example_store(directory: str | Path) -> bool:
-    """Return whether a directory holds examples, not a stream of tokens."""
-    try:
-        return "examples" in json.loads((Path(directory) / MANIFEST).read_text())
-    except (OSError, ValueError, TypeError):
-        return False

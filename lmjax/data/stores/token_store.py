@@ -1,15 +1,15 @@
-"""A corpus as token ids on disk: flat, memory-mapped, built once.
+"""Running text as token ids on disk: flat, memory-mapped, built once.
 
 A store is a directory of shards, each a run of documents in order:
 
   00000-of-00004.tokens   t1 .. tn EOS of each document; uint16, or uint32 where the
                           vocabulary needs it
   00000-of-00004.offsets  int64, where each document begins in the shard
-  00000-of-00004.json     its counts, and a hash of what it was made from
-  manifest.json           written last; without it there is no store
+  00000-of-00004.json     its counts, and the fingerprint of the store
+  manifest.json           written last: see `store_manifest`
 
-BOS is not stored: `packing` puts it in. Readers see one stream over all shards.
-`store_builder` writes what this file reads.
+BOS is not stored; `packing` inserts it. Readers see one stream over all shards.
+`token_store_builder` writes the files.
 """
 
 import dataclasses
@@ -20,18 +20,19 @@ from typing import Any
 
 import numpy as np
 
+from lmjax.data.stores.store_manifest import MANIFEST
+
 VERSION = 2
-MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How much text a shard, or a store, holds."""
+    """The amount of text in a shard or a store."""
 
     num_documents: int = 0
-    num_tokens: int = 0  # an EOS for each document included
+    num_tokens: int = 0  # including an EOS for each document
     num_bytes: int = 0  # of the text in UTF-8
-    num_words: int = 0  # runs of text between white space
+    num_words: int = 0  # separated by white space
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
@@ -52,7 +53,7 @@ class ShardFiles:
 
     @property
     def stem(self) -> str:
-        """Return how their names begin."""
+        """Return their name without the suffix."""
         return f"{self.shard:05d}-of-{self.num_shards:05d}"
 
     @property
@@ -62,16 +63,16 @@ class ShardFiles:
 
     @property
     def offsets(self) -> Path:
-        """Return the file of where documents begin."""
+        """Return the file of the places where documents begin."""
         return self.directory / f"{self.stem}.offsets"
 
     @property
     def counts(self) -> Path:
-        """Return the file that vouches for the other two."""
+        """Return the file that shows the other two to be complete."""
         return self.directory / f"{self.stem}.json"
 
-    def hold(self, counts: Counts, *, dtype: np.dtype) -> bool:
-        """Say whether the files are as long as the counts want them."""
+    def match(self, counts: Counts, *, dtype: np.dtype) -> bool:
+        """Return whether the sizes of the files are those that the counts imply."""
         try:
             sizes = self.tokens.stat().st_size, self.offsets.stat().st_size
         except OSError:
@@ -93,12 +94,14 @@ class TokenStore:
         try:
             if manifest["version"] != VERSION:
                 raise ValueError(f"version {manifest['version']}, not {VERSION}")
-            self.made_from: str = manifest["made_from"]
+            self.fingerprint: str = manifest["made_from"]
             self._dtype = np.dtype(manifest["dtype"])
             self._shards = [Counts(**shard) for shard in manifest["shards"]]
             self.counts = sum(self._shards, Counts())
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{MANIFEST} is not one of a store: {error!r}") from error
+            raise ValueError(
+                f"{MANIFEST} is not that of a token store: {error!r}"
+            ) from error
         self._first = np.cumsum([0, *(shard.num_tokens for shard in self._shards)])
         self._maps: dict[str, np.ndarray] = {}
         for shard in range(len(self._shards)):
@@ -106,7 +109,7 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
-        """Count the tokens, an EOS for each document included."""
+        """Count the tokens, including an EOS for each document."""
         return self.counts.num_tokens
 
     @property
@@ -121,11 +124,11 @@ class TokenStore:
 
     @property
     def num_words(self) -> int:
-        """Count the words of the text, as white space divides it."""
+        """Count the words of the text, separated by white space."""
         return self.counts.num_words
 
     def describe(self) -> str:
-        """Return what there is, for people to read."""
+        """Return a summary of the counts."""
         return (
             f"{self.num_documents:,} documents, {self.num_tokens:,} tokens, "
             f"{self.num_bytes:,} bytes"
@@ -137,7 +140,7 @@ class TokenStore:
         return np.concatenate([np.zeros(0, np.int32), *runs], dtype=np.int32)
 
     def document_starts(self, start: int, stop: int) -> np.ndarray:
-        """Return where in [start, stop) of the stream documents begin, int64."""
+        """Return the places in [start, stop) where documents begin, int64."""
         found = [np.zeros(0, np.int64)]
         for shard, a, b in self._runs(start, stop):
             offsets = self._offsets(shard)
@@ -146,10 +149,10 @@ class TokenStore:
         return np.concatenate(found)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenStore, (self.directory,)  # memory maps would travel as copies
+        return TokenStore, (self.directory,)  # memory maps would be pickled as copies
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the shards that [start, stop) crosses, and what of each."""
+        """Yield the shards that [start, stop) crosses, and the range in each."""
         shard = int(np.searchsorted(self._first, start, side="right")) - 1
         while start < stop and shard < len(self._shards):
             first, last = int(self._first[shard]), int(self._first[shard + 1])
@@ -174,5 +177,5 @@ class TokenStore:
 
     def _check_sizes(self, shard: int) -> None:
         files = self._files(shard)
-        if not files.hold(self._shards[shard], dtype=self._dtype):
-            raise ValueError(f"{files.tokens.name} or its offsets are not as written")
+        if not files.match(self._shards[shard], dtype=self._dtype):
+            raise ValueError(f"{files.tokens.name} or its offsets have the wrong size")

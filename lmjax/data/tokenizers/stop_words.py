@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lmjax.data.sources.documents import expanded
+from lmjax.data.sources.documents import expand_path
 from lmjax.errors import ConfigError, nearest
 
 # Function words, with the endings that contractions leave. None that negates is among
@@ -33,7 +33,7 @@ def read(name: str) -> Sequence[str]:
         return ENGLISH.split()
     leaf = "config.tokenizer.stop_words"
     try:
-        return expanded(name, leaf=leaf).read_text().split() if name else ()
+        return expand_path(name, leaf=leaf).read_text().split() if name else ()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(

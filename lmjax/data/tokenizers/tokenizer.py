@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmjax.config.tokenizer import TokenizerConfig
-from lmjax.data.sources.documents import Documents, expanded
+from lmjax.data.sources.documents import Documents, expand_path
 from lmjax.data.tokenizers import sentencepiece, words
 from lmjax.data.tokenizers.files import MANIFEST, read_manifest
 from lmjax.data.tokenizers.hf import directory as hf_directory
@@ -239,7 +239,7 @@ def _make_bytes(config: TokenizerConfig) -> tuple[Tokenizer, str]:
 def _make_sentencepiece(config: TokenizerConfig) -> tuple[Tokenizer, str]:
     """Open the SentencePiece file of `config.path`, and check what it must have."""
     leaf = f"config.tokenizer.path = {config.path!r}"
-    file = expanded(config.path, leaf="config.tokenizer.path")
+    file = expand_path(config.path, leaf="config.tokenizer.path")
     made = sentencepiece.open_model(file, name=leaf, bos=config.bos)
     if config.bos and made.bos_id is None:
         raise ConfigError(
@@ -255,7 +255,7 @@ def _make_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
 
     Documents begin as its own model's do; without `config.bos`, with nothing.
     """
-    path = expanded(config.path, leaf="config.tokenizer.path")
+    path = expand_path(config.path, leaf="config.tokenizer.path")
     manifest = read_manifest(path) if path.is_dir() else None
     if manifest is not None:
         kept = manifest if config.bos else {**manifest, "bos": False}

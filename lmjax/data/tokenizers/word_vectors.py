@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from lmjax.data.sources.documents import expanded, reading
+from lmjax.data.sources.documents import expand_path, read_errors
 from lmjax.errors import ConfigError
 
 _HEADER = re.compile(rb"([0-9]{1,18}) ([0-9]{1,9}) *\r?\n")
@@ -43,7 +43,7 @@ class WordVectors:
 
     def __init__(self, path: str, *, leaf: str) -> None:
         self.name, self._leaf = path, leaf
-        self._file = expanded(path, leaf=leaf)
+        self._file = expand_path(path, leaf=leaf)
         try:
             with self._file.open("rb") as file:
                 first = file.readline(1 << 20)
@@ -80,7 +80,7 @@ class WordVectors:
 
     def fingerprint(self) -> str:
         """Hash the file."""
-        with reading(self._file, path=self._leaf), self._file.open("rb") as file:
+        with read_errors(self._file, path=self._leaf), self._file.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def check_dim(self, dim: int) -> None:

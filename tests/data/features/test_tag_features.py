@@ -317,7 +317,7 @@ def test_conll_columns_become_a_store(tmp_path):
             "task": {"kind": "tag"},
         }
     )
-    config = pipeline.with_vocabulary(config)
+    config = pipeline.resolve_vocabulary(config)
     assert config.task.labels == ("B-LOC", "B-PER", "O")
     store = pipeline.prepare(config, workdir=tmp_path / "run").stores["train"][0]
     assert len(store) == 2

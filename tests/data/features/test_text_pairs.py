@@ -165,10 +165,10 @@ def test_batches_and_their_padding_are_what_is_said(kind, tmp_path):
             "task": {"kind": kind},
         }
     )
-    config = pipeline.with_vocabulary(config)
+    config = pipeline.resolve_vocabulary(config)
     datasets = pipeline.prepare(config, workdir=tmp_path / "run")
     said = tasks.build(config.task).batch_shapes(8, 48, target_length=24)
-    found = [*batches.train(datasets, config, start_step=0)]
+    found = [*batches.train_batches(datasets, config, start_step=0)]
     sizes = {batch["tokens"].shape for batch in found}
     assert len(sizes) == 3
     longest = max(found, key=lambda batch: batch["tokens"].shape[1])
@@ -237,4 +237,4 @@ def test_what_targets_begin_with_must_be_tokens(leaf, value):
     )
     said = rf"config\.model\.{leaf}: 999 must be below config\.model\.vocab_size = 2"
     with pytest.raises(UserError, match=said):
-        pipeline.with_vocabulary(config)
+        pipeline.resolve_vocabulary(config)

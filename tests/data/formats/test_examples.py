@@ -202,7 +202,10 @@ def test_no_file_and_no_example(tmp_path):
 
 @pytest.mark.parametrize("source", ["jsonl", "parallel"])
 def test_what_is_no_path(source):
-    for path, why in (("~nobody-here/x", "no user ~nobody-here$"), ("a\0", "no path")):
+    for path, why in (
+        ("~nobody-here/x", "no user ~nobody-here$"),
+        ("a\0", "cannot hold"),
+    ):
         with pytest.raises(UserError, match=rf"config\.data\.path = '.*': .*{why}"):
             opened(source, path)
 

@@ -9,6 +9,7 @@ import pytest
 
 from lmjax.config import experiment
 from lmjax.config import task as task_lib
+from lmjax.data.batches import train_batches
 from lmjax.data.datasets import Datasets
 from lmjax.data.lm import loader, objectives
 from lmjax.data.tokenizers.plain import Bytes
@@ -77,7 +78,7 @@ def datasets(make_store, random_texts, tokenizer):
 
 
 def train(datasets, config, **options):
-    return list(loader.train_batches(datasets, config, start_step=0, **options))
+    return list(train_batches(datasets, config, start_step=0, **options))
 
 
 def assert_equal(batch, other):
@@ -95,11 +96,11 @@ def held_out(datasets, config):
 def test_resuming_and_hosts_change_nothing(datasets, name):
     config = parse(name)
     whole = train(datasets, config)
-    resumed = loader.train_batches(datasets, config, start_step=4)
+    resumed = train_batches(datasets, config, start_step=4)
     for batch, other in zip(resumed, whole[4:], strict=True):
         assert_equal(batch, other)
     halves = np.split(np.arange(config.batch_size), 2)
-    hosts = [train(datasets, config, rows=rows) for rows in halves]
+    hosts = [train(datasets, config, rows=lambda _, rows=rows: rows) for rows in halves]
     for *parts, other in zip(*hosts, whole, strict=True):
         both = {n: np.concatenate([part[n] for part in parts]) for n in other}
         assert_equal(both, other)
@@ -116,7 +117,7 @@ def test_loader_processes_draw_the_same(datasets):
     config = parse("masked_lm")
     data = dataclasses.replace(config.data, num_workers=2)
     in_processes = dataclasses.replace(config, data=data)
-    batches = loader.train_batches(datasets, in_processes, start_step=0)
+    batches = train_batches(datasets, in_processes, start_step=0)
     first = list(itertools.islice(batches, 3))
     batches.close()
     for batch, other in zip(first, train(datasets, config), strict=False):

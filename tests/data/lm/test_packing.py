@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lmjax.data.lm import packing
+from lmjax.data.lm.windows import independent_windows
 
 BOS, EOS = 257, 256
 
@@ -45,8 +46,8 @@ def test_windows_match_the_slow_reference(
     starts = np.arange(store.num_tokens + (not circular))
     for length in (1, 7, 32):
         batch = packing.cut_windows(
-            store,
-            starts,
+            [store],
+            independent_windows(starts, length=length),
             length=length,
             bos_id=bos_id,
             eos_id=EOS,
@@ -60,22 +61,3 @@ def test_windows_match_the_slow_reference(
             np.testing.assert_array_equal(value, expected, err_msg=name)
             dtype = np.float32 if name == "weights" else np.int32
             assert value.dtype == dtype and value.shape == (len(starts), length)
-
-
-@pytest.mark.parametrize("num_tokens", [1, 5, 32, 33, 1000])
-def test_an_epoch_covers_the_stream(num_tokens):
-    length = 32
-    size = packing.num_windows(num_tokens, length=length)
-    for epoch in range(3):
-        starts = packing.train_starts(
-            np.arange(size) + epoch * size, num_tokens=num_tokens, length=length, seed=1
-        )
-        covered = (starts[:, None] + np.arange(length)) % num_tokens
-        assert len(np.unique(covered)) == num_tokens
-
-
-def test_epochs_cut_at_other_places():
-    starts = packing.train_starts(
-        np.arange(4 * 10), num_tokens=320, length=32, seed=0
-    ).reshape(4, 10)
-    assert len({tuple(np.sort(row) % 32) for row in starts}) == 4

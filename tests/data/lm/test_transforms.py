@@ -23,12 +23,12 @@ def window(n, seed=0):
 
 
 def samples(count=400, seed=0):
-    return [transforms.chances(i, seed=seed) for i in range(count)]
+    return [transforms.sample_rng(i, seed=seed) for i in range(count)]
 
 
-def test_chances_follow_from_seed_purpose_and_sample_alone():
+def test_random_numbers_follow_from_seed_purpose_and_sample_alone():
     def draw(index, **options):
-        return tuple(transforms.chances(index, **options).random(4))
+        return tuple(transforms.sample_rng(index, **options).random(4))
 
     keys = [(i, s, p) for i in (0, 1, 2**40) for s in (0, 1) for p in ("a", "b")]
     draws = {draw(i, seed=s, purpose=p) for i, s, p in keys}
@@ -61,7 +61,7 @@ def test_the_shares_of_masks_random_tokens_and_kept_ones():
         mask_share=0.8,
         random_share=0.1,
         random_ids=TEXT,
-        rng=transforms.chances(0, seed=0),
+        rng=transforms.sample_rng(0, seed=0),
     )
     np.testing.assert_array_equal(masked[1::2], ids[1::2])
     found, before = masked[places], ids[places]

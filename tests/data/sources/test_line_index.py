@@ -86,7 +86,7 @@ def test_many_lines_take_little_memory(tmp_path):
     code = f"""
 import resource, numpy
 from pathlib import Path
-from lmjax.data import line_index
+from lmjax.data.sources import line_index
 line_index._SCAN_BYTES = 1 << 16
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()

@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 
 from lmjax.config.data import SourceConfig
-from lmjax.data.sources.registry import open_source
+from lmjax.data.sources.registry import open_splits
 from lmjax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
+
+
+def open_split(config, *, split, path="config.data"):
+    return open_splits(config, splits=(split,), path=path).get(split)
 
 
 def builder_class():
@@ -47,21 +51,21 @@ def built(tmp_path_factory):
 
 def test_a_built_dataset_is_read_without_tensorflow(built):
     config = SourceConfig(source="tfds", path=built)
-    train = open_source(config, split="train")
+    train = open_split(config, split="train")
     assert sorted(train[i] for i in range(len(train))) == [
         f"document {i} é" for i in range(5)
     ]
-    assert len(open_source(config, split="valid")) == 2
-    assert open_source(config, split="test") is None
+    assert len(open_split(config, split="valid")) == 2
+    assert open_split(config, split="test") is None
     assert pickle.loads(pickle.dumps(train))[3] == train[3]
     assert "tensorflow" not in sys.modules
 
 
 def test_slices_are_splits(built):
     config = SourceConfig(source="tfds", path=built, train_split="train[:60%]")
-    train = open_source(config, split="train")
+    train = open_split(config, split="train")
     assert len(train) == 3
-    whole = open_source(SourceConfig(source="tfds", path=built), split="train")
+    whole = open_split(SourceConfig(source="tfds", path=built), split="train")
     assert train.fingerprint() != whole.fingerprint()
 
 
@@ -70,7 +74,7 @@ def test_slices_are_splits(built):
     [
         ({"train_split": "trian"}, "train_split = 'trian': .*did you mean 'train'"),
         ({"field": "txt"}, r"field = 'txt': no such feature \(did you mean 'text'"),
-        ({"field": "number"}, "field = 'number': is not text"),
+        ({"field": "number"}, "field = 'number': must be text"),
         ({"path": "lm1"}, r"path = 'lm1': .*did you mean 'lm1b'"),
         ({"path": "lm1b/no"}, "path = 'lm1b/no': .*BuilderConfig no not found"),
         ({"path": "/no/where"}, "path = '/no/where': neither a directory"),
@@ -79,7 +83,7 @@ def test_slices_are_splits(built):
 def test_mistakes_are_named(built, fields, message):
     config = SourceConfig(**{"source": "tfds", "path": built, **fields})
     with pytest.raises(UserError, match=message) as error:
-        open_source(config, split="train")
+        open_split(config, split="train")
     assert "\n" not in str(error.value)
 
 
@@ -89,4 +93,4 @@ def test_no_network(monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(UserError, match=r"'lm1b': cannot be prepared: Failed to res"):
-        open_source(SourceConfig(source="tfds", path="lm1b"), split="train")
+        open_split(SourceConfig(source="tfds", path="lm1b"), split="train")

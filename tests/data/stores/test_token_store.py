@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from lmjax.config.data import SourceConfig
-from lmjax.data.sources.registry import open_source
+from lmjax.data.sources.registry import open_splits
 from lmjax.data.stores import token_store_builder
-from lmjax.data.stores.token_store import MANIFEST, TokenStore
+from lmjax.data.stores.store_manifest import MANIFEST
+from lmjax.data.stores.token_store import TokenStore
 from lmjax.data.stores.token_store_builder import (
     build_shards,
     build_token_store,
-    finish,
     plan_store,
 )
 from lmjax.data.tokenizers.plain import Bytes
@@ -36,7 +36,7 @@ def times(directory):
 
 def open_corpus(corpus):
     config = SourceConfig(source="text", path=corpus, valid_path=corpus)
-    return open_source(config, split="train")
+    return open_splits(config, splits=("train",))["train"]
 
 
 def test_reads_cross_shards(make_store, random_texts):
@@ -79,18 +79,18 @@ def test_large_vocabularies_take_four_bytes(tmp_path, texts):
     assert store.read(0, 3).tolist() == [97, 98, 69_999]
 
 
-def test_processes_write_what_one_process_writes(tmp_path, corpus):
+def test_processes_write_what_one_process_writes(tmp_path, corpus, set_num_shards):
     documents = open_corpus(corpus)
-    stores = [
-        build_token_store(
+    stores = []
+    for num_workers, num_shards in [(1, 1), (3, 5)]:
+        set_num_shards(num_shards)
+        store = build_token_store(
             tmp_path / str(num_workers),
             documents=documents,
             tokenizer=TOKENIZER,
             num_workers=num_workers,
-            num_shards=num_shards,
         )
-        for num_workers, num_shards in [(1, 0), (3, 5)]
-    ]
+        stores.append(store)
     assert stores[0].counts == stores[1].counts
     a, b = (store.read(0, store.num_tokens) for store in stores)
     np.testing.assert_array_equal(a, b)
@@ -119,9 +119,10 @@ def test_another_tokenizer_builds_again(tmp_path, texts):
         assert manifest["tokenizer"] == tokenizer.fingerprint()
 
 
-def test_a_killed_build_goes_on(tmp_path, texts):
+def test_a_killed_build_resumes(tmp_path, texts, set_num_shards):
+    set_num_shards(4)
     documents = texts(["one", "two", "three", "four"])
-    options = {"documents": documents, "tokenizer": TOKENIZER, "num_shards": 4}
+    options = {"documents": documents, "tokenizer": TOKENIZER}
     build_shards(plan_store(tmp_path, **options), [0, 2], num_workers=1)
     (tmp_path / "00001-of-00004.tokens.99.partial").write_bytes(b"half")
     (tmp_path / "00003-of-00004.tokens").write_bytes(b"no counts vouch for this")
@@ -140,18 +141,23 @@ def test_a_killed_build_goes_on(tmp_path, texts):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_jobs_share_a_build(tmp_path, texts):
+def test_jobs_share_a_build(tmp_path, texts, set_num_shards):
+    set_num_shards(3)
     documents = texts(map(str, range(10)))
-    plan = plan_store(tmp_path, documents=documents, tokenizer=TOKENIZER, num_shards=3)
+    options = {"documents": documents, "tokenizer": TOKENIZER}
+    plan = plan_store(tmp_path, **options)
     build_shards(plan, [1], num_workers=1)
-    with pytest.raises(UserError, match=r"shards \[0, 2\] are still to be built"):
-        finish(plan)
+    assert not plan.is_complete
     build_shards(plan, [0, 2], num_workers=1)
-    np.testing.assert_array_equal(finish(plan).read(0, 99), stream_of(documents))
+    assert plan.is_complete
+    before = times(tmp_path)
+    store = build_token_store(tmp_path, **options)
+    assert times(tmp_path).items() >= before.items()
+    np.testing.assert_array_equal(store.read(0, 99), stream_of(documents))
 
 
 @pytest.mark.parametrize("kind", ["tokens", "offsets", "json", "manifest"])
-def test_damage_is_noticed_and_mended(make_store, tmp_path, caplog, kind):
+def test_a_damaged_store_is_built_again(make_store, tmp_path, caplog, kind):
     texts = ["one", "two"]
     make_store(texts, num_shards=1)
     name = MANIFEST if kind == "manifest" else f"00000-of-00001.{kind}"
@@ -177,7 +183,8 @@ def test_a_full_disk_is_one_line(make_store, tmp_path, monkeypatch):
     assert make_store(["a", "b"]).num_documents == 2
 
 
-def test_errors_of_a_document_pass_through_processes(tmp_path, corpus):
+def test_errors_of_a_document_pass_through_processes(tmp_path, corpus, set_num_shards):
+    set_num_shards(4)
     documents = open_corpus(corpus)
     (tmp_path / "corpus" / "07.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"07\.txt: not UTF-8 at byte 0"):
@@ -186,11 +193,10 @@ def test_errors_of_a_document_pass_through_processes(tmp_path, corpus):
             documents=documents,
             tokenizer=TOKENIZER,
             num_workers=2,
-            num_shards=4,
         )
 
 
-def _build_and_tell(directory, corpus, queue):
+def _build_and_report(directory, corpus, queue):
     build_token_store(directory, documents=open_corpus(corpus), tokenizer=TOKENIZER)
     queue.put(
         {name: time for name, time in times(directory).items() if name != ".lock"}
@@ -202,7 +208,7 @@ def test_two_builders_do_not_collide(tmp_path, corpus):
     queue = context.Queue()
     arguments = (tmp_path / "store", corpus, queue)
     builders = [
-        context.Process(target=_build_and_tell, args=arguments) for _ in range(2)
+        context.Process(target=_build_and_report, args=arguments) for _ in range(2)
     ]
     for builder in builders:
         builder.start()
@@ -223,20 +229,20 @@ class KillsItsWorker(Bytes):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_one_line(tmp_path, texts):
-    """As Linux kills one when memory runs out."""
+def test_a_killed_worker_is_one_line(tmp_path, texts, set_num_shards):
+    """Linux kills one when memory runs out."""
+    set_num_shards(2)
     with pytest.raises(UserError, match=r"was killed, .*num_store_workers \(now 2\)"):
         build_token_store(
             tmp_path,
             documents=texts(["a", "b"]),
             tokenizer=KillsItsWorker(bos=True),
             num_workers=2,
-            num_shards=2,
         )
 
 
 @pytest.mark.parametrize("manifest", ["[]", "{}", "3", "null", '{"version": 2}', "\0"])
-def test_any_manifest_that_is_none_is_replaced(make_store, tmp_path, manifest):
+def test_an_invalid_manifest_is_replaced(make_store, tmp_path, manifest):
     make_store(["one", "two"])
     (tmp_path / "store" / MANIFEST).write_text(manifest)
     with pytest.raises(ValueError):
@@ -245,10 +251,11 @@ def test_any_manifest_that_is_none_is_replaced(make_store, tmp_path, manifest):
 
 
 @pytest.mark.parametrize("counts", ["[]", "{}", '{"counts": {}}', '{"counts": 3}'])
-def test_any_counts_that_are_none_are_replaced(tmp_path, texts, counts):
-    options = {"documents": texts(["a", "b"]), "tokenizer": TOKENIZER, "num_shards": 2}
+def test_invalid_counts_are_replaced(tmp_path, texts, counts, set_num_shards):
+    set_num_shards(2)
+    options = {"documents": texts(["a", "b"]), "tokenizer": TOKENIZER}
     plan = plan_store(tmp_path, **options)
     build_shards(plan, [0, 1], num_workers=1)
     plan.files(0).counts.write_text(counts)
-    assert [plan.finished(shard) is None for shard in (0, 1)] == [True, False]
+    assert [plan.read_counts(shard) is None for shard in (0, 1)] == [True, False]
     assert build_token_store(tmp_path, **options, num_workers=1).num_documents == 2

@@ -11,7 +11,7 @@ import pytest
 
 from lmjax.config.data import SourceConfig
 from lmjax.config.tokenizer import TokenizerConfig
-from lmjax.data.sources.registry import open_source
+from lmjax.data.sources.registry import open_splits
 from lmjax.data.stores.token_store_builder import build_token_store
 from lmjax.data.tokenizers.files import MANIFEST
 from lmjax.data.tokenizers.tokenizer import (
@@ -239,7 +239,7 @@ def test_sentinels_and_added_tokens(gpt2):
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_saved_and_loaded(kind, request, tmp_path, corpus, odd_texts):
+def test_saved_and_loaded(kind, request, tmp_path, corpus, odd_texts, set_num_shards):
     directory = request.getfixturevalue(kind)
     write(directory, tokenizer_config__json={"model_max_length": 7})
     made = make(directory)
@@ -260,14 +260,14 @@ def test_saved_and_loaded(kind, request, tmp_path, corpus, odd_texts):
     assert again.files == made.files
     assert make(tmp_path / "again", bos=False).bos_id is None
     source = SourceConfig(source="text", path=corpus)
-    documents = open_source(source, split="train")
+    documents = open_splits(source, splits=("train",))["train"]
+    set_num_shards(2)
     for workers in (1, 2):
         store = build_token_store(
             tmp_path / f"store-{workers}",
             documents=documents,
             tokenizer=loaded,
             num_workers=workers,
-            num_shards=2,
         )
         assert store.read(0, store.num_tokens)[-1] == made.eos_id
 

@@ -10,7 +10,8 @@ from lmjax.config.data import SourceConfig
 from lmjax.config.experiment import parse
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.lm.packing import cut_windows
-from lmjax.data.sources.registry import open_source
+from lmjax.data.lm.windows import independent_windows
+from lmjax.data.sources.registry import open_splits
 from lmjax.data.stores.token_store_builder import build_token_store
 from lmjax.data.tokenizers.files import MANIFEST
 from lmjax.data.tokenizers.sentencepiece import MODEL, SentencePiece, training_text
@@ -236,7 +237,7 @@ def test_penn_treebank():
         vocab_size=10_001,
         num_training_bytes=10_000_000,
     )
-    splits = {s: open_source(config, split=s) for s in ("train", "valid", "test")}
+    splits = open_splits(config, splits=("train", "valid", "test"))
     made = make_tokenizer(tokenizer_config, documents=[splits["train"]], seed=0)
     for split, expected in (("valid", 73_760), ("test", 82_430)):
         lines = [splits[split][i] for i in range(len(splits[split]))]
@@ -324,8 +325,8 @@ def test_a_store_of_ids_has_nothing_between_documents(tmp_path, texts):
     )
     assert store.read(0, store.num_tokens).tolist() == [1, 2, 3, 4, 5, 6]
     batch = cut_windows(
-        store,
-        np.array([0, 4]),
+        [store],
+        independent_windows(np.array([0, 4]), length=4),
         length=4,
         bos_id=made.bos_id,
         eos_id=made.eos_id,

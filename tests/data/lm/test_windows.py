@@ -1,4 +1,4 @@
-"""Contiguous order: every token once an epoch, and rows that go on."""
+"""Where windows lie: each token once an epoch, in shuffled and contiguous order."""
 
 import dataclasses
 
@@ -8,16 +8,44 @@ import pytest
 from lmjax.config import experiment
 from lmjax.config.parse import list_changes
 from lmjax.data import pipeline
+from lmjax.data.batches import train_batches
 from lmjax.data.lm import loader
-from lmjax.data.lm.contiguous import Lanes
+from lmjax.data.lm.windows import (
+    ContiguousStreams,
+    num_windows,
+    sample_indices,
+    shuffled_starts,
+    train_windows,
+)
 from lmjax.errors import UserError
 
 
+@pytest.mark.parametrize("num_tokens", [1, 5, 32, 33, 1000])
+def test_a_shuffled_epoch_covers_the_stream(num_tokens):
+    length = 32
+    size = num_windows(num_tokens, length=length)
+    for epoch in range(3):
+        starts = shuffled_starts(
+            np.arange(size) + epoch * size, num_tokens=num_tokens, length=length, seed=1
+        )
+        covered = (starts[:, None] + np.arange(length)) % num_tokens
+        assert len(np.unique(covered)) == num_tokens
+
+
+def test_each_epoch_cuts_at_other_places():
+    starts = shuffled_starts(
+        np.arange(4 * 10), num_tokens=320, length=32, seed=0
+    ).reshape(4, 10)
+    assert len({tuple(np.sort(row) % 32) for row in starts}) == 4
+
+
 @pytest.mark.parametrize("num_tokens", [1, 3, 40, 41, 1000, 1003])
-@pytest.mark.parametrize(("num_lanes", "length"), [(1, 7), (4, 5), (8, 16)])
-def test_every_token_is_read_once_an_epoch(num_tokens, num_lanes, length):
-    lanes = Lanes(num_tokens=num_tokens, num_lanes=num_lanes, length=length)
-    size = lanes.steps_per_epoch * num_lanes
+@pytest.mark.parametrize(("num_streams", "length"), [(1, 7), (4, 5), (8, 16)])
+def test_every_token_is_read_once_an_epoch(num_tokens, num_streams, length):
+    streams = ContiguousStreams(
+        num_tokens=num_tokens, num_streams=num_streams, length=length
+    )
+    size = streams.steps_per_epoch * num_streams
     read = lambda w: np.concatenate(
         [
             np.arange(a, a + n) % num_tokens
@@ -25,35 +53,37 @@ def test_every_token_is_read_once_an_epoch(num_tokens, num_lanes, length):
         ]
     )
     for epoch in range(3):
-        windows = lanes.train(np.arange(size) + epoch * size, seed=1)
+        windows = streams.windows(np.arange(size) + epoch * size, seed=1)
         np.testing.assert_array_equal(np.sort(read(windows)), np.arange(num_tokens))
 
 
-def test_a_row_goes_on_until_its_epoch_ends():
-    lanes = Lanes(num_tokens=1003, num_lanes=4, length=16)
-    windows = lanes.train(np.arange(4 * 40), seed=0)
-    starts, sizes, before = (
-        x.reshape(-1, 4) for x in (windows.starts, windows.sizes, windows.before)
+def test_a_row_continues_until_its_epoch_ends():
+    streams = ContiguousStreams(num_tokens=1003, num_streams=4, length=16)
+    windows = streams.windows(np.arange(4 * 40), seed=0)
+    starts, sizes, first_positions = (
+        x.reshape(-1, 4)
+        for x in (windows.starts, windows.sizes, windows.first_positions)
     )
-    at = lanes.steps_per_epoch
+    at = streams.steps_per_epoch
     assert at == 16
     for step in range(1, 40):
         if step % at == 0:
-            assert (before[step] == 0).all()
+            assert (first_positions[step] == 0).all()
             continue
         expected = (starts[step - 1] + sizes[step - 1]) % 1003
         np.testing.assert_array_equal(starts[step], expected)
-        np.testing.assert_array_equal(before[step], before[step - 1] + sizes[step - 1])
+        expected = first_positions[step - 1] + sizes[step - 1]
+        np.testing.assert_array_equal(first_positions[step], expected)
     assert len({tuple(starts[e * at]) for e in range(3)}) == 3, "cut at other places"
 
 
-def test_any_sample_can_be_asked_for():
-    lanes = Lanes(num_tokens=500, num_lanes=3, length=8)
-    whole = lanes.train(np.arange(300), seed=2)
+def test_any_sample_can_be_looked_up():
+    streams = ContiguousStreams(num_tokens=500, num_streams=3, length=8)
+    whole = streams.windows(np.arange(300), seed=2)
     for i in (0, 7, 123, 299):
-        one = lanes.train(np.array([i]), seed=2)
+        one = streams.windows(np.array([i]), seed=2)
         assert (one.starts[0], one.sizes[0]) == (whole.starts[i], whole.sizes[i])
-    assert (lanes.train(np.arange(300), seed=3).starts != whole.starts).any()
+    assert (streams.windows(np.arange(300), seed=3).starts != whole.starts).any()
 
 
 @pytest.fixture(params=[False, True], ids=["one text", "isolated"])
@@ -82,16 +112,16 @@ def datasets(config, tmp_path):
     return pipeline.prepare(config, workdir=tmp_path / "work")
 
 
-def test_batches_go_on_in_text_and_position(datasets, config):
+def test_batches_continue_in_text_and_position(datasets, config):
     """A position of 0 is where a document begins, or an epoch, and nowhere else."""
-    batches = list(loader.train_batches(datasets, config, start_step=0))
+    batches = list(train_batches(datasets, config, start_step=0))
     (store,) = datasets.stores["train"]
-    lanes = Lanes(num_tokens=store.num_tokens, num_lanes=6, length=16)
+    streams = ContiguousStreams(num_tokens=store.num_tokens, num_streams=6, length=16)
     begins = set(store.document_starts(0, store.num_tokens).tolist())
     isolate = config.data.isolate_documents
     for step, batch in enumerate(batches):
-        samples = loader.sample_indices(config, step=step)
-        windows = loader.locate([store], config, samples=samples, window=16)[1]
+        samples = sample_indices(config, step=step)
+        windows = train_windows([store], config, samples=samples, length=16)
         real = batch["segments"] > 0
         np.testing.assert_array_equal(real.sum(1), windows.sizes)
         assert (batch["weights"] == real).all()
@@ -99,7 +129,7 @@ def test_batches_go_on_in_text_and_position(datasets, config):
             places = (windows.starts[row] + np.arange(windows.sizes[row])) % (
                 store.num_tokens
             )
-            first = step % lanes.steps_per_epoch == 0
+            first = step % streams.steps_per_epoch == 0
             fresh = [
                 (first and i == 0) or (isolate and int(at) in begins)
                 for i, at in enumerate(places)
@@ -111,17 +141,19 @@ def test_batches_go_on_in_text_and_position(datasets, config):
 
 
 def test_a_resumed_run_sees_the_same_batches(datasets, config):
-    whole = list(loader.train_batches(datasets, config, start_step=0))
-    rest = list(loader.train_batches(datasets, config, start_step=23))
+    whole = list(train_batches(datasets, config, start_step=0))
+    rest = list(train_batches(datasets, config, start_step=23))
     for a, b in zip(whole[23:], rest, strict=True):
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_hosts_divide_the_same_lanes(datasets, config):
-    whole = next(loader.train_batches(datasets, config, start_step=5))
+def test_processes_share_the_same_streams(datasets, config):
+    whole = next(train_batches(datasets, config, start_step=5))
     for rows in np.split(np.arange(6), 3):
-        part = next(loader.train_batches(datasets, config, start_step=5, rows=rows))
+        part = next(
+            train_batches(datasets, config, start_step=5, rows=lambda _, r=rows: r)
+        )
         np.testing.assert_array_equal(part["tokens"], whole["tokens"][rows])
 
 
@@ -137,7 +169,7 @@ def test_evaluation_reads_a_text_in_one_row(datasets, config, parts, batch_size)
             stores, config, tokenizer=datasets.tokenizer, data_shards=parts
         )
     )
-    assert loader.reads_all(stores, config, window=16)
+    assert loader.reads_whole_split(stores, config, window=16)
     whole = {n: np.concatenate([b[n] for b in batches], axis=1) for n in batches[0]}
     size = stores[0].num_tokens
     width = 16 * batch_size // parts

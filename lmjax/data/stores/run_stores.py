@@ -1,0 +1,66 @@
+"""The stores of a run, listed in WORKDIR/store/stores.json, relative where possible.
+
+With this list the held-out splits of a workdir can be evaluated without its corpus.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmjax.data.stores.example_store import ExampleStore
+from lmjax.data.stores.store_manifest import is_example_store
+from lmjax.data.stores.token_store import TokenStore
+from lmjax.errors import UserError
+from lmjax.fileio import lock, write_errors, write_json
+
+_NOTE = "stores.json"
+
+
+def write_run_stores(workdir: str | Path, stores: Mapping[str, Sequence[Any]]) -> None:
+    """Write the list of the stores of each split."""
+    directory = Path(workdir) / "store"
+    names = {
+        split: [_name_store(store.directory, directory) for store in opened]
+        for split, opened in stores.items()
+    }
+    with write_errors(directory), lock(directory):
+        write_json(directory / _NOTE, names, indent=1)
+
+
+def open_held_out_stores(workdir: str | Path) -> dict[str, list[Any]] | None:
+    """Open the stores of the valid and the test split of a run, those it has.
+
+    Returns:
+      None where the workdir has no list of stores.
+
+    Raises:
+      UserError: the list or a store is missing or damaged.
+    """
+    directory = Path(workdir) / "store"
+    try:
+        names = json.loads((directory / _NOTE).read_text())
+        return {
+            split: [_open_store(directory / name) for name in names[split]]
+            for split in ("valid", "test")
+            if split in names
+        }
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{directory / _NOTE}: cannot be used: {error}") from error
+
+
+def _open_store(directory: Path) -> Any:
+    try:
+        kind = ExampleStore if is_example_store(directory) else TokenStore
+        return kind(directory)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}: cannot be read: {error}") from error
+
+
+def _name_store(store: Path, directory: Path) -> str:
+    """Return the name of a store inside `directory`, or its absolute path."""
+    return store.name if store.parent == directory else str(store.absolute())
