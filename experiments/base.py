@@ -188,7 +188,7 @@ def muon(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDi
 def parallel_text(
     directory: str, *, source: str, target: str, length: int
 ) -> ConfigDict:
-    """Return the data of aligned files, DIRECTORY/{train,valid,test}.{SOURCE,TARGET}."""
+    """Return the data of DIRECTORY/{train,valid,test}.{SOURCE,TARGET}, by line."""
     return ConfigDict(
         {
             "source": "parallel",
