@@ -1,10 +1,10 @@
-"""Small builders that experiments share."""
+"""Sections that experiments share: models, optimizers, data and tokenizers."""
 
 from ml_collections import ConfigDict
 
 
 def gpt2(*, dim: int, num_layers: int, num_heads: int, max_length: int) -> ConfigDict:
-    """Return the model of Radford et al. 2019, at any size."""
+    """Return GPT-2 (Radford et al. 2019), at any size."""
     return ConfigDict(
         {
             "kind": "decoder",
@@ -31,7 +31,7 @@ def llama(
     mlp_dim: int,
     max_length: int,
 ) -> ConfigDict:
-    """Return the model of Touvron et al. 2023, at any size."""
+    """Return Llama (Touvron et al. 2023), at any size."""
     return ConfigDict(
         {
             "kind": "decoder",
@@ -52,7 +52,7 @@ def llama(
 
 
 def bert(*, dim: int, num_layers: int, num_heads: int, max_length: int) -> ConfigDict:
-    """Return the encoder of Devlin et al. 2019, at any size."""
+    """Return BERT (Devlin et al. 2019), at any size."""
     return ConfigDict(
         {
             "kind": "encoder",
@@ -81,7 +81,8 @@ def t5(
 ) -> ConfigDict:
     """Return T5 v1.1 (Raffel et al. 2020; Shazeer 2020), at any size.
 
-    Scores are scaled, which the reference does by how it draws its first queries.
+    Attention scores are divided by the square root of the head's size, where the
+    reference has a smaller initialization of the queries.
     """
     return ConfigDict(
         {
@@ -103,7 +104,7 @@ def t5(
 
 
 def bart(*, dim: int, num_layers: int, num_heads: int, max_length: int) -> ConfigDict:
-    """Return the encoder-decoder of Lewis et al. 2020, at any size."""
+    """Return BART (Lewis et al. 2020), at any size."""
     return ConfigDict(
         {
             "kind": "encoder_decoder",
@@ -128,10 +129,10 @@ def bart(*, dim: int, num_layers: int, num_heads: int, max_length: int) -> Confi
 def transformer(
     *, dim: int, num_layers: int, num_heads: int, max_length: int, dropout: float
 ) -> ConfigDict:
-    """Return the encoder-decoder of Vaswani et al. 2017, at any size.
+    """Return an encoder-decoder after Vaswani et al. 2017, at any size.
 
-    With what has become usual since: each sublayer's norm comes before it (Xiong et al.
-    2020), and positions are rotations (Su et al. 2021).
+    Unlike theirs it is pre-norm (Xiong et al. 2020) and has rotary position embeddings
+    (Su et al. 2021).
     """
     return ConfigDict(
         {
@@ -152,7 +153,7 @@ def transformer(
 
 
 def adamw(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDict:
-    """Return AdamW with warmup and a cosine, as language models are trained."""
+    """Return AdamW with warmup and cosine decay, as is usual for language models."""
     return ConfigDict(
         {
             "name": "adamw",
@@ -167,7 +168,7 @@ def adamw(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigD
 
 
 def muon(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDict:
-    """Return Muon with warmup and a linear decay: for small budgets, the quickest."""
+    """Return Muon with warmup and linear decay: the fastest for small budgets."""
     return ConfigDict(
         {
             "name": "muon",
@@ -184,8 +185,10 @@ def muon(*, learning_rate: float, warmup_steps: int, **more: object) -> ConfigDi
     )
 
 
-def translation(directory: str, *, source: str, target: str, length: int) -> ConfigDict:
-    """Return the data of DIRECTORY/{train,valid,test}.{SOURCE,TARGET}, line by line."""
+def parallel_text(
+    directory: str, *, source: str, target: str, length: int
+) -> ConfigDict:
+    """Return the data of DIRECTORY/{train,valid,test}.{SOURCE,TARGET}, by line."""
     return ConfigDict(
         {
             "source": "parallel",
@@ -199,8 +202,8 @@ def translation(directory: str, *, source: str, target: str, length: int) -> Con
     )
 
 
-def pieces(vocab_size: int) -> ConfigDict:
-    """Return a tokenizer of subwords to be trained on sources and targets together."""
+def subwords(vocab_size: int) -> ConfigDict:
+    """Return a subword tokenizer, trained on sources and targets together."""
     return ConfigDict(
         {
             "algorithm": "bpe",

@@ -1,6 +1,6 @@
-"""Eight CPU devices, a compilation cache that lasts, and tiny models.
+"""Eight CPU devices, a persistent compilation cache, and tiny models.
 
-Nothing here imports jax until a test asks for it: tests of the data room run without.
+jax is imported only by the fixtures that need it: the tests of lmjax/data run without.
 """
 
 import functools
@@ -15,7 +15,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 ).strip()
-# What is compiled here runs for milliseconds: compile fast, not well.
+# Compiled programs run for milliseconds here: fast compilation matters more.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 CACHE = Path(tempfile.gettempdir()) / f"lmjax-test-cache-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
@@ -154,12 +154,12 @@ def writer(request):
 
 @pytest.fixture(scope="session")
 def make_config():
-    """Return the whole config around a tiny model: make_config("gpt2", dropout=0.1)."""
+    """Return a complete config with a tiny model: make_config("gpt2", dropout=0.1)."""
     from lmjax.config.experiment import parse
 
     def make(architecture="llama", *, overrides=(), **model):
-        learns = architecture in DECODERS + RECURRENT
-        source = "python_stdlib" if learns else "none"
+        is_causal = architecture in DECODERS + RECURRENT
+        source = "python_stdlib" if is_causal else "none"
         sections = {
             "batch_size": 8,
             "model": {**ARCHITECTURES[architecture], **model},
@@ -186,7 +186,7 @@ def tiny(make_config):
 
 @pytest.fixture(scope="session")
 def random_params():
-    """Return parameters none of which is 0 or 1, large enough to tell logits apart."""
+    """Return random parameters, none of them 0 or 1, with clearly different logits."""
     import jax
 
     @functools.cache
@@ -241,7 +241,7 @@ def make_batch():
 
 @pytest.fixture(scope="session")
 def one_text():
-    """Return a batch in which each row of ids is one text."""
+    """Return a batch in which each row of token ids is one document."""
 
     def make(tokens):
         tokens = np.asarray(tokens, np.int32)
@@ -259,8 +259,8 @@ def one_text():
 def assert_close():
     """Compare trees leaf by leaf, relative to each leaf's largest element.
 
-    A leaf that is 0 but for rounding, such as the gradient of a key's bias, is
-    compared to the rounding of the largest element of the tree.
+    A leaf that is zero up to rounding, such as the gradient of a key bias, is compared
+    with the rounding error of the largest element of the tree.
     """
     import jax
 

@@ -1,12 +1,13 @@
-"""Compare a training step of lmjax with a bare loop of the same mathematics.
+"""Compare the step time of lmjax with that of a minimal loop for the same model.
 
     python tools/bare_loop.py [--config=experiments/lm/quickstart.py] [--blocks=30]
 
-The bare loop is written by hand for one model (rope, RMSNorm, SwiGLU, tied embeddings)
-and AdamW: a jitted function over a list of layers, batches that lie ready, and nothing
-else. lmjax runs its own loop's body: batches from the token store through grain, the
-sharded step, metrics read late. Both take turns, a block of steps each; the medians of
-their blocks and the ratio pair by pair are printed, as one JSON line last.
+The bare loop is written by hand for one model (RoPE, RMSNorm, SwiGLU, tied embeddings)
+and AdamW: a jitted function over a list of layers, on batches that are on the device
+already. lmjax runs the body of its training loop: batches read from the token store by
+grain, the sharded step, and metrics fetched a few steps later. The two alternate, one
+block of steps each. Printed as a line of JSON: the median step times, and the median of
+the ratios of adjacent blocks.
 """
 
 import argparse
@@ -31,18 +32,18 @@ from lmjax.training.throughput import STEPS_IN_FLIGHT
 
 
 def norm(scale, x):
-    """Return RMS-normalised `x`."""
+    """Return `x` after RMSNorm."""
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5) * scale
 
 
 def rotate(x, cos, sin):
-    """Turn pairs (i, i + H/2)."""
+    """Rotate the pairs (i, i + H/2) of the last axis."""
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
 def bare_loss(params, batch, c):
-    """Return the mean loss; B batch, T length, N heads, H head_dim."""
+    """Return the mean loss. B batch, T length, N heads, H head_dim."""
     B, T = batch["tokens"].shape
     frequencies = c.rope_theta ** (-jnp.arange(0, c.head_dim, 2) / c.head_dim)
     angles = batch["positions"][..., None, None] * frequencies
@@ -68,7 +69,7 @@ def bare_loss(params, batch, c):
 
 
 def bare_init(key, c):
-    """Return parameters as a dict with a list of layers."""
+    """Return random parameters: a dict with a list of layers."""
     inner = c.num_heads * c.head_dim
     shapes = dict.fromkeys("qkv", (c.dim, inner)) | {"o": (inner, c.dim)}
     shapes |= dict.fromkeys(("gate", "up"), (c.dim, c.mlp_dim))
@@ -84,7 +85,7 @@ def bare_init(key, c):
 
 
 def bare_step(state, batch, *, config: Config):
-    """Update once by clipped AdamW; weight decay on matrices only."""
+    """Take a step of clipped AdamW, with weight decay on matrices only."""
     o, (params, mu, nu, step) = config.optim, state
     loss, grads = jax.value_and_grad(bare_loss)(params, batch, config.model)
     total = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
@@ -92,26 +93,30 @@ def bare_step(state, batch, *, config: Config):
     step = step + 1
     mu = jax.tree.map(lambda m, g: o.b1 * m + (1 - o.b1) * g, mu, grads)
     nu = jax.tree.map(lambda n, g: o.b2 * n + (1 - o.b2) * g * g, nu, grads)
-    one, two = 1 - o.b1**step, 1 - o.b2**step
+    mu_bias, nu_bias = 1 - o.b1**step, 1 - o.b2**step
     rate = o.learning_rate * jnp.minimum(step / max(o.warmup_steps, 1), 1.0)
 
     def update(p, m, n):
         decay = o.weight_decay * p if p.ndim > 1 else 0.0
-        return p - rate * (m / one / (jnp.sqrt(n / two) + o.epsilon) + decay)
+        return p - rate * (m / mu_bias / (jnp.sqrt(n / nu_bias) + o.epsilon) + decay)
 
     params = jax.tree.map(update, params, mu, nu)
     return (params, mu, nu, step), {"loss": loss, "grad_norm": total}
 
 
 def run_block(step, state, batches, num_steps):
-    """Run some steps, reading metrics late; return the state and seconds a step."""
+    """Run some steps, and fetch the metrics of each a few steps later.
+
+    Returns:
+      The state, the seconds per step, and the fraction of time spent waiting for data.
+    """
     unread = collections.deque()
     begin = time.perf_counter()
-    waited = 0.0
+    seconds_waited = 0.0
     for _ in range(num_steps):
         before = time.perf_counter()
         batch = next(batches)
-        waited += time.perf_counter() - before
+        seconds_waited += time.perf_counter() - before
         state, metrics = step(state, batch)
         unread.append(metrics)
         if len(unread) > STEPS_IN_FLIGHT:
@@ -119,15 +124,15 @@ def run_block(step, state, batches, num_steps):
     while unread:
         jax.device_get(unread.popleft())
     seconds = time.perf_counter() - begin
-    return state, seconds / num_steps, waited / seconds
+    return state, seconds / num_steps, seconds_waited / seconds
 
 
 def main() -> None:
-    """Take turns and print the ratio."""
+    """Compare the two loops, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="experiments/lm/quickstart.py")
     parser.add_argument("--blocks", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=10, help="in a block")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a block")
     args = parser.parse_args()
     fixed = ["optim.name=adamw", "optim.schedule=constant", "num_steps=1000000"]
     config = pipeline.resolve_vocabulary(load(args.config, [*fixed, "mesh.data=1"]))
@@ -136,31 +141,32 @@ def main() -> None:
 
 
 def compare(config: Config, directory: Path, blocks: int, steps: int) -> None:
-    """Build both loops, check that they do the same, and time them in turns."""
+    """Build both loops, and time them alternately."""
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     datasets = pipeline.prepare(config, workdir=directory)
     with jax.set_mesh(mesh):
         program = make_program(config, mesh)
-        ours = program.train_step
         state = program.init(jax.random.key(0))
-        lmjax_step = lambda state, batch: ours(state, put_batch(batch, mesh))
-        loaded = batches.train_batches(datasets, config, start_step=0)
-        ready = [jax.device_put(next(loaded)) for _ in range(8)]
+        lmjax_step = lambda state, batch: program.train_step(
+            state, put_batch(batch, mesh)
+        )
+        host_batches = batches.train_batches(datasets, config, start_step=0)
+        on_device = [jax.device_put(next(host_batches)) for _ in range(8)]
         params = bare_init(jax.random.key(0), config.model)
-        # Two trees: what is donated must not be shared.
+        # Two trees, because donated buffers must not be shared.
         moments = [jax.tree.map(jnp.zeros_like, params) for _ in range(2)]
         bare_state = (params, *moments, jnp.zeros((), jnp.int32))
         bare = jax.jit(functools.partial(bare_step, config=config), donate_argnums=0)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         assert size == sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        cycle = itertools.cycle(ready)
+        cycle = itertools.cycle(on_device)
         rows = []
         for _ in range(blocks + 2):
-            state, a, waited = run_block(lmjax_step, state, loaded, steps)
+            state, a, waited = run_block(lmjax_step, state, batches, steps)
             bare_state, b, _ = run_block(bare, bare_state, cycle, steps)
             rows.append((a, b, waited))
-        loaded.close()
-    rows = rows[2:]  # the first blocks warm up
+        batches.close()
+    rows = rows[2:]  # the first blocks are warm-up
     result = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,

@@ -1,10 +1,11 @@
-"""Kill and stop a training run at random moments, and compare it with one left alone.
+"""Interrupt a training run at random steps, and compare it with an uninterrupted run.
 
     python tools/kill_and_resume.py [--rounds=5] [--seed=0] [--config=FILE.py]
 
-Each round kills the run with SIGKILL a few steps after it began, starts it again, and
-stops it with SIGTERM a few steps later. At the end the logged losses, the parameters
-and the optimizer state must be those of a run that was never stopped, bit for bit.
+Each round kills the run with SIGKILL a few steps after it has started, starts it again,
+and stops it with SIGTERM a few steps later. At the end the logged losses, the
+parameters and the optimizer state must be those of the uninterrupted run, bit for bit.
+The exit code is 0 if they are, and 1 if not.
 """
 
 import argparse
@@ -23,8 +24,8 @@ import numpy as np
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints
 
-# Small and with dropout; a metric for each step, a checkpoint every twenty.
-LEAVES = {
+# A small model with dropout; metrics at each step, a checkpoint every 20 steps.
+OVERRIDES = {
     "num_steps": 160,
     "model.dim": 64,
     "model.dropout": 0.1,
@@ -40,7 +41,7 @@ LEAVES = {
 
 
 def main() -> int:
-    """Return 0 if both runs ended alike, else 1."""
+    """Train with and without interruptions; return 0 if the results are equal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="experiments/lm/quickstart.py")
     parser.add_argument("--rounds", type=int, default=5)
@@ -48,54 +49,56 @@ def main() -> int:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as directory:
-        alone, killed = Path(directory) / "alone", Path(directory) / "killed"
-        train(args.config, alone).wait()
-        for number in [signal.SIGKILL, signal.SIGTERM] * args.rounds:
-            interrupt(args.config, killed, number, after=rng.randint(3, 12))
+        reference, killed = Path(directory) / "reference", Path(directory) / "killed"
+        train(args.config, reference).wait()
+        for signal_number in [signal.SIGKILL, signal.SIGTERM] * args.rounds:
+            interrupt(args.config, killed, signal_number, after=rng.randint(3, 12))
         train(args.config, killed).wait()
-        return 0 if same(alone, killed) else 1
+        return 0 if compare(reference, killed) else 1
 
 
 def train(config: str, directory: Path) -> subprocess.Popen:
-    """Start the training command."""
+    """Start `lmjax train` in a new process."""
     command = [sys.executable, "-m", "lmjax.cli", "train", f"--config={config}"]
     command += [f"--workdir={directory}"]
-    command += [f"--config.{leaf}={value}" for leaf, value in LEAVES.items()]
+    command += [f"--config.{leaf}={value}" for leaf, value in OVERRIDES.items()]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
-def interrupt(config: str, directory: Path, number: int, *, after: int) -> None:
-    """Send a signal once the run has logged `after` steps more than before."""
-    goal = len(losses(directory)) + after
+def interrupt(config: str, directory: Path, signal_number: int, *, after: int) -> None:
+    """Train, and send a signal once `after` more steps are in the log."""
+    goal = len(read_losses(directory)) + after
     process = train(config, directory)
-    while len(losses(directory)) < goal and process.poll() is None:
+    while len(read_losses(directory)) < goal and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(number)
+    process.send_signal(signal_number)
     code = process.wait()
-    name, step = signal.Signals(number).name, len(losses(directory))
+    name, step = signal.Signals(signal_number).name, len(read_losses(directory))
     print(f"{name} after step {step}: exit code {code}", flush=True)
 
 
-def losses(directory: Path) -> list[tuple[int, float, float]]:
-    """Return what was logged of each training step."""
+def read_losses(directory: Path) -> list[tuple[int, float, float]]:
+    """Return the step, the loss and the gradient norm of each logged step."""
     path = directory / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
-    whole = (json.loads(line) for line in text.splitlines(True) if line.endswith("\n"))
+    lines = (json.loads(line) for line in text.splitlines(True) if line.endswith("\n"))
     names = ("step", "loss", "grad_norm")
-    return [tuple(line[n] for n in names) for line in whole if line["split"] == "train"]
+    return [tuple(line[n] for n in names) for line in lines if line["split"] == "train"]
 
 
-def same(one: Path, other: Path) -> bool:
-    """Compare the logs and the last checkpoints of two workdirs, and print how."""
-    logs = losses(one) == losses(other)
-    equal = jax.tree.leaves(jax.tree.map(np.array_equal, state(one), state(other)))
-    print(f"losses of {len(losses(one))} steps the same: {logs}")
-    print(f"arrays of the last checkpoint the same: {sum(equal)} of {len(equal)}")
-    return logs and all(equal)
+def compare(one: Path, other: Path) -> bool:
+    """Return whether the logs and the last checkpoints of two workdirs are equal."""
+    same_logs = read_losses(one) == read_losses(other)
+    equal = jax.tree.leaves(
+        jax.tree.map(np.array_equal, read_state(one), read_state(other))
+    )
+    print(f"losses of {len(read_losses(one))} steps equal: {same_logs}")
+    print(f"arrays of the last checkpoint equal: {sum(equal)} of {len(equal)}")
+    return same_logs and all(equal)
 
 
-def state(directory: Path) -> dict:
-    """Return all that the last checkpoint holds."""
+def read_state(directory: Path) -> dict:
+    """Return the parameters and the training state of the last checkpoint."""
     config = workdir.read_config(directory).checkpoint
     checkpoints = Checkpoints(directory, config, read_only=True)
     items = checkpoints.manager.restore(checkpoints.find(None))

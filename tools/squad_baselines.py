@@ -1,9 +1,9 @@
-"""Exact match and F1 of answers that need no model, to stand beside a trained one.
+"""Print exact match and F1 of two SQuAD baselines that need no model.
 
     python tools/squad_baselines.py ~/.cache/lmjax-data/squad/dev.json
 
-The answer is a sentence of the context: the first one, or the one that shares the most
-words with the question (of several, the first). On the 10,565 questions of dev.json:
+The answer is a sentence of the context: the first one, or the first of those that share
+the most words with the question. On the 10,565 questions of dev.json:
 
     the first sentence: exact match 0.0003, F1 0.0974
     the sentence with the most words of the question: exact match 0.0022, F1 0.1868
@@ -18,21 +18,21 @@ from lmjax.data.formats.squad import SquadExamples
 from lmjax.metrics import squad
 
 
-def first(sentences: list[str], question: str) -> str:
+def first_sentence(sentences: list[str], question: str) -> str:
     """Return the first sentence."""
     return sentences[0]
 
 
-def nearest(sentences: list[str], question: str) -> str:
-    """Return the sentence with the most of the question's words."""
-    wanted = {*squad.normalized(question).split()}
-    shared = lambda text: len(wanted & {*squad.normalized(text).split()})
+def most_shared_words(sentences: list[str], question: str) -> str:
+    """Return the sentence that shares the most words with the question."""
+    question_words = {*squad.normalized(question).split()}
+    shared = lambda text: len(question_words & {*squad.normalized(text).split()})
     return max(sentences, key=shared)
 
 
 BASELINES: dict[str, Callable[[list[str], str], str]] = {
-    "the first sentence": first,
-    "the sentence with the most words of the question": nearest,
+    "the first sentence": first_sentence,
+    "the sentence with the most words of the question": most_shared_words,
 }
 
 

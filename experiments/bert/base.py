@@ -1,10 +1,12 @@
-"""BERT base (110M) on a corpus of one's own, after Devlin et al. 2019.
+"""BERT base (110M parameters) on your own corpus (Devlin et al. 2019).
 
     lmjax train --config=experiments/bert/base.py:'/data/web/*.jsonl' --workdir=DIR
 
-For eight 80 GB accelerators, data parallel: 131k tokens a step, 131B tokens in all, of
-full length throughout and without next sentences (Liu et al. 2019). Its shapes and its
-mesh are checked by the tests; no score has been measured.
+All rows have the full length, and there is no next-sentence prediction (Liu et al.
+2019).
+
+Cost: for eight 80 GB accelerators, data parallel; 131k tokens per step, 131B in all.
+Score: not trained. The tests check its shapes and its mesh.
 """
 
 from ml_collections import ConfigDict

@@ -1,17 +1,17 @@
-"""An encoder fine-tuned to find names in news (Tjong Kim Sang and De Meulder 2003).
+"""Named entities in news: an encoder fine-tuned to tag words.
 
     lmjax import --from=sentence-transformers/all-MiniLM-L6-v2 --workdir=runs/minilm
     lmjax train --config=experiments/finetune/conll2003.py --workdir=runs/conll2003
 
-The argument is the directory of {train,valid,test}.txt in CoNLL's columns;
---config.init_from is any encoder, a workdir or a Hugging Face directory. With a network
-the same is `conll2003` of TFDS:
+The argument is the directory of {train,valid,test}.txt in the columns of CoNLL (Tjong
+Kim Sang and De Meulder 2003). --config.init_from can be any encoder, a workdir or a
+Hugging Face directory. If you are online, TFDS has the data as `conll2003`:
 
     --config.data.source=tfds --config.data.path=conll2003 --config.data.fields.tags=ner
     --config.data.valid_split=dev --config.data.test_split=test
 
-Measured: test span F1 0.873 (valid 0.915) in 32 minutes, on two CPU cores that others
-used too.
+Cost: 32 minutes on two CPU cores shared with other programs.
+Score: span F1 0.873 on test (0.915 on valid).
 """
 
 from ml_collections import ConfigDict

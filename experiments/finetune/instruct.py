@@ -1,16 +1,15 @@
-"""A decoder that answers, fine-tuned on prompts and answers (Ouyang et al. 2022).
+"""Instruction tuning: a decoder fine-tuned on prompts and answers (Ouyang et al. 2022).
 
     lmjax train --config=experiments/finetune/instruct.py:answers.jsonl:runs/llama \
       --workdir=runs/instruct
     lmjax predict --workdir=runs/instruct --input=prompts.jsonl --output=out.jsonl
 
-The argument is a file with a line {"source": "...", "target": "..."} for each example,
-and after a colon the decoder to begin with, a workdir or a Hugging Face directory, to
-which low-rank adapters are added; without one a small decoder is trained from scratch.
-The loss counts the answers' tokens alone. Of a prompt that is too long the beginning
-is cut off.
+The argument is FILE:MODEL. FILE has a line {"source": "...", "target": "..."} for each
+example. MODEL is a decoder, a workdir or a Hugging Face directory, to which LoRA
+adapters are added; without it a small decoder is trained from scratch. Only the tokens
+of the answers have a loss. A prompt that is too long loses its model.
 
-It has not been measured.
+Score: not trained.
 """
 
 from ml_collections import ConfigDict
@@ -19,12 +18,12 @@ from experiments import base
 
 
 def get_config(argument: str = "data/answers.jsonl") -> ConfigDict:
-    path, _, beginning = argument.partition(":")
+    path, _, model = argument.partition(":")
     config = ConfigDict()
     config.num_steps = 600
     config.batch_size = 16
-    if beginning:
-        config.init_from = beginning
+    if model:
+        config.init_from = model
         config.model = {"kind": "decoder", "lora": {"rank": 16, "targets": ("*",)}}
         config.optim = base.adamw(learning_rate=2e-4, warmup_steps=30)
     else:

@@ -1,20 +1,23 @@
-"""An encoder fine-tuned to tell good film reviews from bad ones (Devlin et al. 2019).
+"""Sentiment of film reviews: an encoder fine-tuned to classify (Devlin et al. 2019).
 
     lmjax import --from=sentence-transformers/all-MiniLM-L6-v2 --workdir=runs/minilm
     lmjax train --config=experiments/finetune/reviews.py --workdir=runs/reviews
 
 The argument is the directory of {train,valid,test}.jsonl with the fields text and
-label; --config.init_from is any encoder, a workdir or a Hugging Face directory. With a
-network the same is `imdb_reviews` of TFDS:
+label. --config.init_from can be any encoder, a workdir or a Hugging Face directory. If
+you are online, TFDS has similar data as `imdb_reviews`:
 
     --config.data.source=tfds --config.data.path=imdb_reviews
     --config.data.train_split=train[:90%] --config.data.valid_split=train[90%:]
     --config.data.test_split=test
 
-Measured: test accuracy 0.846 (valid 0.844) in 32 minutes on two CPU cores; half of the
-steps (`--config.num_steps=300 --config.optim.warmup_steps=30`) give 0.843. Two reviews
-of three are cut at 128 tokens: `--config.task.keep=both` would leave the end of each,
-too, where many say what they think (Sun et al. 2019). It has not been measured.
+Two reviews of three are cut at 128 tokens. `--config.task.keep=both` would keep the end
+of a review too, where many authors give their opinion (Sun et al. 2019); it has not
+been measured.
+
+Cost: 32 minutes on two CPU cores.
+Score: accuracy 0.846 on test (0.844 on valid). Half of the steps give
+0.843 (`--config.num_steps=300 --config.optim.warmup_steps=30`).
 """
 
 from ml_collections import ConfigDict

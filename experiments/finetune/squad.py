@@ -1,17 +1,18 @@
-"""An encoder fine-tuned to find answers in texts (Rajpurkar et al. 2016).
+"""Answers in a text: an encoder fine-tuned on SQuAD (Rajpurkar et al. 2016).
 
     lmjax import --from=sentence-transformers/all-MiniLM-L6-v2 --workdir=runs/minilm
     lmjax train --config=experiments/finetune/squad.py --workdir=runs/squad
 
-The argument is the directory of train.json and dev.json, as SQuAD 1.1 has them;
---config.init_from is any encoder, a workdir or a Hugging Face directory. With a network
-the same is `squad` of TFDS. Both held-out splits are dev.json, of which 15 questions
-(of 10,565) are left out: they have an answer which is not where it should be. As the
-run goes, 400 of them are answered, at its end all.
+The argument is the directory of train.json and dev.json in the format of SQuAD 1.1.
+--config.init_from can be any encoder, a workdir or a Hugging Face directory. If you are
+online, TFDS has the data as `squad`. Both held-out splits are dev.json; 15 of its
+10,565 questions are skipped, because their answer is not at the place given for it.
+During the run 400 questions are answered, at its end all.
 
-Measured, on all of dev.json: F1 0.665, exact match 0.529, after five sixths of an epoch
-and 38 minutes on two CPU cores, a quarter of them spent on the 10,550 answers. A
-baseline without a model (tools/squad_baselines.py) has F1 0.187 and exact match 0.002.
+Cost: 38 minutes on two CPU cores for five sixths of an epoch; a quarter of the time is
+spent on the 10,550 answers.
+Score on all of dev.json: F1 0.665, exact match 0.529. A baseline without a model
+(tools/squad_baselines.py) has F1 0.187 and exact match 0.002.
 """
 
 from ml_collections import ConfigDict
@@ -43,6 +44,6 @@ def get_config(directory: str = "~/.cache/lmjax-data/squad") -> ConfigDict:
         weight_decay=0.01,
     )
     config.checkpoint = {"every_steps": 130, "keep": 1}
-    # The loss of dev.json is that of a part; its answers are judged all.
+    # The loss is that of a part of dev.json; all of its answers are scored.
     config.eval = {"every_steps": 260, "batch_size": 32, "num_batches": 20}
     return config

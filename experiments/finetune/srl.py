@@ -1,20 +1,22 @@
-"""An encoder fine-tuned to tell who does what to whom (after Shi and Lin 2019).
+"""Semantic roles (who does what to whom): an encoder fine-tuned (Shi and Lin 2019).
 
     lmjax import --from=sentence-transformers/all-MiniLM-L6-v2 --workdir=runs/minilm
     lmjax train --config=experiments/finetune/srl.py:DIR --workdir=runs/srl
 
-DIR has {train,valid,test}.props in the columns of CoNLL-2005: words, then the predicate
-or "-", then for each predicate of the sentence a column of its arguments in brackets
-(`paste` puts the task's files of words and of props side by side). Those of CoNLL-2012:
+DIR holds {train,valid,test}.props in the columns of CoNLL-2005: the word, the predicate
+or "-", then a column of bracketed arguments for each predicate of the sentence (`paste`
+joins the words and the props files of the shared task). For CoNLL-2012:
 
     --config.data.columns="('document','part','number','tokens','pos','parse','lemma',
       'predicate','sense','speaker','entity','tags','coreference')"
 
-where `predicate` is the frameset. Each predicate is an example; its tokens are of type
-1. For a model whose tokens have no types: --config.task.mark_predicate=separators.
+in which `predicate` is the frameset. Each predicate is an example, and its tokens have
+token type 1. For a model without token types: --config.task.mark_predicate=separators.
 
-The score is of spans, each for itself (an argument and its C- continuation are two),
-without V, the predicate. Neither corpus is free: no score was measured.
+The score counts each span by itself (an argument and its C- continuation are two), and
+leaves out V, the predicate.
+
+Score: not trained, because neither corpus is free.
 """
 
 from ml_collections import ConfigDict

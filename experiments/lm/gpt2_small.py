@@ -1,9 +1,9 @@
-"""GPT-2 small (124M) on a corpus of one's own, as in Radford et al. 2019.
+"""GPT-2 small (124M parameters) on your own corpus (Radford et al. 2019).
 
     lmjax train --config=experiments/lm/gpt2_small.py:'/data/web/*.jsonl' --workdir=DIR
 
-For eight 80 GB accelerators, data parallel: 0.5M tokens a step, 300B tokens in all. Its
-shapes and its mesh are checked by the tests; no score has been measured.
+Cost: for eight 80 GB accelerators, data parallel; 0.5M tokens per step, 300B in all.
+Score: not trained. The tests check its shapes and its mesh.
 """
 
 from ml_collections import ConfigDict

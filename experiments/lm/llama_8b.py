@@ -1,10 +1,10 @@
-"""The shape of Llama 3 8B, on a corpus of one's own.
+"""The architecture of Llama 3 8B, trained on your own corpus.
 
     lmjax describe --config=experiments/lm/llama_8b.py --devices=256
     lmjax train --config=experiments/lm/llama_8b.py:'/data/web/*.jsonl' --workdir=DIR
 
-Fully sharded over a pod: fsdp takes every device that tensor does not. Its shapes and
-its mesh are checked by the tests; no score has been measured.
+Cost: for a pod, fully sharded; the fsdp axis takes all devices that tensor does not.
+Score: not trained. The tests check its shapes and its mesh.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,11 @@
-"""A Transformer on Penn Treebank, word level, in Mikolov's standard split.
+"""A word-level Transformer on Penn Treebank, in the standard split of Mikolov.
 
     lmjax train --config=experiments/lm/ptb.py:DIR --workdir=runs/ptb
 
-DIR holds train.txt, valid.txt and test.txt. On two CPU cores 44 minutes, to a
-perplexity of 93.2 on valid and 86.1 on test (73,760 and 82,430 tokens with <eos>).
+DIR holds train.txt, valid.txt and test.txt.
+
+Cost: 44 minutes on two CPU cores.
+Score: perplexity 93.2 on valid and 86.1 on test (73,760 and 82,430 tokens with <eos>).
 """
 
 from ml_collections import ConfigDict

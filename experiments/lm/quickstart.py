@@ -1,9 +1,10 @@
-"""A small decoder on the source code of Python's standard library.
+"""A small decoder, trained on the source code of Python's standard library.
 
     lmjax train --config=experiments/lm/quickstart.py --workdir=runs/quickstart
 
-About three minutes on two CPU cores, to 1.362 bits per byte of the files that
-Python 3.11 holds out (gzip -9: 1.973, xz -9: 1.683), 1.612 of 3.12's (1.846, 1.550).
+Cost: about three minutes on two CPU cores.
+Score on the held-out files, in bits per byte: 1.385 for Python 3.11 (gzip -9: 1.973,
+xz -9: 1.683), 1.612 for Python 3.12 (gzip -9: 1.846, xz -9: 1.550).
 """
 
 from ml_collections import ConfigDict

@@ -1,25 +1,27 @@
-"""The LSTMs of Zaremba et al. 2014 on Penn Treebank, word level, Mikolov's split.
+"""The word-level LSTMs of Zaremba et al. 2014 on Penn Treebank, standard split.
 
     lmjax train --config=experiments/rnn/ptb_lstm.py:small:DIR --workdir=runs/ptb_lstm
 
-"small" is 2 x 200 without dropout, "medium" 2 x 650 with a dropout of a half; DIR, by
-default data/ptb, holds train.txt, valid.txt and test.txt. The text is read in order,
-and the state goes on from window to window; in evaluation from the beginning of a split
-to its end, as the authors' code has it for the test split.
+"small" has 2 layers of 200 units and no dropout, "medium" 2 layers of 650 and dropout
+0.5. DIR, by default data/ptb, holds train.txt, valid.txt and test.txt. The text is read
+in order, and the state carries over from window to window; in evaluation from the
+beginning of a split to its end, as in the authors' code for the test split.
 
-Measured: "small" has a test perplexity of 110.0 (valid 114.1; the paper 114.5 and
-120.7) after 80 minutes on two CPU cores that others used too; a step takes 0.08
-seconds where it is alone. "medium" has not been trained.
+Cost: "small" takes 80 minutes on two CPU cores shared with other programs, and 0.08
+seconds a step without them.
+Score: "small" has perplexity 110.0 on test and 114.1 on valid (the paper: 114.5 and
+120.7). "medium" is not trained.
 """
 
 from ml_collections import ConfigDict
 
 NUM_TOKENS = 929_589  # of the train split, with an end for each line
-LANES = 20
+BATCH_SIZE = 20
 
-# The paper's loss is a sum over the steps of a window: here, where it is a mean, the
-# learning rate is their number times its 1, and the norm to clip at its 5 divided by
-# it. Its rate falls geometrically after some epochs, this one linearly.
+# The paper sums the loss over the steps of a window, lmjax takes the mean. So the
+# paper's learning rate of 1 is multiplied by the length of a window, and its clipping
+# norm of 5 is divided by it. The paper's learning rate decays geometrically after some
+# epochs, this one linearly.
 SIZES = {
     "small": {"dim": 200, "dropout": 0.0, "length": 20, "epochs": 8},
     "medium": {"dim": 650, "dropout": 0.5, "length": 35, "epochs": 39},
@@ -29,10 +31,10 @@ SIZES = {
 def get_config(argument: str = "small") -> ConfigDict:
     name, _, directory = argument.partition(":")
     directory, size = directory or "data/ptb", SIZES[name]
-    length, epoch = size["length"], -(-NUM_TOKENS // (LANES * size["length"]))
+    length, epoch = size["length"], -(-NUM_TOKENS // (BATCH_SIZE * size["length"]))
     config = ConfigDict()
     config.num_steps = size["epochs"] * epoch
-    config.batch_size = LANES
+    config.batch_size = BATCH_SIZE
     config.model = {
         "kind": "recurrent",
         "cell": "lstm",

@@ -1,9 +1,10 @@
-"""BART, base (Lewis et al. 2020): infilling, 139M parameters.
+"""BART base (139M parameters) on your own corpus (Lewis et al. 2020): infilling.
 
     lmjax train --config=experiments/seq2seq/bart_base.py:'corpus/**/*.txt' \
       --workdir=runs/bart_base
 
-For 8 devices of 80 GB. Its shapes and meshes are checked; it has not been trained.
+Cost: for eight 80 GB accelerators.
+Score: not trained. The tests check its shapes and its mesh.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""T5 v1.1 base (250M) on a corpus of one's own, after Raffel et al. 2020.
+"""T5 v1.1 base (250M parameters) on your own corpus (Raffel et al. 2020).
 
     lmjax train --config=experiments/seq2seq/t5_base.py:'/data/*.jsonl' --workdir=DIR
 
-For eight 80 GB accelerators, data parallel: 1M source tokens a step, 1T in all. Its
-shapes and its mesh are checked by the tests; no score has been measured.
+Cost: for eight 80 GB accelerators, data parallel; 1M source tokens per step, 1T in all.
+Score: not trained. The tests check its shapes and its mesh.
 """
 
 from ml_collections import ConfigDict

@@ -97,7 +97,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-def test_a_planted_optimum_is_found(argv, tmp_path, capsys):
+def test_the_optimum_of_a_formula_is_found(argv, tmp_path, capsys):
     space = ["--search.model.num_layers=int:1:4", "--num_trials=20", RATE]
     space += ["--search.optim.name=choice:adamw,lion"]
     assert run([*argv, *space]) == 0
@@ -108,11 +108,11 @@ def test_a_planted_optimum_is_found(argv, tmp_path, capsys):
     found = trials(tmp_path / "sweep")
     assert len(found) == 20
     assert best["value"] == min(t.value for t in found)
-    said = capsys.readouterr()
-    assert best["command"] in said.err
+    printed = capsys.readouterr()
+    assert best["command"] in printed.err
     assert best["command"].startswith("lmjax train --config=")
-    assert said.out.count("best") == 1
-    # Those that were stopped did worse than a run that was finished had done there.
+    assert printed.out.count("best") == 1
+    # A pruned trial was worse than a completed one at the same step.
     pruned = [t for t in found if t.state == TrialState.PRUNED]
     assert 5 < len(pruned) < 18
     finished = [t for t in found if t.state == TrialState.COMPLETE]
@@ -123,19 +123,19 @@ def test_a_planted_optimum_is_found(argv, tmp_path, capsys):
 
 
 def test_the_seed_decides_the_trials(argv, tmp_path):
-    drawn = []
+    parameters = []
     for i, seed in enumerate((0, 0, 1)):
         flags = [*argv, RATE, "--num_trials=3", f"--seed={seed}"]
         flags.append(f"--workdir={tmp_path / str(i)}")
         assert run(flags) == 0
-        drawn.append([t.params for t in trials(tmp_path / str(i))])
-    assert drawn[0] == drawn[1]
-    assert drawn[0] != drawn[2]
-    assert len({str(params) for params in drawn[0]}) == 3
+        parameters.append([t.params for t in trials(tmp_path / str(i))])
+    assert parameters[0] == parameters[1]
+    assert parameters[0] != parameters[2]
+    assert len({str(params) for params in parameters[0]}) == 3
 
 
 def test_a_killed_search_loses_nothing(argv, tmp_path):
-    directory, alone = tmp_path / "sweep", tmp_path / "alone"
+    directory, uninterrupted = tmp_path / "sweep", tmp_path / "uninterrupted"
     flags = [*argv, RATE, "--num_trials=4", "--pruner=none"]
     slow = {"STEP_SECONDS": "0.1"}
     for number, signal_number in ((1, signal.SIGKILL), (2, signal.SIGTERM)):
@@ -143,9 +143,9 @@ def test_a_killed_search_loses_nothing(argv, tmp_path):
         metrics = directory / "trials" / str(number) / "metrics.jsonl"
         wait_for(lambda: metrics.exists() and metrics.read_text())  # noqa: B023
         process.send_signal(signal_number)
-        said = process.communicate()[1]
+        printed = process.communicate()[1]
         code = -9 if signal_number == signal.SIGKILL else 75
-        assert process.returncode == code, said
+        assert process.returncode == code, printed
     assert run(flags) == 0
     again = trials(directory)
     assert [t.state for t in again] == [TrialState.COMPLETE] * 4
@@ -153,8 +153,8 @@ def test_a_killed_search_loses_nothing(argv, tmp_path):
     assert resumed[0] == resumed[3] == [0]
     for first, then in resumed[1:3]:
         assert first == 0 < then
-    assert run([*flags, f"--workdir={alone}"]) == 0
-    same = [(t.params, t.value, t.intermediate_values) for t in trials(alone)]
+    assert run([*flags, f"--workdir={uninterrupted}"]) == 0
+    same = [(t.params, t.value, t.intermediate_values) for t in trials(uninterrupted)]
     assert [(t.params, t.value, t.intermediate_values) for t in again] == same
 
 
@@ -165,12 +165,12 @@ def test_two_processes_share_a_study(argv, tmp_path):
     first = [directory / "trials" / str(n) / "starts" for n in range(2)]
     wait_for(lambda: all(path.exists() and path.read_text() for path in first))
     gate.touch()
-    said = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    printed = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
     assert [t.state for t in trials(directory)] == [TrialState.COMPLETE] * 5
-    begun = [starts(directory, number) for number in range(5)]
-    assert all(len(each) == 1 for each in begun)
-    assert {each[0][1] for each in begun} == {process.pid for process in both}
+    all_starts = [starts(directory, number) for number in range(5)]
+    assert all(len(each) == 1 for each in all_starts)
+    assert {each[0][1] for each in all_starts} == {process.pid for process in both}
     assert len({t.params["optim.learning_rate"] for t in trials(directory)}) == 5
 
 
@@ -179,7 +179,7 @@ def test_failed_trials_are_reported_and_the_search_continues(argv, tmp_path, cap
     flags += ["--search.optim.learning_rate=choice:0.1,0.01,1.0"]
     assert run([*flags, "--sampler=random"]) == 0
     found = trials(tmp_path / "sweep")
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     failed = [t for t in found if t.state == TrialState.FAIL]
     errors = {t.user_attrs["error"] for t in failed}
     assert errors == {
@@ -188,8 +188,8 @@ def test_failed_trials_are_reported_and_the_search_continues(argv, tmp_path, cap
     }
     for trial in failed:
         error = trial.user_attrs["error"]
-        assert f"trial {trial.number}: failed, 0.0 min: {error}" in said.err
-    rows = [line for line in said.out.splitlines() if " failed " in line]
+        assert f"trial {trial.number}: failed, 0.0 min: {error}" in printed.err
+    rows = [line for line in printed.out.splitlines() if " failed " in line]
     assert len(rows) == len(failed)
     for row, trial in zip(rows, failed, strict=True):
         assert trial.user_attrs["error"] in row
@@ -198,13 +198,13 @@ def test_failed_trials_are_reported_and_the_search_continues(argv, tmp_path, cap
 def test_the_search_ends_if_all_trials_fail_with_one_error(argv, tmp_path, capsys):
     flags = [*argv, RATE, "--num_trials=9"]
     assert run([*flags, "--search.model.num_layers=choice:5"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed.startswith(
         "error: the first 3 trials failed with the same error: config.model.num_h"
     )
     assert run([*flags, "--search.model.num_layers=choice:5", "--num_trials=2"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: none of 3 trials was completed; the last: config")
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed.startswith("error: none of 3 trials was completed; the last: config")
     # Nothing is lost: the search may be changed, and starts again.
     assert run([*flags, "--search.model.num_layers=choice:3", "--num_trials=1"]) == 0
     assert [t.state for t in trials(tmp_path / "sweep")] == [TrialState.COMPLETE]
@@ -226,8 +226,8 @@ def test_a_study_of_another_search_is_an_error(argv, tmp_path, capsys):
     ):
         capsys.readouterr()
         assert run(changed) == 2
-        said = capsys.readouterr().err
-        assert named in said and said.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert named in printed and printed.count("\n") == 1
     assert run([*flags, "--sampler=random", "--num_trials=2"]) == 0
     (tmp_path / "sweep" / "study.db").write_text("no database" * 1000)
     assert run(flags) == 2
@@ -242,8 +242,10 @@ def test_a_study_that_is_damaged_during_the_search(argv, tmp_path, monkeypatch, 
     ask = optuna.Study.ask
     monkeypatch.setattr(optuna.Study, "ask", lose)
     assert run([*argv, RATE, "--num_trials=2"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.endswith("study.db: cannot be used as a study: file is not a database")
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed.endswith(
+        "study.db: cannot be used as a study: file is not a database"
+    )
 
 
 def test_a_trial_resumes_after_a_timeout(argv, tmp_path, monkeypatch, capsys):
@@ -275,9 +277,11 @@ def test_a_search_over_real_runs(argv, tmp_path, monkeypatch):
     assert run([*flags, *words], trainer=command.TRAINER) == 0
     found = trials(tmp_path / "sweep")
     assert TrialState.FAIL not in {t.state for t in found}
-    made = [tmp_path / "sweep" / "trials" / str(n) / "tokenizer" for n in range(2)]
-    stamps = {(path / "sentencepiece.model").stat().st_mtime_ns for path in made}
-    assert len(stamps) == 1, "the second takes over the tokenizer of the first"
+    tokenizers = [
+        tmp_path / "sweep" / "trials" / str(n) / "tokenizer" for n in range(2)
+    ]
+    stamps = {(path / "sentencepiece.model").stat().st_mtime_ns for path in tokenizers}
+    assert len(stamps) == 1, "the second trial uses the tokenizer of the first"
     best = json.loads((tmp_path / "sweep" / "best.json").read_text())
     metrics = (Path(best["workdir"]) / "metrics.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in metrics if '"valid"' in line]
@@ -300,11 +304,19 @@ def test_the_metric_is_checked_before_any_trial(script, monkeypatch):
     assert "loss, accuracy, perplexity, word_perplexity, bits_per_byte" in message
 
 
-@pytest.mark.parametrize("program", [["tools/sweep.py"], ["-m", "tools.sweep"]])
-def test_the_command_is_a_script_and_a_module(argv, program):
-    flags = [*argv, "--search.seed=int:0:9", "--dry_run"]
+@pytest.mark.parametrize(
+    ("program", "flag", "output"),
+    [
+        (["tools/sweep.py"], "--dry_run", "the first trial:"),
+        (["-m", "tools.sweep"], "--help", "usage: sweep.py"),
+    ],
+)
+def test_the_command_is_a_script_and_a_module(argv, program, flag, output):
     done = subprocess.run(
-        [sys.executable, *program, *flags], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, *program, *argv, "--search.seed=int:0:9", flag],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "the first trial:" in done.stdout
+    assert output in done.stdout

@@ -67,7 +67,7 @@ def _main(argv: Sequence[str], trainer: Sequence[str]) -> int:
     if not args.dry_run:
         workdir.mkdir(parents=True, exist_ok=True)
     flags = [f"--config={args.config}", *(f"--config.{o}" for o in args.overrides)]
-    # Trials with the same tokenizer and text share what has been encoded.
+    # Trials share the stores of encoded text.
     store = f"--config.data.store={workdir.absolute() / 'store'}"
     sweep = study.Sweep(
         config=config,
@@ -154,13 +154,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", required=True, help="the experiment, a Python file")
-    add("--workdir", required=True, help="of the search: study, trials and results")
+    add("--workdir", required=True, help="of the search")
     add("--metric", required=True, help="of the valid split, as in metrics.jsonl")
     add("--mode", required=True, choices=("min", "max"))
-    add("--num_trials", type=int, default=20, help="over all processes (default: 20)")
+    add("--num_trials", type=int, default=20, help="over all processes; default: 20")
     add("--sampler", choices=("tpe", "random"), default="tpe")
     add("--pruner", choices=("halving", "none"), default="halving")
-    add("--seed", type=int, default=0, help="of the sampler (default: 0)")
+    add("--seed", type=int, default=0, help="of the sampler; default: 0")
     add("--timeout_minutes", type=float, default=math.inf, help="stop after this time")
     add("--dry_run", action="store_true", help="check all, and print the first trial")
     return parser

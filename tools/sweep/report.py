@@ -19,7 +19,6 @@ STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "unfinished",
-    TrialState.WAITING: "unfinished",
 }
 
 
@@ -58,7 +57,7 @@ def print_table(study: Study, sweep: Sweep) -> None:
         cells = [str(trial.number)]
         cells += [format_value(trial.params.get(leaf, "-")) for leaf in sweep.space]
         cells += [_value(trial), _state(trial), _minutes(trial), note]
-        # As texts, in which brackets are no markup.
+        # rich does not interpret brackets in a Text as markup.
         table.add_row(*map(Text, cells), style="bold green" if is_best else None)
     console = Console()
     if not console.is_terminal:  # a file has no right edge

@@ -71,7 +71,7 @@ def open_study(sweep: Sweep) -> Study:
     Raises:
       UserError: the file holds another search, or no study.
     """
-    with locked(sweep.workdir), study_errors(sweep, KeyError):
+    with locked(sweep.workdir), study_errors(sweep):
         study = _load_or_create(sweep)
         now = _identity(sweep)
         before = study.user_attrs.get("sweep", now)
@@ -82,8 +82,8 @@ def open_study(sweep: Sweep) -> Study:
         ]
         trials = sweep.workdir / "trials"
         if changed and {t.state for t in get_trials(study)} == {TrialState.FAIL}:
-            # Nothing is lost: start again with what the user has mended. The trials'
-            # directories go first, so that a kill in between leaves a failed study.
+            # Nothing is lost by starting again with the corrected settings. The trials
+            # are removed first, so that a kill in between leaves a failed study.
             shutil.rmtree(trials, ignore_errors=True)
             optuna.delete_study(study_name="sweep", storage=study._storage)
             study, changed = _load_or_create(sweep), []
@@ -105,7 +105,7 @@ def open_study(sweep: Sweep) -> Study:
 
 
 def _load_or_create(sweep: Sweep) -> Study:
-    """Open the study with asynchronous successive halving (Li et al. 2020)."""
+    """Open the study, which prunes by successive halving (ASHA, Li et al. 2020)."""
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if sweep.rungs:
         pruner = optuna.pruners.SuccessiveHalvingPruner(
@@ -135,11 +135,11 @@ def _identity(sweep: Sweep) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def study_errors(sweep: Sweep, *more: type[Exception]) -> Iterator[None]:
-    """Turn errors of the database, and those of type `more`, into a `UserError`."""
+def study_errors(sweep: Sweep) -> Iterator[None]:
+    """Turn errors of the database into a `UserError`."""
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, *more) as error:
+    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", cause))
         raise UserError(
