@@ -44,7 +44,7 @@ def with_vocabulary(config: Config) -> Config:
       ConfigError: the model's own is too small for the tokenizer, or for what its
         decoder begins with, or there are no labels.
     """
-    config = example_datasets.with_labels(config)
+    config = example_datasets.resolve_labels(config)
     own, size = config.model.vocab_size, tokenizer.vocab_size(config.tokenizer)
     if own and own < size:
         raise ConfigError(
@@ -146,7 +146,7 @@ def open_documents(
     if example_datasets.reads_examples(config):
         opened |= {
             split: [part]
-            for split, part in example_datasets.open_parts(
+            for split, part in example_datasets.open_splits(
                 config, splits=splits
             ).items()
         }

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.data.formats.examples import add_location
-from lmjax.data.formats.registry import find_file, open_file
+from lmjax.data.formats.registry import find_input_file, open_input_file
 from lmjax.data.sources.documents import reading
 from lmjax.errors import ConfigError, UserError
 from lmjax.inference import answer_file, predictor
@@ -93,12 +93,12 @@ class _Input:
 
 
 def _opened(config: Config, source: Path, *, kind: str) -> _Input:
-    named, file = find_file(config.data, source, kind=kind, leaf="--input")
+    named, file = find_input_file(config.data, source, kind=kind, leaf="--input")
     hint = ""
     if not kind and source.suffix == ".txt":
         hint = f"read as {named}, as the run's own; --format=text takes lines as texts"
     with _hinting(hint):
-        examples = open_file(config.data, file, kind=named, leaf="--input")
+        examples = open_input_file(config.data, file, kind=named, leaf="--input")
     return _Input(file=file, kind=named, examples=examples, hint=hint)
 
 
