@@ -1,4 +1,4 @@
-"""From a config to examples: what the labels are, and what each task reads."""
+"""Open the examples of a config, and find their labels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,41 +22,41 @@ from lmjax.metrics import spans
 
 
 def reads_examples(config: Config) -> bool:
-    """Return whether a run learns from examples, not from a stream of text."""
+    """Return whether the task of a run is trained on examples, not on documents."""
     return isinstance(config.task, ExampleTaskConfig)
 
 
-def with_labels(config: Config) -> Config:
-    """Return the config with the labels of the training data, where it names none.
+def resolve_labels(config: Config) -> Config:
+    """Set `task.labels` from the training data, and `model.num_labels` from them.
 
     Raises:
-      ConfigError: an example cannot be read, or there are fewer than two labels, or
-        some of them are of spans and some are not.
+      UserError: an example cannot be read, or there are fewer than two labels, or only
+        some of them are labels of spans.
     """
     task = config.task
     if not isinstance(task, LabelTaskConfig):
         return config
     if not task.labels:
-        task = dataclasses.replace(task, labels=_found(config))
+        task = dataclasses.replace(task, labels=_find_labels(config))
     if isinstance(task, TagConfig):
         _check_spans(task)
     model = resolve_num_labels(config.model, task)
     return dataclasses.replace(config, task=task, model=model)
 
 
-def open_parts(config: Config, *, splits: Sequence[Split]) -> dict[Split, ExamplePart]:
-    """Open the examples of each split there is.
+def open_splits(config: Config, *, splits: Sequence[Split]) -> dict[Split, ExamplePart]:
+    """Open the examples of each split that the data has.
 
     Raises:
-      ConfigError: a file cannot be read.
+      UserError: a file cannot be read.
     """
-    config = with_labels(config)
-    read = make_features(config)
-    opened = {split: _opened(config, split) for split in splits}
+    config = resolve_labels(config)
+    features = make_features(config)
+    opened = {split: _open_split(config, split) for split in splits}
     return {
         split: ExamplePart(
             examples=examples,
-            features=read,
+            features=features,
             on_bad_example=config.data.on_bad_example,
             kept=split != "train" and isinstance(config.task, PredictionTaskConfig),
         )
@@ -65,65 +65,66 @@ def open_parts(config: Config, *, splits: Sequence[Split]) -> dict[Split, Exampl
     }
 
 
-def _opened(config: Config, split: Split) -> Examples | None:
+def _open_split(config: Config, split: Split) -> Examples | None:
     if config.data.source == "none":
         raise ConfigError(
-            "config.data.source = 'none': an imported model has no examples; give "
-            "--config.data.source, and what it needs"
+            "config.data.source = 'none': an imported model has no examples; set "
+            "--config.data.source and --config.data.path"
         )
-    opened = open_examples(config.data, split=split)
-    if opened is None and split == "train":
-        raise ConfigError("config.data.train_split = '': there must be one")
-    return opened
+    examples = open_examples(config.data, split=split)
+    if examples is None and split == "train":
+        raise ConfigError("config.data.train_split = '': must name a split")
+    return examples
 
 
-def _found(config: Config) -> tuple[str, ...]:
-    """Return the labels there are, in an order that only they decide.
+def _find_labels(config: Config) -> tuple[str, ...]:
+    """Return the labels of the training data, sorted.
 
-    Of a dataset that knows its own they are these, in its order.
+    For a TFDS dataset that declares class names, these, in its order.
     """
-    read: Any = make_features(config)
-    examples = _opened(config, "train")
-    if isinstance(examples, TfdsExamples) and examples.class_names(read.label_field):
-        return examples.class_names(read.label_field)
+    features: Any = make_features(config)
+    examples = _open_split(config, "train")
     assert examples is not None
-    found, bad = set[str](), list[str]()
+    field = features.label_field
+    if isinstance(examples, TfdsExamples) and examples.class_names(field):
+        return examples.class_names(field)
+    labels, bad = set[str](), list[str]()
     for i in range(len(examples)):
         try:
-            found.update(read.label(examples[i]))
+            labels.update(features.label(examples[i]))
         except UserError as error:
             if config.data.on_bad_example == "error":
                 raise explain_bad_example(error, examples.where(i)) from error
             bad.append(str(add_location(error, examples.where(i))))
-    if len(found) < 2:
-        alone = "".join(f", {label!r}," for label in found)
-        skipped = "".join(f" (the first left out: {why})" for why in bad[:1])
+    if len(labels) < 2:
+        only = "".join(f", {label!r}," for label in labels)
+        skipped = "".join(f" (the first example skipped: {why})" for why in bad[:1])
         raise ConfigError(
-            f"config.data.path = {config.data.path!r}: has {len(found)} label{alone} "
-            f"in {read.label_field!r}; there must be at least two{skipped}"
+            f"config.data.path = {config.data.path!r}: has {len(labels)} label{only} "
+            f"in {field!r}; there must be at least two{skipped}"
         )
-    return tuple(sorted(found, key=_by_number))
+    return tuple(sorted(labels, key=_sort_key))
 
 
 def _check_spans(task: TagConfig) -> None:
-    """Raise if labels are not those of spans, though some are."""
+    """Raise if only some of the labels are labels of spans."""
     kinds = spans.kinds(task.labels)
     for label in task.labels if kinds else ():
         if not spans.are([label]):
             others = [other for other in task.labels if spans.are([other])]
             raise ConfigError(
                 f"config.task.labels: {label!r} is neither O nor B-, I-, E- or S- with "
-                f"a type, as others are{nearest(label, others)}"
+                f"a type, but {others[0]!r} is{nearest(label, others)}"
             )
     for kind in task.unscored:
         if kind not in kinds:
             raise ConfigError(
                 f"config.task.unscored: {kind!r} is no type of span"
-                f"{nearest(kind, kinds)}; there are {', '.join(kinds) or 'none'}"
+                f"{nearest(kind, kinds)}; the labels are {', '.join(kinds) or 'none'}"
             )
 
 
-def _by_number(label: str) -> tuple[bool, int, str]:
-    """Sort labels that are numbers as such, before others."""
+def _sort_key(label: str) -> tuple[bool, int, str]:
+    """Sort labels that are integers by their value, before all others."""
     number = label.removeprefix("-").isdecimal() and label.isascii()
     return (False, int(label), label) if number else (True, 0, label)

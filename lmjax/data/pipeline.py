@@ -127,7 +127,7 @@ def open_sources(
             "--config.data.source, and its path"
         )
     if example_datasets.reads_examples(config):
-        parts = example_datasets.open_parts(config, splits=splits)
+        parts = example_datasets.open_splits(config, splits=splits)
         return {split: [part] for split, part in parts.items()}
     sources: dict[str, list[Documents]] = {}
     for path, source in source_configs(config).items():
@@ -290,7 +290,7 @@ def resolve_vocabulary(config: Config) -> Config:
       ConfigError: the vocabulary of the model is too small for the tokenizer or for
         the first tokens of its decoder, or there are no labels.
     """
-    config = example_datasets.with_labels(config)
+    config = example_datasets.resolve_labels(config)
     own, size = config.model.vocab_size, tokenizers.vocab_size(config.tokenizer)
     if own and own < size:
         raise ConfigError(

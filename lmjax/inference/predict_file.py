@@ -10,7 +10,7 @@ from typing import Any
 
 from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.data.formats.examples import add_location
-from lmjax.data.formats.registry import find_file, open_file
+from lmjax.data.formats.registry import find_input_file, open_input_file
 from lmjax.data.sources.documents import read_errors
 from lmjax.errors import UserError
 from lmjax.inference import predictor
@@ -104,12 +104,12 @@ class _Input:
 
 
 def _open_input(config: Config, source: Path, *, format: str) -> _Input:
-    chosen, file = find_file(config.data, source, kind=format, leaf="--input")
+    chosen, file = find_input_file(config.data, source, kind=format, leaf="--input")
     hint = ""
     if not format and source.suffix == ".txt":
         hint = f"read as {chosen}, like the run's data; --format=text reads texts"
     with _add_hints(hint):
-        examples = open_file(config.data, file, kind=chosen, leaf="--input")
+        examples = open_input_file(config.data, file, kind=chosen, leaf="--input")
     return _Input(file=file, format=chosen, examples=examples, hint=hint)
 
 

@@ -50,7 +50,9 @@ class Classify:
         """Return the text, and the one it is paired with."""
         names = ("text", "pair") if self.fields.pair else ("text",)
         return [
-            fields.text_of(example, getattr(self.fields, name), leaf=f"{FIELDS}.{name}")
+            fields.get_text(
+                example, getattr(self.fields, name), leaf=f"{FIELDS}.{name}"
+            )
             for name in names
         ]
 
@@ -62,7 +64,7 @@ class Classify:
     def label(self, example: Example) -> list[str]:
         """Return the label."""
         leaf = f"{FIELDS}.label"
-        return [fields.label_of(example, self.fields.label, leaf=leaf)]
+        return [fields.get_label(example, self.fields.label, leaf=leaf)]
 
     def read(self, example: Example, *, labelled: bool = True) -> Reading:
         """Return the texts and the label's number."""

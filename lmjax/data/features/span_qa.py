@@ -13,7 +13,7 @@ from lmjax.config.data import FieldsConfig
 from lmjax.config.task import SpanQAConfig
 from lmjax.data.features.features import FIELDS, Columns, Row, around, token_rows
 from lmjax.data.formats import fields
-from lmjax.data.formats.answers import Answer, answers_of, tokens_of
+from lmjax.data.formats.answers import Answer, find_answer_tokens, get_answers
 from lmjax.data.formats.examples import Example
 from lmjax.data.tokenizers.offsets import Encoded
 from lmjax.data.tokenizers.tokenizer import Tokenizer
@@ -57,7 +57,9 @@ class SpanQA:
     def texts(self, example: Example) -> list[str]:
         """Return the question and the context."""
         return [
-            fields.text_of(example, getattr(self.fields, name), leaf=f"{FIELDS}.{name}")
+            fields.get_text(
+                example, getattr(self.fields, name), leaf=f"{FIELDS}.{name}"
+            )
             for name in ("question", "context")
         ]
 
@@ -67,7 +69,7 @@ class SpanQA:
         if not labelled:
             return Question(question, context, ())
         name, leaf = self.fields.answers, f"{FIELDS}.answers"
-        answers = answers_of(example, name, context=context, leaf=leaf)
+        answers = get_answers(example, name, context=context, leaf=leaf)
         if not answers and not self.task.no_answer:
             raise ConfigError("has no answer (config.task.no_answer=True reads it so)")
         return Question(question, context, answers)
@@ -178,7 +180,11 @@ class SpanQA:
         head = [*prefix, *question[: self.task.max_question_tokens], *between]
         windows = self._windows(len(context.ids), self.length - len(head) - len(suffix))
         answered, no_span = bool(reading.answers), (0, -1)
-        span = tokens_of(reading.answers, context.offsets) if answered else no_span
+        span = (
+            find_answer_tokens(reading.answers, context.offsets)
+            if answered
+            else no_span
+        )
         inside = [w.start <= span[0] <= span[1] < w.stop for w in windows]
         cut = len(question) > self.task.max_question_tokens
         lost = answered and not any(inside)

@@ -93,7 +93,7 @@ class Tag:
     def label(self, example: Example) -> list[str]:
         """Return the label of each word."""
         words = self._words(example)
-        tags = fields.labels_of(example, self.fields.tags, leaf=f"{FIELDS}.tags")
+        tags = fields.get_labels(example, self.fields.tags, leaf=f"{FIELDS}.tags")
         if len(tags) != len(words):
             raise ConfigError(f"has {len(words)} tokens, but {len(tags)} tags")
         return tags
@@ -194,13 +194,13 @@ class Tag:
 
     def _words(self, example: Example) -> list[str]:
         leaf = f"{FIELDS}.tokens"
-        return fields.words_of(example, self.fields.tokens, leaf=leaf)
+        return fields.get_words(example, self.fields.tokens, leaf=leaf)
 
     def _predicate(self, example: Example, *, count: int) -> tuple[int, ...]:
         name, leaf = self.fields.predicate, f"{FIELDS}.predicate"
         if not name:
             return ()
-        return fields.places_of(example, name, leaf=leaf, count=count)
+        return fields.get_word_indices(example, name, leaf=leaf, count=count)
 
     def _types(self, sentence: Sentence) -> list[int]:
         """Return the type of each word's tokens."""

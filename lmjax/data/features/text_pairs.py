@@ -114,4 +114,4 @@ class TextPairs:
 
     def _text(self, example: Example, name: str) -> str:
         field = getattr(self.fields, name)
-        return fields.text_of(example, field, leaf=f"{FIELDS}.{name}")
+        return fields.get_text(example, field, leaf=f"{FIELDS}.{name}")

@@ -1,6 +1,6 @@
-"""Examples in files: dicts of named parts, read at random.
+"""Labelled examples in files: JSON lines, tables, and parallel files.
 
-Whatever the format, `examples[i]` is a dict, and `examples.where(i)` says FILE:LINE.
+In every format `examples[i]` is a dict, and `examples.where(i)` its FILE:LINE.
 """
 
 import csv
@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Protocol
 
 from lmjax.data.sources.documents import decode_utf8, hash_json, read_errors
 from lmjax.data.sources.files import Lines, TextFiles
-from lmjax.errors import ConfigError, UserError
+from lmjax.errors import UserError
 from lmjax.fileio import parse_json_line
 
 Example = Mapping[str, Any]
 
 
 class Examples(Protocol):
-    """Examples in a fixed order, any of which can be read at any time."""
+    """Examples in a fixed order, with random access."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -29,7 +29,7 @@ class Examples(Protocol):
         """Return one example.
 
         Raises:
-          ConfigError: it cannot be read; says where it is.
+          UserError: it cannot be read; names its FILE:LINE.
         """
 
     def where(self, index: int, /) -> str:
@@ -42,7 +42,7 @@ class Examples(Protocol):
 class JsonExamples(Lines):
     """One example for each line of JSON that is not blank."""
 
-    # Lines are texts; here each is read further.
+    # `Lines` returns text, which is parsed here.
     def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
         text = super().__getitem__(index).removeprefix("\ufeff")
         return parse_json_line(text, where=lambda: self.where(index))
@@ -52,25 +52,26 @@ class JsonExamples(Lines):
         return hash_json("json examples", super().fingerprint())
 
 
-class InMemory(TextFiles):
-    """Examples of files small enough to be held whole, each with its line's number."""
+class InMemoryExamples(TextFiles):
+    """Examples of files that are small enough to be kept in memory."""
 
-    _found: list[tuple[Path, int, Example | str]]  # or what is wrong with it
-    # Enters the fingerprint, by which stores know their examples: never change it.
+    # File, line, and the example or an error text.
+    _examples: list[tuple[Path, int, Example | str]]
+    # Part of the fingerprint that stores have on disk: never change it.
     fingerprint_name: ClassVar[str]
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._examples)
 
     def __getitem__(self, index: int, /) -> Example:
-        example = self._found[index][2]
+        example = self._examples[index][2]
         if isinstance(example, str):
-            raise ConfigError(f"{self.where(index)}: {example}")
+            raise UserError(f"{self.where(index)}: {example}")
         return example
 
     def where(self, index: int, /) -> str:
         """Return FILE:LINE."""
-        file, line, _ = self._found[index]
+        file, line, _ = self._examples[index]
         return f"{file}:{line}"
 
     def fingerprint(self) -> str:
@@ -91,15 +92,15 @@ class InMemory(TextFiles):
         )
 
 
-class TableExamples(InMemory):
-    """One example for each row of a table whose first row names the columns.
+class TableExamples(InMemoryExamples):
+    """One example for each row of a table; the first row has the names of the columns.
 
     Args:
       paths: the files.
-      delimiter: "," of a csv, in which quotes may hold line ends, or a tab, where they
-        mean nothing.
-      on_bad_text: as in `SourceConfig`.
-      path: where the source stands in the config.
+      delimiter: "," for CSV, where line ends may be quoted, or a tab for TSV, where
+        quotes have no meaning.
+      on_bad_text: see `SourceConfig`.
+      path: the dotted path of the source in the config.
     """
 
     fingerprint_name = "TableExamples"
@@ -109,9 +110,9 @@ class TableExamples(InMemory):
     ) -> None:
         super().__init__(paths, on_bad_text=on_bad_text, path=path)
         self._delimiter = delimiter
-        self._found = [(file, *row) for file in paths for row in self._rows(file)]
+        self._examples = [(file, *row) for file in paths for row in self._parse(file)]
 
-    def _rows(self, file: Path) -> Iterator[tuple[int, Example | str]]:
+    def _parse(self, file: Path) -> Iterator[tuple[int, Example | str]]:
         csv.field_size_limit(1 << 30)
         lines = io.StringIO(self._text(file), newline="")
         table = csv.reader(lines, strict=True)
@@ -123,51 +124,51 @@ class TableExamples(InMemory):
             try:
                 row = next(table, None)
             except csv.Error as error:
-                why = _no_row(line, table.line_num, error)
+                why = _describe_bad_row(line, table.line_num, error)
                 if not names:
-                    raise ConfigError(f"{file}:{line}: {why}") from error
+                    raise UserError(f"{file}:{line}: {why}") from error
                 yield line, why
                 continue
             if row is None:
                 return
             if names and row:
-                yield line, _row(names, row)
+                yield line, _make_example(names, row)
             elif row:
-                names = _checked_header(row, where=f"{file}:{line}")
+                names = _check_header(row, where=f"{file}:{line}")
 
 
-def _no_row(first: int, last: int, error: csv.Error) -> str:
+def _describe_bad_row(first: int, last: int, error: csv.Error) -> str:
     what = "not a row of a table"
-    if last > first:  # a quote runs over line ends
+    if last > first:  # an open quote spans line ends
         what = f"lines {first:,} to {last:,} are {what}"
     return f"{what}: {error}"
 
 
-def _checked_header(names: list[str], *, where: str) -> list[str]:
+def _check_header(names: list[str], *, where: str) -> list[str]:
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{where}: the column {name!r} is there more than once")
+            raise UserError(f"{where}: the column {name!r} is repeated")
     return names
 
 
-def _row(names: list[str], row: list[str]) -> Example | str:
+def _make_example(names: list[str], row: list[str]) -> Example | str:
     if len(row) == len(names):
         return dict(zip(names, row, strict=True))
     return f"has {len(row)} columns, the header {len(names)}"
 
 
-class ParallelExamples(InMemory):
+class ParallelExamples(InMemoryExamples):
     """Line i of each of several files.
 
     Args:
       paths: the files.
-      names: what the line of each is called in the example.
-      on_bad_text: as in `SourceConfig`.
-      on_bad_example: as there: of lines that some file lacks.
-      path: where the source stands in the config.
+      names: the fields that their lines are in the example.
+      on_bad_text: see `SourceConfig`.
+      on_bad_example: see `SourceConfig`; for lines that another file does not have.
+      path: the dotted path of the source in the config.
 
     Raises:
-      ConfigError: the files are not equally long, and that is an error.
+      UserError: the files have different numbers of lines, and that is an error.
     """
 
     fingerprint_name = "ParallelExamples"
@@ -186,31 +187,32 @@ class ParallelExamples(InMemory):
         for lines in texts:
             if lines[-1] == "":
                 lines.pop()
-        longest = max(zip(paths, texts, strict=True), key=lambda found: len(found[1]))
-        counts = (f"{f} has {len(t):,}" for f, t in zip(paths, texts, strict=True))
-        told = f"unequal lines: {', '.join(counts)}"
-        if len({*map(len, texts)}) > 1 and on_bad_example == "error":
-            raise ConfigError(
-                f"{told} ({path}.on_bad_example='skip' leaves out those that one of "
-                "them lacks)"
+        counts = [len(lines) for lines in texts]
+        sizes = (f"{f} has {n:,}" for f, n in zip(paths, counts, strict=True))
+        unequal = f"unequal lines: {', '.join(sizes)}"
+        if len({*counts}) > 1 and on_bad_example == "error":
+            raise UserError(
+                f"{unequal} ({path}.on_bad_example='skip' skips the lines that one of "
+                "them does not have)"
             )
-        self._found = [
+        longest = paths[counts.index(max(counts))]
+        self._examples = [
             (
-                longest[0],
+                longest,
                 i,
-                told if None in pair else dict(zip(names, pair, strict=True)),
+                unequal if None in pair else dict(zip(names, pair, strict=True)),
             )
             for i, pair in enumerate(itertools.zip_longest(*texts), start=1)
         ]
 
 
 def add_location(error: UserError, where: str) -> UserError:
-    """Return the error with FILE:LINE before its text, if it is not there yet."""
+    """Return the error with FILE:LINE before its text, unless it is there already."""
     text = str(error)
     return type(error)(text if text.startswith(where) else f"{where}: {text}")
 
 
 def explain_bad_example(error: UserError, where: str) -> UserError:
     """Return the error with its location, and how to train without the example."""
-    hint = "config.data.on_bad_example='skip' leaves such examples out"
+    hint = "config.data.on_bad_example='skip' skips such examples"
     return type(error)(f"{add_location(error, where)} ({hint})")

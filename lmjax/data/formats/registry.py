@@ -1,4 +1,4 @@
-"""From a config to the examples of a split: the table of formats."""
+"""The table of formats, and how the examples of a split or of a file are opened."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.config.data import SourceConfig
-from lmjax.data.formats.conll import ConllExamples, PropsExamples, unlabelled
+from lmjax.data.formats.conll import ConllExamples, PropsExamples, list_layouts
 from lmjax.data.formats.examples import (
     Examples,
     JsonExamples,
@@ -17,30 +17,30 @@ from lmjax.data.formats.squad import SquadExamples
 from lmjax.data.formats.tfds import open_tfds_examples
 from lmjax.data.sources.documents import HoldoutSplit, expand_path
 from lmjax.data.sources.files import Lines, check_not_compressed, find_files
-from lmjax.errors import ConfigError, nearest
+from lmjax.errors import ConfigError, UserError, nearest
 
 
-class HeldOutExamples(HoldoutSplit):
-    """Every n-th example of others, or all but those."""
+class HoldoutExamples(HoldoutSplit):
+    """Every n-th example, or all but those; see `HeldOut`."""
 
     def where(self, index: int, /) -> str:
         """Return FILE:LINE."""
-        # `HeldOut` is of any documents; those that are given here are examples.
+        # `HeldOut` is for any documents; here they are `Examples`.
         return self._documents.where(self._whole_index(index))  # type: ignore[attr-defined]
 
 
 def open_examples(
     config: SourceConfig, *, split: str, path: str = "config.data"
 ) -> Examples | None:
-    """Open the examples of one split; None where the source has no such split.
+    """Open the examples of one split; None if the source has no such split.
 
     Args:
-      config: one of the sources of `FORMATS`, or "tfds".
+      config: its `source` is a key of `FORMATS`, or "tfds".
       split: "train", "valid" or "test".
-      path: where `config` stands, for the text of errors.
+      path: the dotted path of `config`, for error texts.
 
     Raises:
-      ConfigError: no file, or one that cannot be read as what it should be.
+      UserError: there is no file, or it is not in the format.
     """
     if config.source == "tfds":
         return open_tfds_examples(config, split=split, path=path)
@@ -51,31 +51,18 @@ def open_examples(
     leaf = "path" if held_out else leaf
     pattern = getattr(config, leaf)
     files = _files(config, pattern, leaf=f"{path}.{leaf}")
-    found = FORMATS[config.source](config, files, path=path)
-    if not len(found):
-        raise ConfigError(f"{path}.{leaf} = {pattern!r}: holds no example")
+    examples = FORMATS[config.source](config, files, path=path)
+    if not len(examples):
+        raise ConfigError(f"{path}.{leaf} = {pattern!r}: has no example")
     if held_out:
         every = config.holdout_every
-        found = HeldOutExamples(found, every=every, held_out=split == "valid")
-    if not len(found):
+        examples = HoldoutExamples(examples, every=every, held_out=split == "valid")
+    if not len(examples):
         raise ConfigError(
-            f"{path}.{leaf} = {pattern!r}: no more than one example, and that is held "
-            f"out for validation; give {path}.valid_path"
+            f"{path}.{leaf} = {pattern!r}: has only one example, which is held out for "
+            f"validation; set {path}.valid_path"
         )
-    return found
-
-
-Opener = Callable[..., Any]  # (config, files, path="config.data") -> Examples
-
-
-def _opener(kind: Any, **more: Callable[[SourceConfig], Any]) -> Opener:
-    """Return what opens files as `kind`, of which `more` reads the other arguments."""
-
-    def opened(config: SourceConfig, files: Sequence[Path], *, path: str) -> Any:
-        options = {name: value(config) for name, value in more.items()}
-        return kind(files, on_bad_text=config.on_bad_text, path=path, **options)
-
-    return opened
+    return examples
 
 
 class Texts(Lines):
@@ -85,45 +72,64 @@ class Texts(Lines):
         return super().__getitem__(index).removeprefix("\ufeff")
 
 
+Opener = Callable[..., Any]  # (config, files, path="config.data") -> Examples
+
+
+def _make_opener(kind: Any, **options: Callable[[SourceConfig], Any]) -> Opener:
+    """Return a function that opens files as the class `kind`.
+
+    Args:
+      kind: a class of `Examples` in files.
+      options: for each further argument of it, a function of the config.
+    """
+
+    def open_files(config: SourceConfig, files: Sequence[Path], *, path: str) -> Any:
+        arguments = {name: get_value(config) for name, get_value in options.items()}
+        return kind(files, on_bad_text=config.on_bad_text, path=path, **arguments)
+
+    return open_files
+
+
 FORMATS: dict[str, Opener] = {
-    "jsonl": _opener(JsonExamples),
-    "tsv": _opener(TableExamples, delimiter=lambda _: "\t"),
-    "csv": _opener(TableExamples, delimiter=lambda _: ","),
-    "conll": _opener(ConllExamples, layouts=lambda config: [config.columns]),
-    "props": _opener(
+    "jsonl": _make_opener(JsonExamples),
+    "tsv": _make_opener(TableExamples, delimiter=lambda _: "\t"),
+    "csv": _make_opener(TableExamples, delimiter=lambda _: ","),
+    "conll": _make_opener(ConllExamples, layouts=lambda config: [config.columns]),
+    "props": _make_opener(
         PropsExamples,
         layouts=lambda config: [config.columns],
         fields=lambda config: config.fields,
     ),
-    "parallel": _opener(
+    "parallel": _make_opener(
         ParallelExamples,
         names=lambda config: (config.fields.source, config.fields.target),
         on_bad_example=lambda config: config.on_bad_example,
     ),
-    "squad": _opener(SquadExamples),
+    "squad": _make_opener(SquadExamples),
 }
-# What a file to predict may be: also texts alone, one a line. Answers may be missing.
-FILES: dict[str, Opener] = {
+# The formats of a file to predict: also texts, one per line. Labels may be missing.
+INPUT_FORMATS: dict[str, Opener] = {
     **FORMATS,
-    "conll": _opener(
-        ConllExamples, layouts=lambda config: unlabelled(config.columns, config.fields)
+    "conll": _make_opener(
+        ConllExamples,
+        layouts=lambda config: list_layouts(config.columns, config.fields),
     ),
-    "props": _opener(
+    "props": _make_opener(
         PropsExamples,
-        layouts=lambda config: unlabelled(config.columns, config.fields),
+        layouts=lambda config: list_layouts(config.columns, config.fields),
         fields=lambda config: config.fields,
     ),
-    "parallel": _opener(
+    "parallel": _make_opener(
         ParallelExamples,
         names=lambda config: (config.fields.source,),
         on_bad_example=lambda config: config.on_bad_example,
     ),
-    "text": _opener(Texts),
+    "text": _make_opener(Texts),
 }
 
 
 def _files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
-    """Return the files that a leaf of the config names."""
+    """Return the files that the pattern in a leaf of the config matches."""
     if config.source != "parallel":
         return find_files(pattern, path=leaf)
     names = config.fields.source, config.fields.target
@@ -132,55 +138,57 @@ def _files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
     return files
 
 
-def find_file(
-    config: SourceConfig, given: Path, *, kind: str, leaf: str
+def find_input_file(
+    config: SourceConfig, path: Path, *, kind: str, leaf: str
 ) -> tuple[str, Path]:
-    """Return the format of a file to predict, a key of `FILES`, and the file.
+    """Find a file to predict, and its format, a key of `INPUT_FORMATS`.
 
     Args:
-      config: how a run's own examples are read.
-      given: the file; of parallel files also what stands before .SOURCE.
-      kind: its format; "": the one that its name ends in, else the run's.
-      leaf: what gave the file, for the text of errors.
+      config: the data of the run.
+      path: the file; for parallel files also PATH of PATH.SOURCE.
+      kind: the format; "": that of the file's suffix, else the run's.
+      leaf: the flag with the file, for error texts.
 
     Raises:
-      ConfigError: no such file or format.
+      UserError: there is no such file or format.
     """
-    named = kind or given.suffix.removeprefix(".")
-    if named not in FILES and not kind:
-        named = config.source
-    if named not in FILES:
-        hint = nearest(named, [*FILES])
-        raise ConfigError(
-            f"{leaf}={given}: is not read as {named!r}{hint}; give --format, one of "
-            f"{', '.join(FILES)}"
+    name = kind or path.suffix.removeprefix(".")
+    if name not in INPUT_FORMATS and not kind:
+        name = config.source
+    if name not in INPUT_FORMATS:
+        names = ", ".join(INPUT_FORMATS)
+        if kind:
+            hint = nearest(kind, [*INPUT_FORMATS])
+            raise UserError(f"--format={kind}: must be one of {names}{hint}")
+        raise UserError(
+            f"{leaf}={path}: unknown format; set --format to one of {names}"
         )
-    file, more = given, ""
-    if named == "parallel" and not given.exists():
-        file, more = Path(f"{given}.{config.fields.source}"), f", nor {given}"
+    file, also = path, ""
+    if name == "parallel" and not path.exists():
+        file, also = Path(f"{path}.{config.fields.source}"), f", nor {path}"
     if not file.is_file():
-        why = "is no file" if file.exists() else f"no such file{more}"
-        raise ConfigError(f"{leaf}={file}: {why}")
-    return named, file
+        why = "not a file" if file.exists() else f"no such file{also}"
+        raise UserError(f"{leaf}={file}: {why}")
+    return name, file
 
 
-def open_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -> Any:
-    """Open a file of examples, or of texts, whose answers nobody need know.
+def open_input_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -> Any:
+    """Open a file of examples or texts to predict; labels may be missing.
 
     Args:
-      config: how a run's own examples are read.
-      file: to open.
-      kind: its format, a key of `FILES`.
-      leaf: what gave the file, for the text of errors.
+      config: the data of the run.
+      file: the file.
+      kind: its format, a key of `INPUT_FORMATS`.
+      leaf: the flag with the file, for error texts.
 
     Raises:
-      ConfigError: it cannot be read as one, or has no example.
+      UserError: it is not in the format, or has no example.
     """
     own: Any = {"source": kind, "path": str(file), "valid_path": str(file)}
     config = dataclasses.replace(config, **own)
-    for mistake in config.validate("config.data"):
-        raise ConfigError(f"{leaf}={file}: {mistake}")
-    found = FILES[kind](config, [file], path="config.data")
-    if not len(found):
-        raise ConfigError(f"{leaf}={file}: has no example")
-    return found
+    for problem in config.validate("config.data"):
+        raise ConfigError(f"{leaf}={file}: {problem}")
+    examples = INPUT_FORMATS[kind](config, [file], path="config.data")
+    if not len(examples):
+        raise UserError(f"{leaf}={file}: has no example")
+    return examples

@@ -1,4 +1,4 @@
-"""Records of TensorFlow Datasets as examples: each part a feature, by its name."""
+"""Examples from TensorFlow Datasets: each field is a feature of a record."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,12 +12,11 @@ from lmjax.errors import ConfigError
 
 
 class TfdsExamples:
-    """The records of one split, as plain values under the names of their features.
+    """The records of one split, as JSON values by the names of their features.
 
-    Text is str, and what has a set of names is one of these; None of a number that
-    stands for no name, as where a test set's labels are secret. Of a feature within
-    another both names are written, with a slash: answers/text. Images, sounds and
-    datasets within a record are left out.
+    A class label is its name, or None if it is unknown (-1), as in test sets without
+    labels. A nested feature has both names with a slash: answers/text. Images, audio
+    and nested datasets are omitted.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class TfdsExamples:
             path=self._path,
         )
         return {
-            name: _plain(_within(record, name), leaf, text=text)
+            name: _to_json(_get_nested(record, name), leaf, text=text)
             for name, leaf in self._leaves.items()
         }
 
@@ -51,55 +50,55 @@ class TfdsExamples:
         return f"{name} {split}[{index}]"
 
     def fingerprint(self) -> str:
-        """Hash the name, version, split and size."""
+        """Hash the name, the version, the split and its size."""
         return hash_json("tfds examples", self._identity, self._on_bad_text)
 
     def class_names(self, name: str) -> tuple[str, ...]:
-        """Return the names that a feature's numbers stand for, in order, or ()."""
+        """Return the class names of a feature, in the order of their ids; (): none."""
         return tuple(getattr(self._leaves.get(name), "names", None) or ())
 
 
 def open_tfds_examples(
     config: SourceConfig, *, split: str, path: str
 ) -> TfdsExamples | None:
-    """Open a catalog name or a built directory; None where the config has no split.
+    """Open a catalog name or a built directory; None if the config has no such split.
 
     Raises:
-      ConfigError: there is no such dataset or split, or it cannot be downloaded, or
-        there is no example.
+      ConfigError: there is no such dataset or split, or it is empty, or it cannot be
+        downloaded.
     """
-    found = tfds.open_split(config, split=split, path=path)
-    if found is None:
+    opened = tfds.open_split(config, split=split, path=path)
+    if opened is None:
         return None
-    builder, name = found
+    builder, name = opened
     if builder.info.splits[name].num_examples < 1:
-        raise ConfigError(f"{path}.{split}_split = {name!r}: no example is in it")
+        raise ConfigError(f"{path}.{split}_split = {name!r}: has no example")
     return TfdsExamples(builder, split=name, on_bad_text=config.on_bad_text, path=path)
 
 
-def _leaves(features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the name of each feature of text or numbers, and what one of these is."""
+def _leaves(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the name and the type of each feature that is text or numbers."""
     from tensorflow_datasets import features as kinds
 
     for name, feature in features.items():
         while isinstance(feature, kinds.Sequence):
             feature = None if isinstance(feature, kinds.Dataset) else feature.feature
         if isinstance(feature, kinds.FeaturesDict):
-            yield from _leaves(feature, f"{above}{name}/")
+            yield from _leaves(feature, f"{prefix}{name}/")
         elif isinstance(feature, kinds.Tensor):
-            yield above + name, feature
+            yield prefix + name, feature
 
 
-def _within(record: Any, name: str) -> Any:
+def _get_nested(record: Any, name: str) -> Any:
     for part in name.split("/"):
         record = record[part]
     return record
 
 
-def _plain(value: Any, leaf: Any, *, text: Callable[[bytes], str]) -> Any:
-    """Return JSON of a feature's value, or of a sequence of them."""
+def _to_json(value: Any, leaf: Any, *, text: Callable[[bytes], str]) -> Any:
+    """Convert a value of a feature, or a sequence of values, to JSON."""
     if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
-        return [_plain(item, leaf, text=text) for item in value]
+        return [_to_json(item, leaf, text=text) for item in value]
     if isinstance(value, bytes):
         return text(value)
     value = np.asarray(value).item()

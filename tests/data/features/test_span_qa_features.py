@@ -202,7 +202,7 @@ def test_judging():
         (example() | {"is_impossible": "true"}, "'is_impossible' = 'true': must be tr"),
         (
             example() | {"answers": {"text": ["Ulm", "a"], "answer_start": [15]}},
-            "'answers' has not as many 'text' as 'answer_start'",
+            "'answers' has 2 'text', but 1 'answer_start'",
         ),
         (example("Bob", True), "must have a 'text' and a number 'answer_start'"),
         (example() | {"answers": "Ulm"}, "'answers' holds str, not a list of answers"),

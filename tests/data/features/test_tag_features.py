@@ -282,7 +282,7 @@ def test_spans_of_some_types_are_not_scored():
     assert spans.scores([given], [true], unscored=("PER",))["f1"] == 1.0
     config = parse(sections(labels=LABELS, unscored=("PRE",)))
     with pytest.raises(UserError, match=r"'PRE' is no type .*'PER'.*are LOC, PER"):
-        example_datasets.with_labels(config)
+        example_datasets.resolve_labels(config)
 
 
 def test_labels_are_of_spans_all_or_none(monkeypatch):
@@ -296,7 +296,7 @@ def test_labels_are_of_spans_all_or_none(monkeypatch):
     for odd in ("X-PER", "b-PER", "PER", "B-"):
         config = parse(sections(labels=("B-PER", odd, "I-PER", "O")))
         with pytest.raises(UserError, match=rf"'{odd}' is neither O .*mean '"):
-            example_datasets.with_labels(config)
+            example_datasets.resolve_labels(config)
 
 
 def test_conll_columns_become_a_store(tmp_path):

@@ -1,4 +1,4 @@
-"""Records of TensorFlow Datasets as examples, by the names of their features."""
+"""Examples from TensorFlow Datasets."""
 
 import pickle
 import sys
@@ -10,7 +10,7 @@ from lmjax.config.data import SourceConfig
 from lmjax.config.experiment import parse
 from lmjax.data import example_datasets, pipeline
 from lmjax.data.formats.registry import open_examples
-from lmjax.errors import ConfigError, UserError
+from lmjax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -77,12 +77,12 @@ def source(built, **more):
     return {"source": "tfds", "path": built, **splits, **more}
 
 
-def opened(built, split, **more):
+def open_split(built, split, **more):
     return open_examples(SourceConfig(**source(built, **more)), split=split)
 
 
 def test_a_record_is_an_example(built):
-    examples = opened(built, "train")
+    examples = open_split(built, "train")
     assert len(examples) == 5
     (i,) = [i for i in range(5) if examples[i]["number"] == 3]
     assert examples[i] == {
@@ -102,27 +102,27 @@ def test_a_record_is_an_example(built):
 
 
 def test_splits_and_slices(built):
-    assert len(opened(built, "test")) == 1
-    assert len(opened(built, "train", train_split="train[:80%]+test")) == 6
-    assert opened(built, "test", test_split="") is None
-    prints = {opened(built, split).fingerprint() for split in ("train", "test")}
+    assert len(open_split(built, "test")) == 1
+    assert len(open_split(built, "train", train_split="train[:80%]+test")) == 6
+    assert open_split(built, "test", test_split="") is None
+    prints = {open_split(built, split).fingerprint() for split in ("train", "test")}
     assert len(prints) == 2
-    assert opened(built, "valid")[0]["label"] is None
+    assert open_split(built, "valid")[0]["label"] is None
 
 
 @pytest.mark.parametrize(
     ("split", "why"),
     [
-        ("trian", r"no such split \(did you mean 'train'\?\); .* has train, test"),
-        ("train[:5x]", r"'train\[:90%\]': "),
-        ("train[9:3]", r"'train\[:90%\]': .*\[9:3\] incompatible"),
-        ("train[4:2]", "no example is in it"),
-        ("train[:0]", "no example is in it"),
+        ("trian", r"no such split \(did you mean 'train'\?\); .*train, test"),
+        ("train[:5x]", r"not as in 'train\[:90%\]': "),
+        ("train[9:3]", r"not as in 'train\[:90%\]': .*\[9:3\] incompatible"),
+        ("train[4:2]", "has no example"),
+        ("train[:0]", "has no example"),
     ],
 )
-def test_a_split_that_there_is_not(built, split, why):
+def test_a_split_that_does_not_exist_or_is_empty(built, split, why):
     with pytest.raises(UserError, match=why) as error:
-        opened(built, "train", train_split=split)
+        open_split(built, "train", train_split=split)
     assert str(error.value).startswith(f"config.data.train_split = {split!r}: ")
     assert "\n" not in str(error.value)
 
@@ -137,17 +137,21 @@ def config(built, task, **data):
     return parse(sections)
 
 
-def test_labels_are_those_of_the_dataset_in_its_order(built, tmp_path, monkeypatch):
-    found = example_datasets.with_labels(config(built, "tag", fields={"tags": "ner"}))
+def test_labels_are_the_class_names_of_the_dataset_in_its_order(
+    built, tmp_path, monkeypatch
+):
+    found = example_datasets.resolve_labels(
+        config(built, "tag", fields={"tags": "ner"})
+    )
     assert found.task.labels == NAMES
     (store,) = pipeline.prepare(found, workdir=tmp_path).stores["train"]
     assert store[0]["label"].tolist() == [1, 0, 2]
-    assert example_datasets.with_labels(config(built, "classify")).task.labels == (
+    assert example_datasets.resolve_labels(config(built, "classify")).task.labels == (
         "pos",
         "neg",
     )
     numbers = config(built, "classify", fields={"label": "number"})
-    assert example_datasets.with_labels(numbers).task.labels == (
+    assert example_datasets.resolve_labels(numbers).task.labels == (
         "0",
         "1",
         "2",
@@ -167,13 +171,11 @@ def test_labels_are_those_of_the_dataset_in_its_order(built, tmp_path, monkeypat
         ("tag", {"fields": {"tags": "label"}}, "'label' holds str, not a list"),
     ],
 )
-def test_a_feature_of_another_kind(built, tmp_path, task, data, why):
+def test_a_feature_of_another_type(built, tmp_path, task, data, why):
     with pytest.raises(UserError, match=rf"lmjax_labelled/1.0.0 \w+\[0\]: .*{why}"):
         pipeline.prepare(config(built, task, **data), workdir=tmp_path)
 
 
 def test_there_must_be_a_train_split(built, tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"config\.data\.train_split = '': there must"
-    ):
+    with pytest.raises(UserError, match=r"config\.data\.train_split = '': "):
         pipeline.prepare(config(built, "classify", train_split=""), workdir=tmp_path)
