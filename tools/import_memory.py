@@ -19,7 +19,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from lmjax.interop.tensors import Spec, write_tensors
+from lmjax.interop.safetensors import Spec, write_tensors
 
 WAYS = {
     "nothing read": "import jax, lmjax.interop.hf; jax.devices()",
@@ -27,7 +27,7 @@ WAYS = {
 from lmjax import models
 from lmjax.interop import hf
 opened = hf.open_hf({source!r})
-params = opened.read(*hf.place(opened.config, None))
+params = opened.load_params(*hf.build_model(opened.config, None))
 """,
     "lmjax import": """
 from lmjax.interop import hf
