@@ -83,30 +83,16 @@ def gpt2(tmp_path, byte_level):
 
 
 def test_wordpiece(bert):
-    tokenizer = open_tokenizer(bert)
-    assert tokenizer.vocab_size == vocab_size(find_tokenizer(bert)) == 17
-    pieces = [
-        tokenizer.id_to_piece(i) for i in tokenizer.encode("UNWANTED é fox, [MASK]x")
-    ]
+    tok = open_tokenizer(bert)
+    assert tok.vocab_size == vocab_size(find_tokenizer(bert)) == 17
+    pieces = [tok.id_to_piece(i) for i in tok.encode("UNWANTED é fox, [MASK]x")]
     assert pieces == ["un", "##want", "##ed", "e", "fox", ",", "[MASK]", "[UNK]"]
-    assert (
-        tokenizer.decode([2, *tokenizer.encode("unwanted, fox."), 3, 0])
-        == "unwanted, fox."
-    )
-    assert (
-        tokenizer.bos_id,
-        tokenizer.eos_id,
-        tokenizer.pad_id,
-        tokenizer.mask_id,
-    ) == (2, 3, 0, 4)
-    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pair_ids) == (
-        (2,),
-        (3,),
-        (3,),
-    )
-    assert tokenizer.stop_ids == (3,) and tokenizer.sentinel_ids == ()
+    assert tok.decode([2, *tok.encode("unwanted, fox."), 3, 0]) == "unwanted, fox."
+    assert (tok.bos_id, tok.eos_id, tok.pad_id, tok.mask_id) == (2, 3, 0, 4)
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((2,), (3,), (3,))
+    assert tok.stop_ids == (3,) and tok.sentinel_ids == ()
     expected = [not piece.startswith("##") for piece in WORD_PIECES.split()]
-    assert tokenizer.word_starts().tolist() == expected
+    assert tok.word_starts().tolist() == expected
 
 
 def test_settings_of_wordpiece(bert):
@@ -123,25 +109,21 @@ def test_settings_of_wordpiece(bert):
 def test_unicode_line_separators_in_a_vocabulary(bert):
     pieces = [*WORD_PIECES.split(), "x\u2028", "\u0085y", "last"]
     write(bert, vocab__txt="\r\n".join(pieces))
-    tokenizer = open_tokenizer(bert)
-    assert tokenizer.vocab_size == len(pieces)
-    assert tokenizer.encode("last").tolist() == [len(pieces) - 1]
+    tok = open_tokenizer(bert)
+    assert tok.vocab_size == len(pieces)
+    assert tok.encode("last").tolist() == [len(pieces) - 1]
 
 
 def test_byte_level_of_gpt2(gpt2, odd_texts):
-    tokenizer = open_tokenizer(gpt2)
-    end = tokenizer.encode("<|endoftext|>").tolist()
-    assert (tokenizer.bos_id, [tokenizer.eos_id], tokenizer.pad_id) == (None, end, 0)
-    assert tokenizer.prefix_ids == tokenizer.suffix_ids == tokenizer.pair_ids == ()
-    for text, ids in zip(odd_texts, tokenizer.encode_batch(odd_texts), strict=True):
-        assert tokenizer.decode(ids) == text.replace("<|endoftext|>", "").replace(
-            "<pad>", ""
-        )
-        np.testing.assert_array_equal(tokenizer.encode(text), ids)
-    assert len(tokenizer.encode(" the")) < len(tokenizer.encode("Xthe"))
-    starts = {
-        tokenizer.id_to_piece(i): s for i, s in enumerate(tokenizer.word_starts())
-    }
+    tok = open_tokenizer(gpt2)
+    end = tok.encode("<|endoftext|>").tolist()
+    assert (tok.bos_id, [tok.eos_id], tok.pad_id) == (None, end, 0)
+    assert tok.prefix_ids == tok.suffix_ids == tok.pair_ids == ()
+    for text, ids in zip(odd_texts, tok.encode_batch(odd_texts), strict=True):
+        assert tok.decode(ids) == text.replace("<|endoftext|>", "").replace("<pad>", "")
+        np.testing.assert_array_equal(tok.encode(text), ids)
+    assert len(tok.encode(" the")) < len(tok.encode("Xthe"))
+    starts = {tok.id_to_piece(i): s for i, s in enumerate(tok.word_starts())}
     assert starts["Ġthe"] and starts["Ċ"] and starts["<|endoftext|>"]
     assert not starts["he"] and not starts["x"]
 
@@ -153,21 +135,14 @@ def test_byte_level_of_roberta(tmp_path, byte_level):
     roberta = write(
         tmp_path / "roberta", vocab__json=vocab, merges__txt="\n".join(merges)
     )
-    tokenizer = open_tokenizer(roberta)
-    ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id)
+    tok = open_tokenizer(roberta)
+    ids = (tok.bos_id, tok.eos_id, tok.pad_id, tok.mask_id)
     assert ids == (0, 2, 1, 4)
-    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pair_ids) == (
-        (0,),
-        (2,),
-        (2, 2),
-    )
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((0,), (2,), (2, 2))
     # The mask token includes the space before it.
-    assert tokenizer.encode("fox <mask>").tolist() == [*tokenizer.encode("fox"), 4]
+    assert tok.encode("fox <mask>").tolist() == [*tok.encode("fox"), 4]
     write(roberta, tokenizer_config__json={"add_prefix_space": True})
-    assert (
-        open_tokenizer(roberta).encode("the").tolist()
-        == tokenizer.encode(" the").tolist()
-    )
+    assert open_tokenizer(roberta).encode("the").tolist() == tok.encode(" the").tolist()
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
@@ -176,19 +151,13 @@ def test_against_transformers(kind, request, odd_texts):
     directory = request.getfixturevalue(kind)
     name = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}[kind]
     reference = getattr(transformers, name).from_pretrained(str(directory))
-    tokenizer = open_tokenizer(directory)
+    tok = open_tokenizer(directory)
     for text in odd_texts:
         expected = reference.encode(text, add_special_tokens=False)
-        assert tokenizer.encode(text).tolist() == expected
-    one, two = tokenizer.encode("fox").tolist(), tokenizer.encode("the").tolist()
-    whole = [*tokenizer.prefix_ids, *one, *tokenizer.suffix_ids]
-    pair = [
-        *tokenizer.prefix_ids,
-        *one,
-        *tokenizer.pair_ids,
-        *two,
-        *tokenizer.suffix_ids,
-    ]
+        assert tok.encode(text).tolist() == expected
+    one, two = tok.encode("fox").tolist(), tok.encode("the").tolist()
+    whole = [*tok.prefix_ids, *one, *tok.suffix_ids]
+    pair = [*tok.prefix_ids, *one, *tok.pair_ids, *two, *tok.suffix_ids]
     assert reference.encode("fox") == whole and reference.encode("fox", "the") == pair
 
 
@@ -210,17 +179,12 @@ def write_llama(tmp_path, byte_level, **files):
 
 def test_tokenizer_json(tmp_path, byte_level):
     directory = write_llama(tmp_path, byte_level)
-    tokenizer = open_tokenizer(directory)
-    assert len(tokenizer.encode("x" * 50)) == 50 and len(tokenizer.encode("x")) == 1
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (0, 2, 1)
-    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pair_ids) == (
-        (0,),
-        (),
-        (0,),
-    )
+    tok = open_tokenizer(directory)
+    assert len(tok.encode("x" * 50)) == 50 and len(tok.encode("x")) == 1
+    assert (tok.bos_id, tok.eos_id, tok.pad_id) == (0, 2, 1)
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((0,), (), (0,))
     assert (
-        open_tokenizer(directory / "tokenizer.json").special_ids()
-        == tokenizer.special_ids()
+        open_tokenizer(directory / "tokenizer.json").special_ids() == tok.special_ids()
     )
     without = open_tokenizer(directory, bos=False)
     assert without.bos_id is None and without.prefix_ids == ()
@@ -234,10 +198,10 @@ def test_settings_add_bos_and_eos(tmp_path, byte_level):
         directory = write_llama(
             tmp_path, byte_level, tokenizer_config__json=settings | flags
         )
-        tokenizer = open_tokenizer(directory)
-        assert tokenizer.prefix_ids == (() if bos is False else (0,))
-        assert tokenizer.bos_id == (None if bos is False else 0)
-        assert tokenizer.suffix_ids == ((2,) if eos else ())
+        tok = open_tokenizer(directory)
+        assert tok.prefix_ids == (() if bos is False else (0,))
+        assert tok.bos_id == (None if bos is False else 0)
+        assert tok.suffix_ids == ((2,) if eos else ())
 
 
 def test_several_stop_ids(tmp_path, byte_level):
@@ -247,23 +211,23 @@ def test_several_stop_ids(tmp_path, byte_level):
         config__json={"eos_token_id": 2, "pad_token_id": 10**6},
         generation_config__json={"eos_token_id": [4, 2, 10**6]},
     )
-    tokenizer = open_tokenizer(directory)
-    assert (tokenizer.eos_id, tokenizer.stop_ids) == (4, (4, 2))
+    tok = open_tokenizer(directory)
+    assert (tok.eos_id, tok.stop_ids) == (4, (4, 2))
     write(directory, special_tokens_map__json={"eos_token": "</s>"})
-    tokenizer = open_tokenizer(directory)
-    assert (tokenizer.eos_id, tokenizer.stop_ids) == (2, (2, 4))
-    assert tokenizer.pad_id == 1
-    assert tokenizer.decode([0, *tokenizer.encode("fox"), 4, 2, 1]) == "fox"
+    tok = open_tokenizer(directory)
+    assert (tok.eos_id, tok.stop_ids) == (2, (2, 4))
+    assert tok.pad_id == 1
+    assert tok.decode([0, *tok.encode("fox"), 4, 2, 1]) == "fox"
 
 
 def test_sentinels_and_added_tokens(gpt2):
     size = open_tokenizer(gpt2).vocab_size
     added = {f"<extra_id_{i}>": size + 1 - i for i in range(2)}
     write(gpt2, added_tokens__json=added)
-    tokenizer = open_tokenizer(gpt2, num_sentinels=2)
-    assert tokenizer.vocab_size == size + 2
-    assert tokenizer.sentinel_ids == (size + 1, size)
-    assert tokenizer.encode("<extra_id_1>x")[0] == size
+    tok = open_tokenizer(gpt2, num_sentinels=2)
+    assert tok.vocab_size == size + 2
+    assert tok.sentinel_ids == (size + 1, size)
+    assert tok.encode("<extra_id_1>x")[0] == size
     write(gpt2, added_tokens__json={"x y": size + 5})
     with pytest.raises(UserError, match=rf"'x y' .*{size + 5}"):
         open_tokenizer(gpt2)
@@ -278,8 +242,8 @@ def test_sentinels_and_added_tokens(gpt2):
 def test_save_and_load(kind, request, tmp_path, corpus, odd_texts):
     directory = request.getfixturevalue(kind)
     write(directory, tokenizer_config__json={"model_max_length": 7})
-    tokenizer = open_tokenizer(directory)
-    tokenizer.save(tmp_path / "saved")
+    tok = open_tokenizer(directory)
+    tok.save(tmp_path / "saved")
     for file in directory.iterdir():
         assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes()
     shutil.rmtree(directory)
@@ -290,12 +254,12 @@ def test_save_and_load(kind, request, tmp_path, corpus, odd_texts):
     )  # a saved tokenizer can be used as a directory
     sent = pickle.loads(pickle.dumps(loaded))
     for other in (loaded, again, sent):
-        assert other.fingerprint() == tokenizer.fingerprint()
-        assert other.special_ids() == tokenizer.special_ids()
-        assert other.vocab_size == tokenizer.vocab_size
+        assert other.fingerprint() == tok.fingerprint()
+        assert other.special_ids() == tok.special_ids()
+        assert other.vocab_size == tok.vocab_size
         for text in odd_texts[:10]:
-            np.testing.assert_array_equal(other.encode(text), tokenizer.encode(text))
-    assert again.files == tokenizer.files
+            np.testing.assert_array_equal(other.encode(text), tok.encode(text))
+    assert again.files == tok.files
     assert open_tokenizer(tmp_path / "again", bos=False).bos_id is None
     source = SourceConfig(source="text", path=corpus)
     documents = open_source(source, split="train")
@@ -307,14 +271,14 @@ def test_save_and_load(kind, request, tmp_path, corpus, odd_texts):
             num_workers=workers,
             num_shards=2,
         )
-        assert store.read(0, store.num_tokens)[-1] == tokenizer.eos_id
+        assert store.read(0, store.num_tokens)[-1] == tok.eos_id
 
 
 def test_pickles_leave_out_original_files(gpt2):
     write(gpt2, chat_template__jinja="x" * 10**6)
-    tokenizer = open_tokenizer(gpt2)
-    assert len(tokenizer.files["chat_template.jinja"]) == 10**6
-    assert len(pickle.dumps(tokenizer)) < len(tokenizer.serialized) + 2000
+    tok = open_tokenizer(gpt2)
+    assert len(tok.files["chat_template.jinja"]) == 10**6
+    assert len(pickle.dumps(tok)) < len(tok.serialized) + 2000
 
 
 def test_fingerprints_depend_on_the_settings(bert, gpt2):
@@ -332,10 +296,10 @@ def test_fingerprints_depend_on_the_settings(bert, gpt2):
 
 
 def test_fingerprints_depend_on_the_template(bert):
-    tokenizer = open_tokenizer(bert)
-    assert open_tokenizer(bert, bos=False).fingerprint() != tokenizer.fingerprint()
-    tokenizer.suffix_ids += tokenizer.prefix_ids
-    assert tokenizer.fingerprint() != open_tokenizer(bert).fingerprint()
+    tok = open_tokenizer(bert)
+    assert open_tokenizer(bert, bos=False).fingerprint() != tok.fingerprint()
+    tok.suffix_ids += tok.prefix_ids
+    assert tok.fingerprint() != open_tokenizer(bert).fingerprint()
 
 
 def test_a_wrong_vocab_size(bert):
@@ -415,10 +379,10 @@ def test_the_vocabulary_of_bert(odd_texts):
     assert (whole.bos_id, whole.eos_id, whole.mask_id) == (101, 102, 103)
     assert whole.vocab_size == converted.vocab_size == 30_522
     np.testing.assert_array_equal(whole.word_starts(), converted.word_starts())
-    for tokenizer in (whole, converted):
-        for text, ids in zip(odd_texts, tokenizer.encode_batch(odd_texts), strict=True):
+    for tok in (whole, converted):
+        for text, ids in zip(odd_texts, tok.encode_batch(odd_texts), strict=True):
             assert ids.tolist() == encode_plain(reference, text)
-            assert tokenizer.decode(ids) == reference.decode(ids)
+            assert tok.decode(ids) == reference.decode(ids)
 
 
 @pytest.mark.skipif(not GPT2.exists(), reason="needs GPT-2's vocabulary")
@@ -427,15 +391,11 @@ def test_the_vocabulary_of_gpt2(tmp_path, odd_texts):
     shutil.copy(GPT2 / "encoder.json", tmp_path / "vocab.json")
     shutil.copy(GPT2 / "vocab.bpe", tmp_path / "merges.txt")
     reference = transformers.GPT2Tokenizer.from_pretrained(str(tmp_path))
-    tokenizer = open_tokenizer(GPT2)
-    assert tokenizer.fingerprint() == open_tokenizer(tmp_path).fingerprint()
-    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (
-        50_257,
-        None,
-        50_256,
-    )
-    assert tokenizer.encode("Hello world").tolist() == [15496, 995]
+    tok = open_tokenizer(GPT2)
+    assert tok.fingerprint() == open_tokenizer(tmp_path).fingerprint()
+    assert (tok.vocab_size, tok.bos_id, tok.eos_id) == (50_257, None, 50_256)
+    assert tok.encode("Hello world").tolist() == [15496, 995]
     for text in odd_texts:
-        ids = tokenizer.encode(text)
+        ids = tok.encode(text)
         assert ids.tolist() == reference.encode(text)
-        assert tokenizer.decode(ids) == text.replace("<|endoftext|>", "")
+        assert tok.decode(ids) == text.replace("<|endoftext|>", "")

@@ -131,33 +131,22 @@ def marian(tmp_path, model, train):
 
 
 def test_t5(t5, t5_model):
-    tokenizer = open_tokenizer(t5, num_sentinels=100)
+    tok = open_tokenizer(t5, num_sentinels=100)
     size = len(list_pieces(t5_model))
-    assert tokenizer.vocab_size == size + 100
-    assert tokenizer.sentinel_ids == tuple(range(size + 99, size - 1, -1))
-    assert tokenizer.id_to_piece(size + 99) == "<extra_id_0>"
-    assert (
-        tokenizer.bos_id,
-        tokenizer.eos_id,
-        tokenizer.pad_id,
-        tokenizer.mask_id,
-    ) == (None, 1, 0, None)
-    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pair_ids) == (
-        (),
-        (1,),
-        (1,),
-    )
+    assert tok.vocab_size == size + 100
+    assert tok.sentinel_ids == tuple(range(size + 99, size - 1, -1))
+    assert tok.id_to_piece(size + 99) == "<extra_id_0>"
+    assert (tok.bos_id, tok.eos_id, tok.pad_id, tok.mask_id) == (None, 1, 0, None)
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((), (1,), (1,))
     processor = sentencepiece.SentencePieceProcessor(model_proto=t5_model)
     for text in LINES[:9]:
-        assert tokenizer.encode(text).tolist() == processor.encode(text)
-        assert tokenizer.decode([*tokenizer.encode(text), 1]) == processor.decode(
+        assert tok.encode(text).tolist() == processor.encode(text)
+        assert tok.decode([*tok.encode(text), 1]) == processor.decode(
             processor.encode(text)
         )
-    ids = tokenizer.encode("the <extra_id_0> fox").tolist()
+    ids = tok.encode("the <extra_id_0> fox").tolist()
     assert ids == [*processor.encode("the"), size + 99, *processor.encode("fox")]
-    starts = {
-        tokenizer.id_to_piece(i): s for i, s in enumerate(tokenizer.word_starts())
-    }
+    starts = {tok.id_to_piece(i): s for i, s in enumerate(tok.word_starts())}
     assert starts["▁"] and starts["</s>"] and starts["<extra_id_7>"]
     assert not starts["e"]
 
@@ -180,26 +169,20 @@ def test_t5(t5, t5_model):
     ],
 )
 def test_number_of_sentinels_of_t5(t5, t5_model, files, count):
-    tokenizer = open_tokenizer(write(t5, files))
-    assert tokenizer.vocab_size == len(list_pieces(t5_model)) + count
-    assert len(tokenizer.sentinel_ids) == count
+    tok = open_tokenizer(write(t5, files))
+    assert tok.vocab_size == len(list_pieces(t5_model)) + count
+    assert len(tok.sentinel_ids) == count
 
 
 def test_xlmr_and_camembert_shift_ids(xlmr, camembert, model):
-    tokenizer, size = open_tokenizer(xlmr), len(list_pieces(model))
-    assert tokenizer.vocab_size == size + 2
-    ids = (tokenizer.bos_id, tokenizer.pad_id, tokenizer.eos_id, tokenizer.mask_id)
+    tok, size = open_tokenizer(xlmr), len(list_pieces(model))
+    assert tok.vocab_size == size + 2
+    ids = (tok.bos_id, tok.pad_id, tok.eos_id, tok.mask_id)
     assert ids == (0, 1, 2, size + 1)
-    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pair_ids) == (
-        (0,),
-        (2,),
-        (2, 2),
-    )
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((0,), (2,), (2, 2))
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    assert tokenizer.encode(LINES[0]).tolist() == [
-        i + 1 for i in processor.encode(LINES[0])
-    ]
-    assert tokenizer.decode(tokenizer.encode(LINES[3])) == LINES[3]
+    assert tok.encode(LINES[0]).tolist() == [i + 1 for i in processor.encode(LINES[0])]
+    assert tok.decode(tok.encode(LINES[3])) == LINES[3]
     assert open_tokenizer(camembert).encode(LINES[0]).tolist() == [
         i + 4 for i in processor.encode(LINES[0])
     ]
@@ -214,41 +197,37 @@ def test_settings_of_llama_add_bos(tmp_path, model):
     ):
         config = settings | {"bos_token": "<s>", "eos_token": "</s>"}
         files = {"tokenizer.model": model, "tokenizer_config.json": config}
-        tokenizer = open_tokenizer(write(tmp_path / "llama", files))
-        assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == (prefix, ())
-        assert (tokenizer.bos_id, tokenizer.eos_id) == ((prefix or (None,))[0], 2)
+        tok = open_tokenizer(write(tmp_path / "llama", files))
+        assert (tok.prefix_ids, tok.suffix_ids) == (prefix, ())
+        assert (tok.bos_id, tok.eos_id) == ((prefix or (None,))[0], 2)
         assert open_tokenizer(tmp_path / "llama", bos=False).prefix_ids == ()
 
 
 def test_added_tokens(tmp_path, model):
     size = len(list_pieces(model))
     files = {"tokenizer.model": model, "added_tokens.json": {"<pad>": size + 1}}
-    tokenizer = open_tokenizer(write(tmp_path / "llama", files))
-    assert (tokenizer.vocab_size, tokenizer.pad_id) == (size + 2, size + 1)
-    assert tokenizer.id_to_piece(size) == ""
-    assert tokenizer.encode("the<pad>").tolist()[-1] == size + 1
+    tok = open_tokenizer(write(tmp_path / "llama", files))
+    assert (tok.vocab_size, tok.pad_id) == (size + 2, size + 1)
+    assert tok.id_to_piece(size) == ""
+    assert tok.encode("the<pad>").tolist()[-1] == size + 1
 
 
 def test_marian(marian, model):
-    tokenizer = open_tokenizer(marian)
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.stop_ids) == (None, 0, (0,))
-    assert tokenizer.pad_id == tokenizer.vocab_size - 1
-    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pair_ids) == (
-        (),
-        (0,),
-        (),
-    )
+    tok = open_tokenizer(marian)
+    assert (tok.bos_id, tok.eos_id, tok.stop_ids) == (None, 0, (0,))
+    assert tok.pad_id == tok.vocab_size - 1
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((), (0,), ())
     source = sentencepiece.SentencePieceProcessor(model_proto=model)
-    pieces = [tokenizer.id_to_piece(i) for i in tokenizer.encode(LINES[0])]
+    pieces = [tok.id_to_piece(i) for i in tok.encode(LINES[0])]
     assert pieces == source.encode(LINES[0], out_type=str)
-    assert tokenizer.encode(">>fra<< the")[0] == tokenizer.pad_id - 1
+    assert tok.encode(">>fra<< the")[0] == tok.pad_id - 1
     target = sentencepiece.SentencePieceProcessor(
         model_proto=(marian / "target.spm").read_bytes()
     )
     ids = json.loads((marian / "vocab.json").read_text())
     target_ids = [ids[piece] for piece in target.encode(LINES[0], out_type=str)]
-    assert target_ids != tokenizer.encode(LINES[0]).tolist()
-    assert tokenizer.decode([*target_ids, 0, tokenizer.pad_id]) == LINES[0]
+    assert target_ids != tok.encode(LINES[0]).tolist()
+    assert tok.decode([*target_ids, 0, tok.pad_id]) == LINES[0]
 
 
 @pytest.mark.parametrize("kind", ["t5", "xlmr", "camembert", "marian"])
@@ -258,26 +237,20 @@ def test_against_transformers(kind, request):
     classes = {"t5": "T5", "xlmr": "XLMRoberta", "camembert": "Camembert"}
     name = f"{classes.get(kind, 'Marian')}Tokenizer"
     reference = getattr(transformers, name).from_pretrained(str(directory))
-    tokenizer = open_tokenizer(directory)
-    for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
+    tok = open_tokenizer(directory)
+    for text, ids in zip(TEXTS, tok.encode_batch(TEXTS), strict=True):
         assert ids.tolist() == reference.encode(text, add_special_tokens=False), text
-    one, two = tokenizer.encode("fox").tolist(), tokenizer.encode("the").tolist()
-    whole = [*tokenizer.prefix_ids, *one, *tokenizer.suffix_ids]
-    pair = [
-        *tokenizer.prefix_ids,
-        *one,
-        *tokenizer.pair_ids,
-        *two,
-        *tokenizer.suffix_ids,
-    ]
+    one, two = tok.encode("fox").tolist(), tok.encode("the").tolist()
+    whole = [*tok.prefix_ids, *one, *tok.suffix_ids]
+    pair = [*tok.prefix_ids, *one, *tok.pair_ids, *two, *tok.suffix_ids]
     assert reference.encode("fox") == whole and reference.encode("fox", "the") == pair
 
 
 @pytest.mark.parametrize("kind", ["t5", "marian"])
 def test_save_and_load(kind, request, tmp_path):
     directory = request.getfixturevalue(kind)
-    tokenizer = open_tokenizer(directory)
-    tokenizer.save(tmp_path / "saved")
+    tok = open_tokenizer(directory)
+    tok.save(tmp_path / "saved")
     for file in directory.iterdir():
         if file.name != "config.json":
             assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes()
@@ -286,14 +259,14 @@ def test_save_and_load(kind, request, tmp_path):
     given = open_tokenizer(tmp_path / "saved")
     sent = pickle.loads(pickle.dumps(loaded))
     for other in (loaded, given, sent):
-        assert other.fingerprint() == tokenizer.fingerprint()
-        assert other.special_ids() == tokenizer.special_ids()
+        assert other.fingerprint() == tok.fingerprint()
+        assert other.special_ids() == tok.special_ids()
         other.suffix_ids += (1,)
-        assert other.fingerprint() != tokenizer.fingerprint()
+        assert other.fingerprint() != tok.fingerprint()
         for text in ODD:
             ids = other.encode(text)
-            np.testing.assert_array_equal(ids, tokenizer.encode(text))
-            assert other.decode(ids) == tokenizer.decode(ids)
+            np.testing.assert_array_equal(ids, tok.encode(text))
+            assert other.decode(ids) == tok.decode(ids)
 
 
 @pytest.mark.parametrize(
