@@ -18,8 +18,8 @@ class Family:
       defaults: of the keys of config.json, as in transformers' config class.
       config_from_hf: returns fields of the model config, given the config.json and the
         names of the tensors, which show the heads that the files hold.
-      config_to_hf: returns the config.json of a model config. It may leave out what
-        the family cannot express: `registry.choose_family` reads it again and compares.
+      config_to_hf: returns the config.json of a model config. Fields that the family
+        cannot express may be lost: `registry.choose_family` reads it and compares.
       table: returns the table of a model config.
       kind: of the model config.
       task_from_hf: returns fields of the task config if the files hold a head for it.
@@ -43,7 +43,7 @@ class Family:
     base_architecture: str = ""
 
     def prefix_to_drop(self, architecture: str, table: Table) -> str:
-        """Return the prefix that a class of this family has not in its tensor names."""
+        """Return the prefix that the tensor names of a class lack, or ""."""
         return table.prefix if architecture == self.base_architecture else ""
 
 

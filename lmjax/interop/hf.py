@@ -1,6 +1,6 @@
 """Hugging Face directories to workdirs, and back; without PyTorch.
 
-README.md in this directory has a picture of what is called when.
+README.md in this directory shows the steps.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class HFCheckpoint:
     family: Family
     architecture: str  # the class in transformers
     config: Config
-    tensors: TensorFiles
+    files: TensorFiles
 
     def load_params(self, model: Model, shardings: Params) -> Params:
         """Load the parameters in float32.
@@ -85,10 +85,10 @@ class HFCheckpoint:
           UserError: the tensors do not match the config.
         """
         table = labels.name_head(self.family.table(self.config.model), self.config.task)
-        total = sum(tensor.num_bytes for tensor in self.tensors.tensors.values())
+        total = sum(tensor.num_bytes for tensor in self.files.tensors.values())
         with _show_progress(f"reading {self.directory.name}", total) as advance:
             return import_params(
-                self.tensors, table, model.shapes, shardings, on_bytes=advance
+                self.files, table, model.shapes, shardings, on_bytes=advance
             )
 
 
@@ -106,8 +106,8 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
     file = directory / "config.json"
     values = read_json(file)
     family = find_family(values, file=str(file))
-    tensors = open_tensors(directory)
-    config = read_config(family, values, tensors.tensors, file=str(file))
+    files = open_tensors(directory)
+    config = read_config(family, values, files.tensors, file=str(file))
     tokenizer_config = find_tokenizer(directory)
     if tokenizer_config is not None:
         config = dataclasses.replace(config, tokenizer=tokenizer_config)
@@ -116,7 +116,7 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
         family=family,
         architecture=(values.get("architectures") or [family.model_type])[0],
         config=config,
-        tensors=tensors,
+        files=files,
     )
 
 

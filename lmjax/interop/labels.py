@@ -21,7 +21,7 @@ class LabelHead:
 
     Attributes:
       class_suffix: of the model class.
-      tensor: what the names of the head's tensors begin with.
+      tensor: the prefix of the names of the head's tensors.
       uses_pooler: whether the head is on top of the pooler.
       names_labels: whether config.json names the labels.
     """
@@ -108,10 +108,10 @@ def name_head(table: Table, task: TaskConfig) -> Table:
 def drop_unused_heads(
     model: Model, params: Params, task: TaskConfig
 ) -> tuple[Model, Params]:
-    """Return a model with a label head without its other heads.
+    """Remove the other heads of a model that has a label head.
 
-    The classes of transformers have no other head beside it; to classify texts they
-    have the pooler as well.
+    The classes of transformers have a single head. Those that classify texts have a
+    pooler as well.
 
     Raises:
       ConfigError: the model has a label head, but the task has no labels.

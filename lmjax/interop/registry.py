@@ -44,7 +44,7 @@ def find_family(values: Mapping[str, Any], *, file: str) -> Family:
       file: how errors name it.
 
     Raises:
-      UserError: it is not supported; the text lists what is.
+      UserError: it is not supported; the text lists the supported ones.
     """
     architectures = values.get("architectures") or ()
     model_type = values.get("model_type")
@@ -81,7 +81,7 @@ def read_config(
       file: how errors name the config.json.
 
     Raises:
-      UserError: lmjax cannot compute what a key says.
+      UserError: lmjax does not support the value of a key.
     """
     hf = HFConfig(values, family.defaults, file=file)
     hf.require("quantization_config", None)
@@ -101,8 +101,8 @@ def read_config(
 def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
     """Return a family that computes exactly what a model does, and its config.json.
 
-    Each family of the model's kind writes a config.json. It is read again and compared
-    with the model: the two differ in what the family cannot express.
+    Each family of the model's kind writes a config.json, which is read again and
+    compared with the model: fields that the family cannot express differ.
 
     Raises:
       ConfigError: there is none; the text says how the nearest one differs.

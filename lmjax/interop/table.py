@@ -140,7 +140,7 @@ def _flattened_axis(axes: Sequence[Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """All entries of a family, and what else its files may hold.
+    """All entries of a family, and the other tensors that its files may hold.
 
     Attributes:
       entries: for all parameters that a model of the family may have.

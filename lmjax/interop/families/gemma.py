@@ -9,8 +9,8 @@ from lmjax.interop.families.llama import (
     build_table,
     read_shared,
     read_windows,
+    write_layer_types,
     write_shared,
-    write_windows,
 )
 from lmjax.interop.family import Family
 from lmjax.interop.hf_config import HFConfig
@@ -103,7 +103,7 @@ def _write_gemma2(config: DecoderConfig) -> dict[str, Any]:
         "attn_logit_softcapping": config.attention_softcap or None,
         "final_logit_softcapping": config.logit_softcap or None,
         "sliding_window": config.window or None,
-        "layer_types": write_windows(config),
+        "layer_types": write_layer_types(config),
     }
 
 

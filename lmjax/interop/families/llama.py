@@ -90,7 +90,7 @@ def read_windows(hf: HFConfig, types: list[str]) -> dict[str, Any]:
     return {**window, "global_every": full[0]}
 
 
-def write_windows(config: DecoderConfig) -> list[str]:
+def write_layer_types(config: DecoderConfig) -> list[str]:
     """Return the `layer_types` of a config.json."""
     return [
         "sliding_attention"
@@ -184,7 +184,7 @@ def _write_qwen(config: DecoderConfig) -> dict[str, Any]:
         "use_sliding_window": config.window > 0,
         "sliding_window": config.window or None,
         "max_window_layers": 0,
-        "layer_types": write_windows(config),
+        "layer_types": write_layer_types(config),
     }
 
 
