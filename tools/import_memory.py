@@ -1,11 +1,11 @@
-"""Measure the time and the peak memory of reading a large Hugging Face directory.
+"""What importing costs: the time and peak memory of a large Hugging Face directory.
 
     python tools/import_memory.py [--gigabytes=2]
 
 Writes random weights of a Llama in bfloat16, in files of 500 MB with an index, and
-reads them in three ways, each in a new process: into float32 arrays on the devices, as
-`init_from` does; with `lmjax import`, which also writes a checkpoint; and with
-transformers, if it is installed. A process that reads nothing is measured too.
+reads them three ways, each in a process of its own: into a float32 array on the devices
+and no further (`import_params`, what `init_from` does), as `lmjax import` (which also
+writes a checkpoint), and with transformers where it is installed.
 """
 
 import argparse
@@ -19,14 +19,15 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from lmjax.interop.tensors import Spec, write_tensors
+from lmjax.interop.safetensors import Spec, write_tensors
 
-READERS = {
+WAYS = {
     "nothing read": "import jax, lmjax.interop.hf; jax.devices()",
     "onto devices": """
+from lmjax import models
 from lmjax.interop import hf
-checkpoint = hf.open_hf({source!r})
-params = checkpoint.read(*hf.place(checkpoint.config, None))
+opened = hf.open_hf({source!r})
+params = opened.load_params(*hf.build_model(opened.config, None))
 """,
     "lmjax import": """
 from lmjax.interop import hf
@@ -40,10 +41,7 @@ transformers.AutoModelForCausalLM.from_pretrained({source!r}, dtype=torch.float3
 
 
 def write_model(directory: Path, num_bytes: int) -> int:
-    """Write a Llama of about `num_bytes`; return the bytes of its largest tensor.
-
-    The files are in bfloat16; the largest tensor is counted in float32.
-    """
+    """Write a Llama of about `num_bytes`; return the largest tensor's, in float32."""
     dim, mlp_dim, vocab_size = 2048, 5632, 32000
     matrices = {
         "self_attn.q_proj": (dim, dim),
@@ -56,14 +54,14 @@ def write_model(directory: Path, num_bytes: int) -> int:
         "input_layernorm": (dim,),
         "post_attention_layernorm": (dim,),
     }
-    others = {
+    ends = {
         "model.embed_tokens.weight": (vocab_size, dim),
         "model.norm.weight": (dim,),
         "lm_head.weight": (vocab_size, dim),
     }
     size = lambda shapes: 2 * sum(int(np.prod(shape)) for shape in shapes.values())
-    num_layers = max(1, round((num_bytes - size(others)) / size(matrices)))
-    shapes = dict(others)
+    num_layers = max(1, round((num_bytes - size(ends)) / size(matrices)))
+    shapes = dict(ends)
     for layer in range(num_layers):
         for name, shape in matrices.items():
             shapes[f"model.layers.{layer}.{name}.weight"] = shape
@@ -93,7 +91,7 @@ def write_model(directory: Path, num_bytes: int) -> int:
 
 
 def measure(code: str) -> tuple[float, int]:
-    """Run code in a new process; return the seconds and the peak resident bytes."""
+    """Run code in a process; return its seconds and its peak resident bytes."""
     tail = "import resource; u = resource.getrusage(resource.RUSAGE_SELF)\n"
     tail += "print(u.ru_maxrss * 1024)"
     begin = time.perf_counter()
@@ -107,21 +105,21 @@ def measure(code: str) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Print a line for each way to read."""
+    """Print a line for each way."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=2.0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        source = Path(directory) / "hf"
+    with tempfile.TemporaryDirectory() as place:
+        source = Path(place) / "theirs"
         source.mkdir()
         largest = write_model(source, int(args.gigabytes * 1e9))
         total = sum(file.stat().st_size for file in source.glob("*.safetensors"))
-        print(f"{total / 1e9:.2f} GB in files, {2 * total / 1e9:.2f} GB as float32;")
+        print(f"{total / 1e9:.2f} GB in files, {2 * total / 1e9:.2f} GB as float32; ")
         print(f"the largest tensor {largest / 1e9:.2f} GB as float32")
-        for name, code in READERS.items():
-            paths = {"source": str(source), "target": str(Path(directory) / "workdir")}
+        for name, code in WAYS.items():
+            given = {"source": str(source), "target": str(Path(place) / "ours")}
             try:
-                seconds, peak = measure(code.format(**paths))
+                seconds, peak = measure(code.format(**given))
             except subprocess.CalledProcessError as error:
                 print(f"{name:14} {error.stderr.strip().splitlines()[-1]}")
                 continue

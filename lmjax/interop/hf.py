@@ -1,10 +1,11 @@
-"""Hugging Face directories to workdirs, and back; without PyTorch."""
+"""Hugging Face directories to workdirs, and back; without PyTorch.
+
+README.md in this directory shows the steps.
+"""
 
 import dataclasses
 import json
-import logging
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,18 @@ from rich.filesize import decimal
 
 from lmjax import models
 from lmjax.config.experiment import Config, MeshConfig
-from lmjax.config.tokenizer import TokenizerConfig
-from lmjax.data.tokenizers.plain import Ids
-from lmjax.data.tokenizers.sentencepiece import SentencePiece
-from lmjax.data.tokenizers.tokenizer import (
-    Tokenizer,
-    find_tokenizer,
-    load_tokenizer,
-    make_tokenizer,
-)
-from lmjax.errors import ConfigError, nearest
+from lmjax.data.tokenizers.tokenizer import find_tokenizer, load_tokenizer
+from lmjax.errors import UserError, nearest
 from lmjax.fileio import read_json
-from lmjax.interop import labels
-from lmjax.interop.layout import Family, Table
+from lmjax.interop import hub, labels, tokenizer
+from lmjax.interop.family import Family
 from lmjax.interop.registry import choose_family, find_family, read_config
-from lmjax.interop.staging import refuse_occupied, staged
-from lmjax.interop.tensors import Spec, Tensors, open_tensors, write_tensors
+from lmjax.interop.safetensors import (
+    TensorFiles,
+    open_tensors,
+    write_tensors,
+)
+from lmjax.interop.staging import check_unused, staged_directory
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
 from lmjax.nn import lora
@@ -41,24 +38,20 @@ from lmjax.run import workdir
 from lmjax.run.checkpoint import Step, restore_params, save_params
 from lmjax.types import Params
 
-log = logging.getLogger(__name__)
-
 DTYPES: dict[str, Any] = {
     "float32": np.float32,
     "bfloat16": ml_dtypes.bfloat16,
     "float16": np.float16,
 }
-# What a hub is asked for: no pickles, no weights of other frameworks.
-_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.bpe", "*.jinja"]
 _PROGRESS_DELAY = 2.0  # seconds before a progress bar is shown
 
 
 @dataclasses.dataclass(frozen=True)
-class Transferred:
-    """What an import or export has moved."""
+class Summary:
+    """The result of an import or an export, to be printed."""
 
     directory: Path
-    architecture: str  # theirs
+    architecture: str  # the class in transformers
     num_parameters: int
     tokenizer: str
 
@@ -70,91 +63,98 @@ class Transferred:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Opened:
-    """A Hugging Face directory: its config is read, its tensors are not yet."""
+class HFCheckpoint:
+    """A Hugging Face directory whose config has been read; its tensors have not."""
 
     directory: Path
     family: Family
-    architecture: str  # theirs
+    architecture: str  # the class in transformers
     config: Config
-    tensors: Tensors
+    files: TensorFiles
 
-    def read(self, model: Model, shardings: Params) -> Params:
-        """Return the parameters, float32, each in its sharding.
+    def load_params(self, model: Model, shardings: Params) -> Params:
+        """Load the parameters in float32.
+
+        Args:
+          model: of `config.model`.
+          shardings: of the parameters.
 
         Raises:
-          ConfigError: the tensors are not those of the config.
+          UserError: the tensors do not match the config.
         """
-        total = sum(entry.num_bytes for entry in self.tensors.entries.values())
-        with _progress(f"reading {self.directory.name}", total) as bar:
+        table = labels.name_head(self.family.table(self.config.model), self.config.task)
+        total = sum(tensor.num_bytes for tensor in self.files.tensors.values())
+        with _progress_bar(f"reading {self.directory.name}", total) as bar:
             return import_params(
-                self.tensors,
-                labels.named(self.family.table(self.config.model), self.config.task),
-                model.shapes,
-                shardings,
-                on_bytes=bar.advance,
+                self.files, table, model.shapes, shardings, on_bytes=bar.advance
             )
 
 
-def open_hf(source: str | Path, *, flag: str = "--from") -> Opened:
-    """Open a local Hugging Face directory, or fetch one from the hub by its name.
+def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
+    """Open a Hugging Face directory, or fetch one from the hub.
+
+    Args:
+      source: the directory, or the name of a model of the hub, ORG/NAME.
+      flag: how errors name it.
 
     Raises:
-      ConfigError: it holds no model that lmjax knows.
+      UserError: it holds no model that lmjax supports.
     """
-    origin = _locate(str(source), flag)
-    where = str(origin / "config.json")
-    values = read_json(origin / "config.json")
-    family = find_family(values, where=where)
-    tensors = open_tensors(origin)
-    config = read_config(family, values, tensors.entries, where=where)
-    tokenizer = find_tokenizer(origin)
-    if tokenizer is not None:
-        config = dataclasses.replace(config, tokenizer=tokenizer)
-    return Opened(
-        directory=origin,
+    directory = hub.find_directory(str(source), flag=flag)
+    file = directory / "config.json"
+    values = read_json(file)
+    family = find_family(values, file=str(file))
+    files = open_tensors(directory)
+    config = read_config(family, values, files.tensors, file=str(file))
+    tokenizer_config = find_tokenizer(directory)
+    if tokenizer_config is not None:
+        config = dataclasses.replace(config, tokenizer=tokenizer_config)
+    return HFCheckpoint(
+        directory=directory,
         family=family,
         architecture=(values.get("architectures") or [family.model_type])[0],
         config=config,
-        tensors=tensors,
+        files=files,
     )
 
 
 def import_hf(
     source: str | Path, directory: str | Path, mesh: Mesh | None = None
-) -> Transferred:
-    """Make a workdir of a Hugging Face directory, or of a model on its hub.
+) -> Summary:
+    """Create a workdir from a Hugging Face directory, or from a model of the hub.
 
     Args:
       source: a directory with config.json and safetensors files, or ORG/NAME.
-      directory: the workdir to be; nothing is left there if anything goes wrong.
-      mesh: where the parameters pass through; by default all devices, split.
+      directory: the workdir; if anything fails it is not created.
+      mesh: of the parameters; by default they are sharded over all devices.
 
     Raises:
-      ConfigError: the model cannot be read, or the workdir holds something already.
+      UserError: the model cannot be read, or the workdir is not empty.
     """
     target = Path(directory).expanduser().absolute()
-    refuse_occupied(target, flag="--workdir")
-    opened = open_hf(source)
-    _tell_unheard(opened.directory)
-    with staged(target, flag="--workdir") as part:
-        tokenizer = _tokenizer(opened)
-        config = opened.config
+    check_unused(target, flag="--workdir")
+    checkpoint = open_hf(source)
+    tokenizer.warn_unsupported(checkpoint.directory)
+    config = checkpoint.config
+    has_tokenizer = config.tokenizer.kind != "ids"
+    with staged_directory(target, flag="--workdir") as staging:
+        opened = tokenizer.open_tokenizer(config, checkpoint.directory)
         if jax.process_index() == 0:
-            tokenizer.save(part / "tokenizer")
-        if config.tokenizer.kind != "ids":  # the workdir stands alone
-            kept = dataclasses.replace(config.tokenizer, path=str(target / "tokenizer"))
-            config = dataclasses.replace(config, tokenizer=kept)
-        model, shardings = place(config, mesh)
-        params = opened.read(model, shardings)
-        save_params(part, params)
+            opened.save(staging / "tokenizer")
+        if has_tokenizer:  # the workdir must not depend on the original directory
+            path = str(target / "tokenizer")
+            config = dataclasses.replace(
+                config, tokenizer=dataclasses.replace(config.tokenizer, path=path)
+            )
+        model, shardings = build_model(config, mesh)
+        save_params(staging, checkpoint.load_params(model, shardings))
         if jax.process_index() == 0:
-            workdir.write_config(part, config)
-    return Transferred(
+            workdir.write_config(staging, config)
+    return Summary(
         directory=target,
-        architecture=opened.architecture,
-        num_parameters=_count(model.shapes),
-        tokenizer=_described(opened.config.tokenizer),
+        architecture=checkpoint.architecture,
+        num_parameters=_count(model),
+        tokenizer="its own" if has_tokenizer else "none, texts are token ids",
     )
 
 
@@ -164,195 +164,91 @@ def export_hf(
     *,
     step: Step = None,
     dtype: str = "float32",
-) -> Transferred:
-    """Write the model of a workdir as a directory that transformers reads.
+) -> Summary:
+    """Write the model of a workdir as a directory that transformers can load.
 
     Args:
       directory: the workdir.
-      target: the directory to be; nothing is left there if anything goes wrong.
-      step: of a checkpoint; by default the newest.
-      dtype: of the weights in the files.
+      target: the new directory; if anything fails it is not created.
+      step: of the checkpoint; by default the last one.
+      dtype: of the weights in the files, one of `DTYPES`.
 
     Raises:
-      ConfigError: no model of transformers computes what this one does.
+      ConfigError: transformers has no architecture that computes the same.
+      UserError: a file cannot be read or written.
     """
     if dtype not in DTYPES:
         hint = nearest(dtype, list(DTYPES))
-        raise ConfigError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
-    source, goal = Path(directory).expanduser(), Path(target).expanduser()
-    refuse_occupied(goal, flag="--to")
+        raise UserError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
+    source, target = Path(directory).expanduser(), Path(target).expanduser()
+    check_unused(target, flag="--to")
     task = workdir.read_config(source).task
-    model, params = labels.used(*merged(*restore(source, step)), task)
+    model, params = restore_model(source, step)
+    if lora.rank(model.config):
+        params, config = lora.merged(params, model.config)
+        model = models.build(config, platform=jax.default_backend())
+    model, params = labels.drop_unused_heads(model, params, task)
     family, values = choose_family(model)
-    values |= labels.settings_of(task, values["architectures"][0])
+    values |= labels.write_task(task, values["architectures"][0])
     architecture = values["architectures"][0]
-    table = labels.named(family.table(model.config), task)
-    tokenizer = load_tokenizer(source / "tokenizer")
-    files = _tokenizer_files(tokenizer)
-    with staged(goal, flag="--to") as part:
-        specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
-        cut = surplus_prefix(family, architecture, table)
-        specs = {name.removeprefix(cut): spec for name, spec in specs.items()}
-        _write_weights(part, specs, arrays, title=f"writing {goal.name}")
+    saved = load_tokenizer(source / "tokenizer")
+    values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
+    files = tokenizer.export_files(saved)
+    table = labels.name_head(family.table(model.config), task)
+    prefix = family.prefix_to_drop(architecture, table)
+    specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
+    specs = {name.removeprefix(prefix): spec for name, spec in specs.items()}
+    total = sum(spec.num_bytes for spec in specs.values())
+    with (
+        staged_directory(target, flag="--to") as staging,
+        _progress_bar(f"writing {target.name}", total) as bar,
+    ):
+        arrays = _report_bytes(arrays, bar.advance)
         if jax.process_index() == 0:
-            special = _special_settings(tokenizer)
-            values = {**special, **values, "torch_dtype": dtype}
-            (part / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+            write_tensors(staging, specs, arrays)
+            (staging / "config.json").write_text(json.dumps(values, indent=2) + "\n")
             for name, content in files.items():
-                (part / name).write_bytes(content)
-    described = ", ".join(sorted(files)) or "none"
-    return Transferred(goal, architecture, _count(model.shapes), described)
+                (staging / name).write_bytes(content)
+        for _ in arrays:  # other processes: each array is gathered from all of them
+            pass
+    return Summary(
+        target, architecture, _count(model), ", ".join(sorted(files)) or "none"
+    )
 
 
-def surplus_prefix(family: Family, architecture: str, table: Table) -> str:
-    """Return what names in the table begin with, but not in a model without head."""
-    headless = family.kind == "encoder" and architecture.endswith("Model")
-    return table.prefix if headless else ""
+def build_model(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
+    """Return a model and the shardings of its parameters.
 
-
-def _tokenizer(opened: Opened) -> Tokenizer:
-    """Return the directory's tokenizer, or one that reads and writes ids.
-
-    Raises:
-      ConfigError: it cannot be read, or has more ids than the model.
+    Args:
+      config: of the model.
+      mesh: of the parameters; by default they are sharded over all devices, or
+        replicated if their sizes do not allow that.
     """
-    size = opened.config.model.vocab_size
-    if opened.config.tokenizer.kind == "ids":
-        return Ids(size, stop_ids=_stop_ids(opened.directory, size))
-    tokenizer = make_tokenizer(opened.config.tokenizer, documents=None, seed=0)
-    if tokenizer.vocab_size > size:
-        raise ConfigError(
-            f"{opened.directory}: its tokenizer has {tokenizer.vocab_size} ids, but "
-            f"config.json says vocab_size = {size}"
-        )
-    return tokenizer
-
-
-# Settings of generate() in transformers that ours has no word for.
-_UNHEARD = (
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-)
-
-
-def _tell_unheard(origin: Path) -> None:
-    """Say which settings of generation are not honoured."""
-    for name in ("generation_config.json", "config.json"):
-        values = read_json(origin / name) if (origin / name).is_file() else {}
-        for key in _UNHEARD:
-            if values.get(key):
-                log.warning("%s: %s = %s: not honoured", name, key, values[key])
-
-
-def _stop_ids(origin: Path, vocab_size: int) -> tuple[int, ...]:
-    """Return what ends a text, as the model's own settings say it."""
-    for name in ("generation_config.json", "config.json"):
-        if (origin / name).is_file():
-            found = read_json(origin / name).get("eos_token_id")
-            listed = found if isinstance(found, list) else [found]
-            if ids := [i for i in listed if type(i) is int and 0 <= i < vocab_size]:
-                return tuple(ids)
-    return ()
-
-
-def _tokenizer_files(tokenizer: Tokenizer) -> Mapping[str, bytes]:
-    """Return what a Hugging Face directory has of a tokenizer."""
-    if isinstance(tokenizer, SentencePiece):
-        return {"tokenizer.model": tokenizer.model}
-    return getattr(tokenizer, "files", {})
-
-
-def _special_settings(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the special ids as config.json has them."""
-    stop = [int(i) for i in tokenizer.stop_ids]
-    found = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": stop[0] if len(stop) == 1 else stop or None,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _described(config: TokenizerConfig) -> str:
-    return "none, texts are token ids" if config.kind == "ids" else "its own"
-
-
-def _locate(source: str, flag: str) -> Path:
-    """Return a local directory: the one named, or a snapshot of the hub's model."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-        raise ConfigError(
-            f"{flag}={source}: neither a directory nor the name of a model (ORG/NAME)"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ConfigError(
-            f"{flag}={source}: no such directory; to fetch a model of that name, "
-            "install huggingface_hub"
-        ) from error
-    try:
-        return Path(snapshot_download(source, allow_patterns=_PATTERNS))
-    except Exception as error:  # of its many: the network, the name, a licence
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"{flag}={source}: no such directory, and it cannot be fetched: {first}"
-        ) from error
-
-
-def place(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
-    """Return the model, and where its parameters go: split if their sizes allow it."""
     devices = jax.devices() if mesh is None else mesh.devices.flat
     model = models.build(config.model, platform=devices[0].platform)
-    if mesh is None:
-        mesh = default_mesh(model)
+    mesh = _default_mesh(model) if mesh is None else mesh
     return model, sharding.param_shardings(model.axes, model.shapes, mesh)
 
 
-def default_mesh(model: Model) -> Mesh:
-    """Return all devices, the parameters split over them if their sizes allow it."""
-    split = [MeshConfig(data=1, fsdp=-1)]
-    return sharding.fitting_mesh(split, axes=model.axes, shapes=model.shapes)
+def _default_mesh(model: Model) -> Mesh:
+    """Return a mesh of all devices that shards the parameters if their sizes allow."""
+    sharded = [MeshConfig(data=1, fsdp=-1)]
+    return sharding.fitting_mesh(sharded, axes=model.axes, shapes=model.shapes)
 
 
-def restore(source: Path, step: Step) -> tuple[Model, Params]:
-    """Return the model of a workdir and its parameters."""
+def restore_model(source: Path, step: Step) -> tuple[Model, Params]:
+    """Return the model of a workdir, and the parameters of a checkpoint."""
     config = workdir.read_config(source)
     model = models.build(config.model, platform=jax.devices()[0].platform)
-    mesh = default_mesh(model)
+    mesh = _default_mesh(model)
     return model, restore_params(source, config, model, mesh, step=step)
 
 
-def merged(model: Model, params: Params) -> tuple[Model, Params]:
-    """Return the same model with its adapters, if it has any, in its matrices."""
-    if not lora.rank(model.config):
-        return model, params
-    params, plain = lora.merged(params, model.config)
-    return models.build(plain, platform=jax.default_backend()), params
+def _count(model: Model) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
 
 
-def _count(shapes: Params) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
-
-
-def _write_weights(
-    part: Path, specs: Mapping[str, Spec], arrays: Iterator[np.ndarray], *, title: str
-) -> None:
-    total = sum(spec.num_bytes for spec in specs.values())
-    with _progress(title, total) as bar:
-        arrays = _counted(arrays, bar.advance)
-        if jax.process_index() == 0:
-            write_tensors(part, specs, arrays)
-        for _ in arrays:  # a part of each array lies with the other processes
-            pass
-
-
-def _counted(
+def _report_bytes(
     arrays: Iterator[np.ndarray], advance: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
     for array in arrays:
@@ -361,7 +257,7 @@ def _counted(
         del array
 
 
-def _progress(title: str, total: int) -> ProgressBar:
+def _progress_bar(title: str, total: int) -> ProgressBar:
     """Return a bar that counts bytes."""
     return ProgressBar(
         title,

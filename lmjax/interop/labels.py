@@ -1,4 +1,4 @@
-"""Labels and their heads: with the model in Hugging Face, with the task in ours."""
+"""Heads that predict labels: a model's in transformers, a task's in lmjax."""
 
 import dataclasses
 from typing import Any
@@ -7,96 +7,127 @@ import jax
 
 from lmjax import models
 from lmjax.config.model import EncoderConfig
-from lmjax.config.task import LabelTaskConfig, TaskConfig, outputs
+from lmjax.config.task import TaskConfig, outputs
 from lmjax.errors import ConfigError
-from lmjax.interop.layout import Table
-from lmjax.interop.settings import Settings
+from lmjax.interop.hf_config import HFConfig
+from lmjax.interop.table import Table
 from lmjax.models import Model
 from lmjax.types import Params
 
-# Their class of an encoder, by our task.
-ENDINGS = {
-    "classify": "ForSequenceClassification",
-    "tag": "ForTokenClassification",
-    "span_qa": "ForQuestionAnswering",
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelHead:
+    """How transformers has the head of a task.
+
+    Attributes:
+      class_suffix: of the model class.
+      tensor: the prefix of the names of the head's tensors.
+      uses_pooler: whether the head is on top of the pooler.
+      names_labels: whether config.json names the labels.
+    """
+
+    class_suffix: str
+    tensor: str = "classifier"
+    uses_pooler: bool = False
+    names_labels: bool = True
+
+
+# By the kind of the task.
+HEADS = {
+    "classify": LabelHead(class_suffix="ForSequenceClassification", uses_pooler=True),
+    "tag": LabelHead(class_suffix="ForTokenClassification"),
+    "span_qa": LabelHead(
+        class_suffix="ForQuestionAnswering", tensor="qa_outputs", names_labels=False
+    ),
 }
-HEAD = "classifier"
-_HEADS = {"span_qa": "qa_outputs"}  # by our task, where it is called otherwise
 
 
-def read(settings: Settings) -> tuple[str, ...]:
+def read_labels(hf: HFConfig) -> tuple[str, ...]:
     """Return the labels that a config.json names, in the order of their numbers.
 
     Raises:
-      ConfigError: they are not numbered from 0.
+      UserError: they are not numbered from 0.
     """
-    named = settings.get("id2label")
+    id2label = hf.get("id2label")
     try:
-        by_number = {int(number): str(label) for number, label in named.items()}
+        labels = {int(number): str(label) for number, label in id2label.items()}
     except (AttributeError, ValueError) as error:
-        why = "must be an object of numbers and labels"
-        raise settings.error("id2label", why) from error
-    if sorted(by_number) != [*range(len(by_number))]:
-        raise settings.error("id2label", "must be numbered from 0, without a gap")
-    return tuple(by_number[i] for i in range(len(by_number)))
+        why = "expected an object that maps numbers to labels"
+        raise hf.error("id2label", why) from error
+    if sorted(labels) != [*range(len(labels))]:
+        raise hf.error("id2label", "expected numbers from 0, without a gap")
+    return tuple(labels[i] for i in range(len(labels)))
 
 
-def numbered(labels: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings that name labels."""
+def write_labels(labels: tuple[str, ...]) -> dict[str, Any]:
+    """Return the keys of config.json that name labels."""
     return {
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
     }
 
 
-def placeholders(count: int) -> tuple[str, ...]:
-    """Return what transformers calls labels that nobody has named."""
+def default_labels(count: int) -> tuple[str, ...]:
+    """Return the names that transformers gives to labels by default."""
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
-def settings_of(task: TaskConfig, architecture: str) -> dict[str, Any]:
-    """Return the settings that tell of a task: its labels, or the class it needs."""
-    if isinstance(task, LabelTaskConfig):
-        return numbered(task.labels)
-    if task.kind == "span_qa":  # a tagger of two labels, but for the names
-        name = architecture.removesuffix(ENDINGS["tag"]) + ENDINGS["span_qa"]
-        return {"architectures": [name]}
-    return {}
+def write_task(task: TaskConfig, architecture: str) -> dict[str, Any]:
+    """Return the keys of config.json that depend on the task.
+
+    Args:
+      task: of the run.
+      architecture: that the family wrote for the model; a tagger, if the task's head
+        has another class but the same parameters.
+    """
+    head = HEADS.get(task.kind)
+    if head is None:
+        return {}
+    if head.names_labels:
+        return write_labels(outputs(task))
+    name = architecture.removesuffix(HEADS["tag"].class_suffix) + head.class_suffix
+    return {"architectures": [name]}
 
 
-def named(table: Table, task: TaskConfig) -> Table:
-    """Return the table with the head for labels called as the task's class does it."""
-    head = _HEADS.get(task.kind, HEAD)
-    rows = (
-        dataclasses.replace(row, theirs=row.theirs.replace(f"{HEAD}.", f"{head}."))
-        if row.ours.startswith("classifier.")
-        else row
-        for row in table.rows
+def name_head(table: Table, task: TaskConfig) -> Table:
+    """Return the table in which the label head has the tensor names of a task."""
+    head = HEADS.get(task.kind)
+    if head is None:
+        return table
+    entries = (
+        dataclasses.replace(
+            entry, tensor=entry.tensor.replace("classifier.", f"{head.tensor}.")
+        )
+        if entry.param.startswith("classifier.")
+        else entry
+        for entry in table.entries
     )
-    return dataclasses.replace(table, rows=tuple(rows))
+    return dataclasses.replace(table, entries=tuple(entries))
 
 
-def used(model: Model, params: Params, task: TaskConfig) -> tuple[Model, Params]:
-    """Return the model without the heads that its task does not use.
+def drop_unused_heads(
+    model: Model, params: Params, task: TaskConfig
+) -> tuple[Model, Params]:
+    """Remove the other heads of a model that has a label head.
 
-    Their classes have the one for labels alone, over the pooler to classify texts, and
-    without one to tag and to find answers.
+    The classes of transformers have a single head. Those that classify texts have a
+    pooler as well.
 
     Raises:
-      ConfigError: the model has a classifier, but no task to go with it.
+      ConfigError: the model has a label head, but the task has no labels.
     """
     config = model.config
     if not isinstance(config, EncoderConfig) or not config.num_labels:
         return model, params
     if not outputs(task):
         raise ConfigError(
-            f"config.task.kind = {task.kind!r}: does not say what config.model."
-            f"num_labels = {config.num_labels} are labels of"
+            f"config.task.kind = {task.kind!r}: has no labels, but config.model."
+            f"num_labels = {config.num_labels}"
         )
-    pooler = task.kind == "classify"
+    pooler = HEADS[task.kind].uses_pooler
     config = dataclasses.replace(
         config, mlm_head=False, pair_head=False, pooler=pooler, head_bias=False
     )
-    idle = {"head", "pair"} if pooler else {"head", "pair", "pooler"}
-    kept = {name: part for name, part in params.items() if name not in idle}
-    return models.build(config, platform=jax.default_backend()), kept
+    unused = {"head", "pair"} if pooler else {"head", "pair", "pooler"}
+    params = {name: tree for name, tree in params.items() if name not in unused}
+    return models.build(config, platform=jax.default_backend()), params

@@ -1,4 +1,4 @@
-"""Adapters alone, in the files of the PEFT library."""
+"""Export of LoRA adapters alone, in the files of the PEFT library."""
 
 import json
 from collections.abc import Iterator
@@ -11,123 +11,131 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax import models
 from lmjax.config.model import AnyTransformer, TransformerConfig
-from lmjax.errors import ConfigError
-from lmjax.interop.hf import Transferred, restore, surplus_prefix
-from lmjax.interop.layout import Row, Table
+from lmjax.errors import ConfigError, UserError
+from lmjax.interop.hf import Summary, restore_model
 from lmjax.interop.registry import choose_family
-from lmjax.interop.staging import refuse_occupied, staged
-from lmjax.interop.tensors import Spec, write_file
+from lmjax.interop.safetensors import Spec, write_file
+from lmjax.interop.staging import check_unused, staged_directory
+from lmjax.interop.table import Entry, Table
 from lmjax.nn import lora
 from lmjax.run.checkpoint import Step
 from lmjax.types import Array, Params, named_leaves
 
-_PREFIX = "base_model.model."  # PEFT's, before the names of the adapted model
+_PREFIX = "base_model.model."  # PEFT's, of the names of all tensors
+_TASK_TYPES = {
+    "decoder": "CAUSAL_LM",
+    "encoder": "FEATURE_EXTRACTION",
+    "encoder_decoder": "SEQ_2_SEQ_LM",
+}
 
 
 def export_adapters(
     directory: str | Path, target: str | Path, *, step: Step = None
-) -> Transferred:
+) -> Summary:
     """Write the adapters of a workdir as PEFT's LoRA: a config and one small file.
 
     Args:
       directory: the workdir.
-      target: the directory to be; nothing is left there if anything goes wrong.
-      step: of a checkpoint, or "best"; by default the newest.
+      target: the new directory; if anything fails it is not created.
+      step: of a checkpoint, or "best"; by default the last one.
 
     Raises:
-      ConfigError: there are none, or transformers has no matrix of its own for one.
+      UserError: there are no adapters.
+      ConfigError: an adapter belongs to a part of a matrix in transformers.
     """
-    source, goal = Path(directory).expanduser(), Path(target).expanduser()
-    refuse_occupied(goal, flag="--to")
-    model, params = restore(source, step)
+    source, target = Path(directory).expanduser(), Path(target).expanduser()
+    check_unused(target, flag="--to")
+    model, params = restore_model(source, step)
     config = model.config
     if not isinstance(config, TransformerConfig) or not config.lora.rank:
-        raise ConfigError(f"--workdir={source}: has no adapters (model.lora.rank = 0)")
+        raise UserError(f"--workdir={source}: has no adapters (model.lora.rank = 0)")
     base = lora.without(config)
     family, values = choose_family(models.build(base, platform=jax.default_backend()))
     table = family.table(base)
-    tensors = dict(_tensors(table, params))
-    cut = surplus_prefix(family, values["architectures"][0], table)
+    adapted = _find_adapted(table, params)
+    prefix = family.prefix_to_drop(values["architectures"][0], table)
     tensors = {
-        _PREFIX + name.removeprefix(cut): array for name, array in tensors.items()
+        _PREFIX + name.removeprefix(prefix): array
+        for name, array in _read_adapters(adapted, params)
     }
     specs = {name: Spec(np.dtype(np.float32), a.shape) for name, a in tensors.items()}
-    with staged(goal, flag="--to") as part:
+    with staged_directory(target, flag="--to") as staging:
         if jax.process_index() == 0:
-            write_file(
-                part / "adapter_model.safetensors", specs, iter(tensors.values())
-            )
-            text = json.dumps(_settings(config, table, params), indent=2)
-            (part / "adapter_config.json").write_text(text + "\n")
+            file = staging / "adapter_model.safetensors"
+            write_file(file, specs, iter(tensors.values()))
+            text = json.dumps(_peft_config(config, adapted), indent=2)
+            (staging / "adapter_config.json").write_text(text + "\n")
     count = sum(array.size for array in tensors.values())
-    return Transferred(goal, "LoRA adapters", count, "none")
+    return Summary(target, "LoRA adapters", count, "none")
 
 
-def _tensors(table: Table, params: Params) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each adapter of each layer: lora_A (rank, in), lora_B (out, rank)."""
-    flat = named_leaves(params)
-    for row, name in _targets(table, params):
-        a = _on_host(flat[f"{name}.lora_a"])
-        b = _on_host(flat[f"{name}.lora_b"])
-        rank = a.shape[-1]
-        for layer in range(len(a)):
-            theirs = row.theirs.format(layer=layer).removesuffix(".weight")
-            yield (
-                f"{theirs}.lora_A.weight",
-                np.ascontiguousarray(a[layer].reshape(-1, rank).T),
-            )
-            yield (
-                f"{theirs}.lora_B.weight",
-                np.ascontiguousarray(b[layer].reshape(rank, -1).T),
-            )
-
-
-def _targets(table: Table, params: Params) -> Iterator[tuple[Row, str]]:
-    """Yield the row of each matrix that has an adapter, and our name of it.
+def _find_adapted(table: Table, params: Params) -> list[Entry]:
+    """Return the entries of the kernels that have adapters.
 
     Raises:
-      ConfigError: it is but a part of a matrix of theirs.
+      ConfigError: one of them is a part of a tensor, as in GPT-2's fused attention.
     """
-    flat = named_leaves(params)
-    for row in table.rows:
-        name = row.ours.removesuffix(".kernel")
-        if f"{name}.lora_a" not in flat:
+    leaves = named_leaves(params)
+    adapted = []
+    for entry in table.entries:
+        layer = entry.param.removesuffix(".kernel")
+        if f"{layer}.lora_a" not in leaves:
             continue
-        if row.data_shards > 1:
+        if entry.num_parts > 1:
             raise ConfigError(
-                f"config.model.lora.targets: {name} is a part of {row.theirs} in "
-                "transformers, which PEFT adapts as one; export without --adapters "
-                "merges it"
+                f"config.model.lora.targets: {layer} is a part of {entry.tensor} in "
+                "transformers, and PEFT adapts whole tensors; export without "
+                "--adapters merges the adapters"
             )
-        yield row, name
+        adapted.append(entry)
+    return adapted
 
 
-def _on_host(x: Array) -> np.ndarray:
-    """Return the whole of an array, which may be split over processes."""
+def _read_adapters(
+    adapted: list[Entry], params: Params
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, value) of lora_A (rank, inputs) and lora_B (outputs, rank)."""
+    leaves = named_leaves(params)
+    for entry in adapted:
+        layer = entry.param.removesuffix(".kernel")
+        a, b = _to_host(leaves[f"{layer}.lora_a"]), _to_host(leaves[f"{layer}.lora_b"])
+        rank = a.shape[-1]
+        for i in range(len(a)):
+            name = entry.tensor.format(layer=i).removesuffix(".weight")
+            yield (
+                f"{name}.lora_A.weight",
+                np.ascontiguousarray(a[i].reshape(-1, rank).T),
+            )
+            yield (
+                f"{name}.lora_B.weight",
+                np.ascontiguousarray(b[i].reshape(rank, -1).T),
+            )
+
+
+def _to_host(x: Array) -> np.ndarray:
+    """Return a whole array, which may be sharded over several processes."""
     sharding = x.sharding
     assert isinstance(sharding, NamedSharding), sharding
-    whole = NamedSharding(sharding.mesh, PartitionSpec())
-    return np.asarray(jax.jit(lambda x: x, out_shardings=whole)(x))
+    replicated = NamedSharding(sharding.mesh, PartitionSpec())
+    return np.asarray(jax.jit(lambda x: x, out_shardings=replicated)(x))
 
 
-def _settings(config: AnyTransformer, table: Table, params: Params) -> dict[str, Any]:
-    """Return what PEFT's adapter_config.json says."""
-    rows = [row for row, _ in _targets(table, params)]
+def _peft_config(config: AnyTransformer, adapted: list[Entry]) -> dict[str, Any]:
+    """Return the adapter_config.json."""
     return {
         "peft_type": "LORA",
-        "task_type": {
-            "decoder": "CAUSAL_LM",
-            "encoder": "FEATURE_EXTRACTION",
-            "encoder_decoder": "SEQ_2_SEQ_LM",
-        }[config.kind],
+        "task_type": _TASK_TYPES[config.kind],
         "base_model_name_or_path": None,
         "r": config.lora.rank,
         "lora_alpha": config.lora.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": any(row.how == "conv1d" for row in rows),
+        "fan_in_fan_out": any(entry.layout == "conv1d" for entry in adapted),
         "inference_mode": True,
         "target_modules": sorted(
-            {row.theirs.removesuffix(".weight").split("{layer}.")[1] for row in rows}
+            {
+                entry.tensor.removesuffix(".weight").split("{layer}.")[1]
+                for entry in adapted
+            }
         ),
     }

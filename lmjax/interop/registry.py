@@ -1,11 +1,11 @@
-"""Which family a Hugging Face model is of, and which one of ours could be."""
+"""All families, and which of them a model belongs to, in either direction."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from lmjax.config.experiment import Config, parse
-from lmjax.config.model import AnyTransformer, TransformerConfig
+from lmjax.config.model import ModelConfig
 from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.interop.families.bart import BART, MARIAN
 from lmjax.interop.families.bert import BERT, ROBERTA
@@ -13,7 +13,8 @@ from lmjax.interop.families.gemma import GEMMA, GEMMA2
 from lmjax.interop.families.gpt2 import GPT2
 from lmjax.interop.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from lmjax.interop.families.t5 import T5
-from lmjax.interop.layout import Family
+from lmjax.interop.family import Family
+from lmjax.interop.hf_config import HFConfig
 from lmjax.models import Model
 from lmjax.types import named_leaves
 
@@ -31,15 +32,19 @@ FAMILIES: tuple[Family, ...] = (
     MARIAN,
     T5,
 )
-# Fields that do not change what a trained model computes.
-_TRAINING = ("dropout", "attention_dropout", "opening")
+# Fields that do not change the logits of a trained model.
+_TRAINING_FIELDS = ("dropout", "attention_dropout", "opening")
 
 
-def find_family(values: Mapping[str, Any], *, where: str) -> Family:
+def find_family(values: Mapping[str, Any], *, file: str) -> Family:
     """Return the family of a config.json, by its `architectures` or `model_type`.
 
+    Args:
+      values: of the config.json.
+      file: how errors name it.
+
     Raises:
-      ConfigError: none that lmjax knows; the text lists those it does.
+      UserError: it is not supported; the text lists the supported ones.
     """
     architectures = values.get("architectures") or ()
     model_type = values.get("model_type")
@@ -49,119 +54,124 @@ def find_family(values: Mapping[str, Any], *, where: str) -> Family:
         if not architectures and model_type == family.model_type:
             return family
     if architectures:
-        known = [name for family in FAMILIES for name in family.architectures]
+        supported = [name for family in FAMILIES for name in family.architectures]
         key, value = "architectures", architectures[0]
     else:
-        known = [family.model_type for family in FAMILIES]
+        supported = [family.model_type for family in FAMILIES]
         key, value = "model_type", model_type
-    raise ConfigError(
-        f"{where}: {key} = {value!r}: not supported{nearest(str(value), known)}; "
-        f"supported: {', '.join(known)}"
+    raise UserError(
+        f"{file}: {key} = {value!r}: not supported{nearest(str(value), supported)}; "
+        f"supported: {', '.join(supported)}"
     )
 
 
 def read_config(
     family: Family,
     values: Mapping[str, Any],
-    names: Collection[str],
+    tensors: Collection[str],
     *,
-    where: str,
+    file: str,
 ) -> Config:
-    """Return our config of a model, given its config.json and its tensors' names.
+    """Return the config of a Hugging Face model.
+
+    Args:
+      family: of the model.
+      values: of its config.json.
+      tensors: their names in its files.
+      file: how errors name the config.json.
 
     Raises:
-      ConfigError: a setting that lmjax cannot honour.
+      UserError: lmjax does not support the value of a key.
     """
-    settings = family.settings(values, where=where)
-    settings.only("quantization_config", None)
-    fields = family.config_from_hf(settings, names)
+    hf = HFConfig(values, family.defaults, file=file)
+    hf.require("quantization_config", None)
+    model = family.config_from_hf(hf, tensors)
     sections = {
-        "model": fields,
-        "tokenizer": {"kind": "ids", "vocab_size": fields["vocab_size"]},
-        "data": {"source": "none", "length": min(fields["max_length"], 1024)},
-        "task": family.task_from_hf(settings, names),
+        "model": model,
+        "tokenizer": {"kind": "ids", "vocab_size": model["vocab_size"]},
+        "data": {"source": "none", "length": min(model["max_length"], 1024)},
+        "task": family.task_from_hf(hf, tensors),
     }
     try:
         return parse(sections)
     except UserError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise UserError(f"{file}: {error}") from error
 
 
 def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
-    """Return a family that computes just what a model does, and its config.json.
+    """Return a family that computes exactly what a model does, and its config.json.
 
-    Settings are written, read back, and compared: what a family cannot say differs.
+    Each family of the model's kind writes a config.json, which is read again and
+    compared with the model: fields that the family cannot express differ.
 
     Raises:
-      ConfigError: there is none; the text says what the nearest one lacks.
+      ConfigError: there is none; the text says how the nearest one differs.
     """
-    if not isinstance(model.config, TransformerConfig):
-        raise ConfigError(
-            f"config.model.kind = {model.config.kind!r}: no model of transformers is "
-            "like this"
-        )
-    obstacles: dict[str, list[str]] = {}
+    kind = model.config.kind
+    differences: dict[str, list[str]] = {}
     for family in FAMILIES:
-        if family.kind != model.config.kind:
+        if family.kind != kind:
             continue
         values = family.config_to_hf(model.config)
-        obstacles[family.model_type] = found = _obstacles(family, values, model)
-        if not found:
+        differences[family.model_type] = _find_differences(family, values, model)
+        if not differences[family.model_type]:
             return family, values
-    name = min(obstacles, key=lambda name: len(obstacles[name]))
+    if not differences:
+        raise ConfigError(
+            f"config.model.kind = {kind!r}: transformers has no such architecture"
+        )
+    name = min(differences, key=lambda name: len(differences[name]))
     raise ConfigError(
-        f"config.model: no model of transformers is like this; the nearest, {name}, "
-        f"differs: {'; '.join(obstacles[name])}"
+        "config.model: transformers has no such architecture; the nearest is "
+        f"{name}, which differs: {'; '.join(differences[name])}"
     )
 
 
-def _obstacles(family: Family, values: dict[str, Any], model: Model) -> list[str]:
-    """Return in which fields a family's reading of `values` is not the model's."""
-    ours = named_leaves(model.shapes)
-    rows = family.table(model.config).rows
-    names = {row.theirs for row in rows if row.ours in ours}
+def _find_differences(
+    family: Family, values: dict[str, Any], model: Model
+) -> list[str]:
+    """Return how the model that a family reads from `values` differs from `model`."""
+    params = named_leaves(model.shapes)
+    entries = family.table(model.config).entries
+    tensors = {entry.tensor for entry in entries if entry.param in params}
     try:
-        back = read_config(family, values, names, where=family.model_type).model
+        read = read_config(family, values, tensors, file=family.model_type).model
     except UserError as error:
         return [str(error)]
-    assert isinstance(model.config, TransformerConfig)
-    assert isinstance(back, TransformerConfig)
-    a, b = _essence(model.config), _essence(back)
+    a, b = _effective_fields(model.config, family), _effective_fields(read, family)
     return [
-        f"{name} = {a[name]!r}, there {b[name]!r}" for name in a if a[name] != b[name]
+        f"{name} = {a[name]!r} (there {b[name]!r})" for name in a if a[name] != b[name]
     ]
 
 
-def _essence(config: AnyTransformer) -> dict[str, Any]:
-    """Return the fields that decide what a model computes; idle ones have defaults."""
+def _effective_fields(config: ModelConfig, family: Family) -> dict[str, Any]:
+    """Return the fields that decide the logits; unused ones have their defaults."""
     fields = {
         field.name: field
         for field in dataclasses.fields(config)
-        if not field.metadata.get("runtime") and field.name not in _TRAINING
+        if not field.metadata.get("runtime") and field.name not in _TRAINING_FIELDS
     }
     values = {name: getattr(config, name) for name in fields}
-    if config.attention_scale == config.head_dim**-0.5:
-        values["attention_scale"] = 0.0
-    for name in _idle(config):
+    if values["attention_scale"] == values["head_dim"] ** -0.5:
+        values["attention_scale"] = 0.0  # the default
+    for name in (*_unused_fields(values), *family.unused_fields(config)):
         values[name] = fields[name].default
     return values
 
 
-def _idle(config: AnyTransformer) -> list[str]:
-    """Return the fields that others leave without a meaning."""
-    idle = []
-    scaling = config.rope_scaling if config.position == "rope" else ""
+def _unused_fields(values: Mapping[str, Any]) -> list[str]:
+    """Return the fields that have no effect, given the values of others."""
+    unused = []
+    scaling = values["rope_scaling"] if values["position"] == "rope" else ""
     if not scaling:
-        idle += ["rope_theta", "rope_scaling"]
+        unused += ["rope_theta", "rope_scaling"]
     if scaling in ("", "none"):
-        idle.append("rope_factor")
+        unused.append("rope_factor")
     if scaling != "llama3":
-        idle += ["rope_low_frequency_factor", "rope_high_frequency_factor"]
-        idle.append("rope_original_length")
-    if config.position != "relative":
-        idle += ["relative_buckets", "relative_max_distance"]
-    if config.use_bias:
-        idle.append("qkv_bias")
-    if config.kind == "encoder" and not config.mlm_head:
-        idle += ["tie_embeddings", "head_bias", "logit_softcap"]
-    return idle
+        unused += ["rope_low_frequency_factor", "rope_high_frequency_factor"]
+        unused.append("rope_original_length")
+    if values["position"] != "relative":
+        unused += ["relative_buckets", "relative_max_distance"]
+    if values["use_bias"]:
+        unused.append("qkv_bias")
+    return unused

@@ -1,4 +1,4 @@
-"""Directories that come to be whole or not at all."""
+"""Directories that appear complete or not at all."""
 
 import contextlib
 import os
@@ -9,70 +9,74 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 from lmjax.fileio import try_lock
 
 _LOCK = ".lock"
 
 
-def refuse_occupied(directory: Path, *, flag: str) -> None:
-    """Raise if a directory that is to be made holds something.
-
-    Raises:
-      ConfigError: it does, or is a file.
-    """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"{flag}={directory}: exists already, and is not empty")
-
-
-@contextlib.contextmanager
-def staged(directory: Path, *, flag: str) -> Iterator[Path]:
-    """Yield a directory beside, which takes the place of `directory` at the end.
-
-    If anything goes wrong before, neither is left behind. All processes of a run call
-    this together; the first of them makes and moves.
+def check_unused(directory: Path, *, flag: str) -> None:
+    """Check that a directory does not exist, or is empty.
 
     Args:
-      directory: what must not exist yet, or be empty.
-      flag: the command line's name of it.
+      directory: to check.
+      flag: the option of the command line that names it.
 
     Raises:
-      ConfigError: it holds something already, or cannot be written.
+      UserError: it holds something, or is a file.
     """
-    refuse_occupied(directory, flag=flag)
-    directory = directory.absolute()
-    part = directory.with_name(f".{directory.name}.part")
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            stack.enter_context(_made(part, flag))
-        _wait_for_others(f"{directory} begun")
-        yield part
-        _wait_for_others(f"{directory} written")
-        if jax.process_index() == 0:
-            (part / _LOCK).unlink()
-            part.replace(directory)
-        _wait_for_others(f"{directory} there")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{flag}={directory}: exists already, and is not empty")
 
 
 @contextlib.contextmanager
-def _made(part: Path, flag: str) -> Iterator[None]:
-    """Hold an empty directory, and remove it unless it was moved away."""
+def staged_directory(directory: Path, *, flag: str) -> Iterator[Path]:
+    """Write a directory as a whole: yields one next to it, which is renamed at the end.
+
+    If the block fails, both are gone. All processes of a run must call this together;
+    the first of them creates and renames.
+
+    Args:
+      directory: the final name; must not exist, or be empty.
+      flag: the option of the command line that names it.
+
+    Raises:
+      UserError: `directory` holds something already, or cannot be written.
+    """
+    check_unused(directory, flag=flag)
+    directory = directory.absolute()
+    staging = directory.with_name(f".{directory.name}.part")
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(_create_empty(staging, flag))
+        _sync_processes(f"{directory} created")
+        yield staging
+        _sync_processes(f"{directory} written")
+        if jax.process_index() == 0:
+            (staging / _LOCK).unlink()
+            staging.replace(directory)
+        _sync_processes(f"{directory} renamed")
+
+
+@contextlib.contextmanager
+def _create_empty(staging: Path, flag: str) -> Iterator[None]:
+    """Lock an empty directory, and remove it at the end unless it was renamed."""
     try:
-        with try_lock(part, flag=flag):
+        with try_lock(staging, flag=flag):
             try:
-                for left in part.iterdir():  # by one that was killed
-                    if left.name != _LOCK:
-                        shutil.rmtree(left) if left.is_dir() else left.unlink()
+                for old in staging.iterdir():  # of a process that was killed
+                    if old.name != _LOCK:
+                        shutil.rmtree(old) if old.is_dir() else old.unlink()
                 yield
             finally:
-                shutil.rmtree(part, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        where = error.filename or part
-        raise ConfigError(
-            f"{flag}: {where}: {error.strerror or os.strerror(error.errno or 0)}"
+        path = error.filename or staging
+        raise UserError(
+            f"{flag}: {path}: {error.strerror or os.strerror(error.errno or 0)}"
         ) from error
 
 
-def _wait_for_others(name: str) -> None:
+def _sync_processes(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -1,7 +1,8 @@
-"""Parameters from the files of another program to the devices, and back.
+"""Tensors from files to the devices, and from the devices to files.
 
-One tensor is on its way at a time: a host holds no more of it than its own devices
-take, and it is transposed and cast on them.
+One tensor at a time is on its way. When importing, each device's slice is read from the
+file by itself, and is transposed and cast on the device: host memory holds at most one
+tensor, and only the slices of this process's devices.
 """
 
 import functools
@@ -16,152 +17,154 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmjax.errors import ConfigError
-from lmjax.interop.layout import (
-    Piece,
-    Row,
-    Shape,
-    Table,
-    account,
-    names,
-    parts_axis,
-    rows_of,
-    their_shape,
-    their_spec,
-    to_ours,
-    to_theirs,
-    unstacked,
-    whole_shape,
-)
-from lmjax.interop.tensors import Spec, Tensors
-from lmjax.types import Array, Params, leaf_name, named_leaves
+from lmjax.errors import UserError
+from lmjax.interop.match import Match, match_tensors
+from lmjax.interop.safetensors import Spec, TensorFiles
+from lmjax.interop.table import Entry, Shape, Table
+from lmjax.types import Array, Params, named_leaves
 
-_RELEASE_TRIES = 200  # of a millisecond
+_RELEASE_TRIES = 200  # of a millisecond each
+
+Buffers = list[weakref.ref[np.ndarray]]
 
 
 def import_params(
-    tensors: Tensors,
+    files: TensorFiles,
     table: Table,
     shapes: Params,
     shardings: Params,
     *,
     on_bytes: Callable[[int], None] = lambda num_bytes: None,
 ) -> Params:
-    """Return the parameters that the files hold, on the devices, float32.
+    """Load the parameters of a model from files onto the devices, in float32.
 
     Args:
-      tensors: the files.
-      table: which tensor is which parameter.
-      shapes: of the model.
+      files: the tensors.
+      table: maps tensors to parameters.
+      shapes: of the parameters.
       shardings: a `NamedSharding` for each parameter.
-      on_bytes: is told of bytes as they have been read.
+      on_bytes: called with the number of bytes of each tensor that was read.
 
     Raises:
-      ConfigError: the files are not of this model.
+      UserError: the files do not hold this model.
     """
-    pieces = account(tensors, table, shapes)
-    placed = named_leaves(shardings)
+    matches = match_tensors(files, table, shapes)
+    named_shardings = named_leaves(shardings)
+    leaves = [
+        _load_param(files, matches[name], leaf, named_shardings[name], on_bytes)
+        for name, leaf in named_leaves(shapes).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
-    def fill(path: Any, leaf: Any) -> Array:
-        name = leaf_name(path)
-        return _fill(tensors, pieces[name], leaf, placed[name], on_bytes)
 
-    return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-def _fill(
-    tensors: Tensors,
-    pieces: list[Piece],
+def _load_param(
+    files: TensorFiles,
+    matches: list[Match],
     leaf: Any,
     sharding: NamedSharding,
     on_bytes: Callable[[int], None],
 ) -> Array:
-    """Return one parameter, filled layer by layer if it is stacked."""
-    if pieces[0].layer is None:
-        convert = _converter(pieces[0].row, leaf.shape, leaf.dtype, sharding)
-        mesh, spec = sharding.mesh, sharding.spec
-        theirs = _read(tensors, pieces[0], leaf.shape, mesh, spec, [])
-        on_bytes(theirs.nbytes)
-        return jax.block_until_ready(convert(theirs))
-    ours = _allocator(leaf.shape, leaf.dtype, sharding)()
-    lent: Lent = []
-    for piece in pieces:
-        update = _updater(piece.row, leaf.shape, leaf.dtype, sharding)
-        shape, spec = leaf.shape[1:], sharding.spec[1:]
-        theirs = _read(tensors, piece, shape, sharding.mesh, spec, lent)
-        # One at a time, and gone before the next: else what is read piles up.
-        ours = jax.block_until_ready(update(ours, theirs, piece.layer))
-        on_bytes(theirs.nbytes)
-        del theirs
-        _await_release(lent)
-    return ours
+    """Load one parameter, layer by layer if it is stacked."""
+    mesh, spec = sharding.mesh, sharding.spec
+    if matches[0].layer is None:
+        convert = _compile_convert(matches[0].entry, leaf.shape, leaf.dtype, sharding)
+        part = _read_part(files, matches[0], leaf.shape, mesh, spec, [])
+        on_bytes(part.nbytes)
+        return jax.block_until_ready(convert(part))
+    param = _compile_zeros(leaf.shape, leaf.dtype, sharding)()
+    buffers: Buffers = []
+    for match in matches:
+        update = _compile_update(match.entry, leaf.shape, leaf.dtype, sharding)
+        part = _read_part(files, match, leaf.shape[1:], mesh, spec[1:], buffers)
+        # Wait, and free the part before the next one is read: else they pile up.
+        param = jax.block_until_ready(update(param, part, match.layer))
+        on_bytes(part.nbytes)
+        del part
+        _wait_until_freed(buffers)
+    return param
 
 
-Lent = list[weakref.ref[np.ndarray]]
+def _read_part(
+    files: TensorFiles,
+    match: Match,
+    shape: Shape,
+    mesh: Any,
+    spec: Any,
+    buffers: Buffers,
+) -> Array:
+    """Read a parameter's part of a tensor; each device reads its own slice.
+
+    Args:
+      files: the tensors.
+      match: the tensor.
+      shape: of the parameter, of one layer.
+      mesh: its devices.
+      spec: how the parameter is sharded, of one layer.
+      buffers: takes references to the host memory that the slices are read into.
+    """
+    entry, axis = match.entry, match.entry.concat_axis
+    part = entry.part_shape(shape)
+    spec = [*spec, *[None] * (len(shape) - len(spec))]
+    sharding = NamedSharding(mesh, entry.part_spec(spec))
+
+    @functools.cache  # devices with the same slice share it
+    def read_slice(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
+        array = files.read(match.tensor, [slice(*b) for b in bounds])
+        assert isinstance(array.base, np.ndarray)
+        buffers.append(weakref.ref(array.base))
+        return array
+
+    def read_index(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        bounds = [s.indices(n)[:2] for s, n in zip(index, part, strict=True)]
+        if entry.num_parts > 1:
+            start = entry.part * part[axis]
+            bounds[axis] = (start + bounds[axis][0], start + bounds[axis][1])
+        return read_slice(tuple(bounds))
+
+    return jax.make_array_from_callback(part, sharding, read_index)
 
 
-def _await_release(lent: Lent) -> None:
-    """Return when jax has let go of host memory that it used in place.
+def _wait_until_freed(buffers: Buffers) -> None:
+    """Wait until jax has freed host memory that it used without a copy.
 
-    It does so a moment after the last use, and then keeps it until Python next collects
-    its garbage; the next tensor would lie in memory beside this one.
+    It does so a moment after the last use, and Python's garbage collector must run.
+    Else the next tensor would be in memory together with this one.
     """
     for _ in range(_RELEASE_TRIES):
-        if not any(buffer() is not None for buffer in lent):
+        if not any(buffer() is not None for buffer in buffers):
             break
         gc.collect(0)
         time.sleep(0.001)
-    lent.clear()
-
-
-def _read(
-    tensors: Tensors, piece: Piece, shape: Shape, mesh: Any, spec: Any, lent: Lent
-) -> Array:
-    """Return a part of their tensor, of which each device has read its own slice.
-
-    Notes in `lent` the host memory that this takes.
-    """
-    row, axis = piece.row, parts_axis(piece.row)
-    spec = [*spec, *[None] * (len(shape) - len(spec))]
-    part = their_shape(row, shape)
-    sharding = NamedSharding(mesh, their_spec(row, spec))
-
-    @functools.cache  # devices that hold the same share it
-    def cut(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
-        array = tensors.read(piece.name, [slice(*b) for b in bounds])
-        assert isinstance(array.base, np.ndarray)
-        lent.append(weakref.ref(array.base))
-        return array
-
-    def callback(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None
-        bounds = [s.indices(n)[:2] for s, n in zip(index, part, strict=True)]
-        if row.data_shards > 1:
-            start = row.part * part[axis]
-            bounds[axis] = (start + bounds[axis][0], start + bounds[axis][1])
-        return cut(tuple(bounds))
-
-    return jax.make_array_from_callback(part, sharding, callback)
+    buffers.clear()
 
 
 @functools.cache
-def _allocator(shape: Shape, dtype: Any, sharding: NamedSharding) -> Any:
+def _compile_zeros(shape: Shape, dtype: Any, sharding: NamedSharding) -> Any:
     return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
 
 
 @functools.cache
-def _converter(row: Row, shape: Shape, dtype: Any, sharding: NamedSharding) -> Any:
-    def convert(theirs: Array) -> Array:
-        return to_ours(row, theirs, shape).astype(dtype)
+def _compile_convert(
+    entry: Entry, shape: Shape, dtype: Any, sharding: NamedSharding
+) -> Any:
+    """Compile `convert(part)`, which returns a parameter that is not stacked."""
+
+    def convert(part: Array) -> Array:
+        return entry.to_param(part, shape).astype(dtype)
 
     return jax.jit(convert, out_shardings=sharding, donate_argnums=0)
 
 
 @functools.cache
-def _updater(row: Row, shape: Shape, dtype: Any, sharding: NamedSharding) -> Any:
-    def update(ours: Array, theirs: Array, layer: Array) -> Array:
-        value = to_ours(row, theirs, shape[1:]).astype(dtype)
-        return jax.lax.dynamic_update_index_in_dim(ours, value, layer, axis=0)
+def _compile_update(
+    entry: Entry, shape: Shape, dtype: Any, sharding: NamedSharding
+) -> Any:
+    """Compile `update(param, part, layer)`, which sets one layer in place."""
+
+    def update(param: Array, part: Array, layer: Array) -> Array:
+        value = entry.to_param(part, shape[1:]).astype(dtype)
+        return jax.lax.dynamic_update_index_in_dim(param, value, layer, axis=0)
 
     return jax.jit(update, out_shardings=sharding, donate_argnums=0)
 
@@ -169,60 +172,72 @@ def _updater(row: Row, shape: Shape, dtype: Any, sharding: NamedSharding) -> Any
 def export_tensors(
     params: Params, table: Table, *, dtype: Any
 ) -> tuple[dict[str, Spec], Iterator[np.ndarray]]:
-    """Return what each tensor will be, and their values one at a time, in that order.
+    """Return the tensors that hold the parameters of a model.
 
-    Every process must draw the values; only one needs to write them.
+    Args:
+      params: on the devices.
+      table: maps parameters to tensors.
+      dtype: of the tensors.
+
+    Returns:
+      The dtype and shape of each tensor by its name, and an iterator over their values
+      in that order. All processes must exhaust the iterator together.
 
     Raises:
-      ConfigError: (from the iterator) a value is too large for float16.
+      UserError: (by the iterator) a value is too large for float16.
     """
-    flat = named_leaves(params)
-    fused: dict[str, list[Row]] = {}
-    for row in rows_of(table, flat):
-        fused.setdefault(row.theirs, []).append(row)
+    leaves = named_leaves(params)
+    by_tensor: dict[str, list[Entry]] = {}  # several entries where parts are joined
+    for entry in table.entries_for(leaves):
+        by_tensor.setdefault(entry.tensor, []).append(entry)
     specs: dict[str, Spec] = {}
-    sources: list[tuple[list[Row], int | None]] = []
-    for rows in fused.values():
-        shape = flat[rows[0].ours].shape
-        whole = whole_shape(rows[0], unstacked(rows[0], shape))
-        for layer, name in names(rows[0], shape):
-            specs[name] = Spec(np.dtype(dtype), whole)
-            sources.append((sorted(rows, key=lambda row: row.part), layer))
-    places = dict(zip(specs, sources, strict=True))
-    for idle, original in table.stand_ins.items():  # read by no one, but looked for
-        if original in specs:
-            specs[idle] = specs[original]
-            sources.append(places[original])
+    origins: dict[str, tuple[tuple[Entry, ...], int | None]] = {}
+    for entries in by_tensor.values():
+        entry, shape = entries[0], leaves[entries[0].param].shape
+        spec = Spec(np.dtype(dtype), entry.tensor_shape(entry.layer_shape(shape)))
+        parts = tuple(sorted(entries, key=lambda entry: entry.part))
+        for layer, name in entry.tensor_names(shape):
+            specs[name], origins[name] = spec, (parts, layer)
+    for alias, tensor in table.aliases.items():
+        if tensor in specs:  # transformers reports a missing alias
+            specs[alias], origins[alias] = specs[tensor], origins[tensor]
 
-    def values() -> Iterator[np.ndarray]:
-        for name, (rows, layer) in zip(specs, sources, strict=True):
-            leaves = [flat[row.ours] for row in rows]
-            yield _gather(name, tuple(rows), leaves, layer, np.dtype(dtype))
+    def gather_tensors() -> Iterator[np.ndarray]:
+        for name, (entries, layer) in origins.items():
+            params = [leaves[entry.param] for entry in entries]
+            yield _gather_tensor(name, entries, params, layer, np.dtype(dtype))
 
-    return specs, values()
+    return specs, gather_tensors()
 
 
-def _gather(
-    name: str, rows: tuple[Row, ...], leaves: list[Array], layer: int | None, dtype: Any
+def _gather_tensor(
+    name: str,
+    entries: tuple[Entry, ...],
+    params: list[Array],
+    layer: int | None,
+    dtype: Any,
 ) -> np.ndarray:
-    """Return one whole tensor of theirs on the host."""
-    sharding = leaves[0].sharding
+    """Return a whole tensor on the host, with the parts that `entries` say."""
+    sharding = params[0].sharding
     assert isinstance(sharding, NamedSharding), sharding
-    whole = NamedSharding(sharding.mesh, PartitionSpec())
-    gather = _gatherer(rows, layer is not None, dtype, whole)
-    array = np.asarray(gather(leaves, layer or 0))
+    replicated = NamedSharding(sharding.mesh, PartitionSpec())
+    gather = _compile_gather(entries, layer is not None, dtype, replicated)
+    array = np.asarray(gather(params, layer or 0))
     if dtype == np.float16 and not np.isfinite(array).all():
-        raise ConfigError(f"{name}: has values that float16 cannot hold")
+        raise UserError(f"{name}: holds values beyond the range of float16")
     return array
 
 
 @functools.cache
-def _gatherer(
-    rows: tuple[Row, ...], stacked: bool, dtype: Any, sharding: NamedSharding
+def _compile_gather(
+    entries: tuple[Entry, ...], stacked: bool, dtype: Any, sharding: NamedSharding
 ) -> Any:
-    def gather(leaves: list[Array], layer: Array) -> Array:
-        ours = [leaf[layer] if stacked else leaf for leaf in leaves]
-        parts = [to_theirs(row, x) for row, x in zip(rows, ours, strict=True)]
-        return jnp.concatenate(parts, axis=parts_axis(rows[0])).astype(dtype)
+    """Compile `gather(params, layer)`, which joins the parts of a tensor."""
+
+    def gather(params: list[Array], layer: Array) -> Array:
+        if stacked:
+            params = [param[layer] for param in params]
+        parts = [e.to_part(param) for e, param in zip(entries, params, strict=True)]
+        return jnp.concatenate(parts, axis=entries[0].concat_axis).astype(dtype)
 
     return jax.jit(gather, out_shardings=sharding)

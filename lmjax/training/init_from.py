@@ -50,7 +50,7 @@ def open_origin(path: str) -> Origin:
     if (directory / "checkpoints").is_dir():
         return _open_workdir(directory)
     opened = open_hf(path, flag="config.init_from")
-    read = lambda model, mesh: opened.read(
+    read = lambda model, mesh: opened.load_params(
         model, sharding.param_shardings(model.axes, model.shapes, mesh)
     )
     return Origin(opened.config, read)

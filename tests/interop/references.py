@@ -1,4 +1,4 @@
-"""Models of transformers with random weights, one for each family and variant."""
+"""Models of transformers with random weights, for each family and its variants."""
 
 import json
 
@@ -48,7 +48,7 @@ LLAMA3 = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
-# name: (transformers' class, the settings of its config)
+# By name: the class of transformers and the arguments of its config.
 CASES = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2_untied": (
@@ -116,17 +116,19 @@ CASES = {
 }
 
 
-def reference(name, **more):
-    """Return a model of transformers with weights all of which matter."""
+def build_reference(name, **changes):
+    """Return a model of transformers in which no parameter is 0 or 1."""
     import torch
     import transformers
 
     torch.manual_seed(0)
-    cls, settings = CASES[name]
-    settings = {**settings, **more}
-    kind = getattr(transformers, cls)
-    model = kind(kind.config_class(**settings, attn_implementation="eager")).eval()
-    if name.startswith("t5_v11"):  # the published ones are not tied, and say so
+    class_name, arguments = CASES[name]
+    model_class = getattr(transformers, class_name)
+    config = model_class.config_class(
+        **{**arguments, **changes}, attn_implementation="eager"
+    )
+    model = model_class(config).eval()
+    if name.startswith("t5_v11"):  # as published: not tied
         model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(67, 32))
         model.config.scale_decoder_outputs = False
     with torch.no_grad():
@@ -139,10 +141,13 @@ def reference(name, **more):
     return model
 
 
-def write(name, model, directory):
+def save_reference(name, directory, **changes):
+    """Save a reference model in a directory, and return it."""
+    model = build_reference(name, **changes)
     model.save_pretrained(directory)
-    if name in ("t5", "t5_v11"):  # as the hub's files have it, unlike transformers 5
+    if name in ("t5", "t5_v11"):  # as in the files of the hub: transformers 4
         path = directory / "config.json"
         config = json.loads(path.read_text())
         config["tie_word_embeddings"] = config.pop("scale_decoder_outputs")
         path.write_text(json.dumps(config))
+    return model

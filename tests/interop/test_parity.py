@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from references import CASES, reference, write
+from references import CASES, save_reference
 
 from lmjax.config.experiment import MeshConfig
 from lmjax.interop import hf
@@ -21,45 +21,40 @@ def one_device():
     return sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
 
 
-def read(directory):
-    """Return the model of a workdir, and its parameters."""
-    return hf.restore(directory, None)
-
-
-def batch_of(model, rng):
-    """Return a batch for us, and the same for transformers."""
+def make_batch(model, rng):
+    """Return a batch, and the same as the inputs of transformers."""
     import jax
 
     tokens = rng.integers(3, 66, (2, 14), dtype=np.int32)
-    places = np.broadcast_to(np.arange(14, dtype=np.int32), tokens.shape)
-    ours = {"tokens": tokens, "segments": np.ones_like(tokens), "positions": places}
-    theirs = {"input_ids": torch.tensor(tokens, dtype=torch.long)}
+    positions = np.broadcast_to(np.arange(14, dtype=np.int32), tokens.shape)
+    batch = {"tokens": tokens, "segments": np.ones_like(tokens), "positions": positions}
+    inputs = {"input_ids": torch.tensor(tokens, dtype=torch.long)}
     if model.config.kind == "encoder":
         lengths = np.array([14, 9])
-        ours["segments"] = (places < lengths[:, None]).astype(np.int32)
-        types = (places > 4).astype(np.int32) * (model.config.num_token_types - 1)
-        ours["token_types"] = types
-        theirs["token_type_ids"] = torch.tensor(types, dtype=torch.long)
-        theirs["attention_mask"] = torch.tensor(ours["segments"])
+        batch["segments"] = (positions < lengths[:, None]).astype(np.int32)
+        types = (positions > 4).astype(np.int32) * (model.config.num_token_types - 1)
+        batch["token_types"] = types
+        inputs["token_type_ids"] = torch.tensor(types, dtype=torch.long)
+        inputs["attention_mask"] = torch.tensor(batch["segments"])
     if model.config.kind == "encoder_decoder":
         source = rng.integers(3, 66, (2, 17), dtype=np.int32)
-        spots = np.broadcast_to(np.arange(17, dtype=np.int32), source.shape)
-        segments = (spots < np.array([[17], [11]])).astype(np.int32)
-        ours |= {"source": source, "source_segments": segments}
-        ours |= {"source_positions": spots}
-        theirs = {
+        source_positions = np.broadcast_to(np.arange(17, dtype=np.int32), source.shape)
+        segments = (source_positions < np.array([[17], [11]])).astype(np.int32)
+        batch |= {"source": source, "source_segments": segments}
+        batch |= {"source_positions": source_positions}
+        inputs = {
             "input_ids": torch.tensor(source, dtype=torch.long),
             "attention_mask": torch.tensor(segments),
             "decoder_input_ids": torch.tensor(tokens, dtype=torch.long),
         }
-    return jax.tree.map(np.asarray, ours), theirs
+    return jax.tree.map(np.asarray, batch), inputs
 
 
-def outputs(name, model, params, ours):
-    """Return what is compared, by the name of transformers' output."""
+def compute_outputs(name, model, params, batch):
+    """Return the outputs to compare, by transformers' names for them."""
     import jax
 
-    hidden = jax.jit(model.hidden)(params, ours)
+    hidden = jax.jit(model.hidden)(params, batch)
     if CASES[name][0] in ("GPT2Model", "BertModel", "RobertaModel", "BartModel"):
         found = {"last_hidden_state": hidden}
         if getattr(model.config, "pooler", False):
@@ -70,7 +65,7 @@ def outputs(name, model, params, ours):
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
     if name in ("bert_classify", "bert_tag", "roberta_tag"):
         if name == "bert_classify":
-            hidden = jax.jit(model.summary)(params, hidden, ours["segments"])
+            hidden = jax.jit(model.summary)(params, hidden, batch["segments"])
         return {"logits": jax.jit(model.label_logits)(params, hidden)}
     if name == "bert_pretraining":
         return {
@@ -80,8 +75,8 @@ def outputs(name, model, params, ours):
     return {"logits": jax.jit(model.token_logits)(params, hidden)}
 
 
-def largest_difference(found, expected, segments):
-    """Return the largest difference where there is text."""
+def max_difference(found, expected, segments):
+    """Return the largest difference, padding left out."""
     differences = []
     for key, value in found.items():
         difference = np.abs(np.asarray(value) - expected[key].detach().numpy())
@@ -93,34 +88,33 @@ def largest_difference(found, expected, segments):
 
 @pytest.mark.parametrize("name", CASES)
 def test_parity(name, tmp_path, one_device):
-    model = reference(name)
-    write(name, model, tmp_path / "theirs")
-    hf.import_hf(tmp_path / "theirs", tmp_path / "ours", one_device)
-    ours, params = read(tmp_path / "ours")
-    batch, inputs = batch_of(ours, np.random.default_rng(0))
+    reference = save_reference(name, tmp_path / "hf")
+    hf.import_hf(tmp_path / "hf", tmp_path / "workdir", one_device)
+    model, params = hf.restore_model(tmp_path / "workdir", None)
+    batch, inputs = make_batch(model, np.random.default_rng(0))
     with torch.no_grad():
-        expected = model(**inputs)
-    found = outputs(name, ours, params, batch)
-    difference = largest_difference(found, expected, batch["segments"])
+        expected = reference(**inputs)
+    found = compute_outputs(name, model, params, batch)
+    difference = max_difference(found, expected, batch["segments"])
     print(f"{name}: {difference:.1e}")
     assert difference < TOLERANCE
 
-    hf.export_hf(tmp_path / "ours", tmp_path / "back")
-    kind = type(model)
+    hf.export_hf(tmp_path / "workdir", tmp_path / "exported")
+    model_class = type(reference)
     if name in ("gpt2_base", "bart_base"):
-        kind = transformers.AutoModel
-    again, info = kind.from_pretrained(
-        tmp_path / "back", attn_implementation="eager", output_loading_info=True
+        model_class = transformers.AutoModel
+    exported, info = model_class.from_pretrained(
+        tmp_path / "exported", attn_implementation="eager", output_loading_info=True
     )
     assert not info["missing_keys"] and not info["mismatched_keys"]
     with torch.no_grad():
-        returned = again.eval()(**inputs)
+        returned = exported.eval()(**inputs)
     for key in found:
         torch.testing.assert_close(returned[key], expected[key], rtol=0, atol=1e-6)
 
-    hf.import_hf(tmp_path / "back", tmp_path / "twice", one_device)
-    model_again, params_again = read(tmp_path / "twice")
-    assert model_again.config == ours.config
+    hf.import_hf(tmp_path / "exported", tmp_path / "again", one_device)
+    model_again, params_again = hf.restore_model(tmp_path / "again", None)
+    assert model_again.config == model.config
     import jax
 
     for a, b in zip(

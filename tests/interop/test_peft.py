@@ -1,11 +1,11 @@
-"""Adapters in PEFT's files, and merged into the files of transformers."""
+"""Adapters in PEFT's files, and merged into transformers' files."""
 
 import json
 
 import jax
 import numpy as np
 import pytest
-from references import reference, write
+from references import save_reference
 
 import lmjax
 from lmjax import models
@@ -23,11 +23,10 @@ transformers = pytest.importorskip("transformers", reason="is the reference")
 peft = pytest.importorskip("peft", reason="reads the adapters")
 
 
-def adapted(directory, name, targets):
-    """Write transformers' model, and a workdir of it with random adapters."""
-    theirs = reference(name)
-    write(name, theirs, directory / "theirs")
-    hf.import_hf(directory / "theirs", directory / "base")
+def create_adapters(directory, name, targets):
+    """Return a reference model, and a workdir of it with random adapters."""
+    reference = save_reference(name, directory / "hf")
+    hf.import_hf(directory / "hf", directory / "base")
     overrides = ["model.lora.rank=3", "model.lora.alpha=5", "data.source=none"]
     config = parse(
         {"init_from": str(directory / "base")},
@@ -35,7 +34,7 @@ def adapted(directory, name, targets):
         defaults=init_from.sections,
     )
     model = models.build(config.model, platform="cpu")
-    _, params = hf.restore(directory / "base", None)
+    _, params = hf.restore_model(directory / "base", None)
     rng = np.random.default_rng(0)
     fresh = model.init(jax.random.key(0))
 
@@ -49,15 +48,15 @@ def adapted(directory, name, targets):
             for name, leaf in new.items()
         }
 
-    ours = directory / "ours"
-    ours.mkdir()
-    workdir.write_config(ours, config)
-    (ours / "tokenizer").symlink_to(directory / "base" / "tokenizer")
-    save_params(ours, join(fresh, params))
-    return theirs, ours
+    adapted = directory / "adapted"
+    adapted.mkdir()
+    workdir.write_config(adapted, config)
+    (adapted / "tokenizer").symlink_to(directory / "base" / "tokenizer")
+    save_params(adapted, join(fresh, params))
+    return reference, adapted
 
 
-def logits(lm, tokens, source):
+def compute_logits(lm, tokens, source):
     return np.asarray(lm.logits(tokens, **source))
 
 
@@ -69,39 +68,41 @@ def logits(lm, tokens, source):
         ("bart", "('*attention.query', '*attention.out')"),
     ],
 )
-def test_peft_reads_what_we_trained(tmp_path, name, targets):
-    theirs, ours = adapted(tmp_path, name, targets)
+def test_peft_computes_the_same(tmp_path, name, targets):
+    reference, adapted = create_adapters(tmp_path, name, targets)
     rng = np.random.default_rng(1)
     tokens = rng.integers(3, 66, (2, 12))
     source = {"source": rng.integers(3, 66, (2, 9))} if name == "bart" else {}
-    given = {"input_ids": torch.tensor(tokens)}
+    inputs = {"input_ids": torch.tensor(tokens)}
     if source:
-        given = {
+        inputs = {
             "input_ids": torch.tensor(source["source"]),
             "decoder_input_ids": torch.tensor(tokens),
         }
-    expected = logits(lmjax.load(ours), tokens, source)
-    before = logits(lmjax.load(tmp_path / "base"), tokens, source)
+    expected = compute_logits(lmjax.load(adapted), tokens, source)
+    before = compute_logits(lmjax.load(tmp_path / "base"), tokens, source)
     assert np.abs(expected - before).max() > 0.1
-    export_adapters(ours, tmp_path / "adapters")
+    export_adapters(adapted, tmp_path / "adapters")
     files = {file.name for file in (tmp_path / "adapters").iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors"}
     with torch.no_grad():
-        model = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapters").eval()
-        found = model(**given).logits
+        model = peft.PeftModel.from_pretrained(reference, tmp_path / "adapters").eval()
+        found = model(**inputs).logits
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
-    hf.export_hf(ours, tmp_path / "merged")
-    again = type(theirs).from_pretrained(tmp_path / "merged").eval()
+    hf.export_hf(adapted, tmp_path / "merged")
+    again = type(reference).from_pretrained(tmp_path / "merged").eval()
     with torch.no_grad():
-        merged = again(**given).logits
+        merged = again(**inputs).logits
     np.testing.assert_allclose(merged, expected, rtol=0, atol=3e-5)
 
 
-def test_what_peft_has_no_place_for(tmp_path):
-    _, ours = adapted(tmp_path, "gpt2", "('attention.query',)")
-    with pytest.raises(UserError, match=r"attention\.query is a part of .*c_attn"):
-        export_adapters(ours, tmp_path / "adapters")
-    with pytest.raises(UserError, match="has no adapters"):
+def test_adapters_that_peft_cannot_express(tmp_path):
+    _, adapted = create_adapters(tmp_path, "gpt2", "('attention.query',)")
+    with pytest.raises(UserError, match=r"lora\.targets: .*attention\.query .*c_attn"):
+        export_adapters(adapted, tmp_path / "adapters")
+    with pytest.raises(UserError, match=r"base: .*lora\.rank = 0"):
         export_adapters(tmp_path / "base", tmp_path / "adapters")
     assert not (tmp_path / "adapters").exists()
-    assert json.loads((ours / "config.json").read_text())["model"]["lora"]["rank"] == 3
+    assert (
+        json.loads((adapted / "config.json").read_text())["model"]["lora"]["rank"] == 3
+    )

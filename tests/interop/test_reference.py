@@ -1,6 +1,6 @@
-"""Beyond logits: gradients, packed and long texts, generation, and real weights.
+"""Gradients, packed and long texts, generation and real weights against transformers.
 
-The reference is transformers on PyTorch, float32 on the CPU.
+All in float32, on PyTorch's CPU.
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from references import reference, write
+from references import save_reference
 
 import lmjax
 from lmjax.config.data import FieldsConfig
@@ -23,10 +23,10 @@ transformers = pytest.importorskip("transformers", reason="is the reference")
 
 modeling_bart = transformers.models.bart.modeling_bart
 TOLERANCE = 2e-5
-# Room for 64 tokens; one of them in 67 would end a text.
+# Long enough for 64 new tokens; one id of 67 ends a text.
 LONG = {
     "gpt2": {"n_positions": 128, "eos_token_id": 2},
-    # transformers' cache takes the decoder to be as deep as the encoder.
+    # transformers' cache assumes a decoder as deep as the encoder.
     "t5": {"num_decoder_layers": 2, "eos_token_id": 2},
     "t5_v11": {"num_decoder_layers": 2, "eos_token_id": 2},
     **{
@@ -39,78 +39,77 @@ MINILM = Path.home() / ".cache" / "lmjax-data" / "minilm"
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """Return transformers' model, and ours that was imported from its files."""
+    """Return a model of transformers, and the one imported from its files."""
     models = {}
 
     def make(name, **settings):
         key = (name, *sorted(settings.items()))
         if key not in models:
             directory = tmp_path_factory.mktemp(name)
-            theirs = reference(name, **settings)
-            write(name, theirs, directory / "theirs")
-            hf.import_hf(directory / "theirs", directory / "ours")
-            models[key] = theirs, lmjax.load(directory / "ours")
+            reference = save_reference(name, directory / "hf", **settings)
+            hf.import_hf(directory / "hf", directory / "workdir")
+            models[key] = reference, lmjax.load(directory / "workdir")
         return models[key]
 
     return make
 
 
-def ids(*shape, seed=0):
+def random_ids(*shape, seed=0):
     return np.random.default_rng(seed).integers(3, 66, shape)
 
 
-def in_torch(array):
+def to_torch(array):
     return torch.tensor(np.asarray(array), dtype=torch.long)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama_rope", "gemma2", "mistral"])
-def test_packed_texts_are_as_if_alone(both, name):
-    theirs, lm = both(name)
-    tokens, lengths = ids(1, 30), (13, 6, 11)
+def test_packed_texts_are_independent(both, name):
+    reference, lm = both(name)
+    tokens, lengths = random_ids(1, 30), (13, 6, 11)
     segments = np.repeat([1, 2, 3], lengths)[None]
     packed = np.asarray(lm.logits(tokens, segments=segments))[0]
     start = 0
     for length in lengths:
         here = slice(start, start + length)
         with torch.no_grad():
-            alone = theirs(input_ids=in_torch(tokens[:, here])).logits[0]
+            alone = reference(input_ids=to_torch(tokens[:, here])).logits[0]
         np.testing.assert_allclose(packed[here], alone, rtol=0, atol=2e-5)
         start += length
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama_rope", "qwen3", "bert", "bart"])
-def test_the_last_position_is_as_good_as_the_first(both, name):
-    theirs, lm = both(name)
-    tokens = ids(2, lm.config.model.max_length)
-    more = {"source": ids(2, 64, seed=1)} if name == "bart" else {}
-    ours = lm.logits(tokens, **more)
-    given = {"input_ids": in_torch(tokens)}
+def test_logits_at_the_maximum_length(both, name):
+    reference, lm = both(name)
+    tokens = random_ids(2, lm.config.model.max_length)
+    more = {"source": random_ids(2, 64, seed=1)} if name == "bart" else {}
+    logits = lm.logits(tokens, **more)
+    inputs = {"input_ids": to_torch(tokens)}
     if name == "bart":
-        given = {
-            "input_ids": in_torch(more["source"]),
-            "decoder_input_ids": in_torch(tokens),
+        inputs = {
+            "input_ids": to_torch(more["source"]),
+            "decoder_input_ids": to_torch(tokens),
         }
     with torch.no_grad():
-        expected = theirs(**given).logits
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
+        expected = reference(**inputs).logits
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
 
 
-def test_t5_reads_sources_longer_than_any_bucket(both):
-    theirs, lm = both("t5")
-    source, tokens = ids(2, 150), ids(2, 40, seed=1)
-    ours = lm.logits(tokens, source=source)
+def test_t5_reads_sources_beyond_its_distance_buckets(both):
+    reference, lm = both("t5")
+    source, tokens = random_ids(2, 150), random_ids(2, 40, seed=1)
+    logits = lm.logits(tokens, source=source)
     with torch.no_grad():
-        given = {"input_ids": in_torch(source), "decoder_input_ids": in_torch(tokens)}
-        expected = theirs(**given).logits
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-5)
+        inputs = {"input_ids": to_torch(source), "decoder_input_ids": to_torch(tokens)}
+        expected = reference(**inputs).logits
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama_rope", "bert", "t5"])
 def test_gradients(both, name):
-    """Of the mean negative log-likelihood of targets, for every parameter."""
-    theirs, lm = both(name)
-    tokens, targets = ids(3, 12), ids(3, 12, seed=1)
-    source = {"source": ids(3, 9, seed=2)} if name == "t5" else {}
+    """Compare the gradients of the mean negative log-likelihood of all parameters."""
+    reference, lm = both(name)
+    tokens, targets = random_ids(3, 12), random_ids(3, 12, seed=1)
+    source = {"source": random_ids(3, 9, seed=2)} if name == "t5" else {}
     batch = lm._batch(tokens, source.get("source"), None, None, None)
 
     def loss(params):
@@ -119,64 +118,71 @@ def test_gradients(both, name):
         return nll.mean()
 
     grads = jax.jit(jax.grad(loss))(lm.params)
-    theirs.zero_grad()
-    given = {"input_ids": in_torch(tokens)}
+    reference.zero_grad()
+    inputs = {"input_ids": to_torch(tokens)}
     if source:
-        given = {
-            "input_ids": in_torch(source["source"]),
-            "decoder_input_ids": in_torch(tokens),
+        inputs = {
+            "input_ids": to_torch(source["source"]),
+            "decoder_input_ids": to_torch(tokens),
         }
-    logits = theirs(**given).logits
+    logits = reference(**inputs).logits
     torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), in_torch(targets).flatten()
+        logits.flatten(0, 1), to_torch(targets).flatten()
     ).backward()
     family, _ = registry.choose_family(lm.model)
     table = family.table(lm.model.config)
     specs, arrays = export_tensors(grads, table, dtype=np.float32)
     found = dict(zip(specs, arrays, strict=True))
-    parameters = dict(theirs.named_parameters())
+    parameters = dict(reference.named_parameters())
     expected = {k: p.grad.numpy() for k, p in parameters.items() if p.grad is not None}
     assert expected.keys() <= found.keys()
     largest = max(np.abs(g).max() for g in expected.values())
     for key, grad in expected.items():
-        # Relative to the tensor; what is 0 but for rounding, to the model's largest.
+        # Relative to the tensor; if it is 0 but for rounding, to the model's largest.
         scale = max(np.abs(grad).max(), 1e-4 * largest)
         assert np.abs(found[key] - grad).max() < 1e-4 * scale, key
 
 
-def continued(theirs, start, **more):
-    """Return what transformers' greedy search writes, up to the end of the text."""
-    theirs.generation_config.forced_eos_token_id = None
+def generate_greedily(reference, start, **more):
+    """Return the tokens of transformers' greedy search, up to the end of the text."""
+    reference.generation_config.forced_eos_token_id = None
     with torch.no_grad():
-        found = theirs.generate(max_new_tokens=64, do_sample=False, num_beams=1, **more)
+        found = reference.generate(
+            max_new_tokens=64, do_sample=False, num_beams=1, **more
+        )
     row = found[0, start:].tolist()
     return row[: row.index(2)] if 2 in row else row
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_greedy_search_writes_the_same(both, name):
-    theirs, lm = both(name, **LONG[name])
-    prompts = [ids(n, seed=n).tolist() for n in (9, 4, 7, 12)]
+def test_greedy_search(both, name):
+    reference, lm = both(name, **LONG[name])
+    prompts = [random_ids(n, seed=n).tolist() for n in (9, 4, 7, 12)]
     texts = [" ".join(map(str, prompt)) for prompt in prompts]
     written = lm.generate(texts, max_tokens=64, temperature=0.0)
     found = [[int(word) for word in text.split()] for text in written]
     if lm.config.model.kind == "encoder_decoder":
         start = [lm.config.model.decoder_prefix_ids]
-        begun = {"decoder_input_ids": in_torch(start)}
+        begun = {"decoder_input_ids": to_torch(start)}
         expected = [
-            continued(theirs, len(start[0]), input_ids=in_torch([p]), **begun)
+            generate_greedily(
+                reference, len(start[0]), input_ids=to_torch([p]), **begun
+            )
             for p in prompts
         ]
     else:
-        expected = [continued(theirs, len(p), input_ids=in_torch([p])) for p in prompts]
+        expected = [
+            generate_greedily(reference, len(p), input_ids=to_torch([p]))
+            for p in prompts
+        ]
     assert found == expected
     assert max(map(len, found)) == 64
 
 
-def test_a_target_of_bart_is_as_it_is_trained_on(both):
-    """Its tokenizer puts <s> and </s> around what a summary is trained on."""
-    theirs, lm = both("bart", **LONG["bart"])
-    model = theirs.config
+def test_targets_of_bart_have_bos_and_eos(both):
+    """Its tokenizer puts <s> and </s> around the summaries that it is trained on."""
+    reference, lm = both("bart", **LONG["bart"])
+    model = reference.config
     assert lm.config.model.decoder_prefix_ids == (model.decoder_start_token_id, 0)
     features = Seq2Seq(
         fields=FieldsConfig(),
@@ -192,18 +198,18 @@ def test_a_target_of_bart_is_as_it_is_trained_on(both):
     real = batch["weights"][0] > 0
     assert batch["targets"][0, real].tolist() == [model.bos_token_id, 7, 8, 9, 2]
     expected = modeling_bart.shift_tokens_right(
-        in_torch(batch["targets"][:, real]),
+        to_torch(batch["targets"][:, real]),
         model.pad_token_id,
         model.decoder_start_token_id,
     )
     np.testing.assert_array_equal(batch["tokens"][:, real], expected)
-    told = registry.choose_family(lm.model)[1]
-    assert told["forced_bos_token_id"] == model.bos_token_id
+    values = registry.choose_family(lm.model)[1]
+    assert values["forced_bos_token_id"] == model.bos_token_id
 
 
-# Many tokens end a text, so that texts of all lengths compete.
+# Many ids end a text, so that hypotheses of all lengths compete.
 STOPS = (4, *range(2, 67, 5))
-# Settings of a search, in our names.
+# Settings of beam search, by lmjax's names.
 CONSTRAINED = {"min_tokens": 4, "no_repeat_ngram": 2, "length_penalty": 0.6}
 SEARCHES = [
     {},
@@ -213,20 +219,20 @@ SEARCHES = [
 ]
 CASES = [(name, CONSTRAINED) for name in LONG]
 CASES += [(name, options) for name in ("gpt2", "bart") for options in SEARCHES]
-THEIR_NAMES = {
+HF_NAMES = {
     "early_finish": "early_stopping",
     "min_tokens": "min_new_tokens",
     "no_repeat_ngram": "no_repeat_ngram_size",
 }
 
 
-def searched(theirs, prompts, start, options, **more):
-    """Return the four best texts of each prompt by transformers, and their scores."""
-    theirs.generation_config.forced_eos_token_id = None
-    settings = {THEIR_NAMES.get(k, k): v for k, v in options.items()}
+def search_beams(reference, prompts, start, options, **more):
+    """Return the four best hypotheses of transformers for each prompt, and scores."""
+    reference.generation_config.forced_eos_token_id = None
+    settings = {HF_NAMES.get(k, k): v for k, v in options.items()}
     with torch.no_grad():
-        found = theirs.generate(
-            in_torch(prompts),
+        found = reference.generate(
+            to_torch(prompts),
             max_new_tokens=16,
             do_sample=False,
             num_beams=4,
@@ -244,9 +250,9 @@ def searched(theirs, prompts, start, options, **more):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_beam_search_finds_the_same(both, name, options):
-    theirs, lm = both(name, **LONG[name])
-    prompts, more = ids(3, 8, seed=1).tolist(), {}
+def test_beam_search(both, name, options):
+    reference, lm = both(name, **LONG[name])
+    prompts, more = random_ids(3, 8, seed=1).tolist(), {}
     read, start = {"prompts": prompts}, 8
     if lm.config.model.kind == "encoder_decoder":
         start_id, start = lm.config.model.start_id, 1
@@ -258,7 +264,7 @@ def test_beam_search_finds_the_same(both, name, options):
         write=DecodingConfig(num_return=4, max_tokens=16, **options),
         stop_ids=STOPS,
     )
-    texts, scores = searched(theirs, prompts, start, options, **more)
+    texts, scores = search_beams(reference, prompts, start, options, **more)
     every = [h for row in found for h in row]
     assert [h.tokens for h in every] == texts
     assert min(map(len, texts)) < 16
@@ -294,11 +300,11 @@ SENTENCES = [
 
 
 @pytest.mark.skipif(not MINILM.exists(), reason=f"no real weights in {MINILM}")
-def test_minilm_embeds_sentences_as_transformers_does(tmp_path):
-    theirs = transformers.AutoModel.from_pretrained(MINILM).eval()
+def test_embeddings_of_minilm(tmp_path):
+    reference = transformers.AutoModel.from_pretrained(MINILM).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
-    hf.import_hf(MINILM, tmp_path / "ours")
-    lm = lmjax.load(tmp_path / "ours")
+    hf.import_hf(MINILM, tmp_path / "workdir")
+    lm = lmjax.load(tmp_path / "workdir")
     assert len(SENTENCES) >= 50
     rows = lm.encode_rows(SENTENCES, max_length=96)
     segments = np.arange(96) < np.array([len(row) for row in rows])[:, None]
@@ -307,10 +313,12 @@ def test_minilm_embeds_sentences_as_transformers_does(tmp_path):
     means = lm.embed(SENTENCES, max_length=96)
     worst = 0.0
     for i, sentence in enumerate(SENTENCES):
-        given = tokenizer(sentence, truncation=True, max_length=96, return_tensors="pt")
-        assert rows[i] == given["input_ids"][0].tolist(), sentence
+        inputs = tokenizer(
+            sentence, truncation=True, max_length=96, return_tensors="pt"
+        )
+        assert rows[i] == inputs["input_ids"][0].tolist(), sentence
         with torch.no_grad():
-            expected = theirs(**given).last_hidden_state[0].numpy()
+            expected = reference(**inputs).last_hidden_state[0].numpy()
         worst = max(worst, np.abs(hidden[i, : len(rows[i])] - expected).max())
         worst = max(worst, np.abs(means[i] - expected.mean(axis=0)).max())
     print(f"minilm: {worst:.1e}")

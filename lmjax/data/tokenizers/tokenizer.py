@@ -122,7 +122,7 @@ def find_tokenizer(directory: str | Path) -> TokenizerConfig | None:
     `make_tokenizer` opens it. A directory that `save` wrote will do as well.
     """
     path = Path(directory).expanduser()
-    if not (path / MANIFEST).exists() and hf_directory.find_layout(path) is None:
+    if not (path / MANIFEST).exists() and hf_directory.find_format(path) is None:
         return None
     return TokenizerConfig(kind="tokenizers", path=str(directory))
 
@@ -260,9 +260,9 @@ def _make_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
     if manifest is not None:
         kept = manifest if config.bos else {**manifest, "bos": False}
         return _opened(path, kept), config.path
-    origin = hf_directory.open_origin(path, name=config.path)
-    room = pieces if origin.layout in hf_directory.PIECES else tokenizer
-    return room.make(origin, bos=config.bos), config.path
+    files = hf_directory.read_tokenizer_files(path, name=config.path)
+    build = pieces.build if files.is_sentencepiece else tokenizer.build
+    return build(files, bos=config.bos), config.path
 
 
 _MAKE: dict[str, Callable[[TokenizerConfig], tuple[Tokenizer, str]]] = {

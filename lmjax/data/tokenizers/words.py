@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 def train(
     config: TokenizerConfig, parts: Sequence[Documents], *, made_from: str
-) -> tokenizer.HuggingFace:
+) -> tokenizer.HFTokenizer:
     """Make the vocabulary that a config describes, of all of the text.
 
     Equally frequent words are in the order of the alphabet: the same text in another
@@ -51,10 +51,10 @@ def train(
         )
     more = list(_more_words(core, config, words)) if config.path else []
     vocabulary = words | {word: len(words) + i for i, word in enumerate(more)}
-    model = tokenizer.library().models.WordLevel
+    model = tokenizer.import_tokenizers().models.WordLevel
     core.model = model(vocabulary, unk_token=UNKNOWN)
     _log.info("vocabulary: %s", _summary(len(words) - num_special, len(more), config))
-    return tokenizer.HuggingFace(
+    return tokenizer.HFTokenizer(
         core,
         serialized=core.to_str().encode(),
         special=_special_ids(config, vocabulary),
@@ -65,7 +65,7 @@ def train(
 
 def _counted(config: TokenizerConfig, parts: Sequence[Documents]) -> Any:
     """Return the library's tokenizer, with a vocabulary of the text's words."""
-    library = tokenizer.library()
+    library = tokenizer.import_tokenizers()
     core = library.Tokenizer(library.models.WordLevel({}, unk_token=UNKNOWN))
     if config.lowercase:
         core.normalizer = library.normalizers.Lowercase()

@@ -1,5 +1,5 @@
-"""One file for each family of Hugging Face models: its config and its tensors.
+"""One file for each family of Hugging Face models: its config.json and its tensors.
 
-A family is data: how config.json maps to a `ModelConfig` and back, and which tensor is
-which parameter. What reads and writes tensors is in `lmjax/interop`.
+A family is data: how a config.json corresponds to a model config, and which tensor
+holds which parameter. The code that reads and writes files is in `lmjax/interop`.
 """

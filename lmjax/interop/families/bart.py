@@ -4,8 +4,9 @@ from collections.abc import Collection
 from typing import Any
 
 from lmjax.config.model import EncoderDecoderConfig
-from lmjax.interop.layout import Family, Row, Table, has, linear, norm
-from lmjax.interop.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
+from lmjax.interop.family import Family, has_tensor
+from lmjax.interop.hf_config import ACTIVATIONS, HF_ACTIVATIONS, HFConfig
+from lmjax.interop.table import Entry, Table, linear, norm
 
 _BART = {
     "vocab_size": 50265,
@@ -30,131 +31,138 @@ _MARIAN = {
     "decoder_start_token_id": 58100,
     "share_encoder_decoder_embeddings": True,
 }
-_OFFSET = 2  # rows of BART's table of positions that none has
+_OFFSET = 2  # unused positions, before the first one
 
 
-def _read(s: Settings, names: Collection[str]) -> dict[str, Any]:
+def _read(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
     for key in ("normalize_before", "add_final_layer_norm", "is_decoder"):
-        s.only(key, None, False)
+        hf.require(key, None, False)
     return {
         "kind": "encoder_decoder",
-        "vocab_size": s.integer("vocab_size"),
-        "dim": s.integer("d_model"),
-        "num_layers": s.integer("decoder_layers"),
-        "num_encoder_layers": s.integer("encoder_layers"),
-        "num_heads": s.same("encoder_attention_heads", "decoder_attention_heads"),
-        "mlp_dim": s.same("encoder_ffn_dim", "decoder_ffn_dim"),
-        "max_length": s.integer("max_position_embeddings"),
+        "vocab_size": hf.get_int("vocab_size"),
+        "dim": hf.get_int("d_model"),
+        "num_layers": hf.get_int("decoder_layers"),
+        "num_encoder_layers": hf.get_int("encoder_layers"),
+        "num_heads": hf.get_equal_int(
+            "encoder_attention_heads", "decoder_attention_heads"
+        ),
+        "mlp_dim": hf.get_equal_int("encoder_ffn_dim", "decoder_ffn_dim"),
+        "max_length": hf.get_int("max_position_embeddings"),
         "norm": "layernorm",
         "norm_epsilon": 1e-5,
         "norm_place": "post",
-        "scale_embeddings": s.flag("scale_embedding"),
-        "activation": s.choose("activation_function", ACTIVATIONS),
+        "scale_embeddings": hf.get_bool("scale_embedding"),
+        "activation": hf.look_up("activation_function", ACTIVATIONS),
         "gated": False,
         "use_bias": True,
-        "tie_embeddings": s.flag("tie_word_embeddings"),
-        "head_bias": has(names, "final_logits_bias"),
-        "start_id": s.integer("decoder_start_token_id"),
-        "dropout": s.number("dropout"),
-        "attention_dropout": s.number("attention_dropout"),
+        "tie_embeddings": hf.get_bool("tie_word_embeddings"),
+        "head_bias": has_tensor(tensors, "final_logits_bias"),
+        "start_id": hf.get_int("decoder_start_token_id"),
+        "dropout": hf.get_float("dropout"),
+        "attention_dropout": hf.get_float("attention_dropout"),
     }
 
 
-def _read_bart(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    s.only("normalize_embedding", None, True)
-    s.only("static_position_embeddings", None, False)
-    place = {"position": "learned", "position_offset": _OFFSET}
-    # Its decoder has always read </s> <s> before the first word of a target.
-    opening = s.integer("forced_bos_token_id", s.integer("bos_token_id"))
-    more = {"embedding_norm": True, "opening": (opening,)}
-    return _read(s, names) | place | more
+def _read_bart(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    hf.require("normalize_embedding", None, True)
+    hf.require("static_position_embeddings", None, False)
+    # Targets were trained with </s> <s> before the first word.
+    opening = hf.get_int("forced_bos_token_id", hf.get_int("bos_token_id"))
+    return _read(hf, tensors) | {
+        "position": "learned",
+        "position_offset": _OFFSET,
+        "embedding_norm": True,
+        "opening": (opening,),
+    }
 
 
-def _read_marian(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    s.only("normalize_embedding", None, False)
-    s.only("static_position_embeddings", None, True)
-    s.only("share_encoder_decoder_embeddings", True)
-    s.only("decoder_vocab_size", None, s.integer("vocab_size"))
-    return _read(s, names) | {"position": "sinusoidal"}
+def _read_marian(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    hf.require("normalize_embedding", None, False)
+    hf.require("static_position_embeddings", None, True)
+    hf.require("share_encoder_decoder_embeddings", True)
+    hf.require("decoder_vocab_size", None, hf.get_int("vocab_size"))
+    return _read(hf, tensors) | {"position": "sinusoidal"}
 
 
-def _write(c: EncoderDecoderConfig) -> dict[str, Any]:
+def _write(config: EncoderDecoderConfig) -> dict[str, Any]:
     return {
-        "vocab_size": c.vocab_size,
-        "d_model": c.dim,
-        "decoder_layers": c.num_layers,
-        "encoder_layers": c.num_encoder_layers,
-        "encoder_attention_heads": c.num_heads,
-        "decoder_attention_heads": c.num_heads,
-        "encoder_ffn_dim": c.mlp_dim,
-        "decoder_ffn_dim": c.mlp_dim,
-        "max_position_embeddings": c.max_length,
-        "scale_embedding": c.scale_embeddings,
-        "activation_function": THEIR_ACTIVATIONS[c.activation],
-        "tie_word_embeddings": c.tie_embeddings,
-        "decoder_start_token_id": c.start_id,
+        "vocab_size": config.vocab_size,
+        "d_model": config.dim,
+        "decoder_layers": config.num_layers,
+        "encoder_layers": config.num_encoder_layers,
+        "encoder_attention_heads": config.num_heads,
+        "decoder_attention_heads": config.num_heads,
+        "encoder_ffn_dim": config.mlp_dim,
+        "decoder_ffn_dim": config.mlp_dim,
+        "max_position_embeddings": config.max_length,
+        "scale_embedding": config.scale_embeddings,
+        "activation_function": HF_ACTIVATIONS[config.activation],
+        "tie_word_embeddings": config.tie_embeddings,
+        "decoder_start_token_id": config.start_id,
         "is_encoder_decoder": True,
-        "dropout": c.dropout,
-        "attention_dropout": c.attention_dropout,
+        "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
     }
 
 
-def _write_bart(c: EncoderDecoderConfig) -> dict[str, Any]:
-    names = {
+def _write_bart(config: EncoderDecoderConfig) -> dict[str, Any]:
+    forced = {"forced_bos_token_id": config.opening[0]} if config.opening else {}
+    return {
         "architectures": ["BartForConditionalGeneration"],
         "model_type": "bart",
+        **_write(config),
+        **forced,
     }
-    forced = {"forced_bos_token_id": c.opening[0]} if c.opening else {}
-    return {**names, **_write(c), **forced}
 
 
-def _write_marian(c: EncoderDecoderConfig) -> dict[str, Any]:
+def _write_marian(config: EncoderDecoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["MarianMTModel"],
         "model_type": "marian",
-        **_write(c),
-        # Marian's decoder begins with padding; an id beyond the table is an error.
-        "pad_token_id": c.start_id,
-        "decoder_vocab_size": c.vocab_size,
+        **_write(config),
+        # transformers starts the decoder with padding; the default id is too large.
+        "pad_token_id": config.start_id,
+        "decoder_vocab_size": config.vocab_size,
         "share_encoder_decoder_embeddings": True,
     }
 
 
-def _attention(ours: str, theirs: str) -> tuple[Row, ...]:
+def _attention(param: str, tensor: str) -> tuple[Entry, ...]:
     return (
-        *linear(f"{ours}.query", f"{theirs}.q_proj"),
-        *linear(f"{ours}.key", f"{theirs}.k_proj"),
-        *linear(f"{ours}.value", f"{theirs}.v_proj"),
-        *linear(f"{ours}.out", f"{theirs}.out_proj", num_inputs=2),
-        *norm(f"{ours}_norm", f"{theirs}_layer_norm"),
+        *linear(f"{param}.query", f"{tensor}.q_proj"),
+        *linear(f"{param}.key", f"{tensor}.k_proj"),
+        *linear(f"{param}.value", f"{tensor}.v_proj"),
+        *linear(f"{param}.out", f"{tensor}.out_proj", num_inputs=2),
+        *norm(f"{param}_norm", f"{tensor}_layer_norm"),
     )
 
 
-def _trunk(trunk: str) -> tuple[Row, ...]:
-    ours, theirs = f"{trunk}.blocks", f"model.{trunk}.layers." + "{layer}"
+def _stack(stack: str) -> tuple[Entry, ...]:
+    """Return the entries of the encoder or the decoder."""
+    blocks, layer = f"{stack}.blocks", f"model.{stack}.layers." + "{layer}"
     return (
-        Row(f"{trunk}.positions.embedding", f"model.{trunk}.embed_positions.weight"),
-        *norm(f"{trunk}.embedding_norm", f"model.{trunk}.layernorm_embedding"),
-        *_attention(f"{ours}.attention", f"{theirs}.self_attn"),
-        *_attention(f"{ours}.cross_attention", f"{theirs}.encoder_attn"),
-        *linear(f"{ours}.mlp.up", f"{theirs}.fc1"),
-        *linear(f"{ours}.mlp.down", f"{theirs}.fc2"),
-        *norm(f"{ours}.mlp_norm", f"{theirs}.final_layer_norm"),
+        Entry(f"{stack}.positions.embedding", f"model.{stack}.embed_positions.weight"),
+        *norm(f"{stack}.embedding_norm", f"model.{stack}.layernorm_embedding"),
+        *_attention(f"{blocks}.attention", f"{layer}.self_attn"),
+        *_attention(f"{blocks}.cross_attention", f"{layer}.encoder_attn"),
+        *linear(f"{blocks}.mlp.up", f"{layer}.fc1"),
+        *linear(f"{blocks}.mlp.down", f"{layer}.fc2"),
+        *norm(f"{blocks}.mlp_norm", f"{layer}.final_layer_norm"),
     )
 
 
-def _table(*ignorable: str) -> Table:
+def _table(*ignored: str) -> Table:
     shared = "model.shared.weight"
     return Table(
-        rows=(
-            Row("embed.embedding", shared),
-            *_trunk("encoder"),
-            *_trunk("decoder"),
-            Row("head.bias", "final_logits_bias", "row"),
-            Row("head.embedding", "lm_head.weight"),
+        entries=(
+            Entry("embed.embedding", shared),
+            *_stack("encoder"),
+            *_stack("decoder"),
+            Entry("head.bias", "final_logits_bias", "unsqueezed"),
+            Entry("head.embedding", "lm_head.weight"),
         ),
         prefix="model.",
-        ignorable=ignorable,
+        ignored=ignored,
         copies=dict.fromkeys(
             (
                 "model.encoder.embed_tokens.weight",

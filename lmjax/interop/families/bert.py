@@ -3,10 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lmjax.config.model import EncoderConfig, ModelConfig
+from lmjax.config.model import EncoderConfig
 from lmjax.interop import labels
-from lmjax.interop.layout import Family, Row, Table, has, linear, norm
-from lmjax.interop.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
+from lmjax.interop.family import Family, has_tensor
+from lmjax.interop.hf_config import ACTIVATIONS, HF_ACTIVATIONS, HFConfig
+from lmjax.interop.table import Entry, Table, linear, norm
 
 _BERT = {
     "vocab_size": 30522,
@@ -30,197 +31,218 @@ _BERT = {
 _ROBERTA = {**_BERT, "vocab_size": 50265, "pad_token_id": 1}
 
 
-def _read(s: Settings) -> dict[str, Any]:
-    s.only("is_decoder", False)
-    s.only("add_cross_attention", False)
-    s.only("position_embedding_type", "absolute")
-    if s.integer("type_vocab_size") < 1:
-        raise s.error("type_vocab_size", "must be >= 1")
+def _read(hf: HFConfig) -> dict[str, Any]:
+    hf.require("is_decoder", False)
+    hf.require("add_cross_attention", False)
+    hf.require("position_embedding_type", "absolute")
+    if hf.get_int("type_vocab_size") < 1:
+        raise hf.error("type_vocab_size", "expected >= 1")
     return {
         "kind": "encoder",
-        "vocab_size": s.integer("vocab_size"),
-        "dim": s.integer("hidden_size"),
-        "num_layers": s.integer("num_hidden_layers"),
-        "num_heads": s.integer("num_attention_heads"),
-        "mlp_dim": s.integer("intermediate_size"),
-        "max_length": s.integer("max_position_embeddings"),
-        "num_token_types": s.integer("type_vocab_size"),
+        "vocab_size": hf.get_int("vocab_size"),
+        "dim": hf.get_int("hidden_size"),
+        "num_layers": hf.get_int("num_hidden_layers"),
+        "num_heads": hf.get_int("num_attention_heads"),
+        "mlp_dim": hf.get_int("intermediate_size"),
+        "max_length": hf.get_int("max_position_embeddings"),
+        "num_token_types": hf.get_int("type_vocab_size"),
         "position": "learned",
         "norm": "layernorm",
-        "norm_epsilon": s.number("layer_norm_eps"),
+        "norm_epsilon": hf.get_float("layer_norm_eps"),
         "norm_place": "post",
         "embedding_norm": True,
-        "activation": s.choose("hidden_act", ACTIVATIONS),
+        "activation": hf.look_up("hidden_act", ACTIVATIONS),
         "gated": False,
         "use_bias": True,
-        "dropout": s.number("hidden_dropout_prob"),
-        "attention_dropout": s.number("attention_probs_dropout_prob"),
+        "dropout": hf.get_float("hidden_dropout_prob"),
+        "attention_dropout": hf.get_float("attention_probs_dropout_prob"),
     }
 
 
-def _labelled(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    """Return the task of the head for labels, if the files hold one.
+def _read_task(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    """Return the task of the label head, if the files hold one.
 
-    It is of texts if there is a pooler, else of tokens.
+    A classifier of texts comes with a pooler, one of tokens without.
     """
-    if has(names, "qa_outputs.weight"):
+    if has_tensor(tensors, "qa_outputs.weight"):
         return {"kind": "span_qa"}
-    if not has(names, "classifier.weight"):
+    if not has_tensor(tensors, "classifier.weight"):
         return {}
-    s.only("problem_type", None, "single_label_classification")
-    kind = "classify" if has(names, "pooler.dense.weight") else "tag"
-    return {"kind": kind, "labels": labels.read(s)}
+    hf.require("problem_type", None, "single_label_classification")
+    kind = "classify" if has_tensor(tensors, "pooler.dense.weight") else "tag"
+    return {"kind": kind, "labels": labels.read_labels(hf)}
 
 
-def _num_labels(task: Mapping[str, Any]) -> int:
+def _count_labels(task: Mapping[str, Any]) -> int:
+    # span_qa predicts the start and the end of an answer.
     return 2 if task.get("kind") == "span_qa" else len(task.get("labels", ()))
 
 
-def _named(prefix: str, c: EncoderConfig) -> dict[str, Any]:
-    """Return the class of a model with a head for labels, and what it calls them."""
-    ending = labels.ENDINGS["classify" if c.pooler else "tag"]
-    labelled = labels.numbered(labels.placeholders(c.num_labels))
-    return {"architectures": [prefix + ending], **labelled}
+def _write_label_head(prefix: str, config: EncoderConfig) -> dict[str, Any]:
+    """Return the class of a model with a label head, and default labels."""
+    head = labels.HEADS["classify" if config.pooler else "tag"]
+    names = labels.write_labels(labels.default_labels(config.num_labels))
+    return {"architectures": [prefix + head.class_suffix], **names}
 
 
-def _heads(
-    s: Settings, names: Collection[str], *, dense: str, pair: str
+def _read_heads(
+    hf: HFConfig, tensors: Collection[str], *, dense: str, pair: str
 ) -> dict[str, bool]:
-    """Return which heads the files hold; `architectures` may not tell of all."""
-    mlm_head = has(names, dense)
+    """Return the fields that say which heads the files hold.
+
+    `architectures` does not name all of them. `dense` and `pair` are tensors of the
+    heads for masked tokens and for sentence pairs.
+    """
+    mlm_head = has_tensor(tensors, dense)
     return {
         "mlm_head": mlm_head,
         "head_bias": mlm_head,
-        "tie_embeddings": s.flag("tie_word_embeddings") or not mlm_head,
-        "pooler": has(names, "pooler.dense.weight"),
-        "pair_head": has(names, pair),
+        "tie_embeddings": hf.get_bool("tie_word_embeddings") or not mlm_head,
+        "pooler": has_tensor(tensors, "pooler.dense.weight"),
+        "pair_head": has_tensor(tensors, pair),
     }
 
 
-_BERT_DENSE = "predictions.transform.dense.weight"
-_BERT_PAIR = "cls.seq_relationship.weight"
+def _read_bert(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    heads = _read_heads(
+        hf,
+        tensors,
+        dense="predictions.transform.dense.weight",
+        pair="cls.seq_relationship.weight",
+    )
+    num_labels = _count_labels(_read_task(hf, tensors))
+    return _read(hf) | heads | {"num_labels": num_labels}
 
 
-def _read_bert(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    fields = _read(s) | _heads(s, names, dense=_BERT_DENSE, pair=_BERT_PAIR)
-    return fields | {"num_labels": _num_labels(_labelled(s, names))}
-
-
-def _read_roberta(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    heads = _heads(s, names, dense="lm_head.dense.weight", pair="-")
+def _read_roberta(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    heads = _read_heads(hf, tensors, dense="lm_head.dense.weight", pair="-")
     if heads["mlm_head"]:
-        s.only("hidden_act", "gelu")  # the head's, which the setting does not reach
-    # Positions are counted from the one after that of padding.
-    offset = s.integer("pad_token_id") + 1
-    length = s.integer("max_position_embeddings") - offset
-    fields = _read(s) | heads | {"max_length": length, "position_offset": offset}
-    return fields | {"num_labels": _num_labels(_roberta_task(s, names))}
+        hf.require("hidden_act", "gelu")  # the head always uses gelu
+    # The first position is pad_token_id + 1.
+    offset = hf.get_int("pad_token_id") + 1
+    length = hf.get_int("max_position_embeddings") - offset
+    fields = _read(hf) | heads | {"max_length": length, "position_offset": offset}
+    return fields | {"num_labels": _count_labels(_read_roberta_task(hf, tensors))}
 
 
-def _roberta_task(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    """Return the task of a head over tokens; that over texts has a layer more."""
-    task = _labelled(s, names)
+def _read_roberta_task(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    """Return the task of a head over tokens; RoBERTa's over texts has another layer."""
+    task = _read_task(hf, tensors)
     return {} if task.get("kind") == "classify" else task
 
 
-def _write(c: EncoderConfig) -> dict[str, Any]:
+def _write(config: EncoderConfig) -> dict[str, Any]:
     return {
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.dim,
-        "num_hidden_layers": c.num_layers,
-        "num_attention_heads": c.num_heads,
-        "intermediate_size": c.mlp_dim,
-        "max_position_embeddings": c.max_length + c.position_offset,
-        "type_vocab_size": c.num_token_types,
-        "layer_norm_eps": c.norm_epsilon,
-        "hidden_act": THEIR_ACTIVATIONS[c.activation],
-        "hidden_dropout_prob": c.dropout,
-        "attention_probs_dropout_prob": c.attention_dropout,
-        "tie_word_embeddings": c.tie_embeddings,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_dim,
+        "max_position_embeddings": config.max_length + config.position_offset,
+        "type_vocab_size": config.num_token_types,
+        "layer_norm_eps": config.norm_epsilon,
+        "hidden_act": HF_ACTIVATIONS[config.activation],
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "tie_word_embeddings": config.tie_embeddings,
     }
 
 
-def _write_bert(c: EncoderConfig) -> dict[str, Any]:
-    name = "BertForMaskedLM" if c.mlm_head else "BertModel"
-    if c.pair_head:
+def _write_bert(config: EncoderConfig) -> dict[str, Any]:
+    name = "BertForMaskedLM" if config.mlm_head else "BertModel"
+    if config.pair_head:
         name = "BertForPreTraining"
-    values = {"architectures": [name], "model_type": "bert", **_write(c)}
-    return values | (_named("Bert", c) if c.num_labels else {})
+    values = {"architectures": [name], "model_type": "bert", **_write(config)}
+    return values | (_write_label_head("Bert", config) if config.num_labels else {})
 
 
-def _write_roberta(c: EncoderConfig) -> dict[str, Any]:
+def _write_roberta(config: EncoderConfig) -> dict[str, Any]:
     values = {
-        "architectures": ["RobertaForMaskedLM" if c.mlm_head else "RobertaModel"],
+        "architectures": ["RobertaForMaskedLM" if config.mlm_head else "RobertaModel"],
         "model_type": "roberta",
-        **_write(c),
-        "pad_token_id": max(c.position_offset - 1, 0),
+        **_write(config),
+        "pad_token_id": max(config.position_offset - 1, 0),
     }
-    return values | (_named("Roberta", c) if c.num_labels else {})
+    return values | (_write_label_head("Roberta", config) if config.num_labels else {})
 
 
-def _trunk(prefix: str) -> tuple[Row, ...]:
-    ours, theirs = "encoder.blocks", f"{prefix}encoder.layer." + "{layer}"
-    attention, embeddings = f"{theirs}.attention", f"{prefix}embeddings"
+def _encoder(prefix: str) -> tuple[Entry, ...]:
+    blocks, layer = "encoder.blocks", f"{prefix}encoder.layer." + "{layer}"
+    attention, embeddings = f"{layer}.attention", f"{prefix}embeddings"
     return (
-        Row("embed.embedding", f"{embeddings}.word_embeddings.weight"),
-        Row("encoder.positions.embedding", f"{embeddings}.position_embeddings.weight"),
-        Row("token_types.embedding", f"{embeddings}.token_type_embeddings.weight"),
+        Entry("embed.embedding", f"{embeddings}.word_embeddings.weight"),
+        Entry(
+            "encoder.positions.embedding", f"{embeddings}.position_embeddings.weight"
+        ),
+        Entry("token_types.embedding", f"{embeddings}.token_type_embeddings.weight"),
         *norm("encoder.embedding_norm", f"{embeddings}.LayerNorm"),
-        *linear(f"{ours}.attention.query", f"{attention}.self.query"),
-        *linear(f"{ours}.attention.key", f"{attention}.self.key"),
-        *linear(f"{ours}.attention.value", f"{attention}.self.value"),
-        *linear(f"{ours}.attention.out", f"{attention}.output.dense", num_inputs=2),
-        *norm(f"{ours}.attention_norm", f"{attention}.output.LayerNorm"),
-        *linear(f"{ours}.mlp.up", f"{theirs}.intermediate.dense"),
-        *linear(f"{ours}.mlp.down", f"{theirs}.output.dense"),
-        *norm(f"{ours}.mlp_norm", f"{theirs}.output.LayerNorm"),
+        *linear(f"{blocks}.attention.query", f"{attention}.self.query"),
+        *linear(f"{blocks}.attention.key", f"{attention}.self.key"),
+        *linear(f"{blocks}.attention.value", f"{attention}.self.value"),
+        *linear(f"{blocks}.attention.out", f"{attention}.output.dense", num_inputs=2),
+        *norm(f"{blocks}.attention_norm", f"{attention}.output.LayerNorm"),
+        *linear(f"{blocks}.mlp.up", f"{layer}.intermediate.dense"),
+        *linear(f"{blocks}.mlp.down", f"{layer}.output.dense"),
+        *norm(f"{blocks}.mlp_norm", f"{layer}.output.LayerNorm"),
         *linear("pooler", f"{prefix}pooler.dense"),
     )
 
 
 def _table(
-    config: ModelConfig, *, prefix: str, head: tuple[Row, ...], bias: str
+    config: EncoderConfig, *, prefix: str, head: tuple[Entry, ...], bias: str
 ) -> Table:
-    """Return the table of a model, whose head's bias may have two names.
+    """Return the table of a model with the head for masked tokens or without.
 
-    A tied head's are copies of one another. Else the decoder's is what counts, and
-    the other is idle, though older files may hold it alone.
+    Args:
+      config: of the model.
+      prefix: of the tensors of the encoder.
+      head: the entries of the heads, but for the last layer of that for masked tokens.
+      bias: of this last layer. The files have it under a second name as well,
+        `decoder.bias`: tied heads have equal copies; in others `decoder.bias` is used,
+        and older files that lack it have `bias` alone.
     """
-    directory, own = bias.rsplit(".", 1)
-    inner = f"{directory}.decoder.{own}"
-    words = f"{prefix}embeddings.word_embeddings.weight"
+    module, own = bias.rsplit(".", 1)
+    decoder_bias = f"{module}.decoder.{own}"
+    embedding = f"{prefix}embeddings.word_embeddings.weight"
     tied = config.tie_embeddings
+    copies = {f"{module}.decoder.weight": embedding, decoder_bias: bias}
     return Table(
-        rows=(
-            *_trunk(prefix),
+        entries=(
+            *_encoder(prefix),
             *head,
-            Row("head.bias", bias if tied else inner),
-            Row("head.embedding", f"{directory}.decoder.weight"),
+            Entry("head.bias", bias if tied else decoder_bias),
+            Entry("head.embedding", f"{module}.decoder.weight"),
         ),
         prefix=prefix,
-        ignorable=(r"embeddings\.position_ids$",),
-        copies={f"{directory}.decoder.weight": words, inner: bias} if tied else {},
-        stand_ins={} if tied else {bias: inner},
+        ignored=(r"embeddings\.position_ids$",),
+        copies=copies if tied else {},
+        aliases={} if tied else {bias: decoder_bias},
     )
 
 
-def _bert_table(config: ModelConfig) -> Table:
+def _bert_table(config: EncoderConfig) -> Table:
     head = (
         *linear("head.dense", "cls.predictions.transform.dense"),
         *norm("head.norm", "cls.predictions.transform.LayerNorm"),
         *linear("pair", "cls.seq_relationship"),
-        *linear("classifier", labels.HEAD),
+        *linear("classifier", "classifier"),
     )
     return _table(config, prefix="bert.", head=head, bias="cls.predictions.bias")
 
 
-def _roberta_table(config: ModelConfig) -> Table:
+def _roberta_table(config: EncoderConfig) -> Table:
     head = (
         *linear("head.dense", "lm_head.dense"),
         *norm("head.norm", "lm_head.layer_norm"),
-        *linear("classifier", labels.HEAD),
+        *linear("classifier", "classifier"),
     )
     return _table(config, prefix="roberta.", head=head, bias="lm_head.bias")
+
+
+def _unused_fields(config: EncoderConfig) -> tuple[str, ...]:
+    """Return the fields of the head for masked tokens if there is none."""
+    no_head = ("tie_embeddings", "head_bias", "logit_softcap")
+    return () if config.mlm_head else no_head
 
 
 BERT = Family(
@@ -238,7 +260,9 @@ BERT = Family(
     config_to_hf=_write_bert,
     table=_bert_table,
     kind="encoder",
-    task_from_hf=_labelled,
+    task_from_hf=_read_task,
+    unused_fields=_unused_fields,
+    base_architecture="BertModel",
 )
 ROBERTA = Family(
     model_type="roberta",
@@ -253,5 +277,7 @@ ROBERTA = Family(
     config_to_hf=_write_roberta,
     table=_roberta_table,
     kind="encoder",
-    task_from_hf=_roberta_task,
+    task_from_hf=_read_roberta_task,
+    unused_fields=_unused_fields,
+    base_architecture="RobertaModel",
 )

@@ -6,13 +6,15 @@ from typing import Any
 from lmjax.config.model import DecoderConfig
 from lmjax.interop.families.llama import (
     NORMS,
+    build_table,
     read_shared,
     read_windows,
-    table,
+    write_layer_types,
     write_shared,
 )
-from lmjax.interop.layout import Family, norm
-from lmjax.interop.settings import Settings
+from lmjax.interop.family import Family
+from lmjax.interop.hf_config import HFConfig
+from lmjax.interop.table import norm
 
 _GEMMA = {
     "vocab_size": 256000,
@@ -44,79 +46,74 @@ _GEMMA2 = {
 }
 
 
-def _read(s: Settings) -> dict[str, Any]:
-    s.only("attention_bias", False)
-    s.only("use_bidirectional_attention", None, False)
-    # The first files say "gelu", and meant the other one, as transformers knows.
-    s.only("hidden_act", "gelu", "gelu_pytorch_tanh")
-    s.only("hidden_activation", None, "gelu_pytorch_tanh")
+def _read(hf: HFConfig) -> dict[str, Any]:
+    hf.require("attention_bias", False)
+    hf.require("use_bidirectional_attention", None, False)
+    # The first files say "gelu", but transformers uses the tanh form.
+    hf.require("hidden_act", "gelu", "gelu_pytorch_tanh")
+    hf.require("hidden_activation", None, "gelu_pytorch_tanh")
     return {
-        **read_shared(s),
+        **read_shared(hf),
         "norm": "rmsnorm1p",
         "activation": "gelu_tanh",
         "scale_embeddings": True,
     }
 
 
-def _read_gemma(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    return _read(s)
+def _read_gemma(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    return _read(hf)
 
 
-def _read_gemma2(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    num_layers = s.integer("num_hidden_layers")
+def _read_gemma2(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    num_layers = hf.get_int("num_hidden_layers")
     types = ["sliding_attention", "full_attention"] * num_layers
-    size = s.number("query_pre_attn_scalar")
+    size = hf.get_float("query_pre_attn_scalar")
     if size <= 0:
-        raise s.error("query_pre_attn_scalar", "must be > 0")
-    fields = _read(s)
+        raise hf.error("query_pre_attn_scalar", "expected > 0")
+    fields = _read(hf)
     return {
         **fields,
-        **read_windows(s, types[:num_layers]),
+        **read_windows(hf, types[:num_layers]),
         "norm_place": "both",
         "attention_scale": 0.0 if size == fields["head_dim"] else size**-0.5,
-        "attention_softcap": s.number("attn_logit_softcapping", 0.0),
-        "logit_softcap": s.number("final_logit_softcapping", 0.0),
+        "attention_softcap": hf.get_float("attn_logit_softcapping", 0.0),
+        "logit_softcap": hf.get_float("final_logit_softcapping", 0.0),
     }
 
 
-def _write_gemma(c: DecoderConfig) -> dict[str, Any]:
+def _write_gemma(config: DecoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["GemmaForCausalLM"],
         "model_type": "gemma",
-        **write_shared(c),
+        **write_shared(config),
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
     }
 
 
-def _write_gemma2(c: DecoderConfig) -> dict[str, Any]:
-    size = c.attention_scale**-2 if c.attention_scale else c.head_dim
+def _write_gemma2(config: DecoderConfig) -> dict[str, Any]:
+    size = config.attention_scale**-2 if config.attention_scale else config.head_dim
     return {
         "architectures": ["Gemma2ForCausalLM"],
         "model_type": "gemma2",
-        **write_shared(c),
+        **write_shared(config),
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": round(size),
-        "attn_logit_softcapping": c.attention_softcap or None,
-        "final_logit_softcapping": c.logit_softcap or None,
-        "sliding_window": c.window or None,
-        "layer_types": [
-            "sliding_attention"
-            if c.window and not (c.global_every and i % c.global_every == 0)
-            else "full_attention"
-            for i in range(1, c.num_layers + 1)
-        ],
+        "attn_logit_softcapping": config.attention_softcap or None,
+        "final_logit_softcapping": config.logit_softcap or None,
+        "sliding_window": config.window or None,
+        "layer_types": write_layer_types(config),
     }
 
 
-_OURS, _THEIRS = "decoder.blocks", "model.layers.{layer}"
-_GEMMA_TABLE = table(*NORMS)
-_GEMMA2_TABLE = table(
-    *norm(f"{_OURS}.attention_norm", f"{_THEIRS}.input_layernorm"),
-    *norm(f"{_OURS}.attention_post_norm", f"{_THEIRS}.post_attention_layernorm"),
-    *norm(f"{_OURS}.mlp_norm", f"{_THEIRS}.pre_feedforward_layernorm"),
-    *norm(f"{_OURS}.mlp_post_norm", f"{_THEIRS}.post_feedforward_layernorm"),
+_BLOCKS, _LAYER = "decoder.blocks", "model.layers.{layer}"
+_GEMMA_TABLE = build_table(*NORMS)
+_GEMMA2_TABLE = build_table(
+    *norm(f"{_BLOCKS}.attention_norm", f"{_LAYER}.input_layernorm"),
+    *norm(f"{_BLOCKS}.attention_post_norm", f"{_LAYER}.post_attention_layernorm"),
+    *norm(f"{_BLOCKS}.mlp_norm", f"{_LAYER}.pre_feedforward_layernorm"),
+    *norm(f"{_BLOCKS}.mlp_post_norm", f"{_LAYER}.post_feedforward_layernorm"),
 )
 
 GEMMA = Family(

@@ -4,8 +4,9 @@ from collections.abc import Collection
 from typing import Any
 
 from lmjax.config.model import DecoderConfig
-from lmjax.interop.layout import Family, Row, Table, norm
-from lmjax.interop.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
+from lmjax.interop.family import Family
+from lmjax.interop.hf_config import ACTIVATIONS, HF_ACTIVATIONS, HFConfig
+from lmjax.interop.table import Entry, Table, norm
 
 _DEFAULTS = {
     "vocab_size": 50257,
@@ -24,89 +25,91 @@ _DEFAULTS = {
 }
 
 
-def _read(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    s.only("scale_attn_weights", True)
-    s.only("scale_attn_by_inverse_layer_idx", False)
-    s.only("add_cross_attention", False)
-    dim = s.integer("n_embd")
+def _read(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    hf.require("scale_attn_weights", True)
+    hf.require("scale_attn_by_inverse_layer_idx", False)
+    hf.require("add_cross_attention", False)
+    dim = hf.get_int("n_embd")
     return {
-        "vocab_size": s.integer("vocab_size"),
+        "vocab_size": hf.get_int("vocab_size"),
         "dim": dim,
-        "num_layers": s.integer("n_layer"),
-        "num_heads": s.integer("n_head"),
-        "mlp_dim": s.integer("n_inner", 4 * dim),
-        "max_length": s.integer("n_positions"),
+        "num_layers": hf.get_int("n_layer"),
+        "num_heads": hf.get_int("n_head"),
+        "mlp_dim": hf.get_int("n_inner", 4 * dim),
+        "max_length": hf.get_int("n_positions"),
         "position": "learned",
         "norm": "layernorm",
-        "norm_epsilon": s.number("layer_norm_epsilon"),
-        "activation": s.choose("activation_function", ACTIVATIONS),
+        "norm_epsilon": hf.get_float("layer_norm_epsilon"),
+        "activation": hf.look_up("activation_function", ACTIVATIONS),
         "gated": False,
         "use_bias": True,
-        "tie_embeddings": s.flag("tie_word_embeddings"),
-        "dropout": s.number("resid_pdrop"),
-        "attention_dropout": s.number("attn_pdrop"),
+        "tie_embeddings": hf.get_bool("tie_word_embeddings"),
+        "dropout": hf.get_float("resid_pdrop"),
+        "attention_dropout": hf.get_float("attn_pdrop"),
     }
 
 
-def _write(c: DecoderConfig) -> dict[str, Any]:
+def _write(config: DecoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "vocab_size": c.vocab_size,
-        "n_embd": c.dim,
-        "n_layer": c.num_layers,
-        "n_head": c.num_heads,
-        "n_inner": c.mlp_dim,
-        "n_positions": c.max_length,
-        "layer_norm_epsilon": c.norm_epsilon,
-        "activation_function": THEIR_ACTIVATIONS[c.activation],
-        "tie_word_embeddings": c.tie_embeddings,
-        "resid_pdrop": c.dropout,
-        "embd_pdrop": c.dropout,
-        "attn_pdrop": c.attention_dropout,
+        "vocab_size": config.vocab_size,
+        "n_embd": config.dim,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_inner": config.mlp_dim,
+        "n_positions": config.max_length,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "activation_function": HF_ACTIVATIONS[config.activation],
+        "tie_word_embeddings": config.tie_embeddings,
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.attention_dropout,
     }
 
 
-def _conv1d(ours: str, theirs: str, *, num_inputs: int = 1) -> tuple[Row, Row]:
+def _conv1d(param: str, tensor: str, *, num_inputs: int = 1) -> tuple[Entry, Entry]:
+    """Return the entries of one `Conv1D`."""
     return (
-        Row(f"{ours}.kernel", f"{theirs}.weight", "conv1d", num_inputs),
-        Row(f"{ours}.bias", f"{theirs}.bias", "flat"),
+        Entry(f"{param}.kernel", f"{tensor}.weight", "conv1d", num_inputs),
+        Entry(f"{param}.bias", f"{tensor}.bias", "flat"),
     )
 
 
-def _fused(theirs: str, *ours: str) -> tuple[Row, ...]:
+def _fused_conv1d(tensor: str, *params: str) -> tuple[Entry, ...]:
+    """Return the entries of several layers that are one `Conv1D` in the files."""
     kernels = (
-        Row(f"{name}.kernel", f"{theirs}.weight", "conv1d", 1, i, len(ours))
-        for i, name in enumerate(ours)
+        Entry(f"{param}.kernel", f"{tensor}.weight", "conv1d", 1, i, len(params))
+        for i, param in enumerate(params)
     )
     biases = (
-        Row(f"{name}.bias", f"{theirs}.bias", "flat", 1, i, len(ours))
-        for i, name in enumerate(ours)
+        Entry(f"{param}.bias", f"{tensor}.bias", "flat", 1, i, len(params))
+        for i, param in enumerate(params)
     )
     return (*kernels, *biases)
 
 
-_OURS, _THEIRS = "decoder.blocks", "transformer.h.{layer}"
+_BLOCKS, _LAYER = "decoder.blocks", "transformer.h.{layer}"
 _TABLE = Table(
-    rows=(
-        Row("embed.embedding", "transformer.wte.weight"),
-        Row("decoder.positions.embedding", "transformer.wpe.weight"),
-        *norm(f"{_OURS}.attention_norm", f"{_THEIRS}.ln_1"),
-        *_fused(
-            f"{_THEIRS}.attn.c_attn",
-            f"{_OURS}.attention.query",
-            f"{_OURS}.attention.key",
-            f"{_OURS}.attention.value",
+    entries=(
+        Entry("embed.embedding", "transformer.wte.weight"),
+        Entry("decoder.positions.embedding", "transformer.wpe.weight"),
+        *norm(f"{_BLOCKS}.attention_norm", f"{_LAYER}.ln_1"),
+        *_fused_conv1d(
+            f"{_LAYER}.attn.c_attn",
+            f"{_BLOCKS}.attention.query",
+            f"{_BLOCKS}.attention.key",
+            f"{_BLOCKS}.attention.value",
         ),
-        *_conv1d(f"{_OURS}.attention.out", f"{_THEIRS}.attn.c_proj", num_inputs=2),
-        *norm(f"{_OURS}.mlp_norm", f"{_THEIRS}.ln_2"),
-        *_conv1d(f"{_OURS}.mlp.up", f"{_THEIRS}.mlp.c_fc"),
-        *_conv1d(f"{_OURS}.mlp.down", f"{_THEIRS}.mlp.c_proj"),
+        *_conv1d(f"{_BLOCKS}.attention.out", f"{_LAYER}.attn.c_proj", num_inputs=2),
+        *norm(f"{_BLOCKS}.mlp_norm", f"{_LAYER}.ln_2"),
+        *_conv1d(f"{_BLOCKS}.mlp.up", f"{_LAYER}.mlp.c_fc"),
+        *_conv1d(f"{_BLOCKS}.mlp.down", f"{_LAYER}.mlp.c_proj"),
         *norm("decoder.norm", "transformer.ln_f"),
-        Row("head.embedding", "lm_head.weight"),
+        Entry("head.embedding", "lm_head.weight"),
     ),
     prefix="transformer.",
-    ignorable=(r"\.attn\.(bias|masked_bias)$",),  # the causal mask
+    ignored=(r"\.attn\.(bias|masked_bias)$",),  # the causal mask
     copies={"lm_head.weight": "transformer.wte.weight"},
 )
 

@@ -1,12 +1,13 @@
-"""Llama (Touvron et al. 2023) and its like: Mistral, Qwen 2 and 3, SmolLM2."""
+"""Llama (Touvron et al. 2023) and variants: Mistral, Qwen 2 and 3, SmolLM2."""
 
 from collections.abc import Collection
 from typing import Any
 
 from lmjax.config.model import DecoderConfig
 from lmjax.interop.families.rope import read_rope, write_rope
-from lmjax.interop.layout import Family, Row, Table, linear, norm
-from lmjax.interop.settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings
+from lmjax.interop.family import Family
+from lmjax.interop.hf_config import ACTIVATIONS, HF_ACTIVATIONS, HFConfig
+from lmjax.interop.table import Entry, Table, linear, norm
 
 _LLAMA = {
     "vocab_size": 32000,
@@ -42,190 +43,195 @@ _QWEN2 = {
 _QWEN3 = {**_QWEN2, "head_dim": 128}
 
 
-def read_shared(s: Settings) -> dict[str, Any]:
-    """Return the fields that have the same keys in all such models."""
-    dim, num_heads = s.integer("hidden_size"), s.integer("num_attention_heads")
+def read_shared(hf: HFConfig) -> dict[str, Any]:
+    """Return the fields whose keys all variants of Llama have."""
+    dim, num_heads = hf.get_int("hidden_size"), hf.get_int("num_attention_heads")
     return {
-        "vocab_size": s.integer("vocab_size"),
+        "vocab_size": hf.get_int("vocab_size"),
         "dim": dim,
-        "num_layers": s.integer("num_hidden_layers"),
+        "num_layers": hf.get_int("num_hidden_layers"),
         "num_heads": num_heads,
-        "num_kv_heads": s.integer("num_key_value_heads", num_heads),
-        "head_dim": s.integer("head_dim", dim // max(num_heads, 1)),
-        "mlp_dim": s.integer("intermediate_size"),
-        "max_length": s.integer("max_position_embeddings"),
-        **read_rope(s),
+        "num_kv_heads": hf.get_int("num_key_value_heads", num_heads),
+        "head_dim": hf.get_int("head_dim", dim // max(num_heads, 1)),
+        "mlp_dim": hf.get_int("intermediate_size"),
+        "max_length": hf.get_int("max_position_embeddings"),
+        **read_rope(hf),
         "norm": "rmsnorm",
-        "norm_epsilon": s.number("rms_norm_eps"),
+        "norm_epsilon": hf.get_float("rms_norm_eps"),
         "gated": True,
-        "tie_embeddings": s.flag("tie_word_embeddings"),
-        "attention_dropout": s.number("attention_dropout", 0.0),
+        "tie_embeddings": hf.get_bool("tie_word_embeddings"),
+        "attention_dropout": hf.get_float("attention_dropout", 0.0),
     }
 
 
-def read_windows(s: Settings, types: list[str]) -> dict[str, Any]:
-    """Return the fields that say which layers see how far.
+def read_windows(hf: HFConfig, types: list[str]) -> dict[str, Any]:
+    """Return the fields of sliding-window attention.
 
     Args:
-      s: the settings, whose `layer_types` come before `types`.
-      types: "sliding_attention" or "full_attention", for each layer.
+      hf: the config.json.
+      types: "sliding_attention" or "full_attention" for each layer, if it has no
+        `layer_types`.
 
     Raises:
-      ConfigError: layers that see all, but are not every n-th.
+      UserError: the layers with full attention are not every n-th.
     """
-    types = s.get("layer_types") or types
+    types = hf.get("layer_types") or types
     known = {"sliding_attention", "full_attention"}
-    if len(types) != s.integer("num_hidden_layers") or not set(types) <= known:
-        raise s.error("layer_types", f"must be one of {sorted(known)} for each layer")
-    full = [i for i, kind in enumerate(types, start=1) if kind == "full_attention"]
-    if len(full) == len(types) or s.get("sliding_window") is None:
+    if len(types) != hf.get_int("num_hidden_layers") or not set(types) <= known:
+        raise hf.error("layer_types", f"expected one of {sorted(known)} for each layer")
+    full = [i for i, name in enumerate(types, start=1) if name == "full_attention"]
+    if len(full) == len(types) or hf.get("sliding_window") is None:
         return {}
-    window = {"window": s.integer("sliding_window")}
+    window = {"window": hf.get_int("sliding_window")}
     if not full:
         return window
     if full != list(range(full[0], len(types) + 1, full[0])):
-        raise s.error("layer_types", "every n-th layer alone may be full_attention")
+        raise hf.error("layer_types", "only every n-th layer may be full_attention")
     return {**window, "global_every": full[0]}
 
 
-def write_shared(c: DecoderConfig) -> dict[str, Any]:
-    """Return the settings that have the same keys in all such models."""
+def write_layer_types(config: DecoderConfig) -> list[str]:
+    """Return the `layer_types` of a config.json."""
+    return [
+        "sliding_attention"
+        if config.window and not (config.global_every and i % config.global_every == 0)
+        else "full_attention"
+        for i in range(1, config.num_layers + 1)
+    ]
+
+
+def write_shared(config: DecoderConfig) -> dict[str, Any]:
+    """Return the keys that all variants of Llama have."""
     return {
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.dim,
-        "num_hidden_layers": c.num_layers,
-        "num_attention_heads": c.num_heads,
-        "num_key_value_heads": c.num_kv_heads,
-        "head_dim": c.head_dim,
-        "intermediate_size": c.mlp_dim,
-        "max_position_embeddings": c.max_length,
-        **write_rope(c),
-        "rms_norm_eps": c.norm_epsilon,
-        "tie_word_embeddings": c.tie_embeddings,
-        "attention_dropout": c.attention_dropout,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.mlp_dim,
+        "max_position_embeddings": config.max_length,
+        **write_rope(config),
+        "rms_norm_eps": config.norm_epsilon,
+        "tie_word_embeddings": config.tie_embeddings,
+        "attention_dropout": config.attention_dropout,
     }
 
 
-def _read_llama(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    s.only("mlp_bias", s.flag("attention_bias"))  # ours are all or none
+def _read_llama(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    hf.require("mlp_bias", hf.get_bool("attention_bias"))  # one field for both
     return {
-        **read_shared(s),
-        "activation": s.choose("hidden_act", ACTIVATIONS),
-        "use_bias": s.flag("attention_bias"),
+        **read_shared(hf),
+        "activation": hf.look_up("hidden_act", ACTIVATIONS),
+        "use_bias": hf.get_bool("attention_bias"),
     }
 
 
-def _read_mistral(s: Settings, names: Collection[str]) -> dict[str, Any]:
+def _read_mistral(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
     return {
-        **read_shared(s),
-        "activation": s.choose("hidden_act", ACTIVATIONS),
-        **read_windows(s, ["sliding_attention"] * s.integer("num_hidden_layers")),
+        **read_shared(hf),
+        "activation": hf.look_up("hidden_act", ACTIVATIONS),
+        **read_windows(hf, ["sliding_attention"] * hf.get_int("num_hidden_layers")),
     }
 
 
-def _read_qwen(s: Settings) -> dict[str, Any]:
-    fields = {**read_shared(s), "activation": s.choose("hidden_act", ACTIVATIONS)}
-    if not s.flag("use_sliding_window"):
+def _read_qwen(hf: HFConfig) -> dict[str, Any]:
+    fields = {**read_shared(hf), "activation": hf.look_up("hidden_act", ACTIVATIONS)}
+    if not hf.get_bool("use_sliding_window"):
         return fields
-    first, num_layers = s.integer("max_window_layers"), s.integer("num_hidden_layers")
+    first, num_layers = hf.get_int("max_window_layers"), hf.get_int("num_hidden_layers")
     types = [
         "sliding_attention" if i >= first else "full_attention"
         for i in range(num_layers)
     ]
-    return {**fields, **read_windows(s, types)}
+    return {**fields, **read_windows(hf, types)}
 
 
-def _read_qwen2(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    return {**_read_qwen(s), "qkv_bias": True}
+def _read_qwen2(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    return {**_read_qwen(hf), "qkv_bias": True}
 
 
-def _read_qwen3(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    s.only("attention_bias", False)
-    return {**_read_qwen(s), "qk_norm": True}
+def _read_qwen3(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    hf.require("attention_bias", False)
+    return {**_read_qwen(hf), "qk_norm": True}
 
 
-def _write_llama(c: DecoderConfig) -> dict[str, Any]:
+def _write_llama(config: DecoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **write_shared(c),
-        "hidden_act": THEIR_ACTIVATIONS[c.activation],
-        "attention_bias": c.use_bias,
-        "mlp_bias": c.use_bias,
+        **write_shared(config),
+        "hidden_act": HF_ACTIVATIONS[config.activation],
+        "attention_bias": config.use_bias,
+        "mlp_bias": config.use_bias,
     }
 
 
-def _write_mistral(c: DecoderConfig) -> dict[str, Any]:
+def _write_mistral(config: DecoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
-        **write_shared(c),
-        "hidden_act": THEIR_ACTIVATIONS[c.activation],
-        "sliding_window": c.window or None,
+        **write_shared(config),
+        "hidden_act": HF_ACTIVATIONS[config.activation],
+        "sliding_window": config.window or None,
     }
 
 
-def _write_qwen(c: DecoderConfig) -> dict[str, Any]:
-    types = [
-        "sliding_attention"
-        if c.window and not (c.global_every and i % c.global_every == 0)
-        else "full_attention"
-        for i in range(1, c.num_layers + 1)
-    ]
+def _write_qwen(config: DecoderConfig) -> dict[str, Any]:
     return {
-        **write_shared(c),
-        "hidden_act": THEIR_ACTIVATIONS[c.activation],
-        "use_sliding_window": c.window > 0,
-        "sliding_window": c.window or None,
+        **write_shared(config),
+        "hidden_act": HF_ACTIVATIONS[config.activation],
+        "use_sliding_window": config.window > 0,
+        "sliding_window": config.window or None,
         "max_window_layers": 0,
-        "layer_types": types,
+        "layer_types": write_layer_types(config),
     }
 
 
-def _write_qwen2(c: DecoderConfig) -> dict[str, Any]:
+def _write_qwen2(config: DecoderConfig) -> dict[str, Any]:
     names = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
-    return {**names, **_write_qwen(c)}
+    return {**names, **_write_qwen(config)}
 
 
-def _write_qwen3(c: DecoderConfig) -> dict[str, Any]:
+def _write_qwen3(config: DecoderConfig) -> dict[str, Any]:
     names = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
-    return {**names, **_write_qwen(c)}
+    return {**names, **_write_qwen(config)}
 
 
-_OURS, _THEIRS = "decoder.blocks", "model.layers.{layer}"
-ATTENTION_AND_MLP = (
-    *linear(f"{_OURS}.attention.query", f"{_THEIRS}.self_attn.q_proj"),
-    *linear(f"{_OURS}.attention.key", f"{_THEIRS}.self_attn.k_proj"),
-    *linear(f"{_OURS}.attention.value", f"{_THEIRS}.self_attn.v_proj"),
-    *linear(f"{_OURS}.attention.out", f"{_THEIRS}.self_attn.o_proj", num_inputs=2),
-    Row(f"{_OURS}.attention.query_norm.scale", f"{_THEIRS}.self_attn.q_norm.weight"),
-    Row(f"{_OURS}.attention.key_norm.scale", f"{_THEIRS}.self_attn.k_norm.weight"),
-    *linear(f"{_OURS}.mlp.gate", f"{_THEIRS}.mlp.gate_proj"),
-    *linear(f"{_OURS}.mlp.up", f"{_THEIRS}.mlp.up_proj"),
-    *linear(f"{_OURS}.mlp.down", f"{_THEIRS}.mlp.down_proj"),
+_BLOCKS, _LAYER = "decoder.blocks", "model.layers.{layer}"
+_ATTENTION_AND_MLP = (
+    *linear(f"{_BLOCKS}.attention.query", f"{_LAYER}.self_attn.q_proj"),
+    *linear(f"{_BLOCKS}.attention.key", f"{_LAYER}.self_attn.k_proj"),
+    *linear(f"{_BLOCKS}.attention.value", f"{_LAYER}.self_attn.v_proj"),
+    *linear(f"{_BLOCKS}.attention.out", f"{_LAYER}.self_attn.o_proj", num_inputs=2),
+    Entry(f"{_BLOCKS}.attention.query_norm.scale", f"{_LAYER}.self_attn.q_norm.weight"),
+    Entry(f"{_BLOCKS}.attention.key_norm.scale", f"{_LAYER}.self_attn.k_norm.weight"),
+    *linear(f"{_BLOCKS}.mlp.gate", f"{_LAYER}.mlp.gate_proj"),
+    *linear(f"{_BLOCKS}.mlp.up", f"{_LAYER}.mlp.up_proj"),
+    *linear(f"{_BLOCKS}.mlp.down", f"{_LAYER}.mlp.down_proj"),
 )
-ENDS = (
-    Row("embed.embedding", "model.embed_tokens.weight"),
+_EMBEDDING_AND_HEAD = (
+    Entry("embed.embedding", "model.embed_tokens.weight"),
     *norm("decoder.norm", "model.norm"),
-    Row("head.embedding", "lm_head.weight"),
+    Entry("head.embedding", "lm_head.weight"),
 )
 
 
-def table(*norms: Row) -> Table:
-    """Return the table of such a model, which differ in the norms of their blocks."""
+def build_table(*norms: Entry) -> Table:
+    """Return the table of a variant of Llama, given the norms of its blocks."""
     return Table(
-        rows=(*ENDS, *norms, *ATTENTION_AND_MLP),
+        entries=(*_EMBEDDING_AND_HEAD, *norms, *_ATTENTION_AND_MLP),
         prefix="model.",
-        ignorable=(r"rotary_emb\.inv_freq$",),
+        ignored=(r"rotary_emb\.inv_freq$",),
         copies={"lm_head.weight": "model.embed_tokens.weight"},
     )
 
 
 NORMS = (
-    *norm(f"{_OURS}.attention_norm", f"{_THEIRS}.input_layernorm"),
-    *norm(f"{_OURS}.mlp_norm", f"{_THEIRS}.post_attention_layernorm"),
+    *norm(f"{_BLOCKS}.attention_norm", f"{_LAYER}.input_layernorm"),
+    *norm(f"{_BLOCKS}.mlp_norm", f"{_LAYER}.post_attention_layernorm"),
 )
-_TABLE = table(*NORMS)
+_TABLE = build_table(*NORMS)
 
 LLAMA = Family(
     model_type="llama",

@@ -1,14 +1,14 @@
-"""Rotary positions as config.json spells them, the older way and the newer."""
+"""Rotary positions in a config.json, in the older and the newer spelling."""
 
 from typing import Any
 
 from lmjax.config.model import TransformerConfig
-from lmjax.errors import ConfigError
-from lmjax.interop.settings import Settings
+from lmjax.errors import UserError
+from lmjax.interop.hf_config import HFConfig
 
 # Newer files have all of it under `rope_parameters`; older ones have `rope_theta`, and
-# `rope_scaling` where the frequencies are scaled. Both are read; the older is written,
-# which every version of transformers reads.
+# `rope_scaling` if the frequencies are scaled. Both are read. The older is written:
+# every version of transformers reads it.
 _SCALINGS = {"default": "none", "linear": "linear", "llama3": "llama3"}
 _FIELDS = {
     "factor": "rope_factor",
@@ -16,46 +16,46 @@ _FIELDS = {
     "high_freq_factor": "rope_high_frequency_factor",
     "original_max_position_embeddings": "rope_original_length",
 }
-_USED = {"none": (), "linear": ("factor",), "llama3": tuple(_FIELDS)}
+_KEYS = {"none": (), "linear": ("factor",), "llama3": tuple(_FIELDS)}  # by scaling
 
 
-def read_rope(settings: Settings) -> dict[str, Any]:
-    """Return the fields of our config that say how positions rotate.
+def read_rope(hf: HFConfig) -> dict[str, Any]:
+    """Return the fields of rotary positions.
 
     Raises:
-      ConfigError: a scaling that lmjax cannot compute, or one that lacks a number.
+      UserError: the scaling is not supported, or lacks a number.
     """
-    settings.only("partial_rotary_factor", None, 1.0)
-    key = "rope_scaling" if settings.get("rope_scaling") else "rope_parameters"
-    values = settings.get(key)
+    hf.require("partial_rotary_factor", None, 1.0)
+    key = "rope_scaling" if hf.get("rope_scaling") else "rope_parameters"
+    values = hf.get(key)
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise settings.error(key, "must be an object")
-    kind = values.get("rope_type", values.get("type", "default"))
-    if kind not in _SCALINGS:
-        raise ConfigError(
-            f"{settings.where}: {key}.rope_type = {kind!r}: allowed: "
+        raise hf.error(key, "expected an object")
+    rope_type = values.get("rope_type", values.get("type", "default"))
+    if rope_type not in _SCALINGS:
+        raise UserError(
+            f"{hf.file}: {key}.rope_type = {rope_type!r}: allowed: "
             f"{', '.join(_SCALINGS)}"
         )
-    scaling = _SCALINGS[kind]
-    inner = Settings(values, {}, where=f"{settings.where}: {key}")
-    inner.only("partial_rotary_factor", None, 1.0)
-    theta = settings.number("rope_theta", 10_000.0)
+    scaling = _SCALINGS[rope_type]
+    inner = HFConfig(values, {}, file=f"{hf.file}: {key}")
+    inner.require("partial_rotary_factor", None, 1.0)
+    theta = hf.get_float("rope_theta", 10_000.0)
     fields: dict[str, Any] = {
         "position": "rope",
-        "rope_theta": inner.number("rope_theta", theta),
+        "rope_theta": inner.get_float("rope_theta", theta),
         "rope_scaling": scaling,
     }
-    for name in _USED[scaling]:
-        fields[_FIELDS[name]] = inner.number(name)
+    for name in _KEYS[scaling]:
+        fields[_FIELDS[name]] = inner.get_float(name)
     return fields
 
 
 def write_rope(config: TransformerConfig) -> dict[str, Any]:
-    """Return the settings that say how positions rotate."""
+    """Return the keys of rotary positions."""
     scaling = None
     if config.rope_scaling != "none":
         scaling = {"rope_type": config.rope_scaling} | {
-            name: getattr(config, _FIELDS[name]) for name in _USED[config.rope_scaling]
+            name: getattr(config, _FIELDS[name]) for name in _KEYS[config.rope_scaling]
         }
     return {"rope_theta": config.rope_theta, "rope_scaling": scaling}

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from typing import Any
 
-from lmjax.config.model import EncoderDecoderConfig, ModelConfig
-from lmjax.interop.layout import Family, Row, Table, linear, norm
-from lmjax.interop.settings import Settings
+from lmjax.config.model import EncoderDecoderConfig
+from lmjax.interop.family import Family
+from lmjax.interop.hf_config import HFConfig
+from lmjax.interop.table import Entry, Table, linear, norm
 
 _DEFAULTS = {
     "vocab_size": 32128,
@@ -20,10 +21,10 @@ _DEFAULTS = {
     "layer_norm_epsilon": 1e-6,
     "feed_forward_proj": "relu",
     "pad_token_id": 0,
-    "n_positions": 512,  # in the files, though nothing is limited by it
+    "n_positions": 512,  # in the files; relative positions have no limit
     "tie_word_embeddings": True,
 }
-# feed_forward_proj: (gated, activation). "gated-gelu" has always meant the tanh form.
+# feed_forward_proj: (gated, activation). "gated-gelu" is the tanh form.
 _FEED_FORWARD = {
     "relu": (False, "relu"),
     "gelu": (False, "gelu"),
@@ -35,117 +36,122 @@ _FEED_FORWARD = {
 }
 
 
-def _read(s: Settings, names: Collection[str]) -> dict[str, Any]:
-    gated, activation = s.choose("feed_forward_proj", _FEED_FORWARD)
-    num_layers = s.integer("num_layers")
+def _read(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    gated, activation = hf.look_up("feed_forward_proj", _FEED_FORWARD)
+    num_layers = hf.get_int("num_layers")
     return {
         "kind": "encoder_decoder",
-        "vocab_size": s.integer("vocab_size"),
-        "dim": s.integer("d_model"),
-        "num_layers": s.integer("num_decoder_layers", num_layers),
+        "vocab_size": hf.get_int("vocab_size"),
+        "dim": hf.get_int("d_model"),
+        "num_layers": hf.get_int("num_decoder_layers", num_layers),
         "num_encoder_layers": num_layers,
-        "num_heads": s.integer("num_heads"),
-        "head_dim": s.integer("d_kv"),
-        "mlp_dim": s.integer("d_ff"),
-        "max_length": s.integer("n_positions"),
+        "num_heads": hf.get_int("num_heads"),
+        "head_dim": hf.get_int("d_kv"),
+        "mlp_dim": hf.get_int("d_ff"),
+        "max_length": hf.get_int("n_positions"),
         "position": "relative",
-        "relative_buckets": s.integer("relative_attention_num_buckets"),
-        "relative_max_distance": s.integer("relative_attention_max_distance"),
+        "relative_buckets": hf.get_int("relative_attention_num_buckets"),
+        "relative_max_distance": hf.get_int("relative_attention_max_distance"),
         "norm": "rmsnorm",
-        "norm_epsilon": s.number("layer_norm_epsilon"),
+        "norm_epsilon": hf.get_float("layer_norm_epsilon"),
         "activation": activation,
         "gated": gated,
         "attention_scale": 1.0,
-        "start_id": s.integer("decoder_start_token_id", s.integer("pad_token_id")),
-        **_read_head(s, names),
-        "dropout": s.number("dropout_rate"),
-        "attention_dropout": s.number("dropout_rate"),
+        "start_id": hf.get_int("decoder_start_token_id", hf.get_int("pad_token_id")),
+        **_read_head(hf, tensors),
+        "dropout": hf.get_float("dropout_rate"),
+        "attention_dropout": hf.get_float("dropout_rate"),
     }
 
 
-def _read_head(s: Settings, names: Collection[str]) -> dict[str, bool]:
-    """Return whether the head is tied, and whether what it sees is scaled.
+def _read_head(hf: HFConfig, tensors: Collection[str]) -> dict[str, bool]:
+    """Return whether the head is tied, and whether its inputs are scaled.
 
-    Version 1.0 ties and scales, 1.1 does neither. transformers 5 says so in
-    `scale_decoder_outputs`, and `tie_word_embeddings` is then always true.
+    Version 1.0 ties and scales, 1.1 does neither. transformers 4 has one key for both,
+    `tie_word_embeddings`. In transformers 5 that is always true, and
+    `scale_decoder_outputs` tells the versions apart.
     """
-    tied = s.flag("tie_word_embeddings")
-    if s.get("scale_decoder_outputs") is False:
-        return {"tie_embeddings": "lm_head.weight" not in names, "scale_logits": False}
+    tied = hf.get_bool("tie_word_embeddings")
+    if hf.get("scale_decoder_outputs") is False:
+        return {
+            "tie_embeddings": "lm_head.weight" not in tensors,
+            "scale_logits": False,
+        }
     return {"tie_embeddings": tied, "scale_logits": tied}
 
 
-def _write(c: EncoderDecoderConfig) -> dict[str, Any]:
+def _write(config: EncoderDecoderConfig) -> dict[str, Any]:
     feed_forward = {value: key for key, value in _FEED_FORWARD.items()}
     return {
         "architectures": ["T5ForConditionalGeneration"],
         "model_type": "t5",
-        "vocab_size": c.vocab_size,
-        "d_model": c.dim,
-        "num_layers": c.num_encoder_layers,
-        "num_decoder_layers": c.num_layers,
-        "num_heads": c.num_heads,
-        "d_kv": c.head_dim,
-        "d_ff": c.mlp_dim,
-        "n_positions": c.max_length,
-        "relative_attention_num_buckets": c.relative_buckets,
-        "relative_attention_max_distance": c.relative_max_distance,
-        "layer_norm_epsilon": c.norm_epsilon,
-        # One that T5 has no word for is found out when this is read back.
-        "feed_forward_proj": feed_forward.get((c.gated, c.activation), "relu"),
-        # transformers 4 scales what it ties; 5 says so apart.
-        "tie_word_embeddings": c.tie_embeddings,
-        "scale_decoder_outputs": c.scale_logits,
-        "decoder_start_token_id": c.start_id,
+        "vocab_size": config.vocab_size,
+        "d_model": config.dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "n_positions": config.max_length,
+        "relative_attention_num_buckets": config.relative_buckets,
+        "relative_attention_max_distance": config.relative_max_distance,
+        "layer_norm_epsilon": config.norm_epsilon,
+        # If T5 has no such layer, `choose_family` sees that "relu" is not the model's.
+        "feed_forward_proj": feed_forward.get(
+            (config.gated, config.activation), "relu"
+        ),
+        "tie_word_embeddings": config.tie_embeddings,
+        "scale_decoder_outputs": config.scale_logits,
+        "decoder_start_token_id": config.start_id,
         "is_encoder_decoder": True,
-        "dropout_rate": c.dropout,
+        "dropout_rate": config.dropout,
     }
 
 
-def _attention(ours: str, theirs: str, name: str) -> tuple[Row, ...]:
+def _attention(param: str, layer: str, name: str) -> tuple[Entry, ...]:
     return (
-        *linear(f"{ours}.query", f"{theirs}.{name}.q"),
-        *linear(f"{ours}.key", f"{theirs}.{name}.k"),
-        *linear(f"{ours}.value", f"{theirs}.{name}.v"),
-        *linear(f"{ours}.out", f"{theirs}.{name}.o", num_inputs=2),
-        *norm(f"{ours}_norm", f"{theirs}.layer_norm"),
+        *linear(f"{param}.query", f"{layer}.{name}.q"),
+        *linear(f"{param}.key", f"{layer}.{name}.k"),
+        *linear(f"{param}.value", f"{layer}.{name}.v"),
+        *linear(f"{param}.out", f"{layer}.{name}.o", num_inputs=2),
+        *norm(f"{param}_norm", f"{layer}.layer_norm"),
     )
 
 
-def _trunk(trunk: str, *, gated: bool) -> tuple[Row, ...]:
-    ours, theirs = f"{trunk}.blocks", f"{trunk}.block." + "{layer}.layer"
-    mlp = f"{theirs}.{2 if trunk == 'decoder' else 1}"
-    inputs: tuple[Row, ...] = (
-        *linear(f"{ours}.mlp.gate", f"{mlp}.DenseReluDense.wi_0"),
-        *linear(f"{ours}.mlp.up", f"{mlp}.DenseReluDense.wi_1"),
+def _stack(stack: str, *, gated: bool) -> tuple[Entry, ...]:
+    """Return the entries of the encoder or the decoder."""
+    blocks, layer = f"{stack}.blocks", f"{stack}.block." + "{layer}.layer"
+    mlp = f"{layer}.{2 if stack == 'decoder' else 1}"
+    inputs: tuple[Entry, ...] = (
+        *linear(f"{blocks}.mlp.gate", f"{mlp}.DenseReluDense.wi_0"),
+        *linear(f"{blocks}.mlp.up", f"{mlp}.DenseReluDense.wi_1"),
     )
     if not gated:
-        inputs = linear(f"{ours}.mlp.up", f"{mlp}.DenseReluDense.wi")
+        inputs = linear(f"{blocks}.mlp.up", f"{mlp}.DenseReluDense.wi")
     return (
-        Row(
-            f"{trunk}.relative_bias.embedding",
-            f"{trunk}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        Entry(
+            f"{stack}.relative_bias.embedding",
+            f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         ),
-        *_attention(f"{ours}.attention", f"{theirs}.0", "SelfAttention"),
-        *_attention(f"{ours}.cross_attention", f"{theirs}.1", "EncDecAttention"),
+        *_attention(f"{blocks}.attention", f"{layer}.0", "SelfAttention"),
+        *_attention(f"{blocks}.cross_attention", f"{layer}.1", "EncDecAttention"),
         *inputs,
-        *linear(f"{ours}.mlp.down", f"{mlp}.DenseReluDense.wo"),
-        *norm(f"{ours}.mlp_norm", f"{mlp}.layer_norm"),
-        *norm(f"{trunk}.norm", f"{trunk}.final_layer_norm"),
+        *linear(f"{blocks}.mlp.down", f"{mlp}.DenseReluDense.wo"),
+        *norm(f"{blocks}.mlp_norm", f"{mlp}.layer_norm"),
+        *norm(f"{stack}.norm", f"{stack}.final_layer_norm"),
     )
 
 
-def _table(config: ModelConfig) -> Table:
-    assert isinstance(config, EncoderDecoderConfig), config.kind
+def _table(config: EncoderDecoderConfig) -> Table:
     return Table(
-        rows=(
-            Row("embed.embedding", "shared.weight"),
-            *_trunk("encoder", gated=config.gated),
-            *_trunk("decoder", gated=config.gated),
-            Row("head.embedding", "lm_head.weight"),
+        entries=(
+            Entry("embed.embedding", "shared.weight"),
+            *_stack("encoder", gated=config.gated),
+            *_stack("decoder", gated=config.gated),
+            Entry("head.embedding", "lm_head.weight"),
         ),
-        # In the first files, though cross-attention never had positions.
-        ignorable=(r"EncDecAttention\.relative_attention_bias\.weight$",),
+        # In the first files, but unused: cross-attention has no positions.
+        ignored=(r"EncDecAttention\.relative_attention_bias\.weight$",),
         copies=dict.fromkeys(
             (
                 "encoder.embed_tokens.weight",

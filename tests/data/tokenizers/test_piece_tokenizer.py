@@ -39,8 +39,8 @@ ODD = [
 
 
 def random_text(rng):
-    # Letters that combine with a space are left out: there SentencePiece and the
-    # conversions of transformers differ, and we are SentencePiece.
+    # Letters that combine with a space are left out: for them SentencePiece, which is
+    # used here, differs from the conversions of transformers.
     ranges = [(32, 127), (97, 123), (0x80, 0x2B0), (0x4E00, 0x4F00), (0x1F300, 0x1F3F0)]
     low_high = rng.choices(ranges, k=rng.randrange(30))
     return "".join(chr(rng.randrange(*pair)) for pair in low_high)
@@ -85,14 +85,14 @@ def write(directory, files):
     return directory
 
 
-def make(path, **options):
+def open_tokenizer(path, **options):
     config = TokenizerConfig(kind="tokenizers", path=str(path), **options)
     return make_tokenizer(config, documents=None, seed=0)
 
 
-def pieces_of(model):
-    opened = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return [opened.id_to_piece(i) for i in range(opened.vocab_size())]
+def list_pieces(model):
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    return [processor.id_to_piece(i) for i in range(processor.vocab_size())]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def camembert(tmp_path, model):
 @pytest.fixture
 def marian(tmp_path, model, train):
     target = train(model_type="bpe")
-    known = {*pieces_of(model), *pieces_of(target)} - {"<s>", "</s>", "<unk>", "▁q"}
+    known = {*list_pieces(model), *list_pieces(target)} - {"<s>", "</s>", "<unk>", "▁q"}
     pieces = ["</s>", "<unk>", *sorted(known), ">>fra<<", "<pad>"]
     files = {
         "source.spm": model,
@@ -131,22 +131,22 @@ def marian(tmp_path, model, train):
 
 
 def test_t5(t5, t5_model):
-    made = make(t5, num_sentinels=100)
-    size = len(pieces_of(t5_model))
-    assert made.vocab_size == size + 100
-    assert made.sentinel_ids == tuple(range(size + 99, size - 1, -1))
-    assert made.id_to_piece(size + 99) == "<extra_id_0>"
-    assert (made.bos_id, made.eos_id, made.pad_id, made.mask_id) == (None, 1, 0, None)
-    assert (made.prefix_ids, made.suffix_ids, made.pair_ids) == ((), (1,), (1,))
-    opened = sentencepiece.SentencePieceProcessor(model_proto=t5_model)
+    tok = open_tokenizer(t5, num_sentinels=100)
+    size = len(list_pieces(t5_model))
+    assert tok.vocab_size == size + 100
+    assert tok.sentinel_ids == tuple(range(size + 99, size - 1, -1))
+    assert tok.id_to_piece(size + 99) == "<extra_id_0>"
+    assert (tok.bos_id, tok.eos_id, tok.pad_id, tok.mask_id) == (None, 1, 0, None)
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((), (1,), (1,))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=t5_model)
     for text in LINES[:9]:
-        assert made.encode(text).tolist() == opened.encode(text)
-        assert made.decode([*made.encode(text), 1]) == opened.decode(
-            opened.encode(text)
+        assert tok.encode(text).tolist() == processor.encode(text)
+        assert tok.decode([*tok.encode(text), 1]) == processor.decode(
+            processor.encode(text)
         )
-    ids = made.encode("the <extra_id_0> fox").tolist()
-    assert ids == [*opened.encode("the"), size + 99, *opened.encode("fox")]
-    starts = {made.id_to_piece(i): s for i, s in enumerate(made.word_starts())}
+    ids = tok.encode("the <extra_id_0> fox").tolist()
+    assert ids == [*processor.encode("the"), size + 99, *processor.encode("fox")]
+    starts = {tok.id_to_piece(i): s for i, s in enumerate(tok.word_starts())}
     assert starts["▁"] and starts["</s>"] and starts["<extra_id_7>"]
     assert not starts["e"]
 
@@ -168,101 +168,105 @@ def test_t5(t5, t5_model):
         ({"config.json": {}, "tokenizer_config.json": {}}, 0),
     ],
 )
-def test_how_many_sentinels_t5_has(t5, t5_model, files, count):
-    made = make(write(t5, files))
-    assert made.vocab_size == len(pieces_of(t5_model)) + count
-    assert len(made.sentinel_ids) == count
+def test_number_of_sentinels_of_t5(t5, t5_model, files, count):
+    tok = open_tokenizer(write(t5, files))
+    assert tok.vocab_size == len(list_pieces(t5_model)) + count
+    assert len(tok.sentinel_ids) == count
 
 
-def test_xlmr_and_camembert_move_pieces(xlmr, camembert, model):
-    made, size = make(xlmr), len(pieces_of(model))
-    assert made.vocab_size == size + 2
-    ids = (made.bos_id, made.pad_id, made.eos_id, made.mask_id)
+def test_xlmr_and_camembert_shift_ids(xlmr, camembert, model):
+    tok, size = open_tokenizer(xlmr), len(list_pieces(model))
+    assert tok.vocab_size == size + 2
+    ids = (tok.bos_id, tok.pad_id, tok.eos_id, tok.mask_id)
     assert ids == (0, 1, 2, size + 1)
-    assert (made.prefix_ids, made.suffix_ids, made.pair_ids) == ((0,), (2,), (2, 2))
-    opened = sentencepiece.SentencePieceProcessor(model_proto=model)
-    assert made.encode(LINES[0]).tolist() == [i + 1 for i in opened.encode(LINES[0])]
-    assert made.decode(made.encode(LINES[3])) == LINES[3]
-    assert make(camembert).encode(LINES[0]).tolist() == [
-        i + 4 for i in opened.encode(LINES[0])
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((0,), (2,), (2, 2))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert tok.encode(LINES[0]).tolist() == [i + 1 for i in processor.encode(LINES[0])]
+    assert tok.decode(tok.encode(LINES[3])) == LINES[3]
+    assert open_tokenizer(camembert).encode(LINES[0]).tolist() == [
+        i + 4 for i in processor.encode(LINES[0])
     ]
 
 
-def test_llama_begins_with_bos_where_it_says_so(tmp_path, model):
+def test_settings_of_llama_add_bos(tmp_path, model):
     for settings, prefix in (
         ({"tokenizer_class": "LlamaTokenizer"}, (1,)),
         ({"tokenizer_class": "LlamaTokenizer", "add_bos_token": False}, ()),
         ({"add_bos_token": True}, (1,)),
         ({}, ()),
     ):
-        named = settings | {"bos_token": "<s>", "eos_token": "</s>"}
-        files = {"tokenizer.model": model, "tokenizer_config.json": named}
-        made = make(write(tmp_path / "llama", files))
-        assert (made.prefix_ids, made.suffix_ids) == (prefix, ())
-        assert (made.bos_id, made.eos_id) == ((prefix or (None,))[0], 2)
-        assert make(tmp_path / "llama", bos=False).prefix_ids == ()
+        config = settings | {"bos_token": "<s>", "eos_token": "</s>"}
+        files = {"tokenizer.model": model, "tokenizer_config.json": config}
+        tok = open_tokenizer(write(tmp_path / "llama", files))
+        assert (tok.prefix_ids, tok.suffix_ids) == (prefix, ())
+        assert (tok.bos_id, tok.eos_id) == ((prefix or (None,))[0], 2)
+        assert open_tokenizer(tmp_path / "llama", bos=False).prefix_ids == ()
 
 
-def test_tokens_added_to_a_model(tmp_path, model):
-    size = len(pieces_of(model))
+def test_added_tokens(tmp_path, model):
+    size = len(list_pieces(model))
     files = {"tokenizer.model": model, "added_tokens.json": {"<pad>": size + 1}}
-    made = make(write(tmp_path / "llama", files))
-    assert (made.vocab_size, made.pad_id) == (size + 2, size + 1)
-    assert made.id_to_piece(size) == ""
-    assert made.encode("the<pad>").tolist()[-1] == size + 1
+    tok = open_tokenizer(write(tmp_path / "llama", files))
+    assert (tok.vocab_size, tok.pad_id) == (size + 2, size + 1)
+    assert tok.id_to_piece(size) == ""
+    assert tok.encode("the<pad>").tolist()[-1] == size + 1
 
 
 def test_marian(marian, model):
-    made = make(marian)
-    assert (made.bos_id, made.eos_id, made.stop_ids) == (None, 0, (0,))
-    assert made.pad_id == made.vocab_size - 1
-    assert (made.prefix_ids, made.suffix_ids, made.pair_ids) == ((), (0,), ())
+    tok = open_tokenizer(marian)
+    assert (tok.bos_id, tok.eos_id, tok.stop_ids) == (None, 0, (0,))
+    assert tok.pad_id == tok.vocab_size - 1
+    assert (tok.prefix_ids, tok.suffix_ids, tok.pair_ids) == ((), (0,), ())
     source = sentencepiece.SentencePieceProcessor(model_proto=model)
-    pieces = [made.id_to_piece(i) for i in made.encode(LINES[0])]
+    pieces = [tok.id_to_piece(i) for i in tok.encode(LINES[0])]
     assert pieces == source.encode(LINES[0], out_type=str)
-    assert made.encode(">>fra<< the")[0] == made.pad_id - 1
-    targets = made.for_targets()
-    assert targets.encode(LINES[0]).tolist() != made.encode(LINES[0]).tolist()
-    assert made.decode([*targets.encode(LINES[0]), 0, made.pad_id]) == LINES[0]
+    assert tok.encode(">>fra<< the")[0] == tok.pad_id - 1
+    target = sentencepiece.SentencePieceProcessor(
+        model_proto=(marian / "target.spm").read_bytes()
+    )
+    ids = json.loads((marian / "vocab.json").read_text())
+    target_ids = [ids[piece] for piece in target.encode(LINES[0], out_type=str)]
+    assert target_ids != tok.encode(LINES[0]).tolist()
+    assert tok.decode([*target_ids, 0, tok.pad_id]) == LINES[0]
 
 
 @pytest.mark.parametrize("kind", ["t5", "xlmr", "camembert", "marian"])
-def test_as_transformers_has_it(kind, request):
+def test_against_transformers(kind, request):
     transformers = pytest.importorskip("transformers")
     directory = request.getfixturevalue(kind)
     classes = {"t5": "T5", "xlmr": "XLMRoberta", "camembert": "Camembert"}
     name = f"{classes.get(kind, 'Marian')}Tokenizer"
-    theirs = getattr(transformers, name).from_pretrained(str(directory))
-    made = make(directory)
-    for text, ids in zip(TEXTS, made.encode_batch(TEXTS), strict=True):
-        assert ids.tolist() == theirs.encode(text, add_special_tokens=False), text
-    one, two = made.encode("fox").tolist(), made.encode("the").tolist()
-    whole = [*made.prefix_ids, *one, *made.suffix_ids]
-    pair = [*made.prefix_ids, *one, *made.pair_ids, *two, *made.suffix_ids]
-    assert theirs.encode("fox") == whole and theirs.encode("fox", "the") == pair
+    reference = getattr(transformers, name).from_pretrained(str(directory))
+    tok = open_tokenizer(directory)
+    for text, ids in zip(TEXTS, tok.encode_batch(TEXTS), strict=True):
+        assert ids.tolist() == reference.encode(text, add_special_tokens=False), text
+    one, two = tok.encode("fox").tolist(), tok.encode("the").tolist()
+    whole = [*tok.prefix_ids, *one, *tok.suffix_ids]
+    pair = [*tok.prefix_ids, *one, *tok.pair_ids, *two, *tok.suffix_ids]
+    assert reference.encode("fox") == whole and reference.encode("fox", "the") == pair
 
 
 @pytest.mark.parametrize("kind", ["t5", "marian"])
-def test_saved_and_loaded(kind, request, tmp_path):
+def test_save_and_load(kind, request, tmp_path):
     directory = request.getfixturevalue(kind)
-    made = make(directory)
-    made.save(tmp_path / "kept")
+    tok = open_tokenizer(directory)
+    tok.save(tmp_path / "saved")
     for file in directory.iterdir():
         if file.name != "config.json":
-            assert (tmp_path / "kept" / file.name).read_bytes() == file.read_bytes()
+            assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes()
     shutil.rmtree(directory)
-    loaded = load_tokenizer(tmp_path / "kept")
-    given = make(tmp_path / "kept")
+    loaded = load_tokenizer(tmp_path / "saved")
+    given = open_tokenizer(tmp_path / "saved")
     sent = pickle.loads(pickle.dumps(loaded))
     for other in (loaded, given, sent):
-        assert other.fingerprint() == made.fingerprint()
-        assert other.special_ids() == made.special_ids()
+        assert other.fingerprint() == tok.fingerprint()
+        assert other.special_ids() == tok.special_ids()
         other.suffix_ids += (1,)
-        assert other.fingerprint() != made.fingerprint()
+        assert other.fingerprint() != tok.fingerprint()
         for text in ODD:
             ids = other.encode(text)
-            np.testing.assert_array_equal(ids, made.encode(text))
-            assert other.decode(ids) == made.decode(ids)
+            np.testing.assert_array_equal(ids, tok.encode(text))
+            assert other.decode(ids) == tok.decode(ids)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +276,7 @@ def test_saved_and_loaded(kind, request, tmp_path):
         (
             "t5",
             {"config.json": {"model_type": "albert"}},
-            "'albert' reads spiece",
+            r"spiece\.model of 'albert'",
         ),
         ("marian", {"target.spm": b"x"}, r"target\.spm: .*not a SentencePiece"),
         ("marian", {"vocab.json": {"a": 0}}, r"vocab\.json: .*has no '<unk>'"),
@@ -280,28 +284,34 @@ def test_saved_and_loaded(kind, request, tmp_path):
         (
             "marian",
             {"tokenizer_config.json": {"separate_vocabs": True}},
-            "two vocabularies",
+            "separate_vocabs",
         ),
     ],
 )
-def test_what_cannot_be_used_is_one_line(kind, files, message, request):
+def test_damaged_files_are_one_line_errors(kind, files, message, request):
     directory = write(request.getfixturevalue(kind), files)
     with pytest.raises(UserError, match=message) as error:
-        make(directory)
+        open_tokenizer(directory)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("source.model", "not a SentencePiece model"), ("pieces.json", "not JSON")],
+    [
+        ("source.model", "saved: not a SentencePiece"),
+        ("pieces.json", r"pieces\.json: not JSON"),
+    ],
 )
 def test_a_damaged_workdir(t5, name, message, tmp_path):
-    make(t5).save(tmp_path / "kept")
-    (tmp_path / "kept" / name).write_bytes(b"nonsense")
+    open_tokenizer(t5).save(tmp_path / "saved")
+    (tmp_path / "saved" / name).write_bytes(b"nonsense")
     with pytest.raises(UserError, match=message):
-        load_tokenizer(tmp_path / "kept")
+        load_tokenizer(tmp_path / "saved")
 
 
-def test_a_model_file_is_found_beside_its_settings(t5):
-    assert make(t5 / "spiece.model").special_ids() == make(t5).special_ids()
+def test_a_model_file_is_used_with_its_settings(t5):
+    assert (
+        open_tokenizer(t5 / "spiece.model").special_ids()
+        == open_tokenizer(t5).special_ids()
+    )
     assert find_tokenizer(t5).kind == "tokenizers"

@@ -1,5 +1,6 @@
-"""Tokenizers in Hugging Face's layouts, read and written.
+"""Tokenizers in Hugging Face's formats, read and written.
 
-`tokenizer.json` through the tokenizers library, and vocabularies in older files
-(WordPiece, byte-level BPE, SentencePiece). Nothing here knows a model's weights.
+The tokenizers library reads a tokenizer.json. Older files of WordPiece and byte-level
+BPE are converted to one; SentencePiece models have a class of their own. Nothing here
+depends on the weights of a model.
 """

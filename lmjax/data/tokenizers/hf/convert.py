@@ -1,4 +1,4 @@
-"""Older layouts of Hugging Face tokenizers, rewritten as a tokenizer.json.
+"""Conversion of older formats of Hugging Face tokenizers to a tokenizer.json.
 
 WordPiece's vocab.txt (BERT) and the byte-level BPE of GPT-2 and RoBERTa.
 """
@@ -7,9 +7,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from lmjax.data.tokenizers.hf.directory import Origin, content
+from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles, token_text
 
-# Families whose tokenizers these layouts are; "": whoever does not say.
+# Families whose tokenizers have these formats; "": the files name no family.
 _WORD_PIECE = {
     "",
     "bert",
@@ -41,43 +41,42 @@ _ROBERTA_TOKENS = {
 }
 
 
-def tokenizer_json(origin: Origin) -> bytes:
-    """Return the tokenizer.json of a directory: its own, or one made of what it has.
+def build_tokenizer_json(files: HFTokenizerFiles) -> bytes:
+    """Return the tokenizer.json of a directory, converted from older files if need be.
 
     Raises:
-      ConfigError: a file is damaged, or another family's.
+      UserError: a file is damaged, or the family is not known.
     """
-    if origin.layout == ("tokenizer.json",):
-        return origin.files["tokenizer.json"]
-    if origin.layout == ("vocab.txt",):
-        made = _word_piece(origin)
-    else:
-        made = _byte_level(origin)
-    return json.dumps(made, ensure_ascii=False).encode()
+    if files.format == ("tokenizer.json",):
+        return files.contents["tokenizer.json"]
+    convert = (
+        _convert_wordpiece if files.format == ("vocab.txt",) else _convert_byte_level
+    )
+    return json.dumps(convert(files), ensure_ascii=False).encode()
 
 
-def _word_piece(origin: Origin) -> dict[str, Any]:
-    if origin.family not in _WORD_PIECE:
-        raise origin.unknown()
-    pieces = origin.text("vocab.txt").removesuffix("\n").split("\n")
+def _convert_wordpiece(files: HFTokenizerFiles) -> dict[str, Any]:
+    if files.family not in _WORD_PIECE:
+        raise files.unknown_family_error()
+    pieces = files.read_text("vocab.txt").removesuffix("\n").split("\n")
     vocab = {piece: i for i, piece in enumerate(pieces)}
-    tokens = _tokens(origin, _BERT_TOKENS)
+    tokens = _find_tokens(files, _BERT_TOKENS)
     for role in ("unk", "cls", "sep"):
         if tokens[role] not in vocab:
-            raise origin.damaged("vocab.txt", f"has no {tokens[role]!r}")
-    return _whole(
-        origin,
+            raise files.error("vocab.txt", f"has no {tokens[role]!r}")
+    return _assemble(
+        files,
         vocab=vocab,
         tokens=tokens,
         normalizer={
             "type": "BertNormalizer",
             "clean_text": True,
-            "handle_chinese_chars": origin.config.get("tokenize_chinese_chars", True),
-            "strip_accents": origin.config.get("strip_accents"),
-            "lowercase": origin.config.get("do_lower_case", True),
+            "handle_chinese_chars": files.config.get("tokenize_chinese_chars", True),
+            "strip_accents": files.config.get("strip_accents"),
+            "lowercase": files.config.get("do_lower_case", True),
         },
         pre_tokenizer={"type": "BertPreTokenizer"},
-        post_processor=_around_texts(
+        post_processor=_add_cls_and_sep(
             cls=(tokens["cls"], vocab[tokens["cls"]]),
             sep=(tokens["sep"], vocab[tokens["sep"]]),
         ),
@@ -92,8 +91,8 @@ def _word_piece(origin: Origin) -> dict[str, Any]:
     )
 
 
-def _around_texts(*, cls: tuple[str, int], sep: tuple[str, int]) -> dict[str, Any]:
-    """Return what puts [CLS] and [SEP] around a text and between two."""
+def _add_cls_and_sep(*, cls: tuple[str, int], sep: tuple[str, int]) -> dict[str, Any]:
+    """Return the post-processor that adds [CLS] and [SEP] to texts and pairs."""
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     before, after = (
         {"SpecialToken": {"id": token, "type_id": 0}} for token, _ in (cls, sep)
@@ -109,15 +108,18 @@ def _around_texts(*, cls: tuple[str, int], sep: tuple[str, int]) -> dict[str, An
     }
 
 
-def _byte_level(origin: Origin) -> dict[str, Any]:
-    vocab_file, merges_file = origin.layout
-    vocab = origin.json_object(vocab_file)
-    _check_vocab(origin, vocab_file, vocab)
-    roberta = _like_roberta(origin, vocab)
-    tokens = _tokens(origin, _ROBERTA_TOKENS if roberta else _GPT2_TOKENS)
+def _convert_byte_level(files: HFTokenizerFiles) -> dict[str, Any]:
+    vocab_file, merges_file = files.format
+    vocab = files.read_json(vocab_file)
+    if not all(type(i) is int and i >= 0 for i in vocab.values()):
+        raise files.error(vocab_file, "not a vocabulary of pieces and ids")
+    if "\u0120" not in vocab:  # the piece of a space
+        raise files.error(vocab_file, "not a byte-level vocabulary such as GPT-2's")
+    roberta = _is_roberta(files, vocab)
+    tokens = _find_tokens(files, _ROBERTA_TOKENS if roberta else _GPT2_TOKENS)
     byte_level = {
         "type": "ByteLevel",
-        "add_prefix_space": bool(origin.config.get("add_prefix_space", False)),
+        "add_prefix_space": bool(files.config.get("add_prefix_space", False)),
         "trim_offsets": True,
         "use_regex": True,
     }
@@ -128,8 +130,8 @@ def _byte_level(origin: Origin) -> dict[str, Any]:
         }
         post_processor = byte_level | {"type": "RobertaProcessing", **ends}
         del post_processor["use_regex"]
-    return _whole(
-        origin,
+    return _assemble(
+        files,
         vocab=vocab,
         tokens=tokens,
         normalizer=None,
@@ -144,52 +146,55 @@ def _byte_level(origin: Origin) -> dict[str, Any]:
             "end_of_word_suffix": "",
             "fuse_unk": False,
             "vocab": vocab,
-            "merges": _merges(origin, merges_file, vocab),
+            "merges": _read_merges(files, merges_file, vocab),
         },
     )
 
 
-def _check_vocab(origin: Origin, name: str, vocab: Mapping[str, Any]) -> None:
-    if not all(type(i) is int and i >= 0 for i in vocab.values()):
-        raise origin.damaged(name, "not a vocabulary of pieces and ids")
-    if "\u0120" not in vocab:  # how a space is written
-        raise origin.damaged(name, "not a byte-level vocabulary, as GPT-2's is")
-
-
-def _like_roberta(origin: Origin, vocab: Mapping[str, int]) -> bool:
-    """Return whether texts stand between <s> and </s>; GPT-2 puts nothing around."""
-    if origin.family not in _GPT2 | _ROBERTA | {""}:
-        raise origin.unknown()
-    if origin.family:
-        return origin.family in _ROBERTA
+def _is_roberta(files: HFTokenizerFiles, vocab: Mapping[str, int]) -> bool:
+    """Return whether texts are between <s> and </s>; GPT-2 adds no tokens."""
+    if files.family not in _GPT2 | _ROBERTA | {""}:
+        raise files.unknown_family_error()
+    if files.family:
+        return files.family in _ROBERTA
     return {"<s>", "</s>"} <= vocab.keys() and "<|endoftext|>" not in vocab
 
 
-def _merges(origin: Origin, name: str, vocab: Mapping[str, int]) -> list[str]:
-    lines = origin.text(name).split("\n")
+def _read_merges(
+    files: HFTokenizerFiles, name: str, vocab: Mapping[str, int]
+) -> list[str]:
+    lines = files.read_text(name).split("\n")
     if lines[0].startswith("#version"):
         del lines[0]
     merges = [line for line in lines if line]
     for merge in merges:
         parts = merge.split(" ")
         if len(parts) != 2 or "".join(parts) not in vocab:
-            raise origin.damaged(name, f"not a merge of two pieces: {merge!r}")
+            raise files.error(name, f"not a merge of two pieces: {merge!r}")
     return merges
 
 
-def _tokens(origin: Origin, usual: Mapping[str, str]) -> dict[str, str]:
-    return {role: origin.token(role) or token for role, token in usual.items()}
+def _find_tokens(
+    files: HFTokenizerFiles, defaults: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the special tokens by role: of the settings, else the defaults."""
+    return {role: files.special_token(role) or t for role, t in defaults.items()}
 
 
-def _whole(
-    origin: Origin, *, vocab: Mapping[str, int], tokens: Mapping[str, str], **parts: Any
+def _assemble(
+    files: HFTokenizerFiles,
+    *,
+    vocab: Mapping[str, int],
+    tokens: Mapping[str, str],
+    **parts: Any,
 ) -> dict[str, Any]:
-    """Return a tokenizer.json: its parts, after the tokens that a text may spell."""
-    added = {vocab[t]: _added(t) for t in tokens.values() if t in vocab}
+    """Return a tokenizer.json: the special and added tokens, and `parts`."""
+    added = {vocab[t]: _describe_token(t) for t in tokens.values() if t in vocab}
     mask = tokens.get("mask", "")
     if mask in vocab and parts["model"]["type"] == "BPE":
-        added[vocab[mask]]["lstrip"] = True  # RoBERTa's takes the space before it
-    added |= {i: _added(token) for i, token in added_tokens(origin, tokens.values())}
+        added[vocab[mask]]["lstrip"] = True  # RoBERTa's includes the space before it
+    for i, token in list_added_tokens(files, special=tokens.values()):
+        added[i] = _describe_token(token)
     return {
         "version": "1.0",
         "truncation": None,
@@ -199,19 +204,25 @@ def _whole(
     }
 
 
-def added_tokens(
-    origin: Origin, special: Collection[str]
+def list_added_tokens(
+    files: HFTokenizerFiles, *, special: Collection[str] = ()
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield ids of tokens that the files of settings add, and how each is written."""
-    for token, index in origin.settings["added_tokens.json"].items():
+    """Yield (id, description) of the tokens that the settings add to the vocabulary.
+
+    Args:
+      files: of the tokenizer.
+      special: the tokens of added_tokens.json that are special.
+    """
+    for token, index in files.settings["added_tokens.json"].items():
         yield int(index), {"content": token, "special": token in special}
-    decoder = origin.config.get("added_tokens_decoder") or {}
+    decoder = files.config.get("added_tokens_decoder") or {}
     for index, token in decoder.items():
-        if content(token):
+        if token_text(token):
             yield int(index), token
 
 
-def _added(token: str | Mapping[str, Any]) -> dict[str, Any]:
+def _describe_token(token: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a token as tokenizer.json has it; a text is a special token."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     if isinstance(token, str):
         return {"content": token, **flags, "special": True}

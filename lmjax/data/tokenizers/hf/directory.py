@@ -1,4 +1,4 @@
-"""The files of a Hugging Face directory that make its tokenizer."""
+"""The files of a tokenizer in a Hugging Face directory."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.data.tokenizers.files import read_file
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import parse_json, read_json
 
-# The files that a tokenizer may be in; the first that are all there are taken.
-LAYOUTS: tuple[tuple[str, ...], ...] = (
+# The files that a tokenizer may consist of; the first format found complete is used.
+FORMATS: tuple[tuple[str, ...], ...] = (
     ("tokenizer.json",),
     ("vocab.txt",),
     ("vocab.json", "merges.txt"),
@@ -20,47 +20,55 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("tokenizer.model",),
     ("sentencepiece.bpe.model",),
 )
-# Those in which SentencePiece cuts the text.
-PIECES = {layout for layout in LAYOUTS if layout[0].endswith((".spm", ".model"))}
 _TOKENIZER_SETTINGS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 )
 _MODEL_SETTINGS = ("config.json", "generation_config.json")
-# What an export writes again as it was.
-_ORIGINALS = {
-    *(name for layout in LAYOUTS for name in layout),
+# Files that an export writes again, byte for byte.
+_EXPORTED = {
+    *(name for names in FORMATS for name in names),
     *_TOKENIZER_SETTINGS,
     "chat_template.jinja",
 }
-_SUFFIXES = {".json": "tokenizer.json", ".txt": "vocab.txt", ".model": "spiece.model"}
+# The usual name of a file whose own name is in no format.
+_USUAL_NAMES = {
+    ".json": "tokenizer.json",
+    ".txt": "vocab.txt",
+    ".model": "spiece.model",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What a directory says of its tokenizer.
+class HFTokenizerFiles:
+    """The files of a tokenizer, and the settings in the files around them.
 
     Attributes:
       path: the directory.
-      layout: the files that hold the tokenizer, one of `LAYOUTS`.
-      files: the content of all files that concern it, by name.
-      settings: the JSON objects of the files of settings, {} for those not there.
+      format: the names of the files that hold the tokenizer, one of `FORMATS`.
+      contents: of the files that an export writes again, by name.
+      settings: the JSON objects of the files of settings; {} for a missing file.
     """
 
     path: Path
-    layout: tuple[str, ...]
-    files: Mapping[str, bytes]
+    format: tuple[str, ...]
+    contents: Mapping[str, bytes]
     settings: Mapping[str, Mapping[str, Any]]
 
     @property
+    def is_sentencepiece(self) -> bool:
+        """Return whether SentencePiece tokenizes the text."""
+        return self.format[0].endswith((".spm", ".model"))
+
+    @property
     def config(self) -> Mapping[str, Any]:
-        """Return what tokenizer_config.json says."""
+        """Return the content of tokenizer_config.json."""
         return self.settings["tokenizer_config.json"]
 
     @property
     def family(self) -> str:
-        """Return whose tokenizer it is, "bert" or "xlmroberta"; "": it is not said."""
+        """Return the family of the tokenizer, such as "xlmroberta"; "" if unknown."""
         name = str(self.config.get("tokenizer_class") or "")
         name = name.removesuffix("Fast").removesuffix("Tokenizer").lower()
         if name in ("", "pretrained", "tokenizersbackend", "auto"):
@@ -69,95 +77,105 @@ class Origin:
 
     @property
     def model_type(self) -> str:
-        """Return the family of the model beside it; "": it is not said."""
+        """Return the family of the model in the directory; "" if unknown."""
         name = str(self.settings["config.json"].get("model_type") or "")
         return name.replace("-", "").replace("_", "").lower()
 
-    def text(self, name: str) -> str:
-        """Return the text of a file, with line ends made "\\n"."""
+    def read_text(self, name: str) -> str:
+        """Return the text of a file, with line ends normalized to "\\n".
+
+        Raises:
+          UserError: it is not UTF-8.
+        """
         try:
-            text = self.files[name].decode()
+            text = self.contents[name].decode()
         except UnicodeDecodeError as error:
-            raise self.damaged(name, "not UTF-8") from error
+            raise self.error(name, "not UTF-8") from error
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
-    def json_object(self, name: str) -> dict[str, Any]:
-        """Return the JSON object that a file holds."""
-        return parse_json(self.files[name], file=self.path / name)
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in a file.
 
-    def token(self, role: str) -> str | None:
-        """Return what is named `eos_token` and the like, for a role `eos`."""
+        Raises:
+          UserError: it holds something else.
+        """
+        return parse_json(self.contents[name], file=self.path / name)
+
+    def special_token(self, role: str) -> str | None:
+        """Return the token that the settings name for a role: `eos_token` for "eos"."""
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
-            if token := content(self.settings[name].get(f"{role}_token")):
+            if token := token_text(self.settings[name].get(f"{role}_token")):
                 return token
         return None
 
-    def damaged(self, name: str, why: str) -> ConfigError:
-        """Return the error to raise for a file."""
-        return ConfigError(f"{self.path / name}: cannot be used: {why}")
+    def error(self, name: str, why: str) -> UserError:
+        """Return an error about a file."""
+        return UserError(f"{self.path / name}: cannot be used: {why}")
 
-    def unknown(self) -> ConfigError:
-        """Return the error for a layout that is another family's own."""
-        return ConfigError(
-            f"{self.path}: has no tokenizer.json, and how {self.family!r} reads "
-            f"{self.layout[0]} is not known here; save it with transformers' "
-            "AutoTokenizer, which writes one"
+    def unknown_family_error(self) -> UserError:
+        """Return the error for a family whose use of the format is not known."""
+        return UserError(
+            f"{self.path}: has no tokenizer.json, and {self.format[0]} of "
+            f"{self.family!r} is not supported; save the tokenizer with transformers' "
+            "AutoTokenizer, which writes a tokenizer.json"
         )
 
 
-def content(token: Any) -> str | None:
-    """Return the text of a token as the files of settings write one."""
+def token_text(token: Any) -> str | None:
+    """Return the text of a token in a file of settings: a string or an object."""
     if isinstance(token, Mapping):
         token = token.get("content")
     return token if isinstance(token, str) and token else None
 
 
-def find_layout(directory: Path) -> tuple[str, ...] | None:
-    """Return which files of a directory hold a tokenizer; None: none do."""
-    for layout in LAYOUTS:
-        if all((directory / name).is_file() for name in layout):
-            return layout
+def find_format(directory: Path) -> tuple[str, ...] | None:
+    """Return the names of the files that hold a tokenizer; None if there are none."""
+    for names in FORMATS:
+        if all((directory / name).is_file() for name in names):
+            return names
     return None
 
 
-def open_origin(path: Path, *, name: str) -> Origin:
-    """Read what concerns the tokenizer in a directory, or beside a file.
+def read_tokenizer_files(path: Path, *, name: str) -> HFTokenizerFiles:
+    """Read the files of a tokenizer.
 
     Args:
-      path: a directory; or a tokenizer.json, vocab.txt or SentencePiece file.
-      name: what errors call it.
+      path: a directory; or a tokenizer.json, vocab.txt or SentencePiece file, which is
+        used with the settings in its directory.
+      name: how errors name it.
 
     Raises:
-      ConfigError: there is none, or a file cannot be read.
+      ConfigError: there is no tokenizer.
+      UserError: a file cannot be read.
     """
     directory = path if path.is_dir() else path.parent
-    chosen = {} if path.is_dir() else _chosen(path, name)
-    layout = tuple(chosen) or find_layout(directory)
-    if layout is None:
-        looked_for = ", ".join(" + ".join(layout) for layout in LAYOUTS)
+    given = {} if path.is_dir() else _read_single_file(path, name)
+    names = tuple(given) or find_format(directory)
+    if names is None:
+        allowed = ", ".join(" + ".join(names) for names in FORMATS)
         raise ConfigError(
-            f"config.tokenizer.path = {name!r}: holds no tokenizer; looked for "
-            f"{looked_for}"
+            f"config.tokenizer.path = {name!r}: holds no tokenizer; expected {allowed}"
         )
-    held = {file.name: file for file in directory.iterdir() if file.is_file()}
-    wanted = _ORIGINALS if path.is_dir() else set(_TOKENIZER_SETTINGS)
-    files = {n: read_file(file) for n, file in held.items() if n in wanted}
+    present = {file.name: file for file in directory.iterdir() if file.is_file()}
+    exported = _EXPORTED if path.is_dir() else set(_TOKENIZER_SETTINGS)
+    contents = {n: read_file(file) for n, file in present.items() if n in exported}
     settings = {
-        n: read_json(held[n]) if n in held else {}
+        n: read_json(present[n]) if n in present else {}
         for n in (*_TOKENIZER_SETTINGS, *_MODEL_SETTINGS)
     }
-    return Origin(
-        path=directory, layout=layout, files=files | chosen, settings=settings
+    return HFTokenizerFiles(
+        path=directory, format=names, contents=contents | given, settings=settings
     )
 
 
-def _chosen(path: Path, name: str) -> dict[str, bytes]:
-    """Return the content of a file by the name that it has in a directory."""
+def _read_single_file(path: Path, name: str) -> dict[str, bytes]:
+    """Return the content of a file, by its usual name in a directory."""
     leaf = f"config.tokenizer.path = {name!r}"
-    usual = path.name if (path.name,) in LAYOUTS else _SUFFIXES.get(path.suffix)
+    usual = path.name if (path.name,) in FORMATS else _USUAL_NAMES.get(path.suffix)
     if usual is None:
         raise ConfigError(
-            f"{leaf}: must be a directory, or a tokenizer.json, vocab.txt or .model"
+            f"{leaf}: expected a directory, or a tokenizer.json, vocab.txt or .model "
+            "file"
         )
     try:
         return {usual: path.read_bytes()}

@@ -1,97 +1,113 @@
-"""Which ids are special, as the files of a Hugging Face directory tell it."""
+"""The special ids of a tokenizer, from the files of a Hugging Face directory."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from lmjax.data.tokenizers.hf.directory import Origin
+from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none
 
-# What has a role where no file says so.
-_USUAL = {
+TokenToId = Callable[[str], int | None]
+
+# The tokens that usually have a role, where no file names one.
+_USUAL_TOKENS = {
     "eos": ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]"),
     "pad": ("<pad>", "[PAD]"),
     "mask": ("<mask>", "[MASK]"),
 }
 
-Wrap = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # prefix, suffix, pair
+
+class Template(NamedTuple):
+    """The special ids that a tokenizer adds to texts."""
+
+    prefix: tuple[int, ...] = ()  # before a text
+    suffix: tuple[int, ...] = ()  # after a text
+    pair: tuple[int, ...] = ()  # between two texts
 
 
-def special_ids(
-    origin: Origin, *, token_to_id: Callable[[str], int | None], wrap: Wrap, size: int
+def find_special_ids(
+    files: HFTokenizerFiles,
+    *,
+    token_to_id: TokenToId,
+    template: Template,
+    size: int,
 ) -> SpecialIds:
     """Return the special ids of a tokenizer.
 
-    What is declared for the tokenizer comes first, then for the model and its
-    generation, then the token that ends a text, then what usually has the role.
+    In order of precedence: the settings of the tokenizer, those of the model and of
+    generation, the token after a text, the usual tokens.
 
     Args:
-      origin: its files.
+      files: of the tokenizer.
       token_to_id: its vocabulary.
-      wrap: what it puts before, after and between texts.
-      size: ids must be below this.
+      template: the ids that it adds to texts.
+      size: of the vocabulary; the model's settings may have larger ids.
     """
 
-    def find(role: str) -> Iterator[int]:
-        for token in (origin.token(role), *_USUAL[role]):
+    def candidates(role: str) -> Iterator[int]:
+        for token in (files.special_token(role), *_USUAL_TOKENS[role]):
             if token and (index := token_to_id(token)) is not None:
                 yield index
 
-    prefix, suffix, pair = _as_asked(origin, token_to_id, wrap)
-    declared = {role: _declared(origin, token_to_id, role) for role in ("eos", "sep")}
-    for_model = [i for i in _model_ids(origin, "eos") if i < size]
-    eos = [*declared["eos"], *for_model, *declared["sep"], *suffix[-1:], *find("eos")]
-    pad_for_model = (i for i in _model_ids(origin, "pad") if i < size)
-    pad = _declared(origin, token_to_id, "pad")
+    prefix, suffix, pair = _apply_bos_eos_settings(files, token_to_id, template)
+    eos, sep = (_find_declared(files, token_to_id, role) for role in ("eos", "sep"))
+    model_eos = [i for i in _find_model_ids(files, "eos") if i < size]
+    all_eos = [*eos, *model_eos, *sep, *suffix[-1:], *candidates("eos")]
+    pad = _find_declared(files, token_to_id, "pad")
+    model_pad = (i for i in _find_model_ids(files, "pad") if i < size)
     return SpecialIds(
         bos_id=next(iter(prefix), None),
-        eos_id=next(iter(eos), None),
-        pad_id=next(itertools.chain(pad, pad_for_model, find("pad")), None),
-        mask_id=next(find("mask"), None),
-        stop_ids=tuple(dict.fromkeys([*eos[:1], *for_model])),
-        sentinel_ids=tuple(_sentinels(token_to_id)),
+        eos_id=next(iter(all_eos), None),
+        pad_id=next(itertools.chain(pad, model_pad, candidates("pad")), None),
+        mask_id=next(candidates("mask"), None),
+        stop_ids=tuple(dict.fromkeys([*all_eos[:1], *model_eos])),
+        sentinel_ids=tuple(_find_sentinels(token_to_id)),
         prefix_ids=prefix,
         suffix_ids=suffix,
         pair_ids=pair,
     )
 
 
-def _declared(
-    origin: Origin, token_to_id: Callable[[str], int | None], role: str
+def _find_declared(
+    files: HFTokenizerFiles, token_to_id: TokenToId, role: str
 ) -> tuple[int, ...]:
-    token = origin.token(role)
+    """Return the id that the settings of the tokenizer give a role, or ()."""
+    token = files.special_token(role)
     return not_none(token_to_id(token)) if token else ()
 
 
-def _model_ids(origin: Origin, role: str) -> Iterable[int]:
-    """Yield what config.json and generation_config.json say; it may be a list."""
+def _find_model_ids(files: HFTokenizerFiles, role: str) -> Iterable[int]:
+    """Yield the ids of a role in generation_config.json and config.json."""
     for name in ("generation_config.json", "config.json"):
-        value: Any = origin.settings[name].get(f"{role}_token_id")
+        value: Any = files.settings[name].get(f"{role}_token_id")
         for i in value if isinstance(value, list) else [value]:
             if type(i) is int and i >= 0:
                 yield i
 
 
-def _as_asked(
-    origin: Origin, token_to_id: Callable[[str], int | None], wrap: Wrap
-) -> Wrap:
-    """Return the wrap with BOS and EOS added or left out as `add_bos_token` says.
+def _apply_bos_eos_settings(
+    files: HFTokenizerFiles, token_to_id: TokenToId, template: Template
+) -> Template:
+    """Add or remove BOS and EOS as `add_bos_token` and `add_eos_token` say.
 
-    That is only for tokenizers which put nothing else around a text.
+    A template with other tokens around a text is returned as it is.
     """
-    bos, eos = (_declared(origin, token_to_id, role) for role in ("bos", "eos"))
-    prefix, suffix, pair = wrap
+    bos, eos = (_find_declared(files, token_to_id, role) for role in ("bos", "eos"))
+    prefix, suffix, pair = template
     if not set(prefix) <= set(bos) or not set(suffix) <= set(eos):
-        return wrap
-    asked = [origin.config.get(f"add_{role}_token") for role in ("bos", "eos")]
-    prefix = prefix if asked[0] is None else bos * bool(asked[0])
-    if asked[1] is not None:
-        suffix = eos * bool(asked[1])
-    changed = asked != [None, None]
-    return prefix, suffix, (suffix + prefix if changed else pair)
+        return template
+    add_bos = files.config.get("add_bos_token")
+    add_eos = files.config.get("add_eos_token")
+    if add_bos is not None:
+        prefix = bos if add_bos else ()
+    if add_eos is not None:
+        suffix = eos if add_eos else ()
+    if add_bos is not None or add_eos is not None:
+        pair = suffix + prefix
+    return Template(prefix, suffix, pair)
 
 
-def _sentinels(token_to_id: Callable[[str], int | None]) -> Iterator[int]:
+def _find_sentinels(token_to_id: TokenToId) -> Iterator[int]:
     for i in itertools.count():
         index = token_to_id(f"<extra_id_{i}>")
         if index is None:

@@ -1,39 +1,39 @@
-"""Tokenizers of the `tokenizers` library: WordPiece, byte-level BPE and their kin.
+"""Tokenizers of the `tokenizers` library: WordPiece, byte-level BPE and others.
 
-The library is an extra: it is imported where such a tokenizer is opened.
+The library is an optional dependency, imported when such a tokenizer is opened.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmjax.data.tokenizers.files import read_file, write_files, write_manifest
-from lmjax.data.tokenizers.hf.convert import tokenizer_json
-from lmjax.data.tokenizers.hf.directory import Origin
-from lmjax.data.tokenizers.hf.special import Wrap, special_ids
+from lmjax.data.tokenizers.hf.convert import build_tokenizer_json
+from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles
+from lmjax.data.tokenizers.hf.special import Template, find_special_ids
 from lmjax.data.tokenizers.offsets import Encoded, encoded, with_marks
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 FILE = "tokenizer.json"
-# How byte-level pieces write the white space that a word may begin with.
+# White space at the start of a word, as byte-level pieces write it.
 _BYTE_LEVEL_SPACES = ("\u0120", "\u010a", "\u0109", "\u010d")
 _SPACE_MARK = "\u2581"
 
 
-class HuggingFace(SpecialIds):
+class HFTokenizer(SpecialIds):
     """A tokenizer of the `tokenizers` library.
 
     Args:
-      core: the library's own object.
-      serialized: the tokenizer.json that it was read from.
-      special: its special ids.
-      files: the files it came with, by name, to be exported again.
-      made_from: a hash of what it was trained on; "" when it was given.
+      core: the `tokenizers.Tokenizer`.
+      serialized: its tokenizer.json.
+      special: the special ids.
+      files: the original files by name, for exports.
+      made_from: a hash of what it was trained on; "" if it was not trained here.
     """
 
     def __init__(
@@ -51,40 +51,43 @@ class HuggingFace(SpecialIds):
         self.made_from = made_from
         self._core = core
         self._dropped = {*self.stop_ids, *not_none(self.bos_id, self.pad_id)}
-        self.vocab_size = _size(core)
+        self.vocab_size = _count_ids(core)
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the ids of a text, int32, without special ones around it."""
+        """Return the ids of a text, int32, without special ids around it."""
         return np.array(self._core.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
-        found = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in found]
+        encodings = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode several texts, and say which characters each token stands for."""
-        found = self._core.encode_batch(list(texts), add_special_tokens=False)
-        located = (encoded(encoding.ids, encoding.offsets) for encoding in found)
+        """Encode several texts, with the characters that each token covers."""
+        encodings = self._core.encode_batch(list(texts), add_special_tokens=False)
+        pairs = (encoded(encoding.ids, encoding.offsets) for encoding in encodings)
         return [
             Encoded(ids, with_marks(text, offsets))
-            for text, (ids, offsets) in zip(texts, located, strict=True)
+            for text, (ids, offsets) in zip(texts, pairs, strict=True)
         ]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of ids; special ones are dropped."""
+        """Return the text of ids; special ids are dropped."""
         array = np.asarray(ids, np.int64).tolist()
-        kept = [i for i in array if i not in self._dropped]
-        return self._core.decode(kept, skip_special_tokens=True)
+        array = [i for i in array if i not in self._dropped]
+        return self._core.decode(array, skip_special_tokens=True)
 
     def id_to_piece(self, index: int) -> str:
-        """Return how one id is written; "" where the vocabulary has a gap."""
+        """Return the piece of an id; "" for an unused id."""
         return self._core.id_to_token(int(index)) or ""
 
     def word_starts(self) -> np.ndarray:
-        """Return which ids begin a word; all, where an id alone does not tell."""
+        """Return which ids begin a word, bool (vocab_size,).
+
+        All of them if the pieces of this kind of tokenizer do not show it.
+        """
         starts = np.ones(self.vocab_size, bool)
-        continues = _continues(json.loads(self.serialized))
+        continues = _continuation_test(json.loads(self.serialized))
         for piece, index in self._core.get_vocab(with_added_tokens=False).items():
             starts[index] = not continues(piece)
         for index in self._core.get_added_tokens_decoder():
@@ -92,7 +95,7 @@ class HuggingFace(SpecialIds):
         return starts
 
     def save(self, directory: str | Path) -> None:
-        """Write tokenizer.json and the files it came with, then the manifest."""
+        """Write tokenizer.json, the original files and the manifest."""
         write_files(directory, {**self.files, FILE: self.serialized})
         write_manifest(
             directory,
@@ -103,42 +106,53 @@ class HuggingFace(SpecialIds):
         )
 
     def fingerprint(self) -> str:
-        """Hash the vocabulary and the special ids, which stand around a text."""
+        """Return a hash of the tokenizer.json and the special ids."""
         special = json.dumps(self.special_ids()).encode()
         return hashlib.sha256(self.serialized + special).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # For a worker process, which encodes: what only exports need stays behind.
+        # For worker processes, which only encode: `files` stay behind.
         return _rebuild, (self.serialized, self.special_ids())
 
 
-def make(origin: Origin, *, bos: bool) -> HuggingFace:
-    """Open the tokenizer of a Hugging Face directory.
+def build(files: HFTokenizerFiles, *, bos: bool) -> HFTokenizer:
+    """Build the tokenizer of a Hugging Face directory.
 
     Args:
-      origin: its files.
-      bos: documents begin as its own model's do; else with nothing.
+      files: of the tokenizer.
+      bos: begin texts with BOS if the files say so; else never.
 
     Raises:
-      ConfigError: a file is damaged or unknown, or the library is not installed.
+      UserError: a file is damaged, or the family is not known.
+      ConfigError: the library is not installed.
     """
-    serialized = tokenizer_json(origin)
-    core = _core(serialized, name=str(origin.path / origin.layout[0]))
-    _check_added(core, origin, serialized)
-    special = special_ids(
-        origin, token_to_id=core.token_to_id, wrap=_wrap(core), size=_size(core)
+    serialized = build_tokenizer_json(files)
+    core = _parse(serialized, name=str(files.path / files.format[0]))
+    _check_added_tokens(core, files, serialized)
+    special = find_special_ids(
+        files,
+        token_to_id=core.token_to_id,
+        template=_find_template(core),
+        size=_count_ids(core),
     )
-    if not bos:
-        special = without_bos(special)
-    return HuggingFace(core, serialized=serialized, special=special, files=origin.files)
+    return HFTokenizer(
+        core,
+        serialized=serialized,
+        special=special if bos else without_bos(special),
+        files=files.contents,
+    )
 
 
-def load(directory: Path, manifest: Mapping[str, Any]) -> HuggingFace:
-    """Load what `HuggingFace.save` wrote."""
+def load(directory: Path, manifest: Mapping[str, Any]) -> HFTokenizer:
+    """Load what `HFTokenizer.save` wrote.
+
+    Raises:
+      UserError: a file is missing or damaged.
+    """
     serialized = read_file(directory / FILE)
     special = SpecialIds(**manifest["special"])
-    return HuggingFace(
-        _core(serialized, name=str(directory / FILE)),
+    return HFTokenizer(
+        _parse(serialized, name=str(directory / FILE)),
         serialized=serialized,
         special=special if manifest.get("bos", True) else without_bos(special),
         files={name: read_file(directory / name) for name in manifest["files"]},
@@ -146,17 +160,17 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> HuggingFace:
     )
 
 
-def _rebuild(serialized: bytes, special: Mapping[str, Any]) -> HuggingFace:
-    return HuggingFace(
-        _core(serialized, name=FILE),
+def _rebuild(serialized: bytes, special: Mapping[str, Any]) -> HFTokenizer:
+    return HFTokenizer(
+        _parse(serialized, name=FILE),
         serialized=serialized,
         special=SpecialIds(**special),
         files={},
     )
 
 
-def library() -> Any:
-    """Return the `tokenizers` library.
+def import_tokenizers() -> Any:
+    """Return the module `tokenizers`.
 
     Raises:
       ConfigError: it is not installed.
@@ -171,70 +185,74 @@ def library() -> Any:
     return tokenizers
 
 
-def _core(serialized: bytes, *, name: str) -> Any:
-    tokenizer = library().Tokenizer
+def _parse(serialized: bytes, *, name: str) -> Any:
+    """Return the `tokenizers.Tokenizer` of a tokenizer.json; `name` is for errors."""
+    tokenizer_class = import_tokenizers().Tokenizer
     try:
-        core = tokenizer.from_buffer(serialized)
+        core = tokenizer_class.from_buffer(serialized)
     except Exception as error:  # the library raises nothing narrower
         why = " ".join(str(error).split())
-        raise ConfigError(
-            f"{name}: not a tokenizer of Hugging Face's: {why}"
-        ) from error
+        raise UserError(f"{name}: not a tokenizer.json: {why}") from error
     core.no_truncation()
     core.no_padding()
     return core
 
 
-def _check_added(core: Any, origin: Origin, serialized: bytes) -> None:
-    """Raise if the library numbers tokens otherwise than the files that add them."""
-    if origin.layout == (FILE,):
+def _check_added_tokens(core: Any, files: HFTokenizerFiles, serialized: bytes) -> None:
+    """Check that added tokens of a converted tokenizer have the ids of the files."""
+    if files.format == (FILE,):
         return
     for token in json.loads(serialized)["added_tokens"]:
-        found = core.token_to_id(token["content"])
-        if found != token["id"]:
-            why = f"{token['content']!r} has id {token['id']}, but would get {found}"
-            raise origin.damaged(origin.layout[0], why)
+        index = core.token_to_id(token["content"])
+        if index != token["id"]:
+            why = f"{token['content']!r} has id {token['id']}, but would get {index}"
+            raise files.error(files.format[0], why)
 
 
-def _size(core: Any) -> int:
+def _count_ids(core: Any) -> int:
     return 1 + max(core.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
-def _wrap(core: Any) -> Wrap:
-    """Return what stands before, after and between texts, found by encoding some."""
+def _find_template(core: Any) -> Template:
+    """Return the ids around texts, found by encoding a text and a pair."""
     pieces = sorted(core.get_vocab(with_added_tokens=False), key=len)
     for text in ("a", "1", "的", *pieces[:100]):
-        of_A, of_pair = core.encode(text), core.encode(text, text)
-        if {0, 1} <= set(of_pair.sequence_ids) and 0 in of_A.sequence_ids:
+        single, pair = core.encode(text), core.encode(text, text)
+        if {0, 1} <= set(pair.sequence_ids) and 0 in single.sequence_ids:
             break
     else:
-        return (), (), ()
-    ids, place = of_A.ids, of_A.sequence_ids
-    first, last = place.index(0), len(place) - place[::-1].index(0)
-    pair = of_pair.sequence_ids
-    gap = slice(len(pair) - pair[::-1].index(0), pair.index(1))
-    return tuple(ids[:first]), tuple(ids[last:]), tuple(of_pair.ids[gap])
+        return Template()
+    # Special tokens belong to no sequence; texts are number 0 and 1.
+    ids, sequence = single.ids, single.sequence_ids
+    first, last = sequence.index(0), len(sequence) - sequence[::-1].index(0)
+    sequence = pair.sequence_ids
+    gap = slice(len(sequence) - sequence[::-1].index(0), sequence.index(1))
+    return Template(tuple(ids[:first]), tuple(ids[last:]), tuple(pair.ids[gap]))
 
 
-def _continues(parsed: Mapping[str, Any]) -> Any:
-    """Return the test of whether a piece goes on with the word of the one before."""
+def _continuation_test(parsed: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Return a function that tells whether a piece continues a word.
+
+    Args:
+      parsed: the tokenizer.json.
+    """
     model = parsed["model"]
     if "max_input_chars_per_word" in model and "continuing_subword_prefix" in model:
         prefix = model["continuing_subword_prefix"]
         return lambda piece: piece.startswith(prefix)
     rest = [parsed.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]
-    found = set(_strings(rest))
-    if "ByteLevel" in found:
+    names = set(_find_strings(rest))
+    if "ByteLevel" in names:
         return lambda piece: not piece.startswith(_BYTE_LEVEL_SPACES)
-    if "Metaspace" in found or _SPACE_MARK in found:
+    if "Metaspace" in names or _SPACE_MARK in names:
         return lambda piece: not piece.startswith(_SPACE_MARK)
     return lambda piece: False
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """Yield all texts in a JSON value."""
+def _find_strings(value: Any) -> Iterator[str]:
+    """Yield all strings in a JSON value, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
+            yield from _find_strings(item)

@@ -1,3 +1,5 @@
+"""Reading and writing safetensors files, damaged ones included."""
+
 import json
 import struct
 
@@ -6,8 +8,8 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
-from lmjax.interop import tensors
-from lmjax.interop.tensors import Spec, open_tensors, write_tensors
+from lmjax.interop import safetensors
+from lmjax.interop.safetensors import Spec, open_tensors, write_tensors
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64, np.bool_]
 
@@ -26,10 +28,10 @@ def specs(arrays):
     return {name: Spec(a.dtype, a.shape) for name, a in arrays.items()}
 
 
-def test_what_is_written_is_read(arrays, tmp_path):
+def test_round_trip(arrays, tmp_path):
     write_tensors(tmp_path, specs(arrays), arrays.values())
     opened = open_tensors(tmp_path)
-    assert opened.entries.keys() == arrays.keys()
+    assert opened.tensors.keys() == arrays.keys()
     for name, array in arrays.items():
         read = opened.read(name)
         assert read.dtype == array.dtype
@@ -37,12 +39,12 @@ def test_what_is_written_is_read(arrays, tmp_path):
 
 
 def test_the_reference_implementation_agrees(arrays, tmp_path):
-    theirs = pytest.importorskip("safetensors.numpy")
+    reference = pytest.importorskip("safetensors.numpy")
     del arrays["t2"]  # bfloat16 is not NumPy's
     write_tensors(tmp_path, specs(arrays), arrays.values())
-    for name, read in theirs.load_file(tmp_path / "model.safetensors").items():
+    for name, read in reference.load_file(tmp_path / "model.safetensors").items():
         np.testing.assert_array_equal(read, arrays[name])
-    theirs.save_file(arrays, tmp_path / "model.safetensors")
+    reference.save_file(arrays, tmp_path / "model.safetensors")
     opened = open_tensors(tmp_path)
     for name, array in arrays.items():
         np.testing.assert_array_equal(opened.read(name), array)
@@ -50,7 +52,7 @@ def test_the_reference_implementation_agrees(arrays, tmp_path):
 
 @pytest.mark.parametrize("block", [1, 100, 1 << 20])
 def test_slices(block, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensors, "_BLOCK", block)
+    monkeypatch.setattr(safetensors, "_BLOCK", block)
     array = np.arange(11 * 6 * 4, dtype=np.float32).reshape(11, 6, 4)
     write_tensors(tmp_path, specs({"a": array}), [array])
     opened = open_tensors(tmp_path)
@@ -69,20 +71,20 @@ def test_shards(arrays, tmp_path):
     write_tensors(tmp_path, specs(arrays), arrays.values(), shard_bytes=150)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors" and len(files) > 1
-    index = json.loads((tmp_path / tensors.INDEX).read_text())
+    index = json.loads((tmp_path / safetensors.INDEX).read_text())
     assert index["metadata"]["total_size"] == sum(a.nbytes for a in arrays.values())
     opened = open_tensors(tmp_path)
     for name, array in arrays.items():
         np.testing.assert_array_equal(opened.read(name), array)
 
 
-def test_a_file_of_another_name_will_do_if_it_is_the_only_one(tmp_path):
+def test_a_single_file_may_have_any_name(tmp_path):
     one = np.ones((2, 2), np.float32)
     write_tensors(tmp_path, specs({"a": one}), [one])
     (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
     np.testing.assert_array_equal(open_tensors(tmp_path).read("a"), one)
     (tmp_path / "more.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="2 safetensors files and no"):
+    with pytest.raises(UserError, match=r"2 safetensors files.*\.index\.json"):
         open_tensors(tmp_path)
 
 
@@ -97,15 +99,15 @@ def one(**changes):
 
 
 BAD = {
-    "empty": (b"", "cannot hold a header"),
-    "short": (b"\x05\0\0", "cannot hold a header"),
+    "empty": (b"", "header of"),
+    "short": (b"\x05\0\0", "header of"),
     "header longer than the file": (struct.pack("<Q", 99) + b"{}", "header of 99"),
-    "huge header": (struct.pack("<Q", 1 << 60) + b"{}", "cannot hold a header"),
-    "no JSON": (file_of(b"{nope"), "header is damaged"),
-    "no object": (file_of(b"[1]"), "header is damaged"),
-    "deep": (file_of(b"[" * 100_000), "header is damaged"),
-    "twice": (file_of(b'{"a": 1, "a": 1}'), "a name is there twice"),
-    "not UTF-8": (file_of(b'{"\xff": 1}'), "header is damaged"),
+    "huge header": (struct.pack("<Q", 1 << 60) + b"{}", "header of"),
+    "no JSON": (file_of(b"{nope"), "damaged header"),
+    "no object": (file_of(b"[1]"), "damaged header"),
+    "deep": (file_of(b"[" * 100_000), "damaged header"),
+    "twice": (file_of(b'{"a": 1, "a": 1}'), "damaged header: duplicate"),
+    "not UTF-8": (file_of(b'{"\xff": 1}'), "damaged header"),
     "no fields": (file_of({"a": 3}), "tensor 'a': damaged header"),
     "negative size": (file_of(one(shape=[-2]), bytes(8)), "damaged header"),
     "unknown dtype": (file_of(one(dtype="F8_E4M3"), bytes(8)), "dtype F8_E4M3"),
@@ -121,7 +123,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_damaged_files_are_told_in_one_line(case, tmp_path):
+def test_damaged_files_are_one_line_errors(case, tmp_path):
     content, message = BAD[case]
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
@@ -134,36 +136,36 @@ def test_a_file_truncated_after_it_was_opened(arrays, tmp_path):
     opened = open_tensors(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match="truncated while"):
+    with pytest.raises(UserError, match=r"model\.safetensors: truncated"):
         opened.read("t5")
 
 
-def test_an_index_must_keep_its_word(arrays, tmp_path):
+def test_damaged_indices(arrays, tmp_path):
     write_tensors(tmp_path, specs(arrays), arrays.values(), shard_bytes=150)
-    path = tmp_path / tensors.INDEX
+    path = tmp_path / safetensors.INDEX
     index = json.loads(path.read_text())
     path.write_text(json.dumps({"weight_map": index["weight_map"] | {"x": "gone.st"}}))
-    with pytest.raises(UserError, match=r"names gone.st, which is not there \(1 of"):
+    with pytest.raises(UserError, match=r"index\.json: gone\.st .*1 of"):
         open_tensors(tmp_path)
     shard = index["weight_map"]["t0"]
     path.write_text(json.dumps({"weight_map": index["weight_map"] | {"x": shard}}))
-    with pytest.raises(UserError, match=f"{shard}: lacks tensor 'x'"):
+    with pytest.raises(UserError, match=f"{shard}: tensor 'x'"):
         open_tensors(tmp_path)
     for bad in ({"a": "../model.safetensors"}, {"a": 3}, "text", None):
         path.write_text(json.dumps({"weight_map": bad}))
-        with pytest.raises(UserError, match="must map tensors to files beside it"):
+        with pytest.raises(UserError, match=r"index\.json: weight_map"):
             open_tensors(tmp_path)
     path.write_text("{")
-    with pytest.raises(UserError, match=r"index.json:1: not JSON"):
+    with pytest.raises(UserError, match=r"index\.json:1: not JSON"):
         open_tensors(tmp_path)
 
 
-def test_pickles_are_refused_with_the_way_out(tmp_path):
-    with pytest.raises(UserError, match="holds no weights"):
+def test_other_formats_of_weights(tmp_path):
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
         open_tensors(tmp_path)
     (tmp_path / "flax_model.msgpack").write_bytes(b"")
-    with pytest.raises(UserError, match=r"flax_model.msgpack; only safetensors"):
+    with pytest.raises(UserError, match=r"flax_model\.msgpack"):
         open_tensors(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UserError, match=r"can run any code.*save_pretrained"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin.*save_pretrained"):
         open_tensors(tmp_path)

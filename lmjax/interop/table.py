@@ -1,0 +1,180 @@
+"""Tables: which tensor of the files holds which parameter, and in which layout.
+
+A parameter is named by its dotted path in the tree ("decoder.blocks.mlp.up.kernel"), a
+tensor by its name in the files ("model.layers.{layer}.mlp.up_proj.weight"). Parameters
+of blocks are stacked: their first dimension is the layer. The files have a tensor for
+each layer.
+
+A table is data, and is read in both directions: to import and to export. This module
+has its arithmetic: shapes, sharding and transposes. It reads and writes no file.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lmjax.types import Array
+
+T = TypeVar("T")
+Shape = tuple[int, ...]
+Layout = Literal["same", "flat", "unsqueezed", "linear", "conv1d"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One parameter and the tensor that holds it.
+
+    Attributes:
+      param: the dotted path of the parameter.
+      tensor: the name of the tensor, with `{layer}` in it if the parameter is stacked.
+      layout: the dimensions of the tensor, given those of the parameter (of one layer):
+        "same": no change;
+        "flat": all flattened into one;
+        "unsqueezed": a dimension of 1 before them;
+        "linear": (outputs, inputs), each flattened, as in `torch.nn.Linear`;
+        "conv1d": (inputs, outputs), each flattened, as in GPT-2's `Conv1D`.
+      num_inputs: the number of input dimensions of the parameter; they come first.
+      part: where several parameters are concatenated in one tensor, along the outputs,
+        the position of this one.
+      num_parts: the number of these parameters; all of them have the same shape.
+    """
+
+    param: str
+    tensor: str
+    layout: Layout = "same"
+    num_inputs: int = 1
+    part: int = 0
+    num_parts: int = 1
+
+    @property
+    def is_stacked(self) -> bool:
+        """Return whether the parameter has a tensor for each layer."""
+        return "{layer}" in self.tensor
+
+    def tensor_names(self, shape: Shape) -> list[tuple[int | None, str]]:
+        """Return (layer, tensor name) for each tensor of a parameter of `shape`.
+
+        The layer is None if the parameter is not stacked.
+        """
+        if not self.is_stacked:
+            return [(None, self.tensor)]
+        return [(i, self.tensor.format(layer=i)) for i in range(shape[0])]
+
+    def layer_shape(self, shape: Shape) -> Shape:
+        """Return the shape of one layer; all of `shape` if nothing is stacked.
+
+        Shapes and shardings in the methods below are those of one layer.
+        """
+        return shape[1:] if self.is_stacked else shape
+
+    @property
+    def concat_axis(self) -> int:
+        """Return the dimension of the tensor along which its parts are concatenated."""
+        return 1 if self.layout == "conv1d" else 0
+
+    def part_shape(self, shape: Shape) -> Shape:
+        """Return the shape of this parameter's part of the tensor."""
+        return self._rearrange(shape, math.prod)
+
+    def tensor_shape(self, shape: Shape) -> Shape:
+        """Return the shape of the tensor with all its parts."""
+        sizes = list(self.part_shape(shape))
+        sizes[self.concat_axis] *= self.num_parts
+        return tuple(sizes)
+
+    def part_spec(self, spec: Sequence[Any]) -> PartitionSpec:
+        """Return how the part is sharded, given the sharding of the parameter.
+
+        Args:
+          spec: a mesh axis or None for each dimension of the parameter.
+        """
+        return PartitionSpec(*self._rearrange(spec, _flattened_axis))
+
+    def to_param(self, part: Array, shape: Shape) -> Array:
+        """Return the parameter of `shape`, given its part of the tensor."""
+        if self.layout != "linear":
+            return part.reshape(shape)
+        # Transpose last: each device has read a slice of the tensor as it is stored.
+        inputs, outputs = shape[: self.num_inputs], shape[self.num_inputs :]
+        order = [*range(len(outputs), len(shape)), *range(len(outputs))]
+        return jnp.transpose(part.reshape(*outputs, *inputs), order)
+
+    def to_part(self, param: Array) -> Array:
+        """Return this parameter's part of the tensor; the inverse of `to_param`."""
+        shape = self.part_shape(param.shape)
+        if self.layout == "linear":
+            order = [*range(self.num_inputs, param.ndim), *range(self.num_inputs)]
+            param = jnp.transpose(param, order)
+        return param.reshape(shape)
+
+    def _rearrange(
+        self, dims: Sequence[T], flatten: Callable[[Sequence[T]], T]
+    ) -> tuple[T, ...]:
+        """Return a value for each dimension of the tensor, given the parameter's."""
+        inputs, outputs = dims[: self.num_inputs], dims[self.num_inputs :]
+        match self.layout:
+            case "same":
+                return tuple(dims)
+            case "flat":
+                return (flatten(dims),)
+            case "unsqueezed":
+                return (flatten(()), *dims)
+            case "linear":
+                return (flatten(outputs), flatten(inputs))
+            case "conv1d":
+                return (flatten(inputs), flatten(outputs))
+
+
+def _flattened_axis(axes: Sequence[Any]) -> Any:
+    """Return the mesh axis over which dimensions flattened into one are sharded.
+
+    That of the first, but None if another is sharded: a shard is not contiguous then.
+    """
+    return axes[0] if axes and all(axis is None for axis in axes[1:]) else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """All entries of a family, and the other tensors that its files may hold.
+
+    Attributes:
+      entries: for all parameters that a model of the family may have.
+      prefix: of the tensor names; files of a model without a head may lack it.
+      ignored: regular expressions of tensors that hold nothing trained.
+      copies: tensors that are equal to another one, by name: tied embeddings.
+      aliases: tensors that older files have in place of another one. If both are there,
+        the alias is ignored; exports write both.
+    """
+
+    entries: tuple[Entry, ...]
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def entries_for(self, params: Mapping[str, Any]) -> list[Entry]:
+        """Return the entries of a model with these parameters, in the table's order."""
+        entries = [entry for entry in self.entries if entry.param in params]
+        found = [entry.param for entry in entries]
+        assert sorted(found) == sorted(params), set(params) ^ set(found)
+        return entries
+
+
+def norm(param: str, tensor: str) -> tuple[Entry, Entry]:
+    """Return the entries of a LayerNorm or RMSNorm; of the latter only one applies."""
+    return (
+        Entry(f"{param}.scale", f"{tensor}.weight"),
+        Entry(f"{param}.bias", f"{tensor}.bias"),
+    )
+
+
+def linear(param: str, tensor: str, *, num_inputs: int = 1) -> tuple[Entry, Entry]:
+    """Return the entries of a `torch.nn.Linear`."""
+    return (
+        Entry(f"{param}.kernel", f"{tensor}.weight", "linear", num_inputs),
+        Entry(f"{param}.bias", f"{tensor}.bias", "flat"),
+    )
