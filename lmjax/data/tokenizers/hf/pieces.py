@@ -19,8 +19,8 @@ from lmjax.data.tokenizers.files import read_file, write_files, write_manifest
 from lmjax.data.tokenizers.hf.directory import Origin
 from lmjax.data.tokenizers.hf.piece_layouts import Layout, read_layout
 from lmjax.data.tokenizers.hf.special import special_ids
-from lmjax.data.tokenizers.offsets import Encoded, encoded, joined
-from lmjax.data.tokenizers.sentencepiece import SPACE_MARK, cut
+from lmjax.data.tokenizers.offsets import Encoding, concatenate_encodings, make_encoding
+from lmjax.data.tokenizers.sentencepiece import SPACE_MARK, encode_pieces
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
 from lmjax.errors import ConfigError
 
@@ -67,9 +67,9 @@ class Pieces(SpecialIds):
         """Encode several texts."""
         return [self.encode(text) for text in texts]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode several texts, and say which characters each token stands for."""
-        return [joined(self._located(text)) for text in texts]
+        return [concatenate_encodings(self._located(text)) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; special ones are dropped."""
@@ -124,14 +124,14 @@ class Pieces(SpecialIds):
         # For a worker process, which encodes: what only exports need stays behind.
         return _rebuild, (self.layout, self.special_ids())
 
-    def _located(self, text: str) -> Iterator[tuple[int, Encoded]]:
+    def _located(self, text: str) -> Iterator[tuple[int, Encoding]]:
         """Yield where each part of a text begins, and its tokens."""
         for begin, part, spelled in self._parts(text):
             if spelled:
-                yield begin, encoded(self._numbers([part]), [(0, len(part))])
+                yield begin, make_encoding(self._numbers([part]), [(0, len(part))])
                 continue
-            for pieces, found in cut(self._cut, [part]):
-                yield begin, encoded(self._numbers(pieces), found.offsets)
+            for pieces, found in encode_pieces(self._cut, [part]):
+                yield begin, make_encoding(self._numbers(pieces), found.offsets)
 
     def _parts(self, text: str) -> Iterator[tuple[int, str, bool]]:
         """Yield where each part of a text begins, it, and whether it is one token."""

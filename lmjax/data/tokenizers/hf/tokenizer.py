@@ -15,7 +15,11 @@ from lmjax.data.tokenizers.files import read_file, write_files, write_manifest
 from lmjax.data.tokenizers.hf.convert import tokenizer_json
 from lmjax.data.tokenizers.hf.directory import Origin
 from lmjax.data.tokenizers.hf.special import Wrap, special_ids
-from lmjax.data.tokenizers.offsets import Encoded, encoded, with_marks
+from lmjax.data.tokenizers.offsets import (
+    Encoding,
+    include_combining_marks,
+    make_encoding,
+)
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
 from lmjax.errors import ConfigError
 
@@ -43,12 +47,12 @@ class HuggingFace(SpecialIds):
         serialized: bytes,
         special: SpecialIds,
         files: Mapping[str, bytes],
-        made_from: str = "",
+        recipe: str = "",
     ) -> None:
         super().__init__(**special.special_ids())
         self.serialized = serialized
         self.files = files
-        self.made_from = made_from
+        self.recipe = recipe
         self._core = core
         self._dropped = {*self.stop_ids, *not_none(self.bos_id, self.pad_id)}
         self.vocab_size = _size(core)
@@ -62,12 +66,12 @@ class HuggingFace(SpecialIds):
         found = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode several texts, and say which characters each token stands for."""
         found = self._core.encode_batch(list(texts), add_special_tokens=False)
-        located = (encoded(encoding.ids, encoding.offsets) for encoding in found)
+        located = (make_encoding(encoding.ids, encoding.offsets) for encoding in found)
         return [
-            Encoded(ids, with_marks(text, offsets))
+            Encoding(ids, include_combining_marks(text, offsets))
             for text, (ids, offsets) in zip(texts, located, strict=True)
         ]
 
@@ -99,7 +103,7 @@ class HuggingFace(SpecialIds):
             kind="tokenizers",
             special=self.special_ids(),
             files=sorted(self.files),
-            made_from=self.made_from,
+            made_from=self.recipe,
         )
 
     def fingerprint(self) -> str:
@@ -142,7 +146,7 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> HuggingFace:
         serialized=serialized,
         special=special if manifest.get("bos", True) else without_bos(special),
         files={name: read_file(directory / name) for name in manifest["files"]},
-        made_from=manifest.get("made_from", ""),
+        recipe=manifest.get("made_from", ""),
     )
 
 
