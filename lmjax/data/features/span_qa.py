@@ -15,7 +15,7 @@ from lmjax.data.features.features import FIELDS, Columns, Row, around, token_row
 from lmjax.data.formats import fields
 from lmjax.data.formats.answers import Answer, find_answer_tokens, get_answers
 from lmjax.data.formats.examples import Example
-from lmjax.data.tokenizers.offsets import Encoded
+from lmjax.data.tokenizers.offsets import Encoding
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 from lmjax.metrics import squad
@@ -173,7 +173,7 @@ class SpanQA:
         self,
         reading: Question,
         question: np.ndarray,
-        context: Encoded,
+        context: Encoding,
         tokenizer: Tokenizer,
     ) -> Iterator[Row]:
         prefix, between, suffix = self._around(tokenizer)
@@ -235,11 +235,11 @@ class SpanQA:
         return [range(first, min(first + room, num_tokens)) for first in firsts]
 
 
-def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Encoded]:
+def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Encoding]:
     """Yield the tokens of texts; one that has none is still given a place."""
     for text, found in zip(texts, tokenizer.encode_with_offsets(texts), strict=True):
         if len(found.ids):
             yield found
         else:
             ids = tokenizer.encode("?")
-            yield Encoded(ids, np.array([[0, len(text)]] * len(ids), np.int32))
+            yield Encoding(ids, np.array([[0, len(text)]] * len(ids), np.int32))

@@ -1,5 +1,5 @@
 """Tokenizers: bytes, SentencePiece, words, and those of Hugging Face in `hf/`.
 
-One protocol, `Tokenizer`, for training, loading, encoding and decoding; word vectors
-and stop words beside them. No models, no batches.
+All follow one protocol, `tokenizer.Tokenizer`. Word vectors and stop words are here,
+too. No models, no batches.
 """

@@ -1,4 +1,4 @@
-"""Tokenizers that need no model: bytes, and texts that are ids already."""
+"""Tokenizers without a model: bytes, and texts that are ids already."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lmjax.data.tokenizers.files import write_manifest
-from lmjax.data.tokenizers.offsets import Encoded, encoded, of_bytes
+from lmjax.data.tokenizers.offsets import Encoding, byte_offsets, make_encoding
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none
-from lmjax.errors import ConfigError
+from lmjax.errors import UserError
 
 _EOS = 256
 
@@ -18,7 +18,8 @@ _EOS = 256
 class Bytes(SpecialIds):
     """Each byte of the UTF-8 text is a token.
 
-    After the 256 bytes come EOS, then BOS, the mask and the sentinels, those there are.
+    The ids after the 256 bytes are EOS, then BOS, the mask and the sentinels if asked
+    for.
     """
 
     def __init__(self, *, bos: bool, mask: bool = False, num_sentinels: int = 0):
@@ -43,9 +44,9 @@ class Bytes(SpecialIds):
         """Encode several texts."""
         return [self.encode(text) for text in texts]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode several texts; each byte stands for its character."""
-        return [Encoded(self.encode(text), of_bytes(text)) for text in texts]
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
+        """Encode several texts; each byte covers its character."""
+        return [Encoding(self.encode(text), byte_offsets(text)) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text; bytes that are not UTF-8 become U+FFFD."""
@@ -53,13 +54,13 @@ class Bytes(SpecialIds):
         return array[array < 256].astype(np.uint8).tobytes().decode(errors="replace")
 
     def id_to_piece(self, index: int) -> str:
-        """Return `<0x41>` and the like."""
+        """Return a byte as in `<0x41>`, or the name of a special token."""
         names = {_EOS: "</s>", self.bos_id: "<s>", self.mask_id: "<mask>"}
         names |= {id_: f"<extra_id_{i}>" for i, id_ in enumerate(self.sentinel_ids)}
         return names.get(index, f"<0x{index:02X}>")
 
     def word_starts(self) -> np.ndarray:
-        """Say that every byte begins a word: none tells what came before it."""
+        """Return True for every byte: it does not depend on the bytes before it."""
         return np.ones(self.vocab_size, bool)
 
     def save(self, directory: str | Path) -> None:
@@ -73,16 +74,16 @@ class Bytes(SpecialIds):
         )
 
     def fingerprint(self) -> str:
-        """Return the kind and the sizes, which say all."""
+        """Return the kind and the sizes, which decide everything."""
         mask, sentinels = self.mask_id is not None, len(self.sentinel_ids)
-        more = f"-{mask:d}-{sentinels}" if mask or sentinels else ""
-        return f"bytes-{self.vocab_size}{more}"
+        options = f"-{mask:d}-{sentinels}" if mask or sentinels else ""
+        return f"bytes-{self.vocab_size}{options}"
 
 
 class Ids(SpecialIds):
-    """A text is ids already, written with white space between them.
+    """A text is ids already, separated by white space.
 
-    None is special but those that a model without tokenizer names.
+    No id is special, except those that an imported model without tokenizer names.
     """
 
     def __init__(self, vocab_size: int, **special: Any) -> None:
@@ -93,21 +94,23 @@ class Ids(SpecialIds):
         """Return the ids that a text spells, int32.
 
         Raises:
-          ConfigError: a word is not an id; it is named.
+          UserError: a word is not an id.
         """
-        return np.array([self._read(word) for word in text.split()], np.int32)
+        return np.array([self._parse(word) for word in text.split()], np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
         return [self.encode(text) for text in texts]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode several texts; each word is a token."""
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
+        """Encode several texts; each token covers a word."""
         spans = ([word.span() for word in re.finditer(r"\S+", t)] for t in texts)
-        return [encoded(self.encode(t), s) for t, s in zip(texts, spans, strict=True)]
+        return [
+            make_encoding(self.encode(t), s) for t, s in zip(texts, spans, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the ids with a space between them."""
+        """Return the ids separated by spaces."""
         return " ".join(str(int(i)) for i in ids)
 
     def id_to_piece(self, index: int) -> str:
@@ -115,7 +118,7 @@ class Ids(SpecialIds):
         return str(int(index))
 
     def word_starts(self) -> np.ndarray:
-        """Say that every id is a word."""
+        """Return True for every id."""
         return np.ones(self.vocab_size, bool)
 
     def save(self, directory: str | Path) -> None:
@@ -126,11 +129,11 @@ class Ids(SpecialIds):
         )
 
     def fingerprint(self) -> str:
-        """Return the kind, the size, and what ends a document."""
+        """Return the kind, the size, and EOS if there is one."""
         return f"ids-{self.vocab_size}" + (f"-{self.eos_id}" if self.stop_ids else "")
 
-    def _read(self, word: str) -> int:
+    def _parse(self, word: str) -> int:
         if re.fullmatch("[0-9]{1,10}", word) and int(word) < self.vocab_size:
             return int(word)
         last = self.vocab_size - 1
-        raise ConfigError(f"text: {word!r} is not a token id from 0 to {last}")
+        raise UserError(f"text: {word!r} is not a token id from 0 to {last}")

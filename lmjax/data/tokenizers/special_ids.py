@@ -1,4 +1,4 @@
-"""The ids that stand for no text, which every kind of tokenizer tells in one way."""
+"""Special token ids, by the same names for every kind of tokenizer."""
 
 import dataclasses
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class SpecialIds:
-    """What a tokenizer says of its special ids; its class is built on this one.
+    """The special ids of a tokenizer: the base class of all tokenizers.
 
     Attributes:
-      bos_id: what begins a document, if anything does.
-      eos_id: what ends one.
-      pad_id: what its own model was padded with.
-      mask_id: what stands for a token to be guessed.
-      stop_ids: all that end a generation; by default `eos_id`.
-      sentinel_ids: what stands for a span to be guessed, the first used first.
-      prefix_ids: what stands before a single text, as its own model expects.
-      suffix_ids: what stands after one.
-      pair_ids: what stands between two texts.
+      bos_id: begins a document, if anything does.
+      eos_id: ends one.
+      pad_id: the padding of the model that the tokenizer was made for.
+      mask_id: stands for a token to be predicted.
+      stop_ids: all that end a generated text; by default `eos_id`.
+      sentinel_ids: each stands for a span to be predicted; the first is used first.
+      prefix_ids: before a single text, as its own model expects.
+      suffix_ids: after a single text.
+      pair_ids: between two texts.
     """
 
     bos_id: int | None = None
@@ -33,23 +33,23 @@ class SpecialIds:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(SpecialIds):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # as JSON gives it back
+            if isinstance(value, list):  # read from JSON
                 setattr(self, field.name, tuple(value))
         if not self.stop_ids:
             self.stop_ids = not_none(self.eos_id)
 
     def special_ids(self) -> dict[str, Any]:
-        """Return the ids by their names, as the constructor takes them."""
+        """Return the ids by name, as the constructor takes them."""
         fields = dataclasses.fields(SpecialIds)
         return {field.name: getattr(self, field.name) for field in fields}
 
 
 def not_none(*ids: int | None) -> tuple[int, ...]:
-    """Return the ids that there are."""
+    """Return the ids that are not None."""
     return tuple(i for i in ids if i is not None)
 
 
 def without_bos(special: SpecialIds) -> SpecialIds:
-    """Return the same ids, with nothing that begins a document."""
+    """Return the same ids without a BOS."""
     kept = tuple(i for i in special.prefix_ids if i != special.bos_id)
     return dataclasses.replace(special, bos_id=None, prefix_ids=kept)

@@ -1,12 +1,12 @@
-"""Words that say little of what a text is about: dropped by choice."""
+"""Stop words: frequent words that a vocabulary of words may leave out."""
 
 from collections.abc import Sequence
 
 from lmjax.data.sources.documents import expand_path
 from lmjax.errors import ConfigError, nearest
 
-# Function words, with the endings that contractions leave. None that negates is among
-# them: "not good" is not "good".
+# Function words and the endings of contractions, but no negation: "not good" is not
+# "good".
 ENGLISH = """
 a an the this that these those
 i me my mine myself we us our ours ourselves you your yours yourself yourselves
@@ -24,7 +24,10 @@ all any both each every other some such same own
 
 
 def read(name: str) -> Sequence[str]:
-    """Return the words of `config.tokenizer.stop_words`, as white space parts them.
+    """Return the words that `config.tokenizer.stop_words` names.
+
+    Args:
+      name: "english", a file of words separated by white space, or "" for none.
 
     Raises:
       ConfigError: there is no such list or file.

@@ -1,4 +1,4 @@
-"""Text to token ids and back: the kinds of tokenizers, how one is made and loaded."""
+"""Tokenizers: their protocol, and the tables of kinds to build and to load."""
 
 import hashlib
 import json
@@ -14,10 +14,14 @@ from lmjax.data.tokenizers import sentencepiece, words
 from lmjax.data.tokenizers.files import MANIFEST, read_manifest
 from lmjax.data.tokenizers.hf import directory as hf_directory
 from lmjax.data.tokenizers.hf import pieces, tokenizer
-from lmjax.data.tokenizers.offsets import Encoded
+from lmjax.data.tokenizers.offsets import Encoding
 from lmjax.data.tokenizers.plain import Bytes, Ids
-from lmjax.data.tokenizers.sentencepiece import MODEL, SentencePiece, training_text
-from lmjax.errors import ConfigError
+from lmjax.data.tokenizers.sentencepiece import (
+    MODEL,
+    SentencePiece,
+    sample_training_text,
+)
+from lmjax.errors import ConfigError, UserError
 
 __all__ = [
     "MANIFEST",
@@ -32,16 +36,13 @@ __all__ = [
     "make_tokenizer",
     "read_manifest",
     "recipe_fingerprint",
-    "training_text",
+    "sample_training_text",
     "vocab_size",
 ]
 
 
 class Tokenizer(Protocol):
-    """What the rest of the house needs to know of a tokenizer.
-
-    `special_ids.SpecialIds` tells what each of the ids is.
-    """
+    """Text to token ids and back; `SpecialIds` documents the special ids."""
 
     vocab_size: int
     bos_id: int | None
@@ -55,71 +56,74 @@ class Tokenizer(Protocol):
     pair_ids: tuple[int, ...]
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the ids of a text, int32, without special ones around it."""
+        """Return the ids of a text, int32, without special ids around it."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode several texts."""
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode several texts, and say which characters each token stands for."""
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
+        """Encode several texts, with the characters that each token covers."""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; BOS and EOS are dropped."""
 
     def id_to_piece(self, index: int) -> str:
-        """Return how one id is written, for people to read."""
+        """Return a readable form of one id."""
 
     def word_starts(self) -> np.ndarray:
-        """Return which ids begin a word, bool (vocab_size,); special ones do."""
+        """Return whether each id begins a word, bool (vocab_size,); special ids do."""
 
     def save(self, directory: str | Path) -> None:
-        """Write what `load_tokenizer` reads."""
+        """Write the files that `load_tokenizer` reads."""
 
     def fingerprint(self) -> str:
-        """Return a hash that is equal for tokenizers which encode alike."""
+        """Return a hash that is equal only for tokenizers that encode alike."""
 
 
-def _open_bytes(_: Path, manifest: Mapping[str, Any]) -> Tokenizer:
+def _load_bytes(_: Path, manifest: Mapping[str, Any]) -> Tokenizer:
     names = ("bos", "mask", "num_sentinels")
     return Bytes(**{name: manifest[name] for name in names if name in manifest})
 
 
-def _open_sentencepiece(directory: Path, manifest: Mapping[str, Any]) -> Tokenizer:
+def _load_sentencepiece(directory: Path, manifest: Mapping[str, Any]) -> Tokenizer:
     file = directory / MODEL
-    names = ("bos", "lossless", "made_from")
     return sentencepiece.open_model(
-        file, name=str(file), **{n: manifest[n] for n in names}
+        file,
+        name=str(file),
+        bos=manifest["bos"],
+        lossless=manifest["lossless"],
+        recipe=manifest["made_from"],
     )
 
 
-# How what `save` wrote is read again, by the kind that the manifest notes.
-_OPEN: dict[str, Callable[[Path, Mapping[str, Any]], Tokenizer]] = {
-    "bytes": _open_bytes,
+# To load a saved tokenizer, by the kind in its manifest.
+_LOADERS: dict[str, Callable[[Path, Mapping[str, Any]], Tokenizer]] = {
+    "bytes": _load_bytes,
     "ids": lambda _, manifest: Ids(
         manifest["vocab_size"], **manifest.get("special", {})
     ),
-    "sentencepiece": _open_sentencepiece,
+    "sentencepiece": _load_sentencepiece,
     "tokenizers": tokenizer.load,
     "pieces": pieces.load,
 }
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
-    """Load the tokenizer that a workdir keeps in `tokenizer/`.
+    """Load a saved tokenizer, such as that of a workdir in `tokenizer/`.
 
     Raises:
-      ConfigError: there is none, or its files are damaged.
+      UserError: there is none, or its files are damaged.
     """
     manifest = read_manifest(directory)
     if manifest is None:
-        raise ConfigError(f"{directory}: holds no tokenizer ({MANIFEST} is missing)")
-    return _opened(Path(directory), manifest)
+        raise UserError(f"{directory}: holds no tokenizer ({MANIFEST} is missing)")
+    return _load(Path(directory), manifest)
 
 
 def find_tokenizer(directory: str | Path) -> TokenizerConfig | None:
-    """Return a config for the tokenizer of a Hugging Face directory; None: it has none.
+    """Return a config for the tokenizer in a directory; None if there is none.
 
-    `make_tokenizer` opens it. A directory that `save` wrote will do as well.
+    The directory is one of Hugging Face, or of a saved tokenizer.
     """
     path = Path(directory).expanduser()
     if not (path / MANIFEST).exists() and hf_directory.find_format(path) is None:
@@ -133,52 +137,50 @@ def make_tokenizer(
     documents: Sequence[Documents] | None,
     seed: int,
 ) -> Tokenizer:
-    """Make the tokenizer that a config describes; the same one every time.
+    """Open or train the tokenizer that a config describes. Training is deterministic.
 
     Args:
-      config: bytes, ids, a file or a directory, or how to train a SentencePiece model
-        or count words.
-      documents: the train split of each part of the data; needed only for training.
-      seed: fixes what chance there is in training.
+      config: the kind, and its file or the settings of its training.
+      documents: the train split of each source; needed only for training.
+      seed: of the training.
 
     Raises:
-      ConfigError: the file or the size cannot be used, or the text is too little.
+      ConfigError: the file or the vocabulary size cannot be used, or there is too
+        little text.
     """
     if not is_trained(config):
-        return _given(config)
+        return _open_given(config)
     assert documents is not None, "training needs documents"
-    made_from = recipe_fingerprint(config, documents=documents, seed=seed)
+    recipe = recipe_fingerprint(config, documents=documents, seed=seed)
     if config.kind == "words":
-        return words.train(config, documents, made_from=made_from)
+        return words.train(config, documents, recipe=recipe)
     model = sentencepiece.train(config, documents, seed=seed)
-    return SentencePiece(
-        model, bos=config.bos, lossless=config.lossless, made_from=made_from
-    )
+    return SentencePiece(model, bos=config.bos, lossless=config.lossless, recipe=recipe)
 
 
 def vocab_size(config: TokenizerConfig) -> int:
-    """Return the number of ids, known before any training; of words the most.
+    """Return the number of ids, before any training; for words the maximum.
 
     Raises:
-      ConfigError: `vocab_size` contradicts the bytes or the file.
+      ConfigError: `config.vocab_size` is not that of the given tokenizer.
     """
-    return config.vocab_size if is_trained(config) else _given(config).vocab_size
+    return config.vocab_size if is_trained(config) else _open_given(config).vocab_size
 
 
 def recipe_fingerprint(
     config: TokenizerConfig, *, documents: Sequence[Documents], seed: int
 ) -> str:
-    """Hash all that decides what training gives."""
-    recipe = [_spelled(config), [part.fingerprint() for part in documents], seed]
+    """Hash everything that decides a trained tokenizer."""
+    recipe = [_format_settings(config), [d.fingerprint() for d in documents], seed]
     if config.kind == "words":
         recipe.append(words.files_fingerprint(config))
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
-# What decides what training gives: leaves of the config, which no other leaf joins by
-# itself. Those that tokenizers once did not have count only where they are set, so that
-# those trained before are still known for what they are.
-_TRAINED_BY = (
+# The leaves that decide a trained tokenizer. Never change the first list. A leaf added
+# later belongs to the second one, with its default: it counts only where it is set, so
+# that the recipes of tokenizers trained before stay the same.
+_RECIPE_LEAVES = (
     "kind",
     "path",
     "algorithm",
@@ -187,7 +189,7 @@ _TRAINED_BY = (
     "lossless",
     "num_training_bytes",
 )
-_TRAINED_BY_LATER: dict[str, Any] = {
+_LATER_RECIPE_LEAVES: dict[str, Any] = {
     "mask": False,
     "num_sentinels": 0,
     "split": "punctuation",
@@ -197,85 +199,88 @@ _TRAINED_BY_LATER: dict[str, Any] = {
 }
 
 
-def _spelled(config: TokenizerConfig) -> str:
-    leaves = {name: getattr(config, name) for name in _TRAINED_BY}
-    for name, unset in _TRAINED_BY_LATER.items():
-        if getattr(config, name) != unset:
+def _format_settings(config: TokenizerConfig) -> str:
+    leaves = {name: getattr(config, name) for name in _RECIPE_LEAVES}
+    for name, default in _LATER_RECIPE_LEAVES.items():
+        if getattr(config, name) != default:
             leaves[name] = getattr(config, name)
-    written = ", ".join(f"{name}={value!r}" for name, value in leaves.items())
-    return f"TokenizerConfig({written})"
+    settings = ", ".join(f"{name}={value!r}" for name, value in leaves.items())
+    return f"TokenizerConfig({settings})"
 
 
 def is_trained(config: TokenizerConfig) -> bool:
-    """Return whether the tokenizer is made of the text, not given."""
+    """Return whether the tokenizer is trained on the text, not given."""
     return config.kind == "words" or (
         config.kind == "sentencepiece" and not config.path
     )
 
 
-def _given(config: TokenizerConfig) -> Tokenizer:
-    """Make what needs no training, and check that it has what is asked for."""
-    made, name = _MAKE[config.kind](config)
-    size = made.vocab_size
+def _open_given(config: TokenizerConfig) -> Tokenizer:
+    """Open a tokenizer that needs no training, and check it against the config."""
+    tokenizer, name = _OPENERS[config.kind](config)
+    size = tokenizer.vocab_size
     if config.vocab_size not in (0, size):
         raise ConfigError(
             f"config.tokenizer.vocab_size = {config.vocab_size}: {name} has {size}"
         )
-    if config.mask and made.mask_id is None:
+    if config.mask and tokenizer.mask_id is None:
         raise ConfigError(f"config.tokenizer.mask = True: {name} has no mask token")
-    if config.num_sentinels > len(made.sentinel_ids):
+    if config.num_sentinels > len(tokenizer.sentinel_ids):
         raise ConfigError(
             f"config.tokenizer.num_sentinels = {config.num_sentinels}: {name} has "
-            f"{len(made.sentinel_ids)}"
+            f"{len(tokenizer.sentinel_ids)}"
         )
-    return made
+    return tokenizer
 
 
-def _make_bytes(config: TokenizerConfig) -> tuple[Tokenizer, str]:
-    made = Bytes(bos=config.bos, mask=config.mask, num_sentinels=config.num_sentinels)
-    return made, "the bytes tokenizer"
+def _open_bytes(config: TokenizerConfig) -> tuple[Tokenizer, str]:
+    tokenizer = Bytes(
+        bos=config.bos, mask=config.mask, num_sentinels=config.num_sentinels
+    )
+    return tokenizer, "the bytes tokenizer"
 
 
-def _make_sentencepiece(config: TokenizerConfig) -> tuple[Tokenizer, str]:
-    """Open the SentencePiece file of `config.path`, and check what it must have."""
+def _open_sentencepiece(config: TokenizerConfig) -> tuple[Tokenizer, str]:
+    """Open the SentencePiece file of `config.path`, and check its special pieces."""
     leaf = f"config.tokenizer.path = {config.path!r}"
     file = expand_path(config.path, leaf="config.tokenizer.path")
-    made = sentencepiece.open_model(file, name=leaf, bos=config.bos)
-    if config.bos and made.bos_id is None:
+    tokenizer = sentencepiece.open_model(file, name=leaf, bos=config.bos)
+    if config.bos and tokenizer.bos_id is None:
         raise ConfigError(
-            f"config.tokenizer.bos = True: {config.path} has no such piece"
+            f"config.tokenizer.bos = True: {config.path} has no BOS piece"
         )
-    if made.eos_id is None:
-        raise ConfigError(f"{leaf}: has no piece that ends a text")
-    return made, config.path
+    if tokenizer.eos_id is None:
+        raise ConfigError(f"{leaf}: has no EOS piece")
+    return tokenizer, config.path
 
 
-def _make_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
+def _open_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
     """Open the Hugging Face directory or file of `config.path`, or a saved tokenizer.
 
-    Documents begin as its own model's do; without `config.bos`, with nothing.
+    Documents begin as its own model expects; without `config.bos`, with no token.
     """
     path = expand_path(config.path, leaf="config.tokenizer.path")
     manifest = read_manifest(path) if path.is_dir() else None
     if manifest is not None:
         kept = manifest if config.bos else {**manifest, "bos": False}
-        return _opened(path, kept), config.path
+        return _load(path, kept), config.path
     files = hf_directory.read_tokenizer_files(path, name=config.path)
     build = pieces.build if files.is_sentencepiece else tokenizer.build
     return build(files, bos=config.bos), config.path
 
 
-_MAKE: dict[str, Callable[[TokenizerConfig], tuple[Tokenizer, str]]] = {
-    "bytes": _make_bytes,
+# To open a tokenizer that needs no training, with its name in errors.
+_OPENERS: dict[str, Callable[[TokenizerConfig], tuple[Tokenizer, str]]] = {
+    "bytes": _open_bytes,
     "ids": lambda config: (Ids(config.vocab_size), "the ids tokenizer"),
-    "sentencepiece": _make_sentencepiece,
-    "tokenizers": _make_hugging_face,
+    "sentencepiece": _open_sentencepiece,
+    "tokenizers": _open_hugging_face,
 }
 
 
-def _opened(directory: Path, manifest: Mapping[str, Any]) -> Tokenizer:
+def _load(directory: Path, manifest: Mapping[str, Any]) -> Tokenizer:
     try:
-        return _OPEN[manifest["kind"]](directory, manifest)
+        return _LOADERS[manifest["kind"]](directory, manifest)
     except (KeyError, TypeError) as error:
         file = directory / MANIFEST
-        raise ConfigError(f"{file}: cannot be used: {error!r}") from error
+        raise UserError(f"{file}: cannot be used: {error!r}") from error

@@ -1,8 +1,8 @@
-"""Files of word vectors, read in a stream: only what is asked for is made numbers.
+"""Files of word vectors, read as a stream: only the wanted vectors are parsed.
 
-GloVe's text (Pennington et al. 2014) has a word and its numbers on each line;
-word2vec's (Mikolov et al. 2013) the same after a line of two counts, as text or with
-the numbers as float32. Which it is shows in the first bytes.
+In the text format of GloVe (Pennington et al. 2014) each line is a word and its
+numbers. The format of word2vec (Mikolov et al. 2013) adds a first line of two counts,
+and may hold the numbers as float32. The first bytes tell the formats apart.
 """
 
 import dataclasses
@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lmjax.data.sources.documents import expand_path, read_errors
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 
 _HEADER = re.compile(rb"([0-9]{1,18}) ([0-9]{1,9}) *\r?\n")
 _TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
-_OF_NUMBERS = b"0123456789+-.eE "
+_NUMBER_BYTES = b"0123456789+-.eE "
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One word of a file, and its numbers as they are written there."""
+    """One word of a file, and its numbers, not yet parsed."""
 
     word: str
     raw: bytes
-    number: int  # of its line, or among the words of a binary file
+    number: int  # of its line; in a binary file, of the word
 
 
 class WordVectors:
@@ -35,10 +35,10 @@ class WordVectors:
 
     Args:
       path: the file.
-      leaf: what the config calls it.
+      leaf: dotted path of the leaf that names it.
 
     Raises:
-      ConfigError: there is no such file, or it begins with no vector.
+      ConfigError: there is no such file, or it does not begin with a vector.
     """
 
     def __init__(self, path: str, *, leaf: str) -> None:
@@ -56,13 +56,15 @@ class WordVectors:
             self.dim = int(self._header[2])
             numbers = following.partition(b" ")[2]
             self._binary = not _TEXT.issuperset(numbers[: 2 * self.dim])
-            right = bool(numbers)
+            is_valid = bool(numbers)
         else:
             parts = first.split()[1:]
-            self.dim, right = len(parts), all(map(_is_number, parts))
-        if self.dim < 1 or not right:
-            told = "begins with no word and numbers after it, as GloVe's and word2vec's"
-            raise ConfigError(f"{leaf} = {path!r}: {told} files do")
+            self.dim, is_valid = len(parts), all(map(_is_number, parts))
+        if self.dim < 1 or not is_valid:
+            why = (
+                "must begin with a word and numbers, in the format of GloVe or word2vec"
+            )
+            raise ConfigError(f"{leaf} = {path!r}: {why}")
 
     def words(self) -> Iterator[str]:
         """Yield the words, in the order of the file."""
@@ -72,11 +74,11 @@ class WordVectors:
         """Yield the wanted words with their vectors, float32 (dim,).
 
         Raises:
-          ConfigError: an entry is not what the first ones are; its line is named.
+          UserError: FILE:LINE of an entry that is not like the first ones.
         """
         for entry in self._entries():
             if wanted(entry.word):
-                yield entry.word, self._numbers(entry)
+                yield entry.word, self._parse_numbers(entry)
 
     def fingerprint(self) -> str:
         """Hash the file."""
@@ -84,10 +86,10 @@ class WordVectors:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def check_dim(self, dim: int) -> None:
-        """Raise if the vectors are not as wide as a model's.
+        """Raise unless the vectors have the dim of a model.
 
         Raises:
-          ConfigError: both widths are named.
+          ConfigError: they have not.
         """
         if self.dim != dim:
             raise ConfigError(
@@ -96,43 +98,46 @@ class WordVectors:
             )
 
     def check(self) -> None:
-        """Look through the file, which takes some seconds a gigabyte.
+        """Check all of the file, in a few seconds for each gigabyte.
+
+        Numbers in text are not parsed unless they hold an unusual character.
 
         Raises:
-          ConfigError: as of `select`, whatever is wanted; but of numbers in a text only
-            what they are spelled with is looked at.
+          UserError: as of `select`, if every word were wanted.
         """
         for entry in self._entries():
-            if self._binary or entry.raw.translate(None, _OF_NUMBERS):
-                self._numbers(entry)
+            if self._binary or entry.raw.translate(None, _NUMBER_BYTES):
+                self._parse_numbers(entry)
 
     def _entries(self) -> Iterator[Entry]:
-        return self._entries_of_binary() if self._binary else self._entries_of_text()
+        return self._binary_entries() if self._binary else self._text_entries()
 
-    def _entries_of_text(self) -> Iterator[Entry]:
+    def _text_entries(self) -> Iterator[Entry]:
         first, number = 1 + bool(self._header), 0
         with self._file.open("rb") as file:
             file.seek(self._header.end() if self._header else 0)
             for number, line in enumerate(file, first):
                 line = line.rstrip(b" \t\r\n").replace(b"\t", b" ")
-                more = line.count(b" ") - self.dim
+                extra = line.count(b" ") - self.dim
                 word, _, raw = line.partition(b" ")
-                if more:
-                    word, raw = self._with_spaces(line, more, number)
+                if extra:
+                    word, raw = self._split_spaced_word(line, extra, number)
                 yield Entry(word.decode(errors="replace"), raw, number)
-        if self._header and (found := number + 1 - first) < int(self._header[1]):
-            told = f"the file ends after {found} of {int(self._header[1])} words"
-            raise self._bad(number, told)
+        if self._header and (count := number + 1 - first) < int(self._header[1]):
+            why = f"the file ends after {count} of {int(self._header[1])} words"
+            raise self._make_error(number, why)
 
-    def _with_spaces(self, line: bytes, more: int, number: int) -> tuple[bytes, bytes]:
-        """Return a word with spaces in it, as some of GloVe's have, and the rest."""
+    def _split_spaced_word(
+        self, line: bytes, extra: int, number: int
+    ) -> tuple[bytes, bytes]:
+        """Split a line of GloVe whose word has spaces in it into word and numbers."""
         parts = line.split(b" ")
-        if more < 0 or any(map(_is_number, parts[1 : 1 + more])):
-            told = f"{len(parts) - 1} numbers, where others have {self.dim}"
-            raise self._bad(number, told)
-        return b" ".join(parts[: 1 + more]), b" ".join(parts[1 + more :])
+        if extra < 0 or any(map(_is_number, parts[1 : 1 + extra])):
+            why = f"{len(parts) - 1} numbers, where others have {self.dim}"
+            raise self._make_error(number, why)
+        return b" ".join(parts[: 1 + extra]), b" ".join(parts[1 + extra :])
 
-    def _entries_of_binary(self) -> Iterator[Entry]:
+    def _binary_entries(self) -> Iterator[Entry]:
         assert self._header is not None
         size, start = 4 * self.dim, self._header.end()
         count = int(self._header[1])
@@ -144,29 +149,30 @@ class WordVectors:
                 space = data.find(b" ", start)
                 stop = space + 1 + size
                 if space < 0 or stop > len(data):
-                    told = f"the file ends within this word of {count}"
-                    raise self._bad(number, told)
+                    why = f"the file ends within this word of {count}"
+                    raise self._make_error(number, why)
                 word = data[start:space].lstrip(b"\n").decode(errors="replace")
                 yield Entry(word, data[space + 1 : stop], number)
                 start = stop
 
-    def _numbers(self, entry: Entry) -> np.ndarray:
+    def _parse_numbers(self, entry: Entry) -> np.ndarray:
         if self._binary:
             vector = np.frombuffer(entry.raw, "<f4").astype(np.float32)
         else:
             try:
                 vector = np.array(entry.raw.split(b" "), np.float32)
             except ValueError as error:
-                told = f"{entry.word!r} is followed by what is no number"
-                raise self._bad(entry.number, told) from error
+                why = f"{entry.word!r} is followed by text that is not a number"
+                raise self._make_error(entry.number, why) from error
         if not np.isfinite(vector).all():
-            raise self._bad(entry.number, f"{entry.word!r} has a number not finite")
+            why = f"{entry.word!r} has a number that is not finite"
+            raise self._make_error(entry.number, why)
         return vector
 
-    def _bad(self, number: int, why: str) -> ConfigError:
-        """Return the error of one line, or of one word of a binary file."""
+    def _make_error(self, number: int, why: str) -> UserError:
+        """Return the error of a line, or of a word of a binary file."""
         place = f" word {number}" if self._binary else number
-        return ConfigError(f"{self._leaf}: {self._file}:{place}: {why}")
+        return UserError(f"{self._leaf}: {self._file}:{place}: {why}")
 
 
 def _is_number(part: bytes) -> bool:

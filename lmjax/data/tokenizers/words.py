@@ -1,8 +1,8 @@
 """A vocabulary of whole words, counted in the text by the `tokenizers` library.
 
-The most frequent words come first; the word vectors of `config.tokenizer.path`, where
-there are some, bring theirs after those of the text: words that training never sees,
-and a model that takes their vectors over understands.
+The most frequent words come first. The words of `config.tokenizer.path`, a file of word
+vectors, follow those of the text: the training text does not have them, but a model
+that is initialized from those vectors knows them.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from lmjax.errors import ConfigError
 
 UNKNOWN, BOS, EOS, MASK = "<unk>", "<s>", "</s>", "<mask>"
 _LEAF = "config.tokenizer.path"
-# As the vectors of Pennington et al. 2014 have words: numbers with their points, "do
-# n't" and "she 's" in two, every other mark alone.
+# Words as in the vectors of Pennington et al. 2014: numbers with their points, "do n't"
+# and "she 's" as two words, every other punctuation mark by itself.
 _WORD = (
     r"\p{N}+(?:[.,:]\p{N}+)*|\w+(?=[nN]'[tT]\b)|[nN]'[tT]\b"
     r"|'(?i:s|re|ve|ll|d|m)\b|\w+|[^\s\w]"
@@ -32,60 +32,62 @@ _log = logging.getLogger(__name__)
 
 
 def train(
-    config: TokenizerConfig, parts: Sequence[Documents], *, made_from: str
+    config: TokenizerConfig, sources: Sequence[Documents], *, recipe: str
 ) -> tokenizer.HFTokenizer:
-    """Make the vocabulary that a config describes, of all of the text.
+    """Build the vocabulary that a config describes from all of the text.
 
-    Equally frequent words are in the order of the alphabet: the same text in another
-    order gives the same vocabulary. It may be smaller than `config.vocab_size`.
+    Equally frequent words are in alphabetical order, so the order of the documents does
+    not matter. The vocabulary may be smaller than `config.vocab_size`.
 
     Raises:
       ConfigError: a file cannot be used, or no word is left.
     """
-    core = _counted(config, parts)
+    core = _count_words(config, sources)
     words, num_special = core.get_vocab(), len(_special_words(config))
     if len(words) <= num_special:
         raise ConfigError(
             f"config.tokenizer.vocab_size = {config.vocab_size}: leaves no word of the "
             f"text (config.tokenizer.min_count = {config.min_count})"
         )
-    more = list(_more_words(core, config, words)) if config.path else []
-    vocabulary = words | {word: len(words) + i for i, word in enumerate(more)}
+    vector_words = list(_vector_words(core, config, words)) if config.path else []
+    vocabulary = words | {w: len(words) + i for i, w in enumerate(vector_words)}
     model = tokenizer.import_tokenizers().models.WordLevel
     core.model = model(vocabulary, unk_token=UNKNOWN)
-    _log.info("vocabulary: %s", _summary(len(words) - num_special, len(more), config))
+    _log.info(
+        "vocabulary: %s", _describe(len(words) - num_special, len(vector_words), config)
+    )
     return tokenizer.HFTokenizer(
         core,
         serialized=core.to_str().encode(),
         special=_special_ids(config, vocabulary),
         files={},
-        made_from=made_from,
+        recipe=recipe,
     )
 
 
-def _counted(config: TokenizerConfig, parts: Sequence[Documents]) -> Any:
-    """Return the library's tokenizer, with a vocabulary of the text's words."""
+def _count_words(config: TokenizerConfig, sources: Sequence[Documents]) -> Any:
+    """Return a `tokenizers.Tokenizer` with a vocabulary of the words of the text."""
     library = tokenizer.import_tokenizers()
     core = library.Tokenizer(library.models.WordLevel({}, unk_token=UNKNOWN))
     if config.lowercase:
         core.normalizer = library.normalizers.Lowercase()
-    core.pre_tokenizer = _splitter(library, config)
+    core.pre_tokenizer = _build_pre_tokenizer(library, config)
     trainer = library.trainers.WordLevelTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_count,
         special_tokens=_special_words(config),
         show_progress=False,
     )
-    texts = (part[i] for part in parts for i in range(len(part)))
+    texts = (documents[i] for documents in sources for i in range(len(documents)))
     core.train_from_iterator(texts, trainer)
     return core
 
 
 def files_fingerprint(config: TokenizerConfig) -> list[str]:
-    """Return hashes of what a vocabulary is made of beside the text.
+    """Return hashes of the files, besides the text, that decide a vocabulary.
 
     Raises:
-      ConfigError: a file cannot be read.
+      UserError: a file cannot be read.
     """
     words = " ".join(stop_words.read(config.stop_words))
     hashes = [hashlib.sha256(words.encode()).hexdigest()]
@@ -114,8 +116,8 @@ def _special_ids(config: TokenizerConfig, vocabulary: dict[str, int]) -> Special
     )
 
 
-def _splitter(library: Any, config: TokenizerConfig) -> Any:
-    """Return what parts a text into words, and drops some of them."""
+def _build_pre_tokenizer(library: Any, config: TokenizerConfig) -> Any:
+    """Return the pre-tokenizer that splits a text into words and drops stop words."""
     split = library.pre_tokenizers.Split
     steps = [
         library.pre_tokenizers.WhitespaceSplit()
@@ -128,28 +130,31 @@ def _splitter(library: Any, config: TokenizerConfig) -> Any:
     return library.pre_tokenizers.Sequence(steps)
 
 
-def _more_words(
+def _vector_words(
     core: Any, config: TokenizerConfig, words: Collection[str]
 ) -> Iterator[str]:
-    """Yield the words of the vectors that a text can hold, as many as there is room."""
+    """Yield words of the vector file until the vocabulary is full.
+
+    Words that the pre-tokenizer would split or change are left out.
+    """
     seen, room = set(words), config.vocab_size - len(words)
     for word in WordVectors(config.path, leaf=_LEAF).words():
         if room <= 0:
             return
-        if word not in seen and _is_whole(core, word):
+        if word not in seen and _is_one_word(core, word):
             seen.add(word)
             room -= 1
             yield word
 
 
-def _is_whole(core: Any, word: str) -> bool:
-    """Return whether a text that is a word comes out as that word."""
+def _is_one_word(core: Any, word: str) -> bool:
+    """Return whether the tokenizer leaves a word as it is."""
     normalizer = core.normalizer
     if normalizer is not None and normalizer.normalize_str(word) != word:
         return False
     return [part for part, _ in core.pre_tokenizer.pre_tokenize_str(word)] == [word]
 
 
-def _summary(num_words: int, num_more: int, config: TokenizerConfig) -> str:
-    more = f", {num_more:,} more of {config.path}" if config.path else ""
-    return f"{num_words:,} words of the text{more}; room for {config.vocab_size:,}"
+def _describe(num_words: int, num_more: int, config: TokenizerConfig) -> str:
+    more = f" and {num_more:,} of {config.path}" if config.path else ""
+    return f"{num_words:,} words of the text{more}; at most {config.vocab_size:,} ids"

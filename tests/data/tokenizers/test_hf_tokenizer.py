@@ -239,7 +239,7 @@ def test_sentinels_and_added_tokens(gpt2):
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_save_and_load(kind, request, tmp_path, corpus, odd_texts):
+def test_save_and_load(kind, request, tmp_path, corpus, odd_texts, set_num_shards):
     directory = request.getfixturevalue(kind)
     write(directory, tokenizer_config__json={"model_max_length": 7})
     tok = open_tokenizer(directory)

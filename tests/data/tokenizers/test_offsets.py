@@ -1,4 +1,4 @@
-"""Every kind of tokenizer says which characters of the text its tokens stand for."""
+"""For every kind of tokenizer: the characters that its tokens cover."""
 
 import io
 import json
@@ -11,11 +11,11 @@ import sentencepiece
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.tokenizers import sentencepiece as spm
 from lmjax.data.tokenizers.offsets import (
-    encoded,
-    joined,
-    of_bytes,
-    with_marks,
-    with_whole_bytes,
+    byte_offsets,
+    concatenate_encodings,
+    include_combining_marks,
+    make_encoding,
+    widen_byte_offsets,
 )
 from lmjax.data.tokenizers.plain import Bytes, Ids
 from lmjax.data.tokenizers.sentencepiece import SentencePiece
@@ -128,7 +128,7 @@ WORDS += ["ﬁn", "①½", "naïve", "İx", "मस्ते", "a"]
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_the_tokens_of_a_word_give_the_word(tokenizer, word):
+def test_the_tokens_of_a_word_cover_the_word(tokenizer, word):
     begin = TEXT.rindex(word)
     (_, offsets), *_ = tokenizer.encode_with_offsets([TEXT])
     inside = (offsets[:, 1] > begin) & (offsets[:, 0] < begin + len(word))
@@ -136,7 +136,7 @@ def test_the_tokens_of_a_word_give_the_word(tokenizer, word):
     assert TEXT[here[0, 0] : here[-1, 1]].strip() == word
 
 
-def test_each_byte_of_a_character_has_all_of_it():
+def test_each_byte_covers_its_character():
     for made in (Bytes(bos=True), lossless()):
         (ids, offsets), *_ = made.encode_with_offsets(["aé👩"])
         assert offsets.tolist() in (
@@ -146,25 +146,30 @@ def test_each_byte_of_a_character_has_all_of_it():
         assert len(ids) == len(offsets)
 
 
-def test_ids_stand_for_the_words_that_spell_them():
+def test_ids_cover_the_words_that_spell_them():
     (ids, offsets), *_ = Ids(100).encode_with_offsets([" 12\u20033\n45 "])
     assert ids.tolist() == [12, 3, 45]
     assert offsets.tolist() == [[1, 3], [4, 5], [6, 8]]
 
 
-def test_offsets_of_parts():
-    one, two = encoded([1, 2], [(0, 1), (1, 3)]), encoded([3], [(0, 2)])
-    ids, offsets = joined([(0, one), (3, encoded([], [])), (5, two)])
+def test_concatenated_encodings():
+    one, two = make_encoding([1, 2], [(0, 1), (1, 3)]), make_encoding([3], [(0, 2)])
+    ids, offsets = concatenate_encodings(
+        [(0, one), (3, make_encoding([], [])), (5, two)]
+    )
     assert ids.tolist() == [1, 2, 3]
     assert offsets.tolist() == [[0, 1], [1, 3], [5, 7]]
-    assert joined([]).offsets.shape == (0, 2)
-    assert of_bytes("").shape == (0, 2)
+    assert concatenate_encodings([]).offsets.shape == (0, 2)
+    assert byte_offsets("").shape == (0, 2)
 
 
-def test_marks_and_bytes_without_tokens_of_their_own():
+def test_combining_marks_and_bytes_of_a_character():
     text = "e\u0301\u0323 \u0301a\u0301"
-    assert with_marks(text, np.array([[0, 1], [5, 6]])).tolist() == [[0, 3], [5, 7]]
+    assert include_combining_marks(text, np.array([[0, 1], [5, 6]])).tolist() == [
+        [0, 3],
+        [5, 7],
+    ]
     given = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [1, 2]])
     is_byte = np.array([False, True, True, True, False])
     expected = [[0, 0], [0, 1], [0, 1], [0, 1], [1, 2]]
-    assert with_whole_bytes(given, is_byte).tolist() == expected
+    assert widen_byte_offsets(given, is_byte).tolist() == expected

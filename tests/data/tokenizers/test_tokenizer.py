@@ -14,7 +14,11 @@ from lmjax.data.lm.windows import independent_windows
 from lmjax.data.sources.registry import open_splits
 from lmjax.data.stores.token_store_builder import build_token_store
 from lmjax.data.tokenizers.files import MANIFEST
-from lmjax.data.tokenizers.sentencepiece import MODEL, SentencePiece, training_text
+from lmjax.data.tokenizers.sentencepiece import (
+    MODEL,
+    SentencePiece,
+    sample_training_text,
+)
 from lmjax.data.tokenizers.tokenizer import (
     load_tokenizer,
     make_tokenizer,
@@ -197,15 +201,17 @@ def test_too_small_a_vocabulary(texts):
 
 def test_training_text_is_spread_evenly(texts):
     documents = texts(f"{i:04}" * 2500 + "\n" for i in range(300))
-    kept = list(training_text([documents], num_bytes=300_000, seed=0))
+    kept = list(sample_training_text([documents], num_bytes=300_000, seed=0))
     assert 0.8 < sum(map(len, kept)) / 300_000 < 1.2
     seen = {
         int(chunk[-5:-1]) if chunk[-1] == "\n" else int(chunk[:4]) for chunk in kept
     }
     assert min(seen) < 30 and max(seen) > 270
-    whole = list(training_text([documents, texts(["x"])], num_bytes=10**8, seed=0))
+    whole = list(
+        sample_training_text([documents, texts(["x"])], num_bytes=10**8, seed=0)
+    )
     assert "".join(whole) == "".join(documents) + "x"
-    assert kept == list(training_text([documents], num_bytes=300_000, seed=0))
+    assert kept == list(sample_training_text([documents], num_bytes=300_000, seed=0))
 
 
 def test_words_split_at_white_space_alone(texts):

@@ -1,4 +1,4 @@
-"""Vocabularies of words: what is a word, which are in, and that they come back."""
+"""Vocabularies of words: splitting, choice of the words, saving and loading."""
 
 import pickle
 
@@ -6,6 +6,7 @@ import pytest
 
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.tokenizers import tokenizer
+from lmjax.data.tokenizers.files import read_manifest
 from lmjax.data.tokenizers.tokenizer import load_tokenizer, make_tokenizer
 from lmjax.errors import UserError
 
@@ -50,18 +51,18 @@ def test_the_most_frequent_words_come_first_after_the_special_ones(make):
         ("naïve\u00a0e\u0301t\u0065\n日本", ["naïve", "e\u0301te", "日本"]),
     ],
 )
-def test_a_text_is_parted_as_glove_has_its_words(make, text, expected):
+def test_text_is_split_as_in_glove(make, text, expected):
     assert parts(make([text]), text) == expected
 
 
-def test_a_given_word_is_one_whatever_it_holds(make):
+def test_white_space_split_keeps_each_word_whole(make):
     given = ["U.S.", "don't", "1996-08-22", "--", "''"]
     made = make([" ".join(given)], split="white_space")
     assert [len(ids) for ids in made.encode_batch(given)] == [1] * 5
     assert [parts(made, word) for word in given] == [[word] for word in given]
 
 
-def test_small_letters_rare_words_and_the_largest_size(make):
+def test_lowercase_min_count_and_vocab_size(make):
     assert {"The", "the"} <= set(words(make()))
     assert "The" not in words(make(lowercase=True))
     assert parts(make(lowercase=True), "THE Cat") == ["the", "cat"]
@@ -80,7 +81,7 @@ def test_stop_words_are_dropped(make, tmp_path):
     assert parts(make(stop_words=str(own)), "The Cat's mat.") == ["The", "mat"]
 
 
-def test_words_of_vectors_are_known_too(make, tmp_path):
+def test_words_of_a_vector_file_are_added(make, tmp_path):
     file = tmp_path / "vectors.txt"
     lines = ["the", "zebra", "Zebra", "well-made", "yak", "<unk>", "ox"]
     file.write_text("".join(f"{word} 1 2\n" for word in lines))
@@ -95,7 +96,7 @@ def test_words_of_vectors_are_known_too(make, tmp_path):
     assert make(lowercase=True, vocab_size=size).vocab_size == size - 1
 
 
-def test_the_order_of_the_text_counts_for_nothing(make):
+def test_the_order_of_the_documents_does_not_matter(make):
     made, again = make(), make(TEXTS[::-1])
     assert made.serialized == again.serialized
     assert (
@@ -103,7 +104,7 @@ def test_the_order_of_the_text_counts_for_nothing(make):
     )
 
 
-def test_it_is_saved_whole(make, tmp_path):
+def test_saved_and_loaded(make, tmp_path):
     made = make(lowercase=True, stop_words="english")
     made.save(tmp_path)
     loaded = load_tokenizer(tmp_path)
@@ -112,14 +113,15 @@ def test_it_is_saved_whole(make, tmp_path):
         assert other.special_ids() == made.special_ids()
         ids = made.encode("The cat didn't.")
         assert other.encode("The cat didn't.").tolist() == ids.tolist()
-    assert loaded.made_from == made.made_from != ""
+    assert loaded.recipe == made.recipe != ""
+    assert read_manifest(tmp_path)["made_from"] == made.recipe
     assert (tmp_path / "tokenizer.json").exists()
     assert made.decode([made.bos_id, *ids, made.eos_id]) == "cat n't ."
     assert made.word_starts().all()
 
 
-def test_what_a_vocabulary_is_made_from(texts, tmp_path):
-    """Its files by what is in them, not by their names."""
+def test_the_recipe_covers_settings_and_files(texts, tmp_path):
+    """Files count by their contents, not by their names."""
     vectors, stop = tmp_path / "vectors.txt", tmp_path / "stop.txt"
     vectors.write_text("a 1\n")
     stop.write_text("a")
@@ -149,6 +151,6 @@ def test_what_a_vocabulary_is_made_from(texts, tmp_path):
         ({"path": "nowhere.txt"}, r"tokenizer\.path = 'nowhere.txt': cannot be read"),
     ],
 )
-def test_what_cannot_be_made(make, leaves, why):
+def test_errors_name_the_leaf(make, leaves, why):
     with pytest.raises(UserError, match=why):
         make(**leaves)

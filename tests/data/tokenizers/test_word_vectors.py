@@ -1,4 +1,4 @@
-"""Files of word vectors: three formats, and what is wrong with one in one line."""
+"""Files of word vectors: three formats, and one-line errors."""
 
 import gzip
 
@@ -67,14 +67,14 @@ def test_each_format_gives_the_same(opened, form, dim):
         np.testing.assert_array_equal(vector, table[WORDS.index(word)])
 
 
-def test_only_what_is_wanted_becomes_numbers(opened):
+def test_only_wanted_vectors_are_parsed(opened):
     file = opened(b"a 1 2\nb x y\nc 3 4\n")
     assert [word for word, _ in file.select(lambda word: word != "b")] == ["a", "c"]
     with pytest.raises(UserError, match=r"vectors:2: 'b' is followed by .*number"):
         list(file.select(lambda word: True))
 
 
-def test_a_word_may_have_spaces_in_it(opened):
+def test_a_word_may_contain_spaces(opened):
     file = opened(b"a 1 2\n. . . 3 4\nat x@y.z 5 6\n")
     assert [*file.words()] == ["a", ". . .", "at x@y.z"]
     assert dict(file.select(". . .".__eq__))[". . ."].tolist() == [3, 4]
@@ -86,15 +86,15 @@ def test_a_word_may_have_spaces_in_it(opened):
         (b"a 1 2\nb 1\n", "vectors:2: 1 numbers, where others have 2"),
         (b"a 1 2\nb 1 2 3\n", "vectors:2: 3 numbers, where others have 2"),
         (b"a 1 2\n\nb 1 2\n", "vectors:2: 0 numbers, where others have 2"),
-        (b"a 1 2\nb 1 nan\n", "vectors:2: 'b' has a number not finite"),
+        (b"a 1 2\nb 1 nan\n", "vectors:2: 'b' has a number that is not finite"),
         (b"3 2\na 1 2\nb 1\n", "vectors:3: 1 numbers, where others have 2"),
         (b"3 2\na 1 2\nb 1 2\n", "vectors:3: the file ends after 2 of 3 words"),
         (binary(vectors())[:-2], "vectors: word 6: the file ends within this word"),
         (binary(vectors())[:-40], "vectors: word 5: the file ends within this word"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(opened, content, why):
-    """Where it is read, and also where nothing is wanted yet."""
+def test_errors_name_the_line(opened, content, why):
+    """When it is read, and when the whole file is checked."""
     file = opened(content)
     for read in (lambda: list(file.select(lambda word: True)), file.check):
         with pytest.raises(UserError) as error:
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_told_with_its_line(opened, content, why):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_nothing_is_found_in_a_good_file(opened, form):
+def test_a_valid_file_passes_the_check(opened, form):
     opened(FORMATS[form](vectors(50))).check()
 
 
@@ -125,13 +125,13 @@ def test_nothing_is_found_in_a_good_file(opened, form):
         b"\x80\x02}q\x00 (X\x05 \n",
     ],
 )
-def test_another_kind_of_file_is_told_as_such(opened, content):
-    why = rf"{LEAF} = '.*vectors': begins with no word and numbers after it, as GloVe's"
+def test_other_kinds_of_files_are_refused(opened, content):
+    why = rf"{LEAF} = '.*vectors': must begin with a word and numbers"
     with pytest.raises(UserError, match=why):
         opened(content)
 
 
-def test_another_width_and_no_file(opened, tmp_path):
+def test_a_wrong_dim_and_a_missing_file(opened, tmp_path):
     file = opened(word2vec(vectors()))
     file.check_dim(4)
     with pytest.raises(UserError, match=r"vectors:1: vectors of 4 .*model\.dim = 8"):

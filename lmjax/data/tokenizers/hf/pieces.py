@@ -21,8 +21,8 @@ from lmjax.data.tokenizers.hf.piece_vocabulary import (
     read_vocabulary,
 )
 from lmjax.data.tokenizers.hf.special import Template, find_special_ids
-from lmjax.data.tokenizers.offsets import Encoded, encoded, joined
-from lmjax.data.tokenizers.sentencepiece import SPACE_MARK, cut
+from lmjax.data.tokenizers.offsets import Encoding, concatenate_encodings, make_encoding
+from lmjax.data.tokenizers.sentencepiece import SPACE_MARK, encode_pieces
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
 from lmjax.errors import UserError
 
@@ -75,9 +75,9 @@ class PieceTokenizer(SpecialIds):
         """Encode several texts."""
         return [self.encode(text) for text in texts]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode several texts, with the characters that each token covers."""
-        return [joined(self._encode_parts(text)) for text in texts]
+        return [concatenate_encodings(self._encode_parts(text)) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids; special ids are dropped."""
@@ -126,14 +126,14 @@ class PieceTokenizer(SpecialIds):
         # For worker processes, which only encode: `files` stay behind.
         return _rebuild, (self.vocabulary, self.special_ids())
 
-    def _encode_parts(self, text: str) -> Iterator[tuple[int, Encoded]]:
+    def _encode_parts(self, text: str) -> Iterator[tuple[int, Encoding]]:
         """Yield (first character, tokens) of each part of a text."""
         for begin, part, is_token in self._split_special(text):
             if is_token:
-                yield begin, encoded(self._look_up([part]), [(0, len(part))])
+                yield begin, make_encoding(self._look_up([part]), [(0, len(part))])
                 continue
-            for pieces, tokens in cut(self._source, [part]):
-                yield begin, encoded(self._look_up(pieces), tokens.offsets)
+            for pieces, tokens in encode_pieces(self._source, [part]):
+                yield begin, make_encoding(self._look_up(pieces), tokens.offsets)
 
     def _split_special(self, text: str) -> Iterator[tuple[int, str, bool]]:
         """Split a text at its special tokens.

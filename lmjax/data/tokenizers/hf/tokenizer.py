@@ -15,7 +15,11 @@ from lmjax.data.tokenizers.files import read_file, write_files, write_manifest
 from lmjax.data.tokenizers.hf.convert import build_tokenizer_json
 from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles
 from lmjax.data.tokenizers.hf.special import Template, find_special_ids
-from lmjax.data.tokenizers.offsets import Encoded, encoded, with_marks
+from lmjax.data.tokenizers.offsets import (
+    Encoding,
+    include_combining_marks,
+    make_encoding,
+)
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
 from lmjax.errors import ConfigError, UserError
 
@@ -33,7 +37,7 @@ class HFTokenizer(SpecialIds):
       serialized: its tokenizer.json.
       special: the special ids.
       files: the original files by name, for exports.
-      made_from: a hash of what it was trained on; "" if it was not trained here.
+      recipe: a hash of what it was trained on; "" if it was not trained here.
     """
 
     def __init__(
@@ -43,12 +47,12 @@ class HFTokenizer(SpecialIds):
         serialized: bytes,
         special: SpecialIds,
         files: Mapping[str, bytes],
-        made_from: str = "",
+        recipe: str = "",
     ) -> None:
         super().__init__(**special.special_ids())
         self.serialized = serialized
         self.files = files
-        self.made_from = made_from
+        self.recipe = recipe
         self._core = core
         self._dropped = {*self.stop_ids, *not_none(self.bos_id, self.pad_id)}
         self.vocab_size = _count_ids(core)
@@ -62,12 +66,14 @@ class HFTokenizer(SpecialIds):
         encodings = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode several texts, with the characters that each token covers."""
         encodings = self._core.encode_batch(list(texts), add_special_tokens=False)
-        pairs = (encoded(encoding.ids, encoding.offsets) for encoding in encodings)
+        pairs = (
+            make_encoding(encoding.ids, encoding.offsets) for encoding in encodings
+        )
         return [
-            Encoded(ids, with_marks(text, offsets))
+            Encoding(ids, include_combining_marks(text, offsets))
             for text, (ids, offsets) in zip(texts, pairs, strict=True)
         ]
 
@@ -102,7 +108,7 @@ class HFTokenizer(SpecialIds):
             kind="tokenizers",
             special=self.special_ids(),
             files=sorted(self.files),
-            made_from=self.made_from,
+            made_from=self.recipe,
         )
 
     def fingerprint(self) -> str:
@@ -156,7 +162,7 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> HFTokenizer:
         serialized=serialized,
         special=special if manifest.get("bos", True) else without_bos(special),
         files={name: read_file(directory / name) for name in manifest["files"]},
-        made_from=manifest.get("made_from", ""),
+        recipe=manifest.get("made_from", ""),
     )
 
 
