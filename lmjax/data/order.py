@@ -2,7 +2,7 @@
 
 Nothing is shuffled in memory. A keyed bijection maps a position in an epoch to the
 window that is seen there, and a fixed pattern assigns samples to the sources of a
-mixture. So any sample of any epoch can be found at the same small cost.
+mixture. So any sample of any epoch can be computed at the same small cost.
 """
 
 import functools

@@ -198,13 +198,13 @@ def _check_same_tokenizer(
     if tokenizers.is_trained(config.tokenizer):
         manifest = files.read_manifest(directory) or {}
         same = manifest.get("made_from") == _recipe(config, documents)
-        what = "the text or the settings of config.tokenizer"
+        subject = "the text or the settings of config.tokenizer"
     else:
         given = tokenizers.make_tokenizer(config.tokenizer, documents=None, seed=0)
         same = given.fingerprint() == tokenizer.fingerprint()
-        what = f"config.tokenizer.path = {config.tokenizer.path!r}"
+        subject = f"config.tokenizer.path = {config.tokenizer.path!r}"
     if not same:
-        raise UserError(f"{directory}: {what} {_CHANGED}")
+        raise UserError(f"{directory}: {subject} {_CHANGED}")
 
 
 _CHANGED = "is not what this run was trained on; restore it, or use another --workdir"

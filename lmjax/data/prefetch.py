@@ -22,7 +22,7 @@ def prefetch(source: Any, config: DataConfig) -> Generator["HostBatch", None, No
 
     Args:
       source: has `__len__` and `__getitem__`, which returns a batch.
-      config: how many processes there are, and how many batches wait.
+      config: the numbers of processes and of batches made ahead.
     """
     import grain  # imports jax, which building stores does not need
 
@@ -52,7 +52,7 @@ def _copy_batches(batches: Any) -> Generator["HostBatch", None, None]:
 
 
 def _close_at_exit(batches: Generator["HostBatch", None, None]) -> None:
-    """End the worker processes before the interpreter exits, if nobody has done so."""
+    """End the worker processes before the interpreter exits, if they still run."""
     reference = weakref.ref(batches)
 
     def close() -> None:
@@ -63,7 +63,7 @@ def _close_at_exit(batches: Generator["HostBatch", None, None]) -> None:
 
 
 def _mark_absl_flags_parsed() -> None:
-    """Let grain start processes where nobody has parsed absl's flags: a notebook."""
+    """Let grain start processes where absl's flags are not parsed, as in a notebook."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

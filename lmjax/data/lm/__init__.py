@@ -1,5 +1,5 @@
-"""Language modelling on running text: windows, packing, objectives, the loader.
+"""Language modeling on running text: windows, packing, objectives, batches.
 
-Each row of a batch is a pure function of (seed, step). Tasks that learn from examples
-use `data/bucketing.py` and `data/batches.py` instead.
+Each row of a batch is a pure function of the seed and the number of its sample. Tasks
+on examples do not belong here: see `bucketing` and `batches`.
 """

@@ -173,7 +173,7 @@ def infill(
     num_noise = int(np.ceil(len(ids_N) * mask_rate))
     spans = _poisson_spans(num_noise, mean=mean_span_length, rng=rng)
     num_kept = len(ids_N) - num_noise
-    before = np.sort(rng.integers(0, num_kept + 1, len(spans)))  # which kept token
+    before = np.sort(rng.integers(0, num_kept + 1, len(spans)))  # the next kept token
     runs = np.stack([np.diff(before, prepend=0), spans], axis=1).ravel()
     noise_N = np.zeros(len(ids_N), bool)
     noise_N[: runs.sum()] = np.repeat(np.arange(len(runs)) % 2 == 1, runs)

@@ -116,10 +116,10 @@ def shuffled_starts(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ContiguousStreams:
-    """A stream cut into as many streams as a batch has rows, equally long to a token.
+    """A token stream cut into one stream for each row of a batch.
 
-    Step by step each row reads the next window of its own stream. The last windows of
-    an epoch may be short, even empty. Each row begins with nothing before it.
+    Their lengths differ by at most one token. Step by step each row reads the next
+    window of its own stream. The last windows of an epoch may be short, even empty.
     """
 
     num_tokens: int
@@ -161,8 +161,8 @@ def eval_windows(
 ) -> Windows:
     """Return the windows of a held-out split, a multiple of `num_rows` of them.
 
-    They cover each token once; or with `config.eval.num_batches`, they are as many as
-    fill those batches, at even distances. The last batch is filled with padding.
+    They cover each token once. With `config.eval.num_batches` they fill that number of
+    batches, at even distances. The last batch is filled with padding.
     """
     if config.data.order == "contiguous":
         (store,) = stores  # the config refuses mixtures

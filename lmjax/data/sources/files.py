@@ -34,11 +34,11 @@ def find_files(pattern: str, *, path: str) -> list[Path]:
       ConfigError: there is none, or one is compressed.
     """
     whole = str(expand_path(pattern, leaf=path))
-    found = [Path(name) for name in glob.glob(whole, recursive=True)]  # noqa: PTH207
-    files = sorted(file for file in found if not file.is_dir())
+    matches = [Path(name) for name in glob.glob(whole, recursive=True)]  # noqa: PTH207
+    files = sorted(file for file in matches if not file.is_dir())
     if not files:
-        what = "matches only directories" if found else "matches no file"
-        raise ConfigError(f"{path} = {pattern!r}: {what}")
+        why = "matches only directories" if matches else "matches no file"
+        raise ConfigError(f"{path} = {pattern!r}: {why}")
     check_not_compressed(files, path=path)
     return files
 

@@ -78,7 +78,7 @@ def line_starts(file: Path, *, path: str) -> np.ndarray:
     Raises:
       UserError: the file cannot be read.
     """
-    found = [np.zeros(0, np.int64)]
+    all_starts = [np.zeros(0, np.int64)]
     open_start, open_has_text = 0, False  # the line that continues in the next block
     for position, block in _read_blocks(file, path=path):
         ends = np.flatnonzero(block == _LINE_END) + 1
@@ -88,14 +88,14 @@ def line_starts(file: Path, *, path: str) -> np.ndarray:
         starts = begins + position
         starts[0] = open_start
         finished = slice(0, len(ends))
-        found.append(starts[finished][has_text[finished]])
+        all_starts.append(starts[finished][has_text[finished]])
         if len(ends) < len(begins):
             open_start, open_has_text = int(starts[-1]), bool(has_text[-1])
         else:
             open_start, open_has_text = position + len(block), False
     if open_has_text:
-        found.append(np.array([open_start], np.int64))
-    return np.concatenate(found)
+        all_starts.append(np.array([open_start], np.int64))
+    return np.concatenate(all_starts)
 
 
 def _read_blocks(file: Path, *, path: str) -> Iterator[tuple[int, np.ndarray]]:

@@ -124,10 +124,10 @@ def _last_line(error: Exception) -> str:
 
 
 def _check_format(builder: Any, name: str, *, path: str) -> None:
-    found = builder.info.file_format.value
-    if found != "array_record":
+    file_format = builder.info.file_format.value
+    if file_format != "array_record":
         raise ConfigError(
-            f"{path} = {name!r}: its files are {found}; build it with "
+            f"{path} = {name!r}: its files are {file_format}; build it with "
             "file_format='array_record'"
         )
 

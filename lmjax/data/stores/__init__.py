@@ -1,5 +1,6 @@
 """Encoded text and examples on disk, memory-mapped, reused by fingerprint.
 
 Token stores hold running text, example stores the rows of examples. They are built
-once, by several jobs if need be; which window is read when is decided elsewhere.
+once, in several processes or jobs. The order in which they are read is decided in
+`lm/` and `bucketing`, not here.
 """

@@ -141,12 +141,12 @@ class TokenStore:
 
     def document_starts(self, start: int, stop: int) -> np.ndarray:
         """Return the places in [start, stop) where documents begin, int64."""
-        found = [np.zeros(0, np.int64)]
+        starts = [np.zeros(0, np.int64)]
         for shard, a, b in self._runs(start, stop):
             offsets = self._offsets(shard)
             low, high = np.searchsorted(offsets, [a, b])
-            found.append(offsets[low:high] + self._first[shard])
-        return np.concatenate(found)
+            starts.append(offsets[low:high] + self._first[shard])
+        return np.concatenate(starts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.directory,)  # memory maps would be pickled as copies
