@@ -105,17 +105,17 @@ def test_the_optimum_of_a_formula_is_found(argv, tmp_path, capsys):
     assert 10**-2.5 < best["config"]["optim.learning_rate"] < 10**-1.5
     assert best["config"]["model.num_layers"] == 3
     assert best["config"]["optim.name"] == "lion"
-    found = trials(tmp_path / "sweep")
-    assert len(found) == 20
-    assert best["value"] == min(t.value for t in found)
+    all_trials = trials(tmp_path / "sweep")
+    assert len(all_trials) == 20
+    assert best["value"] == min(t.value for t in all_trials)
     printed = capsys.readouterr()
     assert best["command"] in printed.err
     assert best["command"].startswith("lmjax train --config=")
     assert printed.out.count("best") == 1
     # A pruned trial was worse than a completed one at the same step.
-    pruned = [t for t in found if t.state == TrialState.PRUNED]
+    pruned = [t for t in all_trials if t.state == TrialState.PRUNED]
     assert 5 < len(pruned) < 18
-    finished = [t for t in found if t.state == TrialState.COMPLETE]
+    finished = [t for t in all_trials if t.state == TrialState.COMPLETE]
     for trial in pruned:
         assert trial.last_step < 8
         step = trial.last_step
@@ -178,9 +178,9 @@ def test_failed_trials_are_reported_and_the_search_continues(argv, tmp_path, cap
     flags = [*argv, "--search.model.num_layers=choice:5,3", "--num_trials=6"]
     flags += ["--search.optim.learning_rate=choice:0.1,0.01,1.0"]
     assert run([*flags, "--sampler=random"]) == 0
-    found = trials(tmp_path / "sweep")
+    all_trials = trials(tmp_path / "sweep")
     printed = capsys.readouterr()
-    failed = [t for t in found if t.state == TrialState.FAIL]
+    failed = [t for t in all_trials if t.state == TrialState.FAIL]
     errors = {t.user_attrs["error"] for t in failed}
     assert errors == {
         "config.model.num_heads = 5: does not divide it",
@@ -275,8 +275,8 @@ def test_a_search_over_real_runs(argv, tmp_path, monkeypatch):
         "--config.tokenizer.vocab_size=16",
     ]
     assert run([*flags, *words], trainer=command.TRAINER) == 0
-    found = trials(tmp_path / "sweep")
-    assert TrialState.FAIL not in {t.state for t in found}
+    all_trials = trials(tmp_path / "sweep")
+    assert TrialState.FAIL not in {t.state for t in all_trials}
     tokenizers = [
         tmp_path / "sweep" / "trials" / str(n) / "tokenizer" for n in range(2)
     ]

@@ -57,12 +57,9 @@ def search(sweep: Sweep, *, timeout_seconds: float) -> int:
 
 
 def dry_run(sweep: Sweep) -> int:
-    """Print the search space and the command of the first trial; write nothing."""
+    """Print the command of the first trial; write nothing."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(f"{sweep.mode} of {sweep.metric} over {sweep.num_trials} trials:")
-    for leaf, text in sweep.ranges.items():
-        console.print(f"  {leaf:<{max(map(len, sweep.ranges))}}  {text}")
     console.print(_describe_pruning(sweep))
     study = optuna.create_study()
     set_sampler(study, sweep, 0)
@@ -72,14 +69,8 @@ def dry_run(sweep: Sweep) -> int:
 
 
 def _describe_pruning(sweep: Sweep) -> str:
-    if sweep.rungs:
-        steps = ", ".join(map(str, sweep.rungs))
-        return f"the worse half of the trials is stopped at step {steps}"
-    every = sweep.config.eval.every_steps
-    return (
-        "no trial is stopped early: "
-        f"--pruner={sweep.pruner}, config.eval.every_steps = {every}"
-    )
+    steps = ", ".join(map(str, sweep.rungs)) or "none"
+    return f"steps at which the worse half of the trials is stopped: {steps}"
 
 
 def _run_trials(
