@@ -20,8 +20,9 @@ from lmjax.config.model import RecurrentEncoderDecoderConfig, TransformerConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import ConfigError
 from lmjax.generate.beam import BeamSearch
-from lmjax.generate.decode import Generator, encode_prompts
-from lmjax.generate.embed import mean_rows, wrapped
+from lmjax.generate.decode import Generator
+from lmjax.generate.embed import encode_truncated, mean_pool
+from lmjax.generate.prompts import encode_prompts
 from lmjax.generate.score import Scorer, encode_pairs
 from lmjax.generate.text_stream import TextStream
 from lmjax.generate.writer import way_to_write
@@ -92,7 +93,7 @@ class LanguageModel:
             the model has positions.
         """
         limit = max_length or self.model.config.max_length
-        return wrapped(self.tokenizer, texts, max_length=limit)
+        return encode_truncated(self.tokenizer, texts, max_length=limit)
 
     def embed(self, texts: Sequence[str], *, max_length: int = 0) -> np.ndarray:
         """Return the mean of each text's last hidden states, float32 (N, D).
@@ -104,7 +105,7 @@ class LanguageModel:
         """
         rows = self.encode_rows(texts, max_length=max_length)
         config = self.model.config
-        return mean_rows(
+        return mean_pool(
             rows, self.hidden, dim=config.width, max_length=config.max_length
         )
 
@@ -136,7 +137,7 @@ class LanguageModel:
             found = self._found(read, how, max_tokens)
             return [text["text"] for texts in found for text in texts]
         with jax.set_mesh(self.mesh):
-            rows = self._generator.continuations(
+            rows = self._generator.generate(
                 self.params,
                 **read,
                 max_tokens=self._most(read, max_tokens),
@@ -175,7 +176,7 @@ class LanguageModel:
         if isinstance(how, DecodingConfig):
             yield self._found(read, how, max_tokens)[0][0]["text"]
             return
-        tokens = self._generator.tokens(
+        tokens = self._generator.stream(
             self.params,
             **read,
             max_tokens=self._most(read, max_tokens),
@@ -296,11 +297,11 @@ class LanguageModel:
         """Return the texts that a search finds, as JSON."""
         write = dataclasses.replace(write, max_tokens=self._most(read, max_tokens))
         with jax.set_mesh(self.mesh):
-            rows = self._beam_search.hypotheses(
-                self.params, **read, write=write, stop_ids=self.tokenizer.stop_ids
+            rows = self._beam_search.search(
+                self.params, **read, config=write, stop_ids=self.tokenizer.stop_ids
             )
         return [
-            [found.told(self._decode_after(before, found.tokens)) for found in row]
+            [found.to_dict(self._decode_after(before, found.tokens)) for found in row]
             for before, row in zip(self._before(read), rows, strict=True)
         ]
 

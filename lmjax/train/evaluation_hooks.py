@@ -9,7 +9,8 @@ import jax
 
 from lmjax.data.datasets import Datasets
 from lmjax.errors import ConfigError, UserError
-from lmjax.generate.decode import Generator, encode_prompts
+from lmjax.generate.decode import Generator
+from lmjax.generate.prompts import encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import processes
 from lmjax.run.checkpoint import Checkpoints
@@ -88,7 +89,7 @@ class HeldOut:
         model = self.program.model.config
         if not config.prompts:
             return
-        rows = self._generator.continuations(
+        rows = self._generator.generate(
             _params(state),
             **self._prompts(),
             max_tokens=config.max_tokens,
