@@ -28,7 +28,7 @@ class Hypothesis:
     log_prob: float  # in nats, of the end of text too where it was written
     score: float  # log_prob / length ** length_penalty, which ranks texts
 
-    def told(self, text: str) -> dict[str, Any]:
+    def to_dict(self, text: str) -> dict[str, Any]:
         """Return the hypothesis as JSON, given its tokens as text."""
         return {"text": text, "score": self.score, "log_prob": self.log_prob}
 
