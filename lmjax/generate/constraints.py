@@ -1,4 +1,4 @@
-"""What may be written next. B batch, S places of a text, V vocabulary."""
+"""Constraints on the next token. B batch, S slots of a text, V vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -6,54 +6,54 @@ import jax.numpy as jnp
 from lmjax.types import Array
 
 
-def constrained(
+def apply_constraints(
     scores_BV: Array,
     *,
     min_tokens: int,
     no_repeat_ngram: int,
     text_BS: Array,
     lengths_B: Array,
-    ends_V: Array,
+    is_stop_V: Array,
     num_steps: Array | int,
 ) -> Array:
-    """Return the scores of the next ids, -inf of those that may not come.
+    """Return the scores of the next ids, -inf for those that are banned.
 
-    Where none might come, all may.
+    A row in which every id would be banned is left unconstrained.
 
     Args:
       scores_BV: logits or log-probabilities.
-      min_tokens: that come before the end of a text.
-      no_repeat_ngram: so many tokens in a row come once, those of the prompt included
-        (Paulus et al. 2018); 0: as often as they like.
-      text_BS: int32, prompts and what was written after them.
-      lengths_B: how many tokens each text has.
-      ends_V: which ids end a text.
-      num_steps: tokens written after the prompts.
+      min_tokens: to generate before the text may end.
+      no_repeat_ngram: no n-gram of this length may occur twice, those of the prompt
+        included (Paulus et al. 2018); 0: no limit.
+      text_BS: int32, prompts and their continuations so far.
+      lengths_B: tokens in each text.
+      is_stop_V: true for the ids that end a text.
+      num_steps: tokens generated after the prompts.
     """
     if not (min_tokens or no_repeat_ngram):
         return scores_BV
     banned_BV = jnp.zeros(scores_BV.shape, bool)
     if min_tokens:
-        banned_BV |= ends_V & (num_steps < min_tokens)
+        banned_BV |= is_stop_V & (num_steps < min_tokens)
     if no_repeat_ngram:
         n, size = no_repeat_ngram, scores_BV.shape[1]
-        banned_BV |= repeating(text_BS, lengths_B, n=n, vocab_size=size)
+        banned_BV |= find_repeats(text_BS, lengths_B, n=n, vocab_size=size)
     banned_BV &= ~banned_BV.all(axis=1, keepdims=True)
     return jnp.where(banned_BV, -jnp.inf, scores_BV)
 
 
-def repeating(text_BS: Array, lengths_B: Array, *, n: int, vocab_size: int) -> Array:
-    """Return which ids would end n tokens that are in the text, bool (B, V)."""
-    places_S = jnp.arange(text_BS.shape[1])
-    n = min(n, len(places_S) + 1)  # more than a text may have do not come twice either
+def find_repeats(text_BS: Array, lengths_B: Array, *, n: int, vocab_size: int) -> Array:
+    """Return which ids would complete an n-gram that the text has, bool (B, V)."""
+    index_S = jnp.arange(text_BS.shape[1])
+    n = min(n, len(index_S) + 1)  # an n-gram longer than the text cannot repeat either
 
     def narrow(i: Array, match_BS: Array) -> Array:
-        """Keep the places i after a token that is the last but i - 1 of its text."""
+        """Keep the indices whose i-th token before equals the text's i-th last one."""
         last_B1 = jnp.take_along_axis(text_BS, lengths_B[:, None] - i, axis=1)
         return match_BS & (jnp.roll(text_BS, i, axis=1) == last_B1)
 
-    # A place matches if the n - 1 tokens before it are the last n - 1 of the text.
-    match_BS = (places_S >= n - 1) & (places_S < lengths_B[:, None])
+    # An index matches if the n - 1 tokens before it are the last n - 1 of the text.
+    match_BS = (index_S >= n - 1) & (index_S < lengths_B[:, None])
     match_BS = jax.lax.fori_loop(1, n, narrow, match_BS)
     ids_BS = jnp.where(match_BS, text_BS, vocab_size)
     rows = jnp.arange(len(text_BS))[:, None]

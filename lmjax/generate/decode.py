@@ -1,4 +1,4 @@
-"""Decoding with a cache. B batch, T prompt length, S places of a text."""
+"""Decoding token by token. B prompts, S slots of a text, V vocabulary."""
 
 import dataclasses
 import functools
@@ -9,43 +9,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config.model import ModelConfig
-from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
-from lmjax.generate.constraints import constrained
+from lmjax.generate.constraints import apply_constraints
+from lmjax.generate.prompts import check_sources, pad_sources
 from lmjax.generate.sampling import Sampling, sample
 from lmjax.models import Model
+from lmjax.nn.decode_state import DecodeState
 from lmjax.parallel import sharding
 from lmjax.types import Array, HostBatch, Params
 
-# Prompts and sources are padded to powers of two from the one to the other, and from
-# there on to multiples, which bounds compilations.
+# Lengths of prompts and sources are padded to powers of two between these, beyond the
+# second to its multiples, which bounds the number of compilations.
 SHORTEST, MULTIPLE = 16, 64
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """Texts so far, and what goes on from them."""
+class GenerationState:
+    """The texts so far, and what the next token of each is chosen from."""
 
-    text_BS: Array  # int32 ids, as long as the cache
-    lengths_B: Array  # how many of them there are
-    logits_BV: Array  # for the next
-    cache: Any
-    num_steps: Array | int = 0  # tokens written after the prompts
+    text_BS: Array  # int32 ids, prompt and continuation
+    lengths_B: Array  # of the texts so far
+    logits_BV: Array  # of the next token
+    decode_state: DecodeState
+    num_steps: Array | int = 0  # tokens generated after the prompts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
-    """A model's decoding functions, compiled once for each shape and sampling.
+    """Samples continuations from a model, compiled once for each shape and `Sampling`.
 
-    Ids from `vocab_size` on, which only fill the model's table up, are never drawn.
+    Ids from `vocab_size` on, which only pad the model's table, are never sampled.
     """
 
     model: Model
     vocab_size: int | None = None
 
-    def tokens(
+    def generate(
+        self, params: Params, prompts: Sequence[Sequence[int]], **options: Any
+    ) -> list[list[int]]:
+        """Return the continuation of each prompt; options as for `stream`."""
+        columns = list(self.stream(params, prompts, **options))
+        rows = np.stack(columns, axis=1) if columns else np.zeros((len(prompts), 0))
+        return [[int(t) for t in row if t >= 0] for row in rows]
+
+    def stream(
         self,
         params: Params,
         prompts: Sequence[Sequence[int]],
@@ -58,18 +66,18 @@ class Generator:
     ) -> Iterator[np.ndarray]:
         """Yield the next token of every prompt, int32 (B,), step by step.
 
-        A row that has ended (with one of `stop_ids`, which is not yielded) yields -1;
-        when all have, or after `max_tokens`, the iterator ends. What a row yields
-        depends on its prompt, its index and the seed alone, not on the rows beside it.
+        A row that has ended (with one of `stop_ids`, which is not yielded) yields -1.
+        The iterator ends when all rows have, or after `max_tokens`. A row depends on
+        its prompt, its index and the seed alone, not on the other rows.
 
         Args:
           params: the model's.
           prompts: ids to continue; `decoder_prefix_ids` for an encoder-decoder.
-          max_tokens: to yield for each prompt.
-          sampling: how the next token is chosen.
-          stop_ids: what ends a row.
-          sources: what an encoder-decoder reads, one for each prompt.
-          seed: of chance.
+          max_tokens: to generate for each prompt, at most.
+          sampling: how each token is chosen.
+          stop_ids: ids that end a text.
+          sources: of an encoder-decoder, one for each prompt.
+          seed: of the random numbers.
 
         Raises:
           ConfigError: as `check` does.
@@ -78,61 +86,58 @@ class Generator:
             raise ConfigError(f"seed = {seed}: must be >= 0, < {1 << 32}")
         least = sampling.min_tokens
         self.check(prompts, max_tokens=max_tokens, min_tokens=least, sources=sources)
-        written = self.begin(params, prompts, max_tokens=max_tokens, sources=sources)
+        state = self.prefill(params, prompts, max_tokens=max_tokens, sources=sources)
         keys = jax.random.split(jax.random.key(seed), len(prompts))
-        ends_V = self.ends(stop_ids)
+        is_stop_V = self.stop_mask(stop_ids)
         step = functools.partial(self._step, params, sampling=sampling)
-        waiting = None
+        pending = None
         ended = np.zeros(len(prompts), bool)
         for _ in range(max_tokens):
-            # The next step is under way before the host looks at this one's token.
-            token, written = step(written, keys, ends_V)
-            if waiting is not None:
-                yield _hide_ended(waiting, ended, stop_ids)
+            # The device computes the next step while the host reads this one's token.
+            token, state = step(state, keys, is_stop_V)
+            if pending is not None:
+                yield _hide_ended(pending, ended, stop_ids)
                 if ended.all():
                     return
-            waiting = token
-        if waiting is not None:
-            last = _hide_ended(waiting, ended, stop_ids)
+            pending = token
+        if pending is not None:
+            last = _hide_ended(pending, ended, stop_ids)
             if not ended.all():
                 yield last
 
-    def continuations(
-        self, params: Params, prompts: Sequence[Sequence[int]], **options: Any
-    ) -> list[list[int]]:
-        """Return the tokens that follow each prompt; options as for `tokens`."""
-        columns = list(self.tokens(params, prompts, **options))
-        rows = np.stack(columns, axis=1) if columns else np.zeros((len(prompts), 0))
-        return [[int(t) for t in row if t >= 0] for row in rows]
-
-    def begin(
+    def prefill(
         self,
         params: Params,
         prompts: Sequence[Sequence[int]],
         *,
         max_tokens: int,
         sources: Sequence[Sequence[int]] | None = None,
-    ) -> Written:
-        """Read prompts, with room for `max_tokens` more; arguments as for `tokens`."""
+    ) -> GenerationState:
+        """Read prompts, with room for `max_tokens` more; arguments as for `stream`."""
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        # What an encoder-decoder begins with is always of one length.
-        length = _padded(max(lengths)) if sources is None else max(lengths)
+        # The prompts of an encoder-decoder, `decoder_prefix_ids`, have one length.
+        length = _pad_length(max(lengths)) if sources is None else max(lengths)
         num_slots = -(-(length + max_tokens) // SHORTEST) * SHORTEST
         text = np.zeros((len(prompts), num_slots), np.int32)
         for row, prompt in zip(text, prompts, strict=True):
             row[: len(prompt)] = prompt
-        logits, cache = self._prefill(
+        logits, decode_state = self._prefill(
             params,
             text[:, :length],
             lengths,
             cache_length=num_slots,
-            source=None if sources is None else _padded_sources(sources),
+            source=None if sources is None else _pad_to_multiple(sources),
         )
-        at = jnp.asarray
-        return Written(at(text), at(lengths), logits, cache, at(0, jnp.int32))
+        return GenerationState(
+            jnp.asarray(text),
+            jnp.asarray(lengths),
+            logits,
+            decode_state,
+            jnp.asarray(0, jnp.int32),
+        )
 
-    def ends(self, stop_ids: Collection[int]) -> np.ndarray:
-        """Return which of the ids that may be drawn end a text, bool (V,)."""
+    def stop_mask(self, stop_ids: Collection[int]) -> np.ndarray:
+        """Return which ids that may be sampled end a text, bool (V,)."""
         size = self.vocab_size or self.model.config.vocab_size
         return np.isin(np.arange(size), list(stop_ids))
 
@@ -144,14 +149,14 @@ class Generator:
         min_tokens: int = 0,
         sources: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """Raise if `tokens` would not continue these prompts.
+        """Raise if these prompts cannot be continued by so many tokens.
 
         Raises:
           ConfigError: an empty prompt, more tokens than the model has positions, or
-            fewer than there must be.
+            `min_tokens` above `max_tokens`.
         """
         if not prompts or not all(len(prompt) for prompt in prompts):
-            raise ConfigError("prompt: empty, and the tokenizer has no token to begin")
+            raise ConfigError("prompt: empty, and the tokenizer has no BOS token")
         if max_tokens < 1:
             raise ConfigError(f"max_tokens = {max_tokens}: must be >= 1")
         if min_tokens > max_tokens:
@@ -162,13 +167,13 @@ class Generator:
         limit = self.model.config.longest_text
         if longest >= limit:
             raise ConfigError(
-                f"prompt: of {longest} tokens, which leave none to be written "
+                f"prompt: {longest} tokens leave no room to generate any "
                 f"(config.model.max_length = {limit})"
             )
         if longest + max_tokens > limit:
             raise ConfigError(
-                f"max_tokens = {max_tokens}: with a prompt of {longest} tokens must be "
-                f"at most {limit - longest} (config.model.max_length = {limit})"
+                f"max_tokens = {max_tokens}: after a prompt of {longest} tokens must "
+                f"be at most {limit - longest} (config.model.max_length = {limit})"
             )
         check_sources(sources, config=self.model.config, name="prompt")
 
@@ -180,120 +185,43 @@ class Generator:
     def _step(self) -> Any:
         def step(
             params: Params,
-            before: Written,
+            state: GenerationState,
             keys: Array,
-            ends_V: Array,
+            is_stop_V: Array,
             *,
             sampling: Sampling,
-        ) -> tuple[Array, Written]:
-            text, lengths = before.text_BS, before.lengths_B
+        ) -> tuple[Array, GenerationState]:
+            """Choose the next token of each text, and read it."""
+            text, lengths = state.text_BS, state.lengths_B
             step_keys = jax.vmap(jax.random.fold_in)(keys, lengths)
-            logits = constrained(
-                before.logits_BV[:, : self.vocab_size],
+            logits = apply_constraints(
+                state.logits_BV[:, : self.vocab_size],
                 min_tokens=sampling.min_tokens,
                 no_repeat_ngram=sampling.no_repeat_ngram,
                 text_BS=text,
                 lengths_B=lengths,
-                ends_V=ends_V,
-                num_steps=before.num_steps,
+                is_stop_V=is_stop_V,
+                num_steps=state.num_steps,
             )
             token = sample(logits, step_keys, sampling=sampling)
             text = text.at[jnp.arange(len(text)), lengths].set(token)
-            logits, cache = self.model.decode_step(params, token, lengths, before.cache)
-            num_steps = before.num_steps + 1
-            written = Written(text, lengths + 1, logits, cache, num_steps)
-            return sharding.replicate(token), written
+            logits, decode_state = self.model.decode_step(
+                params, token, lengths, state.decode_state
+            )
+            state = GenerationState(
+                text, lengths + 1, logits, decode_state, state.num_steps + 1
+            )
+            return sharding.replicate(token), state
 
         return jax.jit(step, static_argnames="sampling", donate_argnums=1)
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a prompt, after the tokenizer's BOS if it has one.
-
-    Raises:
-      ConfigError: bytes of the command line were not UTF-8, or a surrogate is halved.
-    """
-    check_text(text, name="prompt")
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    return bos + [int(token) for token in tokenizer.encode(text)]
+def _pad_to_multiple(sources: Sequence[Sequence[int]]) -> HostBatch:
+    length = _pad_length(max(map(len, sources)))
+    return pad_sources(sources, shape=(len(sources), length))
 
 
-def encode_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[str], *, config: ModelConfig
-) -> dict[str, list[list[int]]]:
-    """Return the ids that a model begins with, and of an encoder-decoder the sources.
-
-    They are arguments of `Generator.tokens`.
-    """
-    t = tokenizer
-    if not config.is_encoder_decoder:
-        return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
-    for prompt in prompts:
-        check_text(prompt, name="prompt")
-    sources = [[*t.prefix_ids, *map(int, t.encode(p)), *t.suffix_ids] for p in prompts]
-    return {
-        "prompts": [[*config.decoder_prefix_ids]] * len(prompts),
-        "sources": sources,
-    }
-
-
-def check_sources(
-    sources: Sequence[Sequence[int]] | None, *, config: ModelConfig, name: str
-) -> None:
-    """Raise unless an encoder-decoder can read these sources.
-
-    Raises:
-      ConfigError: an empty source, or one longer than the model's positions.
-    """
-    if not config.is_encoder_decoder:
-        assert sources is None
-        return
-    assert sources is not None
-    longest = max(map(len, sources), default=0)
-    if not all(map(len, sources)):
-        raise ConfigError(f"{name}: empty; an encoder-decoder needs a source")
-    if longest > config.longest_source:
-        raise ConfigError(
-            f"{name}: a source of {longest} tokens "
-            f"(config.model.max_length = {config.max_length})"
-        )
-
-
-def source_batch(rows: Sequence[Sequence[int]], *, shape: tuple[int, int]) -> HostBatch:
-    """Return sources as arrays of one shape, padded on the right and below."""
-    ids, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        segments[i, : len(row)] = 1
-    positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    # Places that no text fills have no row in a table of positions.
-    return {
-        "source": ids,
-        "source_segments": segments,
-        "source_positions": positions * segments,
-    }
-
-
-def _padded_sources(rows: Sequence[Sequence[int]]) -> HostBatch:
-    return source_batch(rows, shape=(len(rows), _padded(max(map(len, rows)))))
-
-
-def check_text(text: str, *, name: str) -> None:
-    """Raise unless a text can be written in UTF-8.
-
-    Raises:
-      ConfigError: it holds half of a surrogate pair, as which Python carries bytes of
-        the command line that are not UTF-8.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(
-            f"{name}: not UTF-8 at character {error.start}: {text[error.start]!r}"
-        ) from error
-
-
-def _padded(length: int) -> int:
+def _pad_length(length: int) -> int:
     if length > MULTIPLE:
         return -(-int(length) // MULTIPLE) * MULTIPLE
     return max(1 << (int(length) - 1).bit_length(), SHORTEST)

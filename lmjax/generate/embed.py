@@ -1,4 +1,4 @@
-"""One vector for each text. N texts, T length, D dim."""
+"""Embeddings of texts by mean pooling. N texts, T length, D dim."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,21 +7,24 @@ import numpy as np
 
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 
-# Texts at once, and what their lengths are rounded up to: both bound compilations.
+# Texts in a batch; lengths are rounded up to a multiple. Both bound compilations.
 ROWS, MULTIPLE = 32, 32
 
 
-def wrapped(
+def encode_truncated(
     tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int
 ) -> list[list[int]]:
-    """Return the ids of texts, cut so that with what stands around they fit."""
+    """Return the ids of texts between the tokenizer's prefix and suffix ids.
+
+    Each is cut so that it has at most `max_length`, prefix and suffix included.
+    """
     before, after = tokenizer.prefix_ids, tokenizer.suffix_ids
     room = max(max_length - len(before) - len(after), 0)
     encoded = tokenizer.encode_batch(list(texts))
     return [[*before, *ids[:room].tolist(), *after] for ids in encoded]
 
 
-def mean_rows(
+def mean_pool(
     rows: Sequence[Sequence[int]],
     hidden: Callable[..., Any],
     *,
@@ -31,10 +34,10 @@ def mean_rows(
     """Return the mean of each row's last hidden states, float32 (N, D).
 
     Args:
-      rows: token ids; a row of none has the mean 0.
-      hidden: from tokens (B, T) and their `segments` to hidden states (B, T, D).
+      rows: token ids; the mean of an empty row is 0.
+      hidden: from tokens (B, T) and `segments` to hidden states (B, T, D).
       dim: D.
-      max_length: the positions that the model has.
+      max_length: of the model.
     """
     means = np.zeros((len(rows), dim), np.float32)
     for first in range(0, len(rows), ROWS):
@@ -42,8 +45,8 @@ def mean_rows(
         longest = max(1, *map(len, group))
         length = max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, max_length))
         tokens = np.zeros((len(group), length), np.int32)
-        for line, row in zip(tokens, group, strict=True):
-            line[: len(row)] = row
+        for target, row in zip(tokens, group, strict=True):
+            target[: len(row)] = row
         lengths = np.array([len(row) for row in group])
         inside = np.arange(length) < lengths[:, None]
         states = np.asarray(hidden(tokens, segments=inside.astype(np.int32)))

@@ -13,34 +13,34 @@ from lmjax.config.model import ModelConfig
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
-from lmjax.generate.decode import (
+from lmjax.generate.prompts import (
     check_sources,
-    check_text,
+    check_utf8,
     encode_prompts,
-    source_batch,
+    pad_sources,
 )
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import cross_entropy
 from lmjax.types import Array, Batch, HostBatch, Params
 
-# Rows of a batch, and its tokens: logits are the largest array, tokens x vocabulary.
+# Of a batch. Its largest array are the logits, tokens x vocabulary.
 MAX_ROWS = 16
 MAX_TOKENS = 8192
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Tokens to read, and how many of the last are scored, for one text."""
+    """A window of a text and its context."""
 
-    text: int
+    text: int  # its index
     tokens: Sequence[int]
-    num_scored: int
+    num_scored: int  # the last so many tokens; those before are their context
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scorer:
-    """A model's scoring function, compiled once for each padded length."""
+    """Computes log-probabilities of texts, compiled once for each padded length."""
 
     model: Model
 
@@ -51,36 +51,36 @@ class Scorer:
         *,
         sources: Sequence[Sequence[int]] | None = None,
     ) -> list[tuple[float, int]]:
-        """Return log P(text | context) in nats, and how many tokens it is over.
+        """Return log P(text | context) in nats and the number of scored tokens.
 
-        Without a context the first token of a text has nothing to be given, and is
-        not scored. A text longer than the model's positions is read in windows that
-        overlap by half: each token is scored once, given at least that much. A
-        recurrent network reads any text to its end.
+        Without a context the first token of a text is not scored. A text longer than
+        the model's positions is cut into windows that overlap by half: each token is
+        scored once, given at least that many tokens before it. A recurrent network
+        reads a text of any length from its beginning.
 
         Args:
           params: the model's.
           texts: pairs of token ids, (context, text); either may be empty. The context
             of an encoder-decoder is its `decoder_prefix_ids`.
-          sources: what an encoder-decoder reads, one for each text.
+          sources: of an encoder-decoder, one for each text.
 
         Raises:
-          ConfigError: the model predicts no token from those before it alone, or a
-            source is empty or longer than its positions.
+          ConfigError: the model generates no text, or a source is empty or longer than
+            its positions.
         """
         config, totals = self.model.config, [0.0] * len(texts)
         if not config.can_generate:
             obstacle = config.generation_obstacle
             raise ConfigError(f"config.model.{obstacle}: it scores no texts")
         if config.has_carry:
-            return self._log_probs_from_states(params, texts)
+            return self._log_probs_with_carry(params, texts)
         check_sources(sources, config=config, name="context")
         counts = [0] * len(texts)
         for (num_rows, length, source_length), group in self._groups(texts, sources):
-            batch = _batch(group, shape=(num_rows, length))
+            batch = _make_batch(group, shape=(num_rows, length))
             if sources is not None:
-                read = [sources[window.text] for window in group]
-                batch |= source_batch(read, shape=(num_rows, source_length))
+                group_sources = [sources[window.text] for window in group]
+                batch |= pad_sources(group_sources, shape=(num_rows, source_length))
             sums = np.asarray(self._score(params, batch))
             for window, total in zip(group, sums, strict=False):
                 totals[window.text] += float(total)
@@ -92,7 +92,7 @@ class Scorer:
         texts: Sequence[tuple[Sequence[int], Sequence[int]]],
         sources: Sequence[Sequence[int]] | None,
     ) -> Iterator[tuple[tuple[int, int, int], list[Window]]]:
-        """Yield windows that are as long when padded, and (rows, length, source's)."""
+        """Yield windows of one padded length, after (rows, length, source length)."""
         config = self.model.config
         limit, source_limit = config.longest_text, config.longest_source
         groups: dict[tuple[int, int], list[Window]] = {}
@@ -109,25 +109,26 @@ class Scorer:
                 group = windows[first : first + num_rows]
                 yield (num_rows, length, source_length), group
 
-    def _log_probs_from_states(
+    def _log_probs_with_carry(
         self, params: Params, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[tuple[float, int]]:
-        """Return what `log_probs` does: each text is read on from its last state."""
+        """Return what `log_probs` does, with a carry between the parts of a text."""
         counts = [max(len(text) - (not context), 0) for context, text in texts]
         scored = [i for i, count in enumerate(counts) if count]
-        whole = [Window(i, [*texts[i][0], *texts[i][1]], counts[i]) for i in scored]
-        whole.sort(key=lambda window: len(window.tokens), reverse=True)
+        windows = [Window(i, [*texts[i][0], *texts[i][1]], counts[i]) for i in scored]
+        windows.sort(key=lambda window: len(window.tokens), reverse=True)
         totals = [0.0] * len(texts)
-        while whole:
-            longest = len(whole[0].tokens) - 1
-            part = padded_length(longest, limit=self.model.config.max_length)
-            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // part))
-            group, whole = whole[:num_rows], whole[num_rows:]
-            batch = _batch(group, shape=(num_rows, -(-longest // part) * part))
-            state = self.model.init_carry(num_rows)
-            for at in range(0, longest, part):
-                here = {name: x[:, at : at + part] for name, x in batch.items()}
-                sums, state = self._score_from(params, here, state)
+        while windows:
+            longest = len(windows[0].tokens) - 1
+            length = padded_length(longest, limit=self.model.config.max_length)
+            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // length))
+            group, windows = windows[:num_rows], windows[num_rows:]
+            batch = _make_batch(group, shape=(num_rows, -(-longest // length) * length))
+            carry = self.model.init_carry(num_rows)
+            for start in range(0, longest, length):
+                stop = start + length
+                part = {name: x[:, start:stop] for name, x in batch.items()}
+                sums, carry = self._score_with_carry(params, part, carry)
                 for window, total in zip(group, np.asarray(sums), strict=False):
                     totals[window.text] += float(total)
         return list(zip(totals, counts, strict=True))
@@ -135,19 +136,19 @@ class Scorer:
     @functools.cached_property
     def _score(self) -> Any:
         return jax.jit(
-            lambda params, batch: _log_prob(self.model.apply(params, batch), batch)
+            lambda params, batch: _sum_log_probs(self.model.apply(params, batch), batch)
         )
 
     @functools.cached_property
-    def _score_from(self) -> Any:
-        def score(params: Params, batch: Batch, state: State) -> tuple[Array, State]:
-            logits, state = self.model.apply_with_carry(params, batch, state)
-            return _log_prob(logits, batch), state
+    def _score_with_carry(self) -> Any:
+        def score(params: Params, batch: Batch, carry: State) -> tuple[Array, State]:
+            logits, carry = self.model.apply_with_carry(params, batch, carry)
+            return _sum_log_probs(logits, batch), carry
 
         return jax.jit(score)
 
 
-def _log_prob(logits_BTV: Array, batch: Batch) -> Array:
+def _sum_log_probs(logits_BTV: Array, batch: Batch) -> Array:
     """Return the summed log-probability of each row's weighted targets, (B,)."""
     nll_BT, _ = cross_entropy(logits_BTV, batch["targets"])
     return -jnp.sum(nll_BT * batch["weights"], axis=-1)
@@ -162,48 +163,54 @@ def encode_pairs(
 ) -> dict[str, Any]:
     """Return the ids of texts and their contexts: arguments of `Scorer.log_probs`.
 
+    Args:
+      tokenizer: of the model.
+      texts: a text, or (context, text). An encoder-decoder needs pairs: the context is
+        its source.
+      config: of the model.
+      eos: append the tokenizer's EOS to each text.
+
     Raises:
-      ConfigError: a text that cannot be written in UTF-8, or, of an encoder-decoder,
-        one without a context.
+      ConfigError: a text is not UTF-8, or lacks the context that the model needs.
     """
     alone = [i for i, text in enumerate(texts) if isinstance(text, str)]
     if alone and config.is_encoder_decoder:
         raise ConfigError(
             f"score: text {alone[0]} has no context: config.model.kind = "
-            f"{config.kind!r} takes (context, text), its source and what it writes"
+            f"{config.kind!r} takes pairs (context, text), its source and target"
         )
     pairs = [("", text) if isinstance(text, str) else text for text in texts]
-    read = encode_prompts(tokenizer, [context for context, _ in pairs], config=config)
+    inputs = encode_prompts(tokenizer, [context for context, _ in pairs], config=config)
     tail = not_none(tokenizer.eos_id) if eos else ()
     ids = []
-    for before, (_, text) in zip(read.pop("prompts"), pairs, strict=True):
-        check_text(text, name="text")
-        ids.append((before, [*map(int, tokenizer.encode(text)), *tail]))
-    return {"texts": ids, **read}
+    for context, (_, text) in zip(inputs.pop("prompts"), pairs, strict=True):
+        check_utf8(text, name="text")
+        ids.append((context, [*map(int, tokenizer.encode(text)), *tail]))
+    return {"texts": ids, **inputs}
 
 
 def cut_windows(
     text: int, context: Sequence[int], tokens: Sequence[int], *, length: int
 ) -> Iterator[Window]:
     """Yield windows of at most `length + 1` tokens that score each token once."""
-    every = [*context, *tokens]
+    ids = [*context, *tokens]
     scored_from = max(len(context), 1)
     stride = length // 2
     start = max(0, scored_from - 1 - stride) if scored_from > length else 0
-    while scored_from < len(every):
-        stop = min(start + length + 1, len(every))
-        yield Window(text, every[start:stop], stop - scored_from)
+    while scored_from < len(ids):
+        stop = min(start + length + 1, len(ids))
+        yield Window(text, ids[start:stop], stop - scored_from)
         scored_from = stop
         start = stop - 1 - stride
 
 
 def padded_length(length: int, *, limit: int) -> int:
-    """Return the next power of two, which bounds how many shapes are compiled."""
+    """Round up to a power of two >= 32, at most `limit`: few shapes are compiled."""
     return min(max(32, 1 << (length - 1).bit_length()), limit)
 
 
-def _batch(windows: Sequence[Window], *, shape: tuple[int, int]) -> HostBatch:
-    """Lay windows out as a batch, with padding on the right and below."""
+def _make_batch(windows: Sequence[Window], *, shape: tuple[int, int]) -> HostBatch:
+    """Return windows as a batch, padded on the right and below."""
     length = shape[1]
     batch = {
         name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segments")

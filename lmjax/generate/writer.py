@@ -89,11 +89,11 @@ class Writer:
             that reads one its `sources`.
         """
         columns: Any = {name: [row[name] for row in asked] for name in asked[0]}
-        found = self._search.hypotheses(
-            params, **columns, write=self.config, stop_ids=self.tokenizer.stop_ids
+        found = self._search.search(
+            params, **columns, config=self.config, stop_ids=self.tokenizer.stop_ids
         )
         return [
-            [text.told(self.tokenizer.decode(text.tokens)) for text in row]
+            [text.to_dict(self.tokenizer.decode(text.tokens)) for text in row]
             for row in found
         ]
 

@@ -19,8 +19,9 @@ from lmjax.config.model import RecurrentEncoderDecoderConfig, TransformerConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
-from lmjax.generate.decode import Generator, encode_prompts
-from lmjax.generate.embed import mean_rows, wrapped
+from lmjax.generate.decode import Generator
+from lmjax.generate.embed import encode_truncated, mean_pool
+from lmjax.generate.prompts import encode_prompts
 from lmjax.generate.score import Scorer, encode_pairs
 from lmjax.generate.text_stream import TextStream
 from lmjax.generate.writer import choose_decoding
@@ -91,7 +92,7 @@ class LanguageModel:
             number of positions of the model.
         """
         limit = max_length or self.model.config.max_length
-        return wrapped(self.tokenizer, texts, max_length=limit)
+        return encode_truncated(self.tokenizer, texts, max_length=limit)
 
     def embed(self, texts: Sequence[str], *, max_length: int = 0) -> np.ndarray:
         """Return the mean of each text's last hidden states, float32 (N, D).
@@ -103,7 +104,7 @@ class LanguageModel:
         """
         rows = self.encode_rows(texts, max_length=max_length)
         config = self.model.config
-        return mean_rows(
+        return mean_pool(
             rows, self.hidden, dim=config.width, max_length=config.max_length
         )
 
@@ -135,7 +136,7 @@ class LanguageModel:
             hypotheses = self._beam_search(inputs, decoding, max_tokens)
             return [text["text"] for row in hypotheses for text in row]
         with jax.set_mesh(self.mesh):
-            rows = self._generator.continuations(
+            rows = self._generator.generate(
                 self.params,
                 **inputs,
                 max_tokens=self._max_new_tokens(inputs, max_tokens),
@@ -183,7 +184,7 @@ class LanguageModel:
         if isinstance(decoding, DecodingConfig):
             yield self._beam_search(inputs, decoding, max_tokens)[0][0]["text"]
             return
-        tokens = self._generator.tokens(
+        tokens = self._generator.stream(
             self.params,
             **inputs,
             max_tokens=self._max_new_tokens(inputs, max_tokens),
@@ -305,11 +306,11 @@ class LanguageModel:
         max_tokens = self._max_new_tokens(inputs, max_tokens)
         config = dataclasses.replace(config, max_tokens=max_tokens)
         with jax.set_mesh(self.mesh):
-            rows = self._searcher.hypotheses(
-                self.params, **inputs, write=config, stop_ids=self.tokenizer.stop_ids
+            rows = self._searcher.search(
+                self.params, **inputs, config=config, stop_ids=self.tokenizer.stop_ids
             )
         return [
-            [h.told(self._decode_continuation(context, h.tokens)) for h in row]
+            [h.to_dict(self._decode_continuation(context, h.tokens)) for h in row]
             for context, row in zip(self._contexts(inputs), rows, strict=True)
         ]
 

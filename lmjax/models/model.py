@@ -209,9 +209,10 @@ def build(config: ModelConfig, *, platform: str) -> Model:
 
 def resolve(config: ModelConfig, *, platform: str) -> ModelConfig:
     """Return the config with each "auto" decided for a platform."""
-    if config.dtype == "auto":
+    dtype = config.dtype
+    if dtype == "auto":
         dtype = "float32" if platform == "cpu" else "bfloat16"
-        config = dataclasses.replace(config, dtype=dtype)
+    config = dataclasses.replace(config, dtype=dtype)
     return MODELS[config.kind].resolve(config, platform=platform)
 
 

@@ -1,6 +1,7 @@
-"""Multi-head attention. B batch, R rows, T queries, S keys, D dim, N heads, K kv heads,
+"""Multi-head attention; `attention_kernels` computes the scores and weighted sums.
 
-H head_dim. The scores are computed by a kernel of `attention_kernels`.
+B batch, R texts (B, or B times beams), T queries, S keys, D dim, N heads, K kv heads,
+H head_dim.
 """
 
 import functools

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +172,9 @@ ATTENTION = {
 }
 
 
-def choose_attention(config: TransformerConfig, *, platform: str) -> str:
+def choose_attention(
+    config: TransformerConfig, *, platform: str
+) -> Literal["xla", "cudnn"]:
     """Return the name of the kernel for a platform: `config.attention`, or for "auto".
 
     Args:
@@ -194,8 +196,8 @@ def choose_attention(config: TransformerConfig, *, platform: str) -> str:
     if config.attention == "auto":
         # Elsewhere than on a GPU there is no choice to report.
         level = logging.INFO if platform == "gpu" else logging.DEBUG
-        name, why = ("xla", obstacle) if obstacle else ("cudnn", "supports it")
-        log.log(level, "attention: %s (cudnn %s)", name, why)
+        name: Literal["xla", "cudnn"] = "xla" if obstacle else "cudnn"
+        log.log(level, "attention: %s (cudnn %s)", name, obstacle or "supports it")
         return name
     if config.attention == "cudnn" and obstacle:
         raise ConfigError(f"config.model.attention = 'cudnn': {obstacle}")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.errors import ConfigError, UserError
-from lmjax.generate.decode import encode_prompts
+from lmjax.generate.prompts import encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import processes
 from lmjax.training.run import Run
@@ -35,7 +35,7 @@ def write_samples(run: Run, state: TrainState) -> None:
     if not config.prompts:
         return
     step = int(state.step)
-    rows = run.generator.continuations(
+    rows = run.generator.generate(
         state.eval_params,
         **_encode_prompts(run),
         max_tokens=config.max_tokens,

@@ -36,16 +36,16 @@ class Setup:
     search: BeamSearch
 
     def find(self, prompts=PROMPTS, *, sources=None, stop_ids=(EOS,), **options):
-        return self.search.hypotheses(
+        return self.search.search(
             self.params,
             prompts,
-            write=DecodingConfig(**{"max_tokens": 6, **options}),
+            config=DecodingConfig(**{"max_tokens": 6, **options}),
             stop_ids=stop_ids,
             sources=sources,
         )
 
     def greedy(self, prompts=PROMPTS, *, max_tokens=6, **options):
-        return self.generator.continuations(
+        return self.generator.generate(
             self.params,
             prompts,
             max_tokens=max_tokens,
@@ -176,10 +176,10 @@ def test_a_search_compiles_once_for_a_shape(setup, tiny, random_params):
     here = setup()
     search = BeamSearch(here.generator)
     for prompts, max_tokens, penalty in ((PROMPTS, 5, 1.0), (PROMPTS[::-1], 9, 0.5)):
-        search.hypotheses(
+        search.search(
             here.params,
             prompts,
-            write=DecodingConfig(
+            config=DecodingConfig(
                 num_beams=2, length_penalty=penalty, max_tokens=max_tokens
             ),
             stop_ids=(EOS,),
@@ -255,10 +255,10 @@ def test_any_model_with_a_decode_state_can_be_searched(tiny):
     }
     model = Recurrent(tiny("llama", vocab_size=16).config)
     search = BeamSearch(Generator(model))
-    found = search.hypotheses(
+    found = search.search(
         params,
         PROMPTS,
-        write=DecodingConfig(num_beams=5, num_return=5, max_tokens=7),
+        config=DecodingConfig(num_beams=5, num_return=5, max_tokens=7),
         stop_ids=(EOS,),
     )
     step = jax.jit(model.decode_step)

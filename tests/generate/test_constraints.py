@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmjax.generate.constraints import constrained, repeating
+from lmjax.generate.constraints import apply_constraints, find_repeats
 
 SIZE = 6
 
@@ -20,20 +20,20 @@ def test_repeating(n):
     rng = np.random.default_rng(n)
     lengths = np.array([1, 2, 3, 5, 9, 17, 20, 20])
     text = rng.integers(0, SIZE if n < 3 else 2, (len(lengths), 20))
-    found = np.asarray(repeating(text, lengths, n=n, vocab_size=SIZE))
+    found = np.asarray(find_repeats(text, lengths, n=n, vocab_size=SIZE))
     for row, length, banned in zip(text, lengths, found, strict=True):
         assert np.flatnonzero(banned).tolist() == by_hand(row[:length].tolist(), n)
 
 
 def apply(text, num_steps=0, *, min_tokens=0, no_repeat_ngram=0):
     return np.asarray(
-        constrained(
+        apply_constraints(
             np.zeros((1, SIZE), np.float32),
             min_tokens=min_tokens,
             no_repeat_ngram=no_repeat_ngram,
             text_BS=np.array([[*text, 0, 0]]),
             lengths_B=np.array([len(text)]),
-            ends_V=np.arange(SIZE) == 2,
+            is_stop_V=np.arange(SIZE) == 2,
             num_steps=num_steps,
         )
     )[0]

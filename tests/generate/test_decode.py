@@ -27,7 +27,7 @@ def params(tiny, random_params):
 @pytest.fixture(scope="module")
 def generate(generator, params):
     def run(prompts=PROMPTS, *, max_tokens=6, sampling=GREEDY, stop_ids=(), seed=0):
-        return generator.continuations(
+        return generator.generate(
             params,
             prompts,
             max_tokens=max_tokens,
@@ -88,7 +88,7 @@ def test_a_row_ends_with_eos(generator, generate, params, greedy):
     assert len(cut[0]) == greedy[0].index(eos)
     assert generate(stop_ids=[eos, 64]) == generate(stop_ids=[64, eos]) == cut
     options = {"max_tokens": 40, "sampling": GREEDY, "stop_ids": [eos]}
-    columns = list(generator.tokens(params, PROMPTS[:1], **options))
+    columns = list(generator.stream(params, PROMPTS[:1], **options))
     assert [c.tolist() for c in columns[: len(cut[0])]] == [[t] for t in cut[0]]
     assert all((column == -1).all() for column in columns[len(cut[0]) :])
     assert len(columns) <= len(cut[0]) + 1
@@ -97,7 +97,7 @@ def test_a_row_ends_with_eos(generator, generate, params, greedy):
 def test_ended_rows_wait_for_the_others(generator, params, greedy):
     eos = greedy[0][0]
     options = {"max_tokens": 6, "sampling": GREEDY, "stop_ids": [eos]}
-    columns = np.stack(list(generator.tokens(params, PROMPTS, **options)), axis=1)
+    columns = np.stack(list(generator.stream(params, PROMPTS, **options)), axis=1)
     for row, expected in zip(columns, greedy, strict=True):
         end = expected.index(eos) if eos in expected else 6
         assert row[:end].tolist() == expected[:end] and (row[end:] == -1).all()
@@ -125,7 +125,7 @@ def test_one_compilation_serves_a_whole_run(tiny, params):
     generator = Generator(tiny("llama"))
     options = {"max_tokens": 5, "sampling": GREEDY, "stop_ids": ()}
     for prompts in ([[1, 2]], [[3]], [[4] * 9]):
-        generator.continuations(params, prompts, **options)
+        generator.generate(params, prompts, **options)
     assert generator._prefill._cache_size() == generator._step._cache_size() == 1
 
 
@@ -137,7 +137,7 @@ def test_any_number_of_rows_on_a_mesh(tiny, params, generate, greedy, num_prompt
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
     generator = Generator(model)
     with jax.set_mesh(mesh):
-        rows = generator.continuations(
+        rows = generator.generate(
             jax.device_put(params, shardings),
             PROMPTS[:num_prompts],
             max_tokens=6,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
-from lmjax.generate.decode import source_batch
+from lmjax.generate.prompts import pad_sources
 from lmjax.generate.score import Scorer, cut_windows
 
 
@@ -66,7 +66,7 @@ def test_given_a_source_they_are_those_of_one_token_at_a_time(
     pairs = [([start], text) for text in texts]
     found = Scorer(model).log_probs(params, pairs, sources=sources)
     for source, text, (log_prob, count) in zip(sources, texts, found, strict=True):
-        read = source_batch([source], shape=(1, 64))
+        read = pad_sources([source], shape=(1, 64))
         before = np.full((1, 1), start), np.ones(1, int)
         logits, cache = prefill(params, *before, cache_length=128, source=read)
         total = 0.0

@@ -12,7 +12,8 @@ from lmjax.config.experiment import MeshConfig
 from lmjax.config.optim import OptimConfig
 from lmjax.config.task import PrefixLMConfig
 from lmjax.errors import UserError
-from lmjax.generate.decode import Generator, source_batch
+from lmjax.generate.decode import Generator
+from lmjax.generate.prompts import pad_sources
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import put_batch
@@ -44,8 +45,8 @@ def pairs(*, rows=3, seed=0):
     """Return a batch of one pair a row, sources and targets of unequal lengths."""
     rng = np.random.default_rng(seed)
     ids = lambda most: [rng.integers(0, 64, n) for n in rng.integers(1, most, rows)]
-    batch = source_batch(ids(9), shape=(rows, 9))
-    target = source_batch(ids(7), shape=(rows, 7))
+    batch = pad_sources(ids(9), shape=(rows, 9))
+    target = pad_sources(ids(7), shape=(rows, 7))
     batch |= {"tokens": target["source"], "segments": target["source_segments"]}
     batch |= {"positions": target["source_positions"]}
     weights = np.float32(batch["segments"] > 0)
@@ -322,8 +323,8 @@ def test_it_learns_to_reverse_eight_texts(model):
     texts = rng.integers(2, 64, (8, num))
     sources = [row.tolist() for row in texts]
     start = np.full((8, 1), model.config.start_id)
-    batch = source_batch(sources, shape=(8, num))
-    target = source_batch(sources, shape=(8, num))
+    batch = pad_sources(sources, shape=(8, num))
+    target = pad_sources(sources, shape=(8, num))
     batch |= {"segments": target["source_segments"]}
     batch |= {"positions": target["source_positions"], "targets": texts[:, ::-1]}
     batch |= {"tokens": np.hstack([start, texts[:, :0:-1]])}
@@ -337,7 +338,7 @@ def test_it_learns_to_reverse_eight_texts(model):
     for _ in range(150):
         state, metrics = train(state, batch)
     assert metrics["loss"][0] / metrics["loss"][1] < 0.1
-    rows = Generator(model).continuations(
+    rows = Generator(model).generate(
         state.params,
         start.tolist(),
         sources=sources,

@@ -46,7 +46,7 @@ def log_probs(lm, tokens):
 def test_the_greedy_continuation_is_that_of_the_whole_text(lm):
     """Beyond `max_length`, too: there are no positions to run out of."""
     prompt = [lm.tokenizer.bos_id, *b"ab"]
-    tokens = lm._generator.continuations(
+    tokens = lm._generator.generate(
         lm.params,
         [prompt],
         max_tokens=20,
@@ -69,10 +69,10 @@ def test_generate_and_stream_agree(lm):
 def test_beams_carry_states_of_their_own(lm):
     """What a search finds is as likely as it says, and more than what is greedy."""
     prompt = [lm.tokenizer.bos_id, *b"to be"]
-    ((found,),) = lm._beam_search.hypotheses(
-        lm.params, [prompt], write=DecodingConfig(max_tokens=8), stop_ids=()
+    ((found,),) = lm._beam_search.search(
+        lm.params, [prompt], config=DecodingConfig(max_tokens=8), stop_ids=()
     )
-    (greedy,) = lm._generator.continuations(
+    (greedy,) = lm._generator.generate(
         lm.params,
         [prompt],
         max_tokens=8,
@@ -103,7 +103,7 @@ def test_texts_of_a_group_are_scored_alone(lm):
     ids = lambda n: rng.integers(0, 256, n).tolist()
     texts = [(ids(c), ids(t)) for c, t in [(0, 0), (0, 1), (3, 0), (2, 40), (0, 9)] * 5]
     together = scorer.log_probs(lm.params, texts)
-    assert scorer._score_from._cache_size() <= 2
+    assert scorer._score_with_carry._cache_size() <= 2
     for text, (log_prob, count) in zip(texts, together, strict=True):
         ((alone, expected),) = scorer.log_probs(lm.params, [text])
         assert count == expected == max(len(text[1]) - (not text[0]), 0)

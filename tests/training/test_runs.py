@@ -56,7 +56,7 @@ def test_samples_that_cannot_be_drawn_are_refused_at_once(override, part):
 def test_a_prompt_of_too_many_tokens_is_refused_before_training(
     tmp_path, tiny, monkeypatch
 ):
-    monkeypatch.setattr("lmjax.generate.decode.encode_prompt", lambda *_: [1] * 40)
+    monkeypatch.setattr("lmjax.generate.prompts.encode_prompt", lambda *_: [1] * 40)
     with pytest.raises(UserError, match=r"config\.sample\.prompts: .* 40 tokens"):
         loop.train(tiny(), tmp_path)
     assert not (tmp_path / "metrics.jsonl").read_text()

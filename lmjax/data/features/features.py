@@ -111,7 +111,7 @@ class Writing(Judging, Protocol):
     def asked(self, row: Columns) -> dict[str, Any]:
         """Return what is written for a row: after which `prompts`, of what `sources`.
 
-        Those are names of arguments of `BeamSearch.hypotheses`.
+        Those are names of arguments of `BeamSearch.search`.
         """
 
 

@@ -1,0 +1,93 @@
+"""Prompts and sources: from text to ids, and to arrays. B rows, S source length."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmjax.config.model import ModelConfig
+from lmjax.data.tokenizers.tokenizer import Tokenizer
+from lmjax.errors import ConfigError
+from lmjax.types import HostBatch
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids of a prompt, after the tokenizer's BOS if it has one.
+
+    Raises:
+      ConfigError: as `check_utf8`.
+    """
+    check_utf8(text, name="prompt")
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return bos + [int(token) for token in tokenizer.encode(text)]
+
+
+def encode_prompts(
+    tokenizer: Tokenizer, prompts: Sequence[str], *, config: ModelConfig
+) -> dict[str, list[list[int]]]:
+    """Return the arguments `prompts` and `sources` of `Generator`.
+
+    The texts are the prompts of a decoder. They are the sources of an encoder-decoder,
+    whose prompts are its `decoder_prefix_ids`.
+    """
+    t = tokenizer
+    if not config.is_encoder_decoder:
+        return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
+    for prompt in prompts:
+        check_utf8(prompt, name="prompt")
+    sources = [[*t.prefix_ids, *map(int, t.encode(p)), *t.suffix_ids] for p in prompts]
+    return {
+        "prompts": [[*config.decoder_prefix_ids]] * len(prompts),
+        "sources": sources,
+    }
+
+
+def check_sources(
+    sources: Sequence[Sequence[int]] | None, *, config: ModelConfig, name: str
+) -> None:
+    """Raise unless an encoder-decoder can read these sources.
+
+    Raises:
+      ConfigError: a source is empty, or longer than the model's positions.
+    """
+    if not config.is_encoder_decoder:
+        assert sources is None
+        return
+    assert sources is not None
+    longest = max(map(len, sources), default=0)
+    if not all(map(len, sources)):
+        raise ConfigError(f"{name}: empty; an encoder-decoder needs a source")
+    if longest > config.longest_source:
+        raise ConfigError(
+            f"{name}: a source of {longest} tokens "
+            f"(config.model.max_length = {config.max_length})"
+        )
+
+
+def check_utf8(text: str, *, name: str) -> None:
+    """Raise unless a text can be encoded as UTF-8.
+
+    Raises:
+      ConfigError: it holds a lone surrogate. Python decodes bytes of the command line
+        that are not UTF-8 to such characters.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{name}: not UTF-8 at character {error.start}: {text[error.start]!r}"
+        ) from error
+
+
+def pad_sources(rows: Sequence[Sequence[int]], *, shape: tuple[int, int]) -> HostBatch:
+    """Return the source arrays (B, S) of a batch, padded on the right and below."""
+    ids, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        segments[i, : len(row)] = 1
+    positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    # A table of positions may be shorter than the padded rows.
+    return {
+        "source": ids,
+        "source_segments": segments,
+        "source_positions": positions * segments,
+    }
