@@ -292,3 +292,44 @@ def golden(request):
         assert json.loads(path.read_text()) == json.loads(json.dumps(value))
 
     return check
+
+
+@pytest.fixture
+def watch_leaves(monkeypatch):
+    """Return a function that makes a config note which of its leaves are read.
+
+    It returns the set of all leaves, as (class, name), and the set of those read, which
+    fills. To copy, compare, hash, print or save a section is not to read its leaves.
+    """
+    import dataclasses
+    import sys
+
+    read = set()
+
+    def sections(config):
+        for value in vars(config).values():
+            if dataclasses.is_dataclass(value):
+                yield from sections(value)
+        yield config
+
+    def is_generic(frame):
+        file = frame.f_code.co_filename
+        return file in (dataclasses.__file__, "<string>")  # generated methods
+
+    def watch(config):
+        leaves = set()
+        for kind in {type(section) for section in sections(config)}:
+            names = {field.name for field in dataclasses.fields(kind)}
+            leaves |= {(kind.__name__, name) for name in names}
+            monkeypatch.setattr(kind, "__getattribute__", noting(kind, names))
+        return leaves, read
+
+    def noting(kind, names):
+        def get(self, name):
+            if name in names and not is_generic(sys._getframe(1)):
+                read.add((kind.__name__, name))
+            return object.__getattribute__(self, name)
+
+        return get
+
+    return watch
