@@ -52,13 +52,13 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     """Print the continuation of a prompt as it comes, or the best that beams find."""
-    from lmjax.generate.writer import way_to_write
+    from lmjax.generate.text_generator import choose_decoding
     from lmjax.inference.language_model import load as load_model
 
     way = {name: getattr(args, name) for name in WAY}
     if args.temperature is None and args.num_beams == 1:
         way["temperature"] = 0.8
-    way_to_write(**way)  # a mistake is found before anything is loaded
+    choose_decoding(**way)  # a mistake is found before anything is loaded
     lm = load_model(args.workdir, step=args.step)
     common = {"max_tokens": args.max_tokens, "seed": args.seed}
     for piece in lm.stream(args.prompt, **common, **way):

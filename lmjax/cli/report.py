@@ -13,7 +13,6 @@ from rich.table import Table
 
 from lmjax import models, tasks
 from lmjax.config.experiment import Config
-from lmjax.config.task import LabelTaskConfig, PredictionTaskConfig
 from lmjax.data import example_datasets, pipeline
 from lmjax.data.datasets import Datasets
 from lmjax.data.stores import manifest
@@ -24,7 +23,7 @@ from lmjax.parallel import sharding
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Step
 from lmjax.train.compiled import make_program
-from lmjax.train.evaluate import Evaluation, judges
+from lmjax.train.evaluate import Evaluation, prediction_metric_names
 
 
 def after_training(config: Config, directory: Path) -> None:
@@ -35,20 +34,17 @@ def after_training(config: Config, directory: Path) -> None:
     samples = sorted(found, key=lambda p: int(p.stem))
     if samples:
         console.print(f"\n{samples[-1].read_text(errors='replace')}", markup=False)
-    scores_text = tasks.build(config.task).scores_text
-    names: tuple[str, ...]
-    names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
-    if isinstance(config.task, LabelTaskConfig):
-        names = ("loss", "accuracy", "macro_f1")
-    if isinstance(config.task, PredictionTaskConfig):
-        names = ("loss", *judges(config))
+    task = tasks.build(config.task)
+    names = task.headline_metrics
+    if config.task.compares_predictions:
+        names = ("loss", *prediction_metric_names(config))
     table = Table("split", *(name.replace("_", " ") for name in names))
     for split in ("valid", "test"):
         if split in last:
             values = (last[split].get(name) for name in names)
             cells = ("-" if value is None else f"{value:.4g}" for value in values)
             table.add_row(split, *cells)
-    if config.eval.compressors and scores_text:
+    if config.eval.compressors and task.scores_text:
         documents = pipeline.open_documents(config)["valid"]
         for name, bits in pipeline.compressors(documents).items():
             table.add_row(f"valid, {name} -9", "", "", f"{bits:.4g}")

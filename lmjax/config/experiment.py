@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from lmjax.config.compatibility import objective_mistakes
+from lmjax.config.compatibility import find_conflicts
 from lmjax.config.data import DataConfig, FieldsConfig, SourceConfig
-from lmjax.config.decoding import DecodingConfig, room_to_write
+from lmjax.config.decoding import DecodingConfig, max_new_tokens
 from lmjax.config.model import (
     Count,
     CountOrZero,
@@ -41,25 +41,23 @@ from lmjax.config.parse import (
     runtime,
 )
 from lmjax.config.task import (
-    CausalLMConfig,
-    ClassifierTask,
     ClassifyConfig,
-    ExampleTaskConfig,
     GenerationTaskConfig,
-    InfillingConfig,
     LabelTaskConfig,
-    MaskedLMConfig,
     PredictionTaskConfig,
-    PrefixLMConfig,
     PromptedLMConfig,
     Seq2SeqConfig,
-    SpanCorruptionConfig,
     SpanQAConfig,
     TagConfig,
     TaskConfig,
+)
+from lmjax.config.text_task import (
+    CausalLMConfig,
+    InfillingConfig,
+    MaskedLMConfig,
+    PrefixLMConfig,
+    SpanCorruptionConfig,
     WindowPairConfig,
-    default_target_length,
-    outputs,
 )
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.errors import ConfigError, nearest
@@ -74,7 +72,6 @@ __all__ = [
     "DecodingConfig",
     "EncoderConfig",
     "EncoderDecoderConfig",
-    "ExampleTaskConfig",
     "FieldsConfig",
     "GenerationTaskConfig",
     "InfillingConfig",
@@ -197,7 +194,7 @@ class Config:
                 f"{path}.data.length = {self.data.length}: must be at most "
                 f"{path}.model.max_length = {self.model.max_length}"
             )
-        yield from objective_mistakes(self, path)
+        yield from find_conflicts(self, path)
         if self.batch_size % self.num_microbatches:
             yield (
                 f"{path}.num_microbatches = {self.num_microbatches}: must divide "
@@ -315,7 +312,7 @@ def _derive(config: Config) -> Config:
     model = config.model
     adapted = isinstance(model, TransformerConfig) and model.lora.rank > 0
     if adapted and "*" not in optim.frozen:
-        head = ("classifier.*",) * isinstance(config.task, ClassifierTask)
+        head = ("classifier.*",) * config.task.uses_classifier
         learning = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
         optim = dataclasses.replace(optim, frozen=("*",), trainable=learning)
     if optim.trainable and not optim.frozen:
@@ -323,8 +320,8 @@ def _derive(config: Config) -> Config:
     batch_size = config.eval.batch_size or config.batch_size
     data = config.data
     model = with_classifier(derived(config.model), config.task)
-    target_length = data.target_length or default_target_length(
-        data.length, config.task, model.decoder_prefix_ids
+    target_length = data.target_length or config.task.default_target_length(
+        data.length, model.decoder_prefix_ids
     )
     config = dataclasses.replace(
         config,
@@ -341,16 +338,17 @@ def _writing(config: Config) -> TaskConfig:
     task = config.task
     if not isinstance(task, GenerationTaskConfig) or task.write.max_tokens:
         return task
-    most = min(config.data.target_length, room_to_write(config))
+    most = min(config.data.target_length, max_new_tokens(config))
     write = dataclasses.replace(task.write, max_tokens=most)
     return dataclasses.replace(task, write=write)
 
 
 def with_classifier(model: ModelConfig, task: TaskConfig) -> ModelConfig:
     """Return the model with as many labels as the task, where these are known."""
-    if not (outputs(task) and isinstance(model, LabelHeadConfig)):
+    num_labels = len(task.output_names)
+    if not (num_labels and isinstance(model, LabelHeadConfig)):
         return model
-    return dataclasses.replace(model, num_labels=model.num_labels or len(outputs(task)))
+    return dataclasses.replace(model, num_labels=model.num_labels or num_labels)
 
 
 def load(

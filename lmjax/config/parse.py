@@ -255,7 +255,8 @@ _NAMES = {
 
 def _fields(kind: Any) -> dict[str, Any]:
     """Return the type of each field by name."""
-    return typing.get_type_hints(kind, include_extras=True)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _unknown(path: str, name: str, allowed: Sequence[str]) -> str:

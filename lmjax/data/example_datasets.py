@@ -5,25 +5,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmjax.config.experiment import Config, with_classifier
-from lmjax.config.task import (
-    ExampleTaskConfig,
-    LabelTaskConfig,
-    PredictionTaskConfig,
-    TagConfig,
-)
 from lmjax.data.features.dataset import ExamplePart
 from lmjax.data.features.registry import make_features
 from lmjax.data.formats.examples import Examples, add_location, explain_bad_example
 from lmjax.data.formats.registry import open_examples
 from lmjax.data.formats.tfds import TfdsExamples
 from lmjax.data.sources.registry import Split
-from lmjax.errors import ConfigError, UserError, nearest
-from lmjax.metrics import spans
+from lmjax.errors import ConfigError, UserError
 
 
 def reads_examples(config: Config) -> bool:
     """Return whether a run learns from examples, not from a stream of text."""
-    return isinstance(config.task, ExampleTaskConfig)
+    return config.task.reads_examples
 
 
 def with_labels(config: Config) -> Config:
@@ -33,15 +26,15 @@ def with_labels(config: Config) -> Config:
       ConfigError: an example cannot be read, or there are fewer than two labels, or
         some of them are of spans and some are not.
     """
-    task = config.task
-    if not isinstance(task, LabelTaskConfig):
+    task: Any = config.task
+    if not task.has_labels:
         return config
     if not task.labels:
         task = dataclasses.replace(task, labels=_found(config))
-    if isinstance(task, TagConfig):
-        _check_spans(task)
     model = with_classifier(config.model, task)
-    return dataclasses.replace(config, task=task, model=model)
+    config = dataclasses.replace(config, task=task, model=model)
+    make_features(config).check_labels()
+    return config
 
 
 def open_parts(config: Config, *, splits: Sequence[Split]) -> dict[Split, ExamplePart]:
@@ -51,14 +44,14 @@ def open_parts(config: Config, *, splits: Sequence[Split]) -> dict[Split, Exampl
       ConfigError: a file cannot be read.
     """
     config = with_labels(config)
-    read = make_features(config)
+    features = make_features(config)
     opened = {split: _opened(config, split) for split in splits}
     return {
         split: ExamplePart(
             examples=examples,
-            features=read,
+            features=features,
             on_bad_example=config.data.on_bad_example,
-            kept=split != "train" and isinstance(config.task, PredictionTaskConfig),
+            keeps_examples=split != "train" and config.task.compares_predictions,
         )
         for split, examples in opened.items()
         if examples is not None
@@ -82,15 +75,17 @@ def _found(config: Config) -> tuple[str, ...]:
 
     Of a dataset that knows its own they are these, in its order.
     """
-    read: Any = make_features(config)
+    features = make_features(config)
     examples = _opened(config, "train")
-    if isinstance(examples, TfdsExamples) and examples.class_names(read.label_field):
-        return examples.class_names(read.label_field)
+    if isinstance(examples, TfdsExamples) and examples.class_names(
+        features.label_field
+    ):
+        return examples.class_names(features.label_field)
     assert examples is not None
     found, bad = set[str](), list[str]()
     for i in range(len(examples)):
         try:
-            found.update(read.label(examples[i]))
+            found.update(features.labels_of(examples[i]))
         except UserError as error:
             if config.data.on_bad_example == "error":
                 raise explain_bad_example(error, examples.where(i)) from error
@@ -100,27 +95,9 @@ def _found(config: Config) -> tuple[str, ...]:
         skipped = "".join(f" (the first left out: {why})" for why in bad[:1])
         raise ConfigError(
             f"config.data.path = {config.data.path!r}: has {len(found)} label{alone} "
-            f"in {read.label_field!r}; there must be at least two{skipped}"
+            f"in {features.label_field!r}; there must be at least two{skipped}"
         )
     return tuple(sorted(found, key=_by_number))
-
-
-def _check_spans(task: TagConfig) -> None:
-    """Raise if labels are not those of spans, though some are."""
-    kinds = spans.kinds(task.labels)
-    for label in task.labels if kinds else ():
-        if not spans.are([label]):
-            others = [other for other in task.labels if spans.are([other])]
-            raise ConfigError(
-                f"config.task.labels: {label!r} is neither O nor B-, I-, E- or S- with "
-                f"a type, as others are{nearest(label, others)}"
-            )
-    for kind in task.unscored:
-        if kind not in kinds:
-            raise ConfigError(
-                f"config.task.unscored: {kind!r} is no type of span"
-                f"{nearest(kind, kinds)}; there are {', '.join(kinds) or 'none'}"
-            )
 
 
 def _by_number(label: str) -> tuple[bool, int, str]:

@@ -23,8 +23,8 @@ from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator, encode_prompts
 from lmjax.generate.embed import mean_rows, wrapped
 from lmjax.generate.score import Scorer, encode_pairs
+from lmjax.generate.text_generator import choose_decoding
 from lmjax.generate.text_stream import TextStream
-from lmjax.generate.writer import way_to_write
 from lmjax.inference.inputs import one_by_one, stretch
 from lmjax.inference.predictor import Predictor
 from lmjax.models import Model
@@ -124,14 +124,14 @@ class LanguageModel:
           prompts: texts, or sources.
           max_tokens: to write after each; by default as many as fit, at most 64.
           seed: of chance.
-          way: of `way_to_write`: `temperature`, `top_k`, `top_p`; or `num_beams` from 2
+          way: of `choose_decoding`: `temperature`, `top_k`, `top_p`; or `num_beams` from 2
             on, which draws nothing but searches, and others of `DecodingConfig`. With
             `num_return` the texts of one prompt follow one another.
 
         Raises:
           ConfigError: an option out of range, or too many tokens for the model.
         """
-        how, read = way_to_write(**way), self._read(prompts)
+        how, read = choose_decoding(**way), self._read(prompts)
         if isinstance(how, DecodingConfig):
             found = self._found(read, how, max_tokens)
             return [text["text"] for texts in found for text in texts]
@@ -164,14 +164,14 @@ class LanguageModel:
         Raises:
           ConfigError: an option out of range, or too many tokens for the model.
         """
-        how = decoding.checked(**write)
+        how = decoding.build_decoding(**write)
         return self._found(self._read(prompts), how, max_tokens)
 
     def stream(
         self, prompt: str, *, max_tokens: int | None = None, seed: int = 0, **way: Any
     ) -> Iterator[str]:
         """Yield what `generate` returns for one prompt in pieces, as they come."""
-        how, read = way_to_write(**way), self._read([prompt])
+        how, read = choose_decoding(**way), self._read([prompt])
         if isinstance(how, DecodingConfig):
             yield self._found(read, how, max_tokens)[0][0]["text"]
             return
@@ -244,8 +244,9 @@ class LanguageModel:
           ConfigError: an example lacks a field, or the model was trained on another
             kind of task.
         """
-        asked = self.predictor.asked(self.predictor.read_all(examples))
-        return self.predictor.answers(self.params, asked, mesh=self.mesh)
+        parsed = self.predictor.parse_all(examples)
+        encoded = self.predictor.encode_examples(parsed)
+        return self.predictor.predict(self.params, encoded, mesh=self.mesh)
 
     @functools.cached_property
     def predictor(self) -> Predictor:

@@ -153,20 +153,20 @@ def _answers(
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the answers to some examples, and how many were cut to fit."""
     lines: dict[int, dict[str, Any]] = {}
-    readings = {}
+    parsed = {}
     for i in indices:
         try:
-            readings[i] = lm.predictor.read(given.examples[i])
+            parsed[i] = lm.predictor.parse(given.examples[i])
         except UserError as error:
             told = add_location(error, given.examples.where(i))
             if not skip_bad:
                 with _hinting("--skip_bad answers with the error", given.hint):
                     raise told from error
             lines[i] = {"error": str(told)}
-    asked = lm.predictor.asked([*readings.values()])
-    answers = lm.predictor.answers(lm.params, asked, mesh=lm.mesh)
-    lines |= dict(zip(readings, answers, strict=True))
-    return [lines[i] for i in indices], asked.num_truncated
+    encoded = lm.predictor.encode_examples([*parsed.values()])
+    predictions = lm.predictor.predict(lm.params, encoded, mesh=lm.mesh)
+    lines |= dict(zip(parsed, predictions, strict=True))
+    return [lines[i] for i in indices], encoded.num_truncated
 
 
 def _progress(steps: range, total: int) -> Iterator[int]:

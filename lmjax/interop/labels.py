@@ -7,7 +7,7 @@ import jax
 
 from lmjax import models
 from lmjax.config.model import EncoderConfig
-from lmjax.config.task import LabelTaskConfig, TaskConfig, outputs
+from lmjax.config.task import TaskConfig
 from lmjax.errors import ConfigError
 from lmjax.interop.layout import Table
 from lmjax.interop.settings import Settings
@@ -56,8 +56,8 @@ def placeholders(count: int) -> tuple[str, ...]:
 
 def settings_of(task: TaskConfig, architecture: str) -> dict[str, Any]:
     """Return the settings that tell of a task: its labels, or the class it needs."""
-    if isinstance(task, LabelTaskConfig):
-        return numbered(task.labels)
+    if task.has_labels:
+        return numbered(task.output_names)
     if task.kind == "span_qa":  # a tagger of two labels, but for the names
         name = architecture.removesuffix(ENDINGS["tag"]) + ENDINGS["span_qa"]
         return {"architectures": [name]}
@@ -88,7 +88,7 @@ def used(model: Model, params: Params, task: TaskConfig) -> tuple[Model, Params]
     config = model.config
     if not isinstance(config, EncoderConfig) or not config.num_labels:
         return model, params
-    if not outputs(task):
+    if not task.output_names:
         raise ConfigError(
             f"config.task.kind = {task.kind!r}: does not say what config.model."
             f"num_labels = {config.num_labels} are labels of"

@@ -126,7 +126,7 @@ def _steps(
     stop: "StopSignal",
 ) -> bool:
     """Train to the end, or until told to stop; save, and return whether it is done."""
-    config, start, train_step = program.config, int(state.step), program.train_step
+    config, start = program.config, int(state.step)
     meter = Meter(held_out.metric_log, held_out.progress, program=program)
     to_train = _batches(program, held_out.datasets, start)
     stop.deferred = True
@@ -134,11 +134,8 @@ def _steps(
         with meter.waiting():
             host_batch = next(to_train)
         batch = put_batch(host_batch, program.mesh)
-        if not train_step.knows(batch):
-            with meter.paused():
-                meter.compiled(train_step.compile(batch))
         tracer.begin(step)
-        state, metrics = train_step(state, batch)
+        state, metrics = program.train_step(state, batch, compiling=meter.compiling)
         tracer.end(step, metrics)
         meter.add(step, metrics, num_tokens=flops.num_tokens(batch))
         results = None

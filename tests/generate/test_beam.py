@@ -17,7 +17,7 @@ from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
-from lmjax.generate.writer import way_to_write
+from lmjax.generate.text_generator import choose_decoding
 from lmjax.parallel import sharding
 
 PROMPTS = [[3, 1, 0, 1, 2], [2], [2, 3, 1]]
@@ -277,4 +277,4 @@ def test_a_cache_may_be_a_state(tiny):
 )
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
-        way_to_write(**{"num_beams": 4, **options})
+        choose_decoding(**{"num_beams": 4, **options})

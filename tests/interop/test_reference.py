@@ -13,7 +13,7 @@ from references import reference, write
 import lmjax
 from lmjax.config.data import FieldsConfig
 from lmjax.config.decoding import DecodingConfig
-from lmjax.data.features.seq2seq import Seq2Seq
+from lmjax.data.features.seq2seq import Seq2SeqFeatures
 from lmjax.data.tokenizers.plain import Ids
 from lmjax.interop import hf, registry
 from lmjax.interop.transfer import export_tensors
@@ -178,7 +178,7 @@ def test_a_target_of_bart_is_as_it_is_trained_on(both):
     theirs, lm = both("bart", **LONG["bart"])
     model = theirs.config
     assert lm.config.model.decoder_prefix_ids == (model.decoder_start_token_id, 0)
-    features = Seq2Seq(
+    features = Seq2SeqFeatures(
         fields=FieldsConfig(),
         metrics=(),
         template="{source}",
@@ -186,7 +186,7 @@ def test_a_target_of_bart_is_as_it_is_trained_on(both):
         target_length=16,
         decoder_prefix_ids=lm.config.model.decoder_prefix_ids,
     )
-    reading = features.read({"source": "5 6", "target": "7 8 9"})
+    reading = features.parse({"source": "5 6", "target": "7 8 9"})
     ((row,),) = features.encode([reading], Ids(67, eos_id=2))
     batch = features.batch([row.columns], length=8)
     real = batch["weights"][0] > 0

@@ -11,7 +11,7 @@ import lmjax
 from lmjax.cli import main, report
 from lmjax.config import decoding, experiment
 from lmjax.config.experiment import parse
-from lmjax.generate.writer import Writer
+from lmjax.generate.text_generator import TextGenerator
 from lmjax.train import loop
 
 MODEL = {"dim": 32, "num_layers": 1, "num_heads": 4, "max_length": 48}
@@ -232,7 +232,7 @@ def test_eval_reads_other_pairs(finished, tmp_path, monkeypatch):
     (row,) = report.evaluate_workdir(run, step=None, overrides=overrides)
     assert row["exact_match"] in (0.0, 1.0)
     overrides.append("task.metrics=('lead1_rouge',)")
-    monkeypatch.setattr(Writer, "texts", None)  # nobody asks for one
+    monkeypatch.setattr(TextGenerator, "generate", None)  # not called
     (row,) = report.evaluate_workdir(run, step=None, overrides=overrides)
     assert row["lead1_rouge1"] == 1
 

@@ -12,7 +12,7 @@ import pytest
 from lmjax import tasks
 from lmjax.config.experiment import parse
 from lmjax.config.optim import OptimConfig
-from lmjax.config.task import CausalLMConfig
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.data import pipeline
 from lmjax.data.lm import loader
 from lmjax.errors import UserError
@@ -168,7 +168,9 @@ def test_windows_are_read_as_one_text(tmp_path, learner):
         total += float(metrics["loss"][0])
     whole = {k: np.concatenate([b[k] for b in batches], axis=1) for k in batches[0]}
     start = program.model.start(4)
-    loss, _, _, carry = TASK.loss_from(program.model, state.params, whole, None, start)
+    loss, _, _, carry = TASK.loss(
+        program.model, state.params, whole, key=None, carry=start
+    )
     assert total == pytest.approx(float(loss), rel=1e-5)
     for name, part in carry.items():
         np.testing.assert_allclose(state.carry[name], part, atol=1e-5)
@@ -183,13 +185,15 @@ def test_nothing_is_remembered_of_an_epoch_before(tmp_path, learner):
     begins = [(batch["positions"][:, 0] == 0).all() for batch in first]
     assert np.flatnonzero(begins).tolist() == [0, epoch]
     other = {name: x + 1.0 for name, x in state.carry.items()}
-    evaluate = functools.partial(TASK.evaluate_from, program.model, state.params)
+    evaluate = lambda batch, carry: TASK.evaluate(
+        program.model, state.params, batch, carry=carry
+    )
     jax.tree.map(
         np.testing.assert_array_equal,
         evaluate(first[0], state.carry),
         evaluate(first[0], other),
     )
-    loss = lambda carry: float(evaluate(first[1], carry)[0]["loss"][0])
+    loss = lambda carry: float(evaluate(first[1], carry).metrics["loss"][0])
     assert loss(state.carry) != loss(other)
 
 
@@ -242,7 +246,7 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
         "segments": np.ones((1, len(text)), np.int32),
         "positions": np.arange(len(text))[None],
     }
-    total, weight = TASK.evaluate(program.model, sharp, batch)["loss"]
+    total, weight = TASK.evaluate(program.model, sharp, batch).metrics["loss"]
     assert weight == store.num_tokens > 4 * 16
     for results in found:
         assert results["loss"] == pytest.approx(float(total / weight), rel=1e-5)

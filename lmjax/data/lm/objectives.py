@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lmjax.config.experiment import Config
-from lmjax.config.task import (
+from lmjax.config.text_task import (
     InfillingConfig,
     MaskedLMConfig,
     SpanCorruptionConfig,
     WindowPairConfig,
     num_predictions,
     span_counts,
-    window_pair_lengths,
 )
 from lmjax.data.lm import transforms
 from lmjax.data.tokenizers.tokenizer import Tokenizer
@@ -240,7 +239,7 @@ def _masked_lm(config: Config, task: MaskedLMConfig, tokenizer: Tokenizer) -> Ma
 def _window_pair(
     config: Config, task: WindowPairConfig, tokenizer: Tokenizer
 ) -> WindowPair:
-    window, _ = window_pair_lengths(config.data.length, task)
+    window, _ = task.lengths(config.data.length)
     if tokenizer.eos_id is None:
         raise ConfigError(
             f"config.task.kind = {task.kind!r}: the tokenizer has no end of a text"
