@@ -124,9 +124,9 @@ class LanguageModel:
           prompts: texts, or sources.
           max_tokens: to write after each; by default as many as fit, at most 64.
           seed: of chance.
-          way: of `choose_decoding`: `temperature`, `top_k`, `top_p`; or `num_beams` from 2
-            on, which draws nothing but searches, and others of `DecodingConfig`. With
-            `num_return` the texts of one prompt follow one another.
+          way: of `choose_decoding`: `temperature`, `top_k`, `top_p`; or `num_beams`
+            from 2 on, which draws nothing but searches, and others of `DecodingConfig`.
+            With `num_return` the texts of one prompt follow one another.
 
         Raises:
           ConfigError: an option out of range, or too many tokens for the model.

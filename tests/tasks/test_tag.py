@@ -100,7 +100,9 @@ def test_a_batch_has_the_shapes_it_is_said_to_have_and_the_types_of_words():
 
 
 def test_without_casing_all_words_are_of_one_type():
-    plain = tag.Tag(fields=FieldsConfig(), labels=LABELS, length=24, repair=True)
+    plain = tag.TagFeatures(
+        fields=FieldsConfig(), labels=LABELS, length=24, repair=True
+    )
     row = plain.encode([Sentence(*SENTENCES[0])], Bytes(bos=True))[0][0]
     assert not row.columns["types"].any()
     assert plain.identity() != dataclasses.replace(plain, casing=True).identity()

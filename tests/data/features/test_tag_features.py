@@ -301,9 +301,7 @@ def test_spans_of_some_types_are_not_scored():
 def test_labels_are_of_spans_all_or_none(monkeypatch):
     for labels in (("B-X", "I-X", "S-X"), ("B", "I", "O"), LABELS):
         assert spans.is_bio_scheme(labels)
-    monkeypatch.setattr(
-        spans, "import_seqeval", None
-    )  # nor asked for where there are none
+    monkeypatch.setattr(spans, "import_seqeval", None)  # not called
     speech = dataclasses.replace(TAGS, labels=("NN", "O", "VB-"))
     assert speech.metric_names == ("accuracy",)
     sentences = [speech.parse({"tokens": ["a", "b"], "tags": ["NN", "O"]})]
