@@ -55,7 +55,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     """Print the continuation of a prompt, sampled or found by beam search."""
-    from lmjax.generate.writer import choose_decoding
+    from lmjax.generate.text_generator import choose_decoding
     from lmjax.inference.language_model import load as load_model
 
     way = {name: getattr(args, name) for name in DECODING_FLAGS}

@@ -13,10 +13,9 @@ from rich.table import Table
 
 from lmjax import models, tasks
 from lmjax.config.experiment import Config
-from lmjax.config.task import LabelTaskConfig, PredictionTaskConfig
 from lmjax.data import compressors, example_datasets, pipeline
 from lmjax.parallel import sharding
-from lmjax.training.evaluate import judges
+from lmjax.training.evaluate import prediction_metric_names
 from lmjax.types import named_leaves
 
 
@@ -31,20 +30,17 @@ def after_training(config: Config, directory: Path) -> None:
     if samples:
         newest = max(samples, key=lambda path: int(path.stem))
         console.print(f"\n{newest.read_text(errors='replace')}", markup=False)
-    scores_text = tasks.build(config.task).scores_text
-    names: tuple[str, ...]
-    names = ("loss", "perplexity", "bits_per_byte" if scores_text else "accuracy")
-    if isinstance(config.task, LabelTaskConfig):
-        names = ("loss", "accuracy", "macro_f1")
-    if isinstance(config.task, PredictionTaskConfig):
-        names = ("loss", *judges(config))
+    task = tasks.build(config.task)
+    names = task.headline_metrics
+    if config.task.compares_predictions:
+        names = ("loss", *prediction_metric_names(config))
     table = Table("split", *(name.replace("_", " ") for name in names))
     for split in ("valid", "test"):
         if split in last:
             values = (last[split].get(name) for name in names)
             cells = ("-" if value is None else f"{value:.4g}" for value in values)
             table.add_row(split, *cells)
-    if config.eval.compressors and scores_text:
+    if config.eval.compressors and task.scores_text:
         documents = pipeline.open_sources(config)["valid"]
         for name, bits in compressors.bits_per_byte(documents).items():
             table.add_row(f"valid, {name} -9", "", "", f"{bits:.4g}")

@@ -1,4 +1,4 @@
-"""How answers are written, as a config section, and what keeps them from being so."""
+"""Decoding, as a config section: how texts are generated and compared."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,26 +8,25 @@ from lmjax.config.leaf_types import Interval, NonNegativeInt
 from lmjax.config.parse import build
 from lmjax.errors import ConfigError
 
-SOURCE = "{source}"  # where a template has the source of an example
-SHORTEST_TARGET = 2  # a token, and the end
+SOURCE = "{source}"  # in a template, the place of an example's source
+MIN_TARGET_LENGTH = 2  # a token, and the end
 
-# What each is: data/text_metrics.py. lead1: of the source's first sentence, whatever is
-# answered.
+# See lmjax/metrics/text.py. lead1: of the source's first sentence, a baseline.
 Metric = Literal["bleu", "chrf", "rouge", "lead1_rouge", "exact_match"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodingConfig:
-    """How texts are searched for; one beam takes the most likely token each time.
+    """Beam search; one beam takes the most likely token each time.
 
-    The score of a text is log P / length ** length_penalty, as in transformers: the
-    length is that of what was written, the end of text included. 0 prefers the most
-    probable text, 1 the highest probability a token; higher powers prefer long texts.
-    (Wu et al. 2016 divide by ((5 + length) / 6) ** length_penalty.)
+    The score of a hypothesis is log P / length ** length_penalty, as in transformers:
+    the length is that of the generated text, the end of text included. 0 prefers the
+    most probable text, 1 the highest probability a token; higher powers prefer long
+    texts. (Wu et al. 2016 divide by ((5 + length) / 6) ** length_penalty.)
 
-    A search ends once `num_beams` texts are finished and no other has a better score
-    at its present length, or with `early_finish` once they are finished: transformers'
-    early_stopping False and True.
+    A search ends once `num_beams` hypotheses are finished and no other has a better
+    score at its present length, or with `early_finish` once they are finished:
+    transformers' early_stopping False and True.
     """
 
     num_beams: Annotated[int, Interval(1, 1024)] = 4
@@ -35,7 +34,7 @@ class DecodingConfig:
     early_finish: bool = False
     min_tokens: NonNegativeInt = 0  # before the end
     max_tokens: NonNegativeInt = 0  # 0: data.target_length
-    no_repeat_ngram: NonNegativeInt = 0  # 0: any may come again
+    no_repeat_ngram: NonNegativeInt = 0  # 0: any may be repeated
     num_return: Annotated[int, Interval(1, 1024)] = 1  # texts of each, the best first
 
     def validate(self, path: str) -> Iterator[str]:
@@ -52,11 +51,11 @@ class DecodingConfig:
             )
 
 
-def checked(**leaves: Any) -> DecodingConfig:
+def build_decoding(**leaves: Any) -> DecodingConfig:
     """Return a `DecodingConfig` of leaves that come from no config file.
 
     Raises:
-      ConfigError: what `parse` would say of them.
+      ConfigError: a leaf is unknown or out of range, as `parse` reports it.
     """
     mistakes: list[str] = []
     config = build(DecodingConfig, leaves, "write", mistakes)
@@ -68,10 +67,10 @@ def checked(**leaves: Any) -> DecodingConfig:
     return config
 
 
-def room_to_write(config: Any) -> int:
-    """Return the most tokens that a `Config`'s model can write after its prompt.
+def max_new_tokens(config: Any) -> int:
+    """Return the most tokens that the model of a `Config` can generate for an example.
 
-    The prompt of an encoder-decoder is what it begins with; that of a decoder has what
+    The prompt of an encoder-decoder is its prefix; that of a decoder has what
     `data.length` leaves beside the target.
     """
     data = config.data
@@ -81,26 +80,28 @@ def room_to_write(config: Any) -> int:
     return max(config.model.longest_text - prompt, 0)
 
 
-def writing_mistakes(config: Any, path: str) -> Iterator[str]:
-    """Yield what keeps a `Config`'s model from writing the answers of its task."""
+def decoding_conflicts(config: Any, path: str) -> Iterator[str]:
+    """Yield what keeps the model of a `Config` from generating the targets."""
     task, model, data = config.task, config.model, config.data
     if SOURCE not in task.template:
         yield f"{path}.task.template = {task.template!r}: must contain {SOURCE}"
-    longest, of = model.max_length, f"{path}.model.max_length = {model.max_length}"
+    longest, limit = model.max_length, f"{path}.model.max_length = {model.max_length}"
     if task.kind == "prompted_lm":  # prompt and target are one row
-        longest = data.length - SHORTEST_TARGET
-        of = f"{path}.data.length - {SHORTEST_TARGET} = {longest}"
+        longest = data.length - MIN_TARGET_LENGTH
+        limit = f"{path}.data.length - {MIN_TARGET_LENGTH} = {longest}"
     if data.target_length > longest:
-        yield f"{path}.data.target_length = {data.target_length}: must be at most {of}"
-    shortest = SHORTEST_TARGET + len(model.decoder_prefix_ids[1:])
+        yield (
+            f"{path}.data.target_length = {data.target_length}: must be at most {limit}"
+        )
+    shortest = MIN_TARGET_LENGTH + len(model.decoder_prefix_ids[1:])
     if data.target_length < shortest:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0 or at least "
             f"{shortest}"
         )
-    room = room_to_write(config)
-    if task.write.max_tokens > room:
+    most = max_new_tokens(config)
+    if task.write.max_tokens > most:
         yield (
             f"{path}.task.write.max_tokens = {task.write.max_tokens}: must be at most "
-            f"{room} ({path}.model.max_length = {model.max_length})"
+            f"{most} ({path}.model.max_length = {model.max_length})"
         )

@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from lmjax.config.compatibility import objective_mistakes
+from lmjax.config.compatibility import find_conflicts
 from lmjax.config.data import DataConfig
-from lmjax.config.decoding import room_to_write
+from lmjax.config.decoding import max_new_tokens
 from lmjax.config.leaf_types import (
     Fraction,
     Interval,
@@ -38,13 +38,10 @@ from lmjax.config.parse import (
     validate_tree,
 )
 from lmjax.config.task import (
-    CausalLMConfig,
-    ClassifierTask,
     GenerationTaskConfig,
     TaskConfig,
-    default_target_length,
-    outputs,
 )
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.errors import ConfigError, UserError
 
@@ -155,7 +152,7 @@ class Config:
                 f"{path}.data.length = {self.data.length}: must be at most "
                 f"{path}.model.max_length = {self.model.max_length}"
             )
-        yield from objective_mistakes(self, path)
+        yield from find_conflicts(self, path)
         if self.batch_size % self.num_microbatches:
             yield (
                 f"{path}.num_microbatches = {self.num_microbatches}: must divide "
@@ -273,8 +270,8 @@ def _resolve_defaults(config: Config) -> Config:
     """Replace each 0 that stands for a value that follows from other leaves."""
     model = resolve_num_labels(resolve_model_defaults(config.model), config.task)
     data = config.data
-    target_length = data.target_length or default_target_length(
-        data.length, config.task, model.decoder_prefix_ids
+    target_length = data.target_length or config.task.default_target_length(
+        data.length, model.decoder_prefix_ids
     )
     batch_size = config.eval.batch_size or config.batch_size
     config = dataclasses.replace(
@@ -286,7 +283,7 @@ def _resolve_defaults(config: Config) -> Config:
     )
     task = config.task
     if isinstance(task, GenerationTaskConfig) and not task.write.max_tokens:
-        max_tokens = min(config.data.target_length, room_to_write(config))
+        max_tokens = min(config.data.target_length, max_new_tokens(config))
         write = dataclasses.replace(task.write, max_tokens=max_tokens)
         task = dataclasses.replace(task, write=write)
     return dataclasses.replace(config, task=task)
@@ -300,7 +297,7 @@ def _resolve_frozen(config: Config) -> OptimConfig:
     optim, model = config.optim, config.model
     has_adapters = isinstance(model, TransformerConfig) and model.lora.rank > 0
     if has_adapters and "*" not in optim.frozen:
-        head = ("classifier.*",) if isinstance(config.task, ClassifierTask) else ()
+        head = ("classifier.*",) if config.task.uses_classifier else ()
         trainable = (*optim.trainable, "*.lora_a", "*.lora_b", *head)
         return dataclasses.replace(optim, frozen=("*",), trainable=trainable)
     if optim.trainable and not optim.frozen:
@@ -310,9 +307,10 @@ def _resolve_frozen(config: Config) -> OptimConfig:
 
 def resolve_num_labels(model: ModelConfig, task: TaskConfig) -> ModelConfig:
     """Set a model's `num_labels` from the labels of the task, if these are known."""
-    if not (outputs(task) and isinstance(model, LabelHeadConfig)):
+    num_labels = len(task.output_names)
+    if not (num_labels and isinstance(model, LabelHeadConfig)):
         return model
-    return dataclasses.replace(model, num_labels=model.num_labels or len(outputs(task)))
+    return dataclasses.replace(model, num_labels=model.num_labels or num_labels)
 
 
 def load(

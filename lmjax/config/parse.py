@@ -256,7 +256,8 @@ _TYPE_NAMES = {
 
 def _field_types(kind: Any) -> dict[str, Any]:
     """Return the type of each field, by its name."""
-    return typing.get_type_hints(kind, include_extras=True)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _unknown_field(path: str, name: str, allowed: Sequence[str]) -> str:

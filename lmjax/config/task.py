@@ -1,130 +1,111 @@
-"""What is learned, as config sections: one class for each objective."""
+"""Tasks that learn from examples, and the union of all tasks.
+
+To add a task, add its class to `TaskConfig`, its loss to `lmjax/tasks/registry.py`,
+and, if it learns from examples, its features to `lmjax/data/features/registry.py`.
+"""
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from lmjax.config.decoding import DecodingConfig, Metric
-from lmjax.config.leaf_types import (
-    Fraction,
-    Interval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    runtime_field,
+from lmjax.config.decoding import DecodingConfig, Metric, decoding_conflicts
+from lmjax.config.leaf_types import NonNegativeInt, PositiveInt, runtime_field
+from lmjax.config.model import CAUSAL_KINDS, SOURCE_KINDS
+from lmjax.config.text_task import (
+    CausalLMConfig,
+    InfillingConfig,
+    MaskedLMConfig,
+    PrefixLMConfig,
+    SpanCorruptionConfig,
+    TaskBaseConfig,
 )
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """What all losses over tokens have."""
-
-    label_smoothing: Fraction = 0.0
-    z_loss: NonNegativeFloat = 0.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalLMConfig(LossConfig):
-    """Predict each token from those before it."""
-
-    kind: Literal["causal_lm"] = "causal_lm"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedLMConfig(LossConfig):
-    """Predict masked tokens from all others (BERT, Devlin et al. 2019)."""
-
-    kind: Literal["masked_lm"] = "masked_lm"
-    mask_rate: Fraction = 0.15  # of tokens to predict
-    mask_share: Fraction = 0.8  # of those, replaced by the mask token
-    random_share: Fraction = 0.1  # of those, by a random one; the rest stay
-    whole_words: bool = False  # a word's pieces are predicted all or none
-    sentence_order: bool = False  # also tell which half came first (ALBERT)
-
-    def validate(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
-        if self.mask_share + self.random_share > 1:
-            yield (
-                f"{path}.random_share = {self.random_share}: must be at most 1 - "
-                f"{path}.mask_share = {1 - self.mask_share:g}"
-            )
-        if not self.mask_rate:
-            yield f"{path}.mask_rate = 0.0: must be > 0, for something to predict"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SpanCorruptionConfig(LossConfig):
-    """Write what was dropped from the source (T5, Raffel et al. 2020)."""
-
-    kind: Literal["span_corruption"] = "span_corruption"
-    noise_density: Annotated[float, Interval(0.01, 0.99)] = 0.15  # of tokens to drop
-    mean_span_length: Annotated[float, Interval(1)] = 3.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrefixLMConfig(LossConfig):
-    """Write what follows the source (Raffel et al. 2020, section 3.3.1)."""
-
-    kind: Literal["prefix_lm"] = "prefix_lm"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InfillingConfig(LossConfig):
-    """Write the whole text, from one with holes in it (BART, Lewis et al. 2020)."""
-
-    kind: Literal["infilling"] = "infilling"
-    mask_rate: Annotated[float, Interval(0.01, 0.99)] = 0.3  # of tokens to take out
-    mean_span_length: Annotated[float, Interval(0.1)] = 3.0  # of a Poisson distribution
-    sentence_permutation: bool = False  # also put sentences in another order
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExampleTaskConfig(LossConfig):
-    """What all tasks have that learn from examples, not from a stream of text."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictionTaskConfig(ExampleTaskConfig):
-    """What tasks have whose answers evaluation makes, and compares to what is right."""
-
-    num_answers: NonNegativeInt = runtime_field(
-        0
-    )  # of valid, at each evaluation; 0: all
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationTaskConfig(PredictionTaskConfig):
-    """What tasks have whose answers are written, token by token."""
-
-    template: str = "{source}"  # what the model reads, such as "summarize: {source}"
-    metrics: tuple[Metric, ...] = runtime_field(("bleu", "chrf"))  # of the answers
-    write: DecodingConfig = runtime_field(DecodingConfig())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Seq2SeqConfig(GenerationTaskConfig):
-    """Write the target of each source: translation, summarization."""
-
-    kind: Literal["seq2seq"] = "seq2seq"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptedLMConfig(GenerationTaskConfig):
-    """Go on from a prompt with its target: instruction tuning."""
-
-    kind: Literal["prompted_lm"] = "prompted_lm"
-
-
-# How a word is spelled (Collobert et al. 2011): its letters are small, capitals, the
-# first of them one, or another one; or there is none.
+LABEL_KINDS = ("encoder", "decoder", "recurrent")  # models that have a classifier
+MAX_SPECIAL_TOKENS = 8  # around texts; no known model has more than four
+# How a word is spelled (Collobert et al. 2011): in small letters, in capitals, the
+# first of them a capital, or another one; or it has no letters.
 CASES = ("none", "lower", "upper", "title", "mixed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelTaskConfig(ExampleTaskConfig):
-    """What tasks with a set of labels have."""
+class PredictionTaskConfig(TaskBaseConfig):
+    """Tasks whose predictions are evaluated by whole examples."""
+
+    # examples of valid that are predicted at each evaluation; 0: all
+    num_answers: NonNegativeInt = runtime_field(0)
+    compares_predictions = True
+
+    def num_predicted(self, split: str) -> int:
+        """Return `num_answers` for the valid split; all of the test split count."""
+        return self.num_answers if split == "valid" else 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationTaskConfig(PredictionTaskConfig):
+    """Tasks whose predictions are texts, decoded token by token."""
+
+    template: str = "{source}"  # what the model reads, such as "summarize: {source}"
+    metrics: tuple[Metric, ...] = runtime_field(("bleu", "chrf"))  # of the predictions
+    write: DecodingConfig = runtime_field(DecodingConfig())
+    example_sources = ("parallel", "jsonl", "tsv", "csv", "tfds")
+    has_target = True
+
+    @property
+    def decoding(self) -> DecodingConfig:
+        """Return how predictions are decoded."""
+        return self.write
+
+    def conflicts(self, config: Any, path: str) -> Iterator[str]:
+        """Yield what is wrong between the task and other sections of a `Config`."""
+        yield from decoding_conflicts(config, path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(GenerationTaskConfig):
+    """Predict the target of each source: translation, summarization."""
+
+    kind: Literal["seq2seq"] = "seq2seq"
+    model_kinds = SOURCE_KINDS
+
+    def default_target_length(
+        self, length: int, decoder_prefix_ids: Sequence[int]
+    ) -> int:
+        """Return the length of sources."""
+        return length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptedLMConfig(GenerationTaskConfig):
+    """Continue a prompt with its target: instruction tuning."""
+
+    kind: Literal["prompted_lm"] = "prompted_lm"
+    model_kinds = CAUSAL_KINDS
+
+    def default_target_length(
+        self, length: int, decoder_prefix_ids: Sequence[int]
+    ) -> int:
+        """Return half a row."""
+        return length // 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelTaskConfig(TaskBaseConfig):
+    """Tasks with a set of labels."""
 
     labels: tuple[str, ...] = ()  # (): those of the training data, sorted
+    model_kinds = LABEL_KINDS
+    uses_classifier = True
+
+    @property
+    def has_labels(self) -> bool:
+        """Return True: where they are not given, they come from the training data."""
+        return True
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Return the labels."""
+        return self.labels
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields."""
@@ -138,7 +119,7 @@ class LabelTaskConfig(ExampleTaskConfig):
 
 
 def label_fault(label: str) -> str:
-    """Return what keeps a text from being a label, or "" of one that is."""
+    """Return why a text cannot be a label, or "" if it can."""
     if not label.strip():
         return "is empty"
     if label != label.strip() or len(label.splitlines()) > 1:
@@ -149,24 +130,57 @@ def label_fault(label: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(LabelTaskConfig):
-    """Give each text, or pair of texts, one of some labels."""
+    """Predict the label of each text, or pair of texts."""
 
     kind: Literal["classify"] = "classify"
-    # what stays of a text that is too long; both: half of either (Sun et al. 2019)
+    # The part of a text that is kept if it is too long; both: half of either (Sun et
+    # al. 2019).
     keep: Literal["start", "end", "both"] = "start"
+    example_sources = ("jsonl", "tsv", "csv", "tfds")
+    example_fields = ("text", "pair", "label")
+
+    def conflicts(self, config: Any, path: str) -> Iterator[str]:
+        """Yield what is wrong between the task and other sections of a `Config`."""
+        model = config.model
+        if model.kind == "encoder" and not model.pooler:
+            yield f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TagConfig(LabelTaskConfig, PredictionTaskConfig):
-    """Give each word of a sentence a label: that of one of its tokens."""
+    """Predict a label for each word of a sentence, at one of its tokens."""
 
     kind: Literal["tag"] = "tag"
-    repair: bool = True  # predictions: an I- that continues nothing begins a span
-    casing: bool = False  # a token's type tells its word's capitals, one of CASES
-    # how a predicate is shown: its tokens are of type 1, or stand between separators
+    repair: bool = True  # predictions: an I- that continues no span begins one
+    casing: bool = False  # a token's type is the case of its word, one of CASES
+    # How a predicate is marked: its tokens are of type 1, or between separators.
     mark_predicate: Literal["token_types", "separators"] = "token_types"
-    # types of spans that precision, recall and F1 leave out
+    # Types of spans that precision, recall and F1 leave out.
     unscored: tuple[str, ...] = ()
+    example_sources = ("conll", "props", "jsonl", "tfds")
+    example_fields = ("tokens", "predicate", "tags")
+
+    def conflicts(self, config: Any, path: str) -> Iterator[str]:
+        """Yield what is wrong between the task and other sections of a `Config`."""
+        num_types = getattr(config.model, "num_token_types", 0)
+        if self.casing and num_types < len(CASES):
+            yield (
+                f"{path}.task.casing = True: needs {path}.model.num_token_types of at "
+                f"least {len(CASES)}, not {num_types}"
+            )
+        if not config.data.fields.predicate or self.mark_predicate != "token_types":
+            return
+        why = f"{path}.task.mark_predicate = 'token_types'"
+        if self.casing:
+            yield (
+                f"{why}: must be 'separators' with {path}.task.casing, which uses the "
+                "token types"
+            )
+        if num_types < 2:
+            yield (
+                f"{why}: needs {path}.model.num_token_types of at least 2, not "
+                f"{num_types}; 'separators' works with any model"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,15 +189,32 @@ class SpanQAConfig(PredictionTaskConfig):
 
     kind: Literal["span_qa"] = "span_qa"
     max_question_tokens: PositiveInt = 64  # a longer question is cut
-    stride: PositiveInt = (
-        128  # tokens from the beginning of a window to that of the next
-    )
-    max_answer_tokens: PositiveInt = runtime_field(30)  # that a prediction has
-    negative_windows: bool = True  # learn from windows without the answer, too
+    stride: PositiveInt = 128  # tokens from the start of a window to that of the next
+    max_answer_tokens: PositiveInt = runtime_field(30)  # of a prediction
+    negative_windows: bool = True  # train on windows without the answer, too
     no_answer: bool = False  # some questions have none (SQuAD 2.0)
-    no_answer_threshold: float = runtime_field(
-        0.0
-    )  # what none must score above the best
+    # lead of "no answer" over the best span
+    no_answer_threshold: float = runtime_field(0.0)
+    model_kinds = LABEL_KINDS
+    example_sources = ("squad", "jsonl", "tfds")
+    example_fields = ("question", "context", "answers")
+    uses_classifier = True
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Return the two ends of an answer."""
+        return ("start", "end")
+
+    def prediction_conflicts(self, config: Any, path: str) -> Iterator[str]:
+        """Yield what would split an answer between two windows."""
+        leaves = ("max_question_tokens", "stride", "max_answer_tokens")
+        needed = sum(getattr(self, leaf) for leaf in leaves) + MAX_SPECIAL_TOKENS
+        if config.data.length < needed:
+            terms = " + ".join(f"{path}.task.{leaf}" for leaf in leaves)
+            yield (
+                f"{path}.data.length = {config.data.length}: must be at least "
+                f"{needed}, which is {terms} + {MAX_SPECIAL_TOKENS}"
+            )
 
 
 TaskConfig = (
@@ -198,81 +229,8 @@ TaskConfig = (
     | TagConfig
     | SpanQAConfig
 )
-# What the model's classifier answers, of each text or of each token.
-ClassifierTask = ClassifyConfig | TagConfig | SpanQAConfig
-# Objectives whose source and target are cut from one window of text.
-WindowPairConfig = SpanCorruptionConfig | PrefixLMConfig | InfillingConfig
 
 
-def outputs(task: TaskConfig) -> tuple[str, ...]:
-    """Return what a task's own logits stand for; (): it has none, or not yet."""
-    if isinstance(task, SpanQAConfig):
-        return ("start", "end")
-    return task.labels if isinstance(task, LabelTaskConfig) else ()
-
-
-def num_predictions(length: int, *, rate: float) -> int:
-    """Return how many of `length` tokens are predicted: the nearest, at least one."""
-    return min(length, max(1, round(length * rate)))
-
-
-def span_counts(length: int, config: SpanCorruptionConfig) -> tuple[int, int]:
-    """Return how many of `length` tokens are dropped, and in how many spans.
-
-    As in T5's `random_spans_noise_mask`: at least one token and one span, and at
-    least one token stays. A single token counts as two.
-    """
-    length = max(length, 2)
-    num_noise = min(max(round(length * config.noise_density), 1), length - 1)
-    # A span begins after a kept token: no more spans than there are of those.
-    num_spans = max(round(num_noise / config.mean_span_length), 1)
-    return num_noise, min(num_spans, length - num_noise)
-
-
-def span_corruption_lengths(
-    length: int, config: SpanCorruptionConfig
-) -> tuple[int, int]:
-    """Return how many tokens give a source of at most `length`, and their target's.
-
-    As T5's `random_spans_helper`: source and target hold a sentinel for each span,
-    and an end.
-    """
-
-    def corrupted(window: int) -> tuple[int, int]:
-        num_noise, num_spans = span_counts(window, config)
-        return window - num_noise + num_spans + 1, num_noise + num_spans + 1
-
-    window = 1
-    while corrupted(window + 1)[0] <= length:
-        window += 1
-    return window, corrupted(window)[1]
-
-
-def window_pair_lengths(
-    length: int, config: WindowPairConfig, decoder_prefix_ids: Sequence[int] = (0,)
-) -> tuple[int, int]:
-    """Return how many tokens make a source of `length` at most, and a target.
-
-    Args:
-      length: of sources.
-      config: how both are made.
-      decoder_prefix_ids: of the model; targets begin with all but one of them.
-    """
-    opening = len(decoder_prefix_ids) - 1
-    if isinstance(config, SpanCorruptionConfig):
-        window, target = span_corruption_lengths(length, config)
-        return window, opening + target
-    if isinstance(config, InfillingConfig):
-        return length - 1, opening + length  # the target is all of them, and an end
-    return length, opening + length  # between them, and an end for each
-
-
-def default_target_length(
-    length: int, config: TaskConfig, decoder_prefix_ids: Sequence[int]
-) -> int:
-    """Return how long targets are where a config does not say; 0: there are none."""
-    if isinstance(config, WindowPairConfig):
-        return window_pair_lengths(length, config, decoder_prefix_ids)[1]
-    if isinstance(config, Seq2SeqConfig):
-        return length
-    return length // 2 if isinstance(config, PromptedLMConfig) else 0
+def example_task_kinds() -> list[str]:
+    """Return the kinds of the tasks that learn from examples."""
+    return [task.kind for task in typing.get_args(TaskConfig) if task.example_sources]

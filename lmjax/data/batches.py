@@ -4,7 +4,7 @@ B rows of a global batch, or those of them that this process holds.
 """
 
 import dataclasses
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +96,15 @@ def train_schedule(datasets: Datasets, config: Config, *, data_shards: int) -> S
     return Schedule(lengths, buckets, config.seed)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalBatch:
+    """A held-out batch: this host's rows of it, and what it is evaluated for."""
+
+    arrays: "HostBatch"
+    is_measured: bool = True  # whether it counts in the metrics of the split
+    index_B: np.ndarray | None = None  # of all its rows in the store, or PADDING
+
+
 def eval_batches(
     datasets: Datasets,
     split: str,
@@ -103,27 +112,43 @@ def eval_batches(
     *,
     data_shards: int = 1,
     rows: LocalRows = np.arange,
-) -> Iterator["HostBatch"]:
-    """Yield batches that hold all of a split once; or `eval.num_batches` of them.
+    predicted: Collection[int] = (),
+) -> Iterator[EvalBatch]:
+    """Yield batches that hold all of a split once, or `eval.num_batches` of them.
 
-    Arguments as for `train_batches`; for text see `loader.eval_batches`.
+    Args:
+      datasets: tokenizer and stores.
+      split: valid or test.
+      config: the experiment.
+      data_shards: how many shards the mesh splits the rows of a batch into.
+      rows: which rows of a global batch this host wants.
+      predicted: rows of the store that are needed whatever `eval.num_batches` is.
     """
     if not example_datasets.reads_examples(config):
-        yield from loader.eval_batches(
+        for arrays in loader.eval_batches(
             datasets.stores[split],
             config,
             tokenizer=datasets.tokenizer,
             data_shards=data_shards,
             rows=rows,
-        )
+        ):
+            yield EvalBatch(arrays=arrays)
         return
     store, features = _example_store(datasets, split), make_features(config)
     buckets = eval_buckets(datasets, config, data_shards=data_shards)
     epoch = bucketing.sorted_epoch(store.sizes, buckets)
-    for number in spread_evenly(len(epoch), config.eval.num_batches):
+    measured = {*spread_evenly(len(epoch), config.eval.num_batches)}
+    wanted = np.zeros(len(store), bool)
+    wanted[[*predicted]] = True
+    for number in range(len(epoch)):
         length, index_B = epoch.batch(number)
-        here = index_B[rows(len(index_B))]
-        yield _make_batch(store, features, here, length=length)
+        if number in measured or wanted[index_B[index_B != PADDING]].any():
+            here = index_B[rows(len(index_B))]
+            yield EvalBatch(
+                arrays=_make_batch(store, features, here, length=length),
+                is_measured=number in measured,
+                index_B=index_B,
+            )
 
 
 def eval_buckets(datasets: Datasets, config: Config, *, data_shards: int) -> Buckets:

@@ -5,25 +5,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmjax.config.experiment import Config, resolve_num_labels
-from lmjax.config.task import (
-    ExampleTaskConfig,
-    LabelTaskConfig,
-    PredictionTaskConfig,
-    TagConfig,
-)
 from lmjax.data.features.dataset import ExamplePart
 from lmjax.data.features.registry import make_features
 from lmjax.data.formats.examples import Examples, add_location, explain_bad_example
 from lmjax.data.formats.registry import open_examples
 from lmjax.data.formats.tfds import TfdsExamples
 from lmjax.data.sources.registry import Split
-from lmjax.errors import ConfigError, UserError, nearest
-from lmjax.metrics import spans
+from lmjax.errors import ConfigError, UserError
 
 
 def reads_examples(config: Config) -> bool:
     """Return whether the task of a run is trained on examples, not on documents."""
-    return isinstance(config.task, ExampleTaskConfig)
+    return config.task.reads_examples
 
 
 def resolve_labels(config: Config) -> Config:
@@ -33,15 +26,15 @@ def resolve_labels(config: Config) -> Config:
       UserError: an example cannot be read, or there are fewer than two labels, or only
         some of them are labels of spans.
     """
-    task = config.task
-    if not isinstance(task, LabelTaskConfig):
+    task: Any = config.task
+    if not task.has_labels:
         return config
     if not task.labels:
         task = dataclasses.replace(task, labels=_find_labels(config))
-    if isinstance(task, TagConfig):
-        _check_spans(task)
     model = resolve_num_labels(config.model, task)
-    return dataclasses.replace(config, task=task, model=model)
+    config = dataclasses.replace(config, task=task, model=model)
+    make_features(config).check_labels()
+    return config
 
 
 def open_splits(config: Config, *, splits: Sequence[Split]) -> dict[Split, ExamplePart]:
@@ -58,7 +51,7 @@ def open_splits(config: Config, *, splits: Sequence[Split]) -> dict[Split, Examp
             examples=examples,
             features=features,
             on_bad_example=config.data.on_bad_example,
-            kept=split != "train" and isinstance(config.task, PredictionTaskConfig),
+            keeps_examples=split != "train" and config.task.compares_predictions,
         )
         for split, examples in opened.items()
         if examples is not None
@@ -82,7 +75,7 @@ def _find_labels(config: Config) -> tuple[str, ...]:
 
     For a TFDS dataset that declares class names, these, in its order.
     """
-    features: Any = make_features(config)
+    features = make_features(config)
     examples = _open_split(config, "train")
     assert examples is not None
     field = features.label_field
@@ -91,7 +84,7 @@ def _find_labels(config: Config) -> tuple[str, ...]:
     labels, bad = set[str](), list[str]()
     for i in range(len(examples)):
         try:
-            labels.update(features.label(examples[i]))
+            labels.update(features.labels_of(examples[i]))
         except UserError as error:
             if config.data.on_bad_example == "error":
                 raise explain_bad_example(error, examples.where(i)) from error
@@ -104,24 +97,6 @@ def _find_labels(config: Config) -> tuple[str, ...]:
             f"in {field!r}; there must be at least two{skipped}"
         )
     return tuple(sorted(labels, key=_sort_key))
-
-
-def _check_spans(task: TagConfig) -> None:
-    """Raise if only some of the labels are labels of spans."""
-    kinds = spans.kinds(task.labels)
-    for label in task.labels if kinds else ():
-        if not spans.are([label]):
-            others = [other for other in task.labels if spans.are([other])]
-            raise ConfigError(
-                f"config.task.labels: {label!r} is neither O nor B-, I-, E- or S- with "
-                f"a type, but {others[0]!r} is{nearest(label, others)}"
-            )
-    for kind in task.unscored:
-        if kind not in kinds:
-            raise ConfigError(
-                f"config.task.unscored: {kind!r} is no type of span"
-                f"{nearest(kind, kinds)}; the labels are {', '.join(kinds) or 'none'}"
-            )
 
 
 def _sort_key(label: str) -> tuple[bool, int, str]:

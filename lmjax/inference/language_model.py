@@ -23,8 +23,8 @@ from lmjax.generate.decode import Generator
 from lmjax.generate.embed import encode_truncated, mean_pool
 from lmjax.generate.prompts import encode_prompts
 from lmjax.generate.score import Scorer, encode_pairs
+from lmjax.generate.text_generator import choose_decoding
 from lmjax.generate.text_stream import TextStream
-from lmjax.generate.writer import choose_decoding
 from lmjax.inference.inputs import make_batch, map_segments
 from lmjax.inference.predictor import Predictor
 from lmjax.models import Model
@@ -165,7 +165,7 @@ class LanguageModel:
         Raises:
           UserError: an option is out of range, or there are too many tokens.
         """
-        config = decoding_config.checked(**options)
+        config = decoding_config.build_decoding(**options)
         return self._beam_search(self._encode_prompts(prompts), config, max_tokens)
 
     def stream(
@@ -252,8 +252,9 @@ class LanguageModel:
         Raises:
           UserError: an example lacks a field, or the task has no predictions.
         """
-        asked = self.predictor.asked(self.predictor.read_all(examples))
-        return self.predictor.answers(self.params, asked, mesh=self.mesh)
+        parsed = self.predictor.parse_all(examples)
+        encoded = self.predictor.encode_examples(parsed)
+        return self.predictor.predict(self.params, encoded, mesh=self.mesh)
 
     @functools.cached_property
     def predictor(self) -> Predictor:

@@ -173,17 +173,17 @@ def _predict_block(
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the predictions for some examples, and how many were truncated."""
     predictions: dict[int, dict[str, Any]] = {}
-    readings = {}
+    parsed = {}
     for i in block:
         try:
-            readings[i] = lm.predictor.read(examples.examples[i])
+            parsed[i] = lm.predictor.parse(examples.examples[i])
         except UserError as error:
             located = add_location(error, examples.examples.where(i))
             if not skip_bad:
                 with _add_hints("--skip_bad writes the error instead", examples.hint):
                     raise located from error
             predictions[i] = {"error": str(located)}
-    asked = lm.predictor.asked([*readings.values()])
-    answers = lm.predictor.answers(lm.params, asked, mesh=lm.mesh)
-    predictions |= dict(zip(readings, answers, strict=True))
-    return [predictions[i] for i in block], asked.num_truncated
+    encoded = lm.predictor.encode_examples([*parsed.values()])
+    answers = lm.predictor.predict(lm.params, encoded, mesh=lm.mesh)
+    predictions |= dict(zip(parsed, answers, strict=True))
+    return [predictions[i] for i in block], encoded.num_truncated

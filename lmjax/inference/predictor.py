@@ -1,6 +1,6 @@
-"""A fine-tuned task applied to examples: batched by length, answered in their order.
+"""Apply a trained task to examples: batched by length, predictions in their order.
 
-The model says at once what it makes of a batch, or writes its answers token by token.
+Predictions are one forward pass of the model, or are decoded token by token.
 
 B rows of a batch.
 """
@@ -15,60 +15,59 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lmjax import tasks
-from lmjax.config.compatibility import EXAMPLE_SOURCES
 from lmjax.config.experiment import Config
-from lmjax.config.task import ExampleTaskConfig, GenerationTaskConfig
+from lmjax.config.task import example_task_kinds
 from lmjax.data import bucketing
 from lmjax.data.bucketing import PADDING, Buckets
-from lmjax.data.features.features import Columns, Row
+from lmjax.data.features.features import Columns, Features, Row
 from lmjax.data.features.registry import make_features
 from lmjax.data.formats.examples import Example, add_location
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError, UserError
-from lmjax.generate.writer import Writer
+from lmjax.generate.text_generator import TextGenerator
 from lmjax.models import Model
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import device_get_ahead, local_rows, put_batch
 from lmjax.types import Array, Batch, Params
 
-# In a batch, unless there are fewer to predict; and what is kept of texts in writing.
-TOKENS = 8192
-SLOTS = 32_768
+# Tokens of a batch, unless there are fewer; cached tokens while texts are decoded.
+MAX_TOKENS = 8192
+MAX_CACHED_TOKENS = 32_768
 
 
 def check(config: Config) -> None:
-    """Find before anything is read that a run's task gives examples no answers.
+    """Check that a run's task makes predictions for examples.
 
     Raises:
-      ConfigError: naming the tasks that do.
+      ConfigError: it does not; the error names the tasks that do.
     """
-    if not isinstance(config.task, ExampleTaskConfig):
+    if not config.task.reads_examples:
         raise ConfigError(
             f"config.task.kind = {config.task.kind!r}: predict applies a task that is "
-            f"learnt from examples: {', '.join(EXAMPLE_SOURCES)}; for text there is "
-            "generate"
+            f"trained on examples: {', '.join(example_task_kinds())}; for text there "
+            "is generate"
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """Examples to answer: what was read of each, and its rows."""
+class EncodedExamples:
+    """Parsed examples, and the rows of each."""
 
-    readings: Sequence[Any]
-    parts: Sequence[Sequence[Row]]
+    parsed: Sequence[Any]
+    rows: Sequence[Sequence[Row]]
 
     @property
     def num_truncated(self) -> int:
-        """Count the examples that were cut to fit."""
-        return sum(any(row.truncated for row in part) for part in self.parts)
+        """Return the number of examples that were cut to fit."""
+        return sum(any(row.truncated for row in rows) for rows in self.rows)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictor:
-    """Answers for examples, by a model and the task it was trained on.
+    """Predictions for examples, by a model and the task it was trained on.
 
     Raises:
-      ConfigError: the task has no answers.
+      ConfigError: the task makes none.
     """
 
     config: Config
@@ -78,129 +77,130 @@ class Predictor:
     def __post_init__(self) -> None:
         check(self.config)
 
-    def read(self, example: Example | str) -> Any:
-        """Return what `asked` takes of an example: a mapping, or just a text.
+    @functools.cached_property
+    def features(self) -> Features:
+        """Return the features of the task."""
+        return make_features(self.config)
+
+    def parse(self, example: Example | str) -> Any:
+        """Parse an example, a mapping of fields or just a text, without its label.
 
         Raises:
-          ConfigError: a field is missing, or not what it should be.
+          UserError: a field is missing or wrong.
         """
         if isinstance(example, str):
-            example = self._features.of_text(example)
+            example = self.features.example_from_text(example)
         if not isinstance(example, Mapping):
             kind = type(example).__name__
-            raise ConfigError(f"must be a mapping of fields, or a text, not {kind}")
-        return self._features.read(example, labelled=False)
+            raise UserError(f"must be a mapping of fields, or a text, not {kind}")
+        return self.features.parse(example, labelled=False)
 
-    def read_all(self, examples: Sequence[Example | str]) -> list[Any]:
-        """Return what `asked` takes; as `read`, but the error names the example."""
-        readings = []
+    def parse_all(self, examples: Sequence[Example | str]) -> list[Any]:
+        """Parse several examples; an error names the example."""
+        parsed = []
         for i, example in enumerate(examples):
             try:
-                readings.append(self.read(example))
+                parsed.append(self.parse(example))
             except UserError as error:
                 raise add_location(error, f"examples[{i}]") from error
-        return readings
+        return parsed
 
-    def asked(self, readings: Sequence[Any]) -> Asked:
-        """Return examples that were read as the model takes them."""
-        parts = self._features.encode(readings, self.tokenizer)
-        return Asked(readings=readings, parts=parts)
+    def encode_examples(self, parsed: Sequence[Any]) -> EncodedExamples:
+        """Encode examples that were parsed."""
+        rows = self.features.encode(parsed, self.tokenizer)
+        return EncodedExamples(parsed=parsed, rows=rows)
 
-    def answers(
-        self, params: Params, asked: Asked, *, mesh: Mesh
+    def predict(
+        self, params: Params, examples: EncodedExamples, *, mesh: Mesh
     ) -> list[dict[str, Any]]:
-        """Return the answer to each example."""
-        rows = [row for part in asked.parts for row in part]
-        outputs: list[Mapping[str, Any]] = [{} for _ in rows]
-        with jax.set_mesh(mesh):
-            for i, output in self._outputs(params, rows, mesh):
-                outputs[i] = output
-        given = iter(outputs)
+        """Return the prediction for each example."""
+        rows = [row for example in examples.rows for row in example]
+        outputs = iter(self.run(params, rows, mesh=mesh))
         return [
-            self._features.answer(reading, part, [next(given) for _ in part])
-            for reading, part in zip(asked.readings, asked.parts, strict=True)
+            self.features.postprocess(
+                parsed, [row.columns for row in rows], [next(outputs) for _ in rows]
+            )
+            for parsed, rows in zip(examples.parsed, examples.rows, strict=True)
         ]
 
-    def judged(
-        self, params: Params, examples: Sequence[Example], *, mesh: Mesh
-    ) -> dict[str, float]:
-        """Return the metrics of the answers to examples that say what is right."""
-        features, answers = self._features, list[dict[str, Any]]()
-        if features.compares_answers:
-            # What is right is not there to be read, as it will not be later.
-            readings = [features.read(example, labelled=False) for example in examples]
-            answers = self.answers(params, self.asked(readings), mesh=mesh)
-        return features.judge(answers, [features.read(example) for example in examples])
+    def run(
+        self, params: Params, rows: Sequence[Row], *, mesh: Mesh
+    ) -> list[Mapping[str, Any]]:
+        """Return the outputs of the model for each row."""
+        outputs: list[Mapping[str, Any]] = [{} for _ in rows]
+        with jax.set_mesh(mesh):
+            for i, output in self._run_batches(params, rows, mesh):
+                outputs[i] = output
+        return outputs
 
-    def _outputs(
+    def _run_batches(
         self, params: Params, rows: Sequence[Row], mesh: Mesh
     ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield what the model says of each row, and its number."""
-        batches = self._batches(rows, data_shards=sharding.data_shards(mesh))
+        """Yield the number and the outputs of each row, in the order of batches."""
+        plan = self._plan_batches(rows, data_shards=sharding.data_shards(mesh))
         filled = (
-            ([_columns(rows, i) for i in examples_B], length)
-            for length, examples_B in batches
+            ([None if i == PADDING else rows[i].columns for i in index_B], length)
+            for length, index_B in plan
         )
         outputs: Iterator[Mapping[str, Any]]
-        if self._writer is None:
-            said = (self._said(params, *batch, mesh) for batch in filled)
-            outputs = device_get_ahead(said)
+        if self._generator is None:
+            outputs = device_get_ahead(
+                self._forward(params, columns, length, mesh)
+                for columns, length in filled
+            )
         else:
-            outputs = (self._written(params, columns) for columns, _ in filled)
-        for (_, examples_B), output in zip(batches, outputs, strict=True):
-            for b in np.flatnonzero(examples_B != PADDING):
-                own = {name: values[b] for name, values in output.items()}
-                yield int(examples_B[b]), own
+            outputs = (self._generate(params, columns) for columns, _ in filled)
+        for (_, index_B), output in zip(plan, outputs, strict=True):
+            yield from split_rows(index_B, output)
 
-    def _batches(
+    def _plan_batches(
         self, rows: Sequence[Row], *, data_shards: int
     ) -> list[tuple[int, np.ndarray]]:
-        """Return the length and the rows of each batch, the shortest first."""
+        """Return the length and the row numbers of each batch, the shortest first."""
         if not rows:
             return []
         lengths = np.array([row.size for row in rows])
         longest = max(self.config.data.length, int(lengths.max()))
         ladder = np.array(bucketing.doubling_lengths(longest))
-        most = TOKENS // ladder
-        if self._writer is not None:
-            most = SLOTS // self._writer.slots(ladder)
-        buckets = _buckets(lengths, ladder=ladder, most=most, data_shards=data_shards)
+        max_rows = MAX_TOKENS // ladder
+        if self._generator is not None:
+            max_rows = MAX_CACHED_TOKENS // self._generator.cached_tokens(ladder)
+        buckets = _choose_buckets(
+            lengths, ladder=ladder, max_rows=max_rows, data_shards=data_shards
+        )
         epoch = bucketing.sorted_epoch(lengths, buckets)
         return [epoch.batch(number) for number in range(len(epoch))]
 
-    def _said(
+    def _forward(
         self, params: Params, rows: Sequence[Columns | None], length: int, mesh: Mesh
     ) -> dict[str, Array]:
-        """Return what the task makes of the rows of a batch, in every process."""
-        here = [rows[i] for i in local_rows(mesh, len(rows))]
-        batch = put_batch(self._features.batch(here, length=length), mesh)
+        """Return the task's outputs (B, ...) for a batch, in every process."""
+        local = [rows[i] for i in local_rows(mesh, len(rows))]
+        batch = put_batch(self.features.batch(local, length=length), mesh)
         return self._predict(params, batch)
 
-    def _written(
+    def _generate(
         self, params: Params, rows: Sequence[Columns | None]
     ) -> dict[str, list[Any]]:
-        """Return the texts that the model writes for each row of a batch."""
-        assert self._writer is not None
+        """Return the texts that are decoded for each row of a batch."""
+        assert self._generator is not None
+        features: Any = self.features
         real = [row for row in rows if row is not None]
         filled = [*real, *real[:1] * (len(rows) - len(real))]
-        asked = [self._features.asked(row) for row in filled]
-        return {"texts": self._writer.texts(params, asked)}
+        inputs = [features.decoder_inputs(row) for row in filled]
+        return {"texts": self._generator.generate(params, inputs)}
 
     @functools.cached_property
-    def _writer(self) -> Writer | None:
-        """Return what writes the answers, where they are written."""
-        task = self.config.task
-        if not isinstance(task, GenerationTaskConfig):
+    def _generator(self) -> TextGenerator | None:
+        """Return the generator of a task whose predictions are texts."""
+        decoding = self.config.task.decoding
+        if decoding is None:
             return None
-        return Writer(task.write, self.tokenizer, self.model)
-
-    @functools.cached_property
-    def _features(self) -> Any:
-        return make_features(self.config)
+        return TextGenerator(decoding, self.tokenizer, self.model)
 
     @functools.cached_property
     def _predict(self) -> Any:
-        task: Any = tasks.build(self.config.task)
+        task = tasks.build(self.config.task)
 
         def predict(params: Params, batch: Batch) -> dict[str, Array]:
             return sharding.replicate(task.predict(self.model, params, batch))
@@ -208,30 +208,35 @@ class Predictor:
         return jax.jit(predict)
 
 
-def _columns(rows: Sequence[Row], number: int) -> Columns | None:
-    return None if number == PADDING else rows[number].columns
+def split_rows(
+    index_B: np.ndarray, outputs: Mapping[str, Any]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the number and the outputs of each row of a batch, without padding."""
+    for b in np.flatnonzero(index_B != PADDING):
+        yield int(index_B[b]), {name: values[b] for name, values in outputs.items()}
 
 
-def _buckets(
+def _choose_buckets(
     lengths_N: np.ndarray,
     *,
     ladder: np.ndarray,
-    most: np.ndarray,
+    max_rows: np.ndarray,
     data_shards: int,
 ) -> Buckets:
-    """Return buckets of the ladder's lengths, of as many rows as there are, or may be.
+    """Return buckets of the ladder's lengths, with as many rows as there are, or fit.
 
-    Row counts are powers of two, as far as the mesh allows: few shapes are compiled,
-    whatever is asked.
+    The numbers of rows are powers of two, as far as the mesh allows: so few shapes are
+    compiled, however many examples there are.
     """
     counts = np.bincount(np.searchsorted(ladder, lengths_N), minlength=len(ladder))
     num_rows = [
         -(-min(_power_of_two(int(count)), max(int(limit), 1)) // data_shards)
         * data_shards
-        for count, limit in zip(counts, most, strict=True)
+        for count, limit in zip(counts, max_rows, strict=True)
     ]
     return Buckets(lengths=tuple(ladder.tolist()), num_rows=tuple(num_rows))
 
 
 def _power_of_two(count: int) -> int:
+    """Return the power of two that is at least `count`."""
     return 1 << max(count - 1, 0).bit_length()

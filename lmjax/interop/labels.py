@@ -7,7 +7,7 @@ import jax
 
 from lmjax import models
 from lmjax.config.model import EncoderConfig
-from lmjax.config.task import TaskConfig, outputs
+from lmjax.config.task import TaskConfig
 from lmjax.errors import ConfigError
 from lmjax.interop.hf_config import HFConfig
 from lmjax.interop.table import Table
@@ -84,7 +84,7 @@ def write_task(task: TaskConfig, architecture: str) -> dict[str, Any]:
     if head is None:
         return {}
     if head.names_labels:
-        return write_labels(outputs(task))
+        return write_labels(task.output_names)
     name = architecture.removesuffix(HEADS["tag"].class_suffix) + head.class_suffix
     return {"architectures": [name]}
 
@@ -119,7 +119,7 @@ def drop_unused_heads(
     config = model.config
     if not isinstance(config, EncoderConfig) or not config.num_labels:
         return model, params
-    if not outputs(task):
+    if not task.output_names:
         raise ConfigError(
             f"config.task.kind = {task.kind!r}: has no labels, but config.model."
             f"num_labels = {config.num_labels}"

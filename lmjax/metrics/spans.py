@@ -1,4 +1,4 @@
-"""Spans of tagged words: BIO and its kin, read as seqeval reads them."""
+"""Spans of tagged words: BIO and similar schemes, as seqeval reads them."""
 
 import importlib
 import re
@@ -7,48 +7,48 @@ from typing import Any
 
 from lmjax.errors import ConfigError
 
-Span = tuple[str, int, int]  # its type, and its first and last word
+Span = tuple[str, int, int]  # type, first word, last word
 OUTSIDE = "O"
-NAMES = ("precision", "recall", "f1")
+METRICS = ("precision", "recall", "f1")
 _TAG = re.compile(r"O|[BIES](-.+)?", re.DOTALL)
 
 
-def repaired(tags: Sequence[str], *, known: Sequence[str]) -> list[str]:
-    """Return the tags with each I- that continues nothing turned into the span's B-.
+def repair_tags(tags: Sequence[str], *, labels: Sequence[str]) -> list[str]:
+    """Replace each I- that continues no span by the B- of its type, if that is a label.
 
-    Only where `known` has such a tag; the spans stay what they are.
+    The spans do not change.
     """
-    mended, before = [], OUTSIDE
+    repaired, previous = [], OUTSIDE
     for tag in tags:
-        kind = tag[2:]
-        begins = tag.startswith("I-") and before not in (f"B-{kind}", f"I-{kind}")
-        before = f"B-{kind}" if begins and f"B-{kind}" in known else tag
-        mended.append(before)
-    return mended
+        b_tag = f"B-{tag[2:]}"
+        begins = tag.startswith("I-") and previous not in (b_tag, f"I-{tag[2:]}")
+        previous = b_tag if begins and b_tag in labels else tag
+        repaired.append(previous)
+    return repaired
 
 
-def find(tags: Sequence[str]) -> set[Span]:
-    """Return the spans of a sentence, as CoNLL's and seqeval's scoring finds them.
+def find_spans(tags: Sequence[str]) -> set[Span]:
+    """Return the spans of a sentence, as in the scoring of CoNLL and seqeval.
 
     Raises:
       ConfigError: seqeval is not installed.
     """
-    return set(library().get_entities([*tags]))
+    return set(import_seqeval().get_entities([*tags]))
 
 
-def are(labels: Sequence[str]) -> bool:
-    """Return whether labels tell where spans begin and end, as BIO's do."""
+def is_bio_scheme(labels: Sequence[str]) -> bool:
+    """Return whether labels mark the ends of spans: O, and B-, I-, E- or S-."""
     return all(map(_TAG.fullmatch, labels))
 
 
-def kinds(labels: Sequence[str]) -> list[str]:
-    """Return the types of spans that some labels are of, sorted."""
-    found = map(_TAG.fullmatch, labels)
-    return sorted({match[1][1:] for match in found if match and match[1]})
+def span_types(labels: Sequence[str]) -> list[str]:
+    """Return the types of the spans that some labels mark, sorted."""
+    matches = map(_TAG.fullmatch, labels)
+    return sorted({match[1][1:] for match in matches if match and match[1]})
 
 
-def scores(
-    given: Sequence[Sequence[str]],
+def score_spans(
+    predicted: Sequence[Sequence[str]],
     true: Sequence[Sequence[str]],
     *,
     unscored: Collection[str] = (),
@@ -56,20 +56,23 @@ def scores(
     """Return precision, recall and F1 of the spans of all sentences, each 0..1.
 
     Args:
-      given: the tags of each sentence's words.
-      true: those that are right.
+      predicted: the tags of each sentence's words.
+      true: the correct ones.
       unscored: types of spans that do not count.
     """
-    right = num_given = num_true = 0
-    for pair in zip(given, true, strict=True):
-        a, b = ({s for s in find(tags) if s[0] not in unscored} for tags in pair)
-        right += len(a & b)
-        num_given, num_true = num_given + len(a), num_true + len(b)
-    shares = (right, num_given), (right, num_true), (2 * right, num_given + num_true)
-    return {n: a / max(b, 1) for n, (a, b) in zip(NAMES, shares, strict=True)}
+    num_correct = num_predicted = num_true = 0
+    for pair in zip(predicted, true, strict=True):
+        a, b = ({s for s in find_spans(tags) if s[0] not in unscored} for tags in pair)
+        num_correct += len(a & b)
+        num_predicted, num_true = num_predicted + len(a), num_true + len(b)
+    return {
+        "precision": num_correct / max(num_predicted, 1),
+        "recall": num_correct / max(num_true, 1),
+        "f1": 2 * num_correct / max(num_predicted + num_true, 1),
+    }
 
 
-def library() -> Any:
+def import_seqeval() -> Any:
     """Return the module of seqeval that finds spans.
 
     Raises:

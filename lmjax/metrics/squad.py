@@ -1,4 +1,4 @@
-"""How near an answer is to those that are right, as SQuAD scores it."""
+"""Exact match and F1 of answers, as SQuAD scores them."""
 
 import collections
 import re
@@ -8,34 +8,34 @@ from collections.abc import Callable, Sequence
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
-Score = Callable[[str, str], float]
+Scorer = Callable[[str, str], float]
 
 
-def best(score: Score, answer: str, references: Sequence[str]) -> float:
-    """Return the score against the reference that is nearest.
+def best_score(scorer: Scorer, answer: str, references: Sequence[str]) -> float:
+    """Return the highest score against any reference.
 
-    As in SQuAD 2.0's script: without a reference that has words none is right, and an
-    answer of none is the empty text.
+    As in SQuAD 2.0's script, references without words do not count; without any other
+    the correct answer is the empty text.
     """
-    worded = [text for text in references if normalized(text)] or [""]
-    return max(score(answer, reference) for reference in worded)
+    worded = [text for text in references if normalize(text)] or [""]
+    return max(scorer(answer, reference) for reference in worded)
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """Return 1.0 where two texts are the same once normalized, else 0.0."""
-    return float(normalized(answer) == normalized(reference))
+    """Return 1.0 if two texts are the same once normalized, else 0.0."""
+    return float(normalize(answer) == normalize(reference))
 
 
-def f1(answer: str, reference: str) -> float:
+def token_f1(answer: str, reference: str) -> float:
     """Return the F1 of the words that two texts share (Rajpurkar et al. 2016)."""
-    given, true = normalized(answer).split(), normalized(reference).split()
-    if not (given and true):
-        return float(given == true)
-    shared = (collections.Counter(given) & collections.Counter(true)).total()
-    return 2 * shared / (len(given) + len(true))
+    predicted, true = normalize(answer).split(), normalize(reference).split()
+    if not (predicted and true):
+        return float(predicted == true)
+    shared = (collections.Counter(predicted) & collections.Counter(true)).total()
+    return 2 * shared / (len(predicted) + len(true))
 
 
-def normalized(text: str) -> str:
-    """Return a text in lower case without punctuation, articles and surplus space."""
+def normalize(text: str) -> str:
+    """Lower a text, and remove punctuation, articles and surplus space."""
     bare = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())

@@ -1,7 +1,8 @@
-"""Answers beside the texts that are right, measured by their field's own libraries.
+"""Metrics of generated texts, computed by the libraries of the field.
 
-BLEU and chrF are sacrebleu's, of all answers together, from 0 to 100; the rest are
-means over the answers, from 0 to 1. ROUGE is rouge-score's: the F-measure, of stems.
+BLEU and chrF are sacrebleu's, of the corpus of predictions, from 0 to 100; the others
+are means over the predictions, from 0 to 1. ROUGE is rouge-score's F-measure, with
+stemming.
 """
 
 import dataclasses
@@ -15,59 +16,59 @@ from typing import Any
 from lmjax.config.decoding import Metric
 from lmjax.errors import ConfigError
 
-# An end of a sentence, with the quotes and brackets after it.
+# A sentence, with the quotes and brackets after its end.
 _SENTENCE = re.compile(r".+?[.!?…][\"'”’»)\]]*(?=\s)", re.DOTALL)
 
 _log = logging.getLogger(__name__)
-_signed: set[str] = set()
+_logged_signatures: set[str] = set()
 
 
-def names(metrics: Iterable[Metric]) -> tuple[str, ...]:
-    """Return the names of what `measured` returns.
+def metric_names(metrics: Iterable[Metric]) -> tuple[str, ...]:
+    """Return the names of the values that `compute_metrics` returns.
 
     Raises:
-      ConfigError: the package that measures one of them is not installed.
+      ConfigError: a package that computes one of them is not installed.
     """
     for metric in metrics:
-        _library(metric)
+        _import_library(metric)
     return tuple(name for metric in metrics for name in METRICS[metric].names)
 
 
-def compare_answers(metrics: Iterable[Metric]) -> bool:
-    """Return whether any of some metrics is of the answers."""
+def need_predictions(metrics: Iterable[Metric]) -> bool:
+    """Return whether any of some metrics reads the predictions."""
     return not all(METRICS[metric].of_sources for metric in metrics)
 
 
-def measured(
+def compute_metrics(
     metrics: Iterable[Metric],
     *,
-    answers: Sequence[str],
+    predictions: Sequence[str],
     targets: Sequence[str],
     sources: Sequence[str],
 ) -> dict[str, float]:
-    """Return some metrics of the answers to all examples of a split.
+    """Compare the predictions for all examples of a split with their targets.
 
     Args:
       metrics: keys of `METRICS`.
-      answers: what was written; not read unless they `compare_answers`.
-      targets: what is right.
-      sources: what both were made from.
+      predictions: generated texts; may be empty unless the metrics `need_predictions`.
+      targets: the reference texts.
+      sources: the inputs of both.
 
     Raises:
-      ConfigError: the package that measures one of them is not installed.
+      ConfigError: a package that computes one of them is not installed.
     """
-    found: dict[str, float] = {}
-    for metric in metrics:
-        measure, given = METRICS[metric], answers
-        if measure.of_sources:
-            given = [first_sentence(source) for source in sources]
-        values = measure.compute(_library(metric), given, targets)
-        found |= dict(zip(measure.names, values, strict=True))
-    return found
+    values: dict[str, float] = {}
+    for name in metrics:
+        metric, texts = METRICS[name], predictions
+        if metric.of_sources:
+            texts = [first_sentence(source) for source in sources]
+        computed = metric.compute(_import_library(name), texts, targets)
+        values |= dict(zip(metric.names, computed, strict=True))
+    return values
 
 
 def first_sentence(text: str) -> str:
-    """Return the first line of a text that has several, else its first sentence."""
+    """Return the first line of a text of several lines, else its first sentence."""
     first, *more = text.strip().splitlines() or [""]
     if any(map(str.strip, more)):
         return first
@@ -75,14 +76,14 @@ def first_sentence(text: str) -> str:
     return sentence.group() if sentence else first
 
 
-def _of_corpus(
-    library: Any, answers: Sequence[str], targets: Sequence[str], *, scorer: str
+def _corpus_score(
+    library: Any, predictions: Sequence[str], targets: Sequence[str], *, scorer: str
 ) -> tuple[float, ...]:
-    """Return sacrebleu's score (Post 2018), whose signature is logged once."""
+    """Return sacrebleu's score (Post 2018); its signature is logged once."""
     metric = getattr(library, scorer)()
-    score = metric.corpus_score([*answers], [[*targets]]).score
-    if scorer not in _signed:
-        _signed.add(scorer)
+    score = metric.corpus_score([*predictions], [[*targets]]).score
+    if scorer not in _logged_signatures:
+        _logged_signatures.add(scorer)
         _log.info("sacrebleu %s: %s", scorer, metric.get_signature())
     return (float(score),)
 
@@ -91,57 +92,59 @@ _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def _rouge(
-    library: Any, answers: Sequence[str], targets: Sequence[str]
+    library: Any, predictions: Sequence[str], targets: Sequence[str]
 ) -> tuple[float, ...]:
     """Return the mean F-measures (Lin 2004)."""
     scorer = library.RougeScorer([*_ROUGE], use_stemmer=True)
-    scores = [scorer.score(t, a) for t, a in zip(targets, answers, strict=True)]
+    scores = [scorer.score(t, p) for t, p in zip(targets, predictions, strict=True)]
     return tuple(
         sum(score[name].fmeasure for score in scores) / len(scores) for name in _ROUGE
     )
 
 
 def _exact_match(
-    library: None, answers: Sequence[str], targets: Sequence[str]
+    library: None, predictions: Sequence[str], targets: Sequence[str]
 ) -> tuple[float, ...]:
-    pairs = zip(answers, targets, strict=True)
-    return (sum(a.strip() == t.strip() for a, t in pairs) / len(answers),)
+    pairs = zip(predictions, targets, strict=True)
+    return (sum(p.strip() == t.strip() for p, t in pairs) / len(predictions),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Measure:
-    """How a metric is measured."""
+class TextMetric:
+    """A metric of generated texts: the names of its values, and how to compute them."""
 
-    names: tuple[str, ...]  # of the values it gives
-    compute: Callable[..., tuple[float, ...]]  # of a library, answers, targets
+    names: tuple[str, ...]
+    compute: Callable[..., tuple[float, ...]]  # of a library, predictions, targets
     library: str = ""
-    of_sources: bool = False  # their first sentences stand for the answers
+    of_sources: bool = False  # a baseline: their first sentences are the predictions
 
 
-METRICS: Mapping[Metric, _Measure] = {
-    "bleu": _Measure(
+METRICS: Mapping[Metric, TextMetric] = {
+    "bleu": TextMetric(
         names=("bleu",),
-        compute=functools.partial(_of_corpus, scorer="BLEU"),
+        compute=functools.partial(_corpus_score, scorer="BLEU"),
         library="sacrebleu.metrics",
     ),
-    "chrf": _Measure(
+    "chrf": TextMetric(
         names=("chrf",),
-        compute=functools.partial(_of_corpus, scorer="CHRF"),
+        compute=functools.partial(_corpus_score, scorer="CHRF"),
         library="sacrebleu.metrics",
     ),
-    "rouge": _Measure(names=_ROUGE, compute=_rouge, library="rouge_score.rouge_scorer"),
-    "lead1_rouge": _Measure(
+    "rouge": TextMetric(
+        names=_ROUGE, compute=_rouge, library="rouge_score.rouge_scorer"
+    ),
+    "lead1_rouge": TextMetric(
         names=tuple(f"lead1_{name}" for name in _ROUGE),
         compute=_rouge,
         library="rouge_score.rouge_scorer",
         of_sources=True,
     ),
-    "exact_match": _Measure(names=("exact_match",), compute=_exact_match),
+    "exact_match": TextMetric(names=("exact_match",), compute=_exact_match),
 }
 
 
-def _library(metric: Metric) -> Any:
-    """Return the module that a metric needs; None of one that needs none."""
+def _import_library(metric: Metric) -> Any:
+    """Return the module that a metric needs; None if it needs none."""
     if not (name := METRICS[metric].library):
         return None
     try:

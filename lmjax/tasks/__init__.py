@@ -1,5 +1,10 @@
-"""What is learned: losses, metrics, and which features a batch needs."""
+"""Training objectives: losses, their metrics, and predictions.
 
-from lmjax.tasks.task import Task, build
+One class for each task; `task.py` has the contract, `registry.py` the table. Batches
+come from `lmjax/data`, networks from `lmjax/models`; no file or tokenizer is read here.
+"""
 
-__all__ = ["Task", "build"]
+from lmjax.tasks.registry import TASKS, build
+from lmjax.tasks.task import EvalOutput, LossOutput, Task
+
+__all__ = ["TASKS", "EvalOutput", "LossOutput", "Task", "build"]

@@ -2,55 +2,65 @@
 
 import dataclasses
 
-from lmjax.config.task import CausalLMConfig
+from lmjax.config.experiment import WHOLE_TEXT_METRICS
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import text_shapes, token_loss, token_metrics
-from lmjax.types import Array, Batch, Metrics, Params
+from lmjax.tasks.task import TOKEN_METRICS, EvalOutput, LossOutput, TokenTask
+from lmjax.types import Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLM:
+class CausalLM(TokenTask):
     """The loss of `targets` (B, T) where `weights` (B, T) are not 0."""
 
     config: CausalLMConfig
+    metric_names = (*TOKEN_METRICS, *WHOLE_TEXT_METRICS)
+    headline_metrics = ("loss", "perplexity", "bits_per_byte")
     scores_text = True
 
     def batch_shapes(
         self, batch_size: int, length: int, *, target_length: int = 0
     ) -> Batch:
-        """Return what a batch holds."""
+        """Return tokens, targets, segments, positions and weights, each (B, T)."""
         return text_shapes(batch_size, length)
 
     def loss(
-        self, model: Model, params: Params, batch: Batch, key: Array | None
-    ) -> tuple[Array, Array, Metrics]:
-        """Return the objective's sum, its weight, and {"loss": nats a token}."""
-        return token_loss(model.apply(params, batch, key=key), batch, self.config)
-
-    def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
-        """Return the plain loss and how often the most likely token is right."""
-        return token_metrics(model.apply(params, batch), batch)
-
-    def loss_from(
         self,
         model: Model,
         params: Params,
         batch: Batch,
+        *,
         key: Array | None,
-        carry: State,
-    ) -> tuple[Array, Array, Metrics, State]:
-        """Return what `loss` does of rows that go on from `carry`, and the next carry.
+        carry: State | None = None,
+    ) -> LossOutput:
+        """Return the loss of the next tokens; its metric "loss" is in nats a token."""
+        logits_BTV, carry = _logits(model, params, batch, key=key, carry=carry)
+        return token_loss(logits_BTV, batch, self.config)._replace(carry=carry)
 
-        No gradient reaches back through it: backpropagation through time is truncated
-        to the batch (Williams and Peng 1990).
-        """
-        logits, carry = model.apply_with_carry(params, batch, carry, key=key)
-        return *token_loss(logits, batch, self.config), carry
+    def evaluate(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        carry: State | None = None,
+    ) -> EvalOutput:
+        """Return the plain loss and the accuracy of the most likely token."""
+        logits_BTV, carry = _logits(model, params, batch, key=None, carry=carry)
+        return EvalOutput(token_metrics(logits_BTV, batch), {}, carry)
 
-    def evaluate_from(
-        self, model: Model, params: Params, batch: Batch, carry: State
-    ) -> tuple[Metrics, State]:
-        """Return what `evaluate` does of rows that go on, and the next carry."""
-        logits, carry = model.apply_with_carry(params, batch, carry)
-        return token_metrics(logits, batch), carry
+
+def _logits(
+    model: Model,
+    params: Params,
+    batch: Batch,
+    *,
+    key: Array | None,
+    carry: State | None,
+) -> tuple[Array, State | None]:
+    """Return logits (B, T, V), and the state after them where rows continue."""
+    if carry is None:
+        return model.apply(params, batch, key=key), None
+    return model.apply_with_carry(params, batch, carry, key=key)

@@ -1,45 +1,73 @@
-"""Write a target, each token from a source, or a prompt, and from those before it."""
+"""Predict a target, token by token, from a source or from a prompt before it.
+
+B batch, S source length, T length, V vocabulary.
+"""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from lmjax.config.task import GenerationTaskConfig, PromptedLMConfig, WindowPairConfig
+from lmjax.config.text_task import TaskBaseConfig
 from lmjax.models import Model
+from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import padding, text_shapes, token_loss, token_metrics
-from lmjax.types import Array, Batch, Metrics, Params
+from lmjax.tasks.task import EvalOutput, LossOutput, TokenTask
+from lmjax.types import Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Seq2Seq:
-    """The loss of `targets` (B, T) where `weights` (B, T) are not 0, however made.
+class Seq2Seq(TokenTask):
+    """The loss of `targets` (B, T), given a `source` (B, S).
 
-    They are given `source` (B, S); or they follow a prompt in its own row, of which
-    nothing is learned (InstructGPT, Ouyang et al. 2022; FLAN, Wei et al. 2022).
+    However the two were made: from one window of text, or as a pair of texts.
     """
 
-    config: WindowPairConfig | GenerationTaskConfig
-    scores_text = False  # what is read tells part of the text, or all
+    config: TaskBaseConfig
 
     def batch_shapes(
         self, batch_size: int, length: int, *, target_length: int = 0
     ) -> Batch:
-        """Return what a batch holds."""
-        if isinstance(self.config, PromptedLMConfig):
-            return text_shapes(batch_size, length)
+        """Return the arrays of sources (B, S) and of targets (B, T)."""
         source = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
         names = ("source", "source_segments", "source_positions")
         return dict.fromkeys(names, source) | text_shapes(batch_size, target_length)
 
     def loss(
-        self, model: Model, params: Params, batch: Batch, key: Array | None
-    ) -> tuple[Array, Array, Metrics]:
-        """Return the objective's sum, its weight, {"loss": nats a token, "padding"}."""
-        logits_BTV = model.apply(params, batch, key=key)
-        objective, weight, metrics = token_loss(logits_BTV, batch, self.config)
-        return objective, weight, metrics | {"padding": padding(batch)}
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        key: Array | None,
+        carry: State | None = None,
+    ) -> LossOutput:
+        """Return the loss where `weights` (B, T) are not 0; also counts padding."""
+        output = token_loss(model.apply(params, batch, key=key), batch, self.config)
+        return output._replace(metrics=output.metrics | {"padding": padding(batch)})
 
-    def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
-        """Return the plain loss and how often the most likely token is right."""
-        return token_metrics(model.apply(params, batch), batch)
+    def evaluate(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        carry: State | None = None,
+    ) -> EvalOutput:
+        """Return the plain loss and the accuracy of the most likely token."""
+        return EvalOutput(token_metrics(model.apply(params, batch), batch), {})
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptedLM(Seq2Seq):
+    """The loss of targets that follow a prompt in the same row.
+
+    The prompt itself carries no loss (InstructGPT, Ouyang et al. 2022; FLAN, Wei et al.
+    2022).
+    """
+
+    def batch_shapes(
+        self, batch_size: int, length: int, *, target_length: int = 0
+    ) -> Batch:
+        """Return tokens, targets, segments, positions and weights, each (B, T)."""
+        return text_shapes(batch_size, length)

@@ -1,60 +1,127 @@
-"""What a task is to the rest of lmjax, and the table of tasks."""
+"""The contract of a task: how a batch becomes a loss, metrics and predictions."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
-from lmjax.config.task import TaskConfig
+import numpy as np
+
+from lmjax.metrics.classification import weighted_means
 from lmjax.models import Model
-from lmjax.tasks.causal_lm import CausalLM
-from lmjax.tasks.classify import Classify
-from lmjax.tasks.masked_lm import MaskedLM
-from lmjax.tasks.seq2seq import Seq2Seq
-from lmjax.tasks.span_qa import SpanQA
-from lmjax.tasks.tag import Tag
+from lmjax.nn.recurrent.layers import State
 from lmjax.types import Array, Batch, Metrics, Params
 
 
-class Task(Protocol):
-    """A loss to train on and metrics to evaluate, both as (sum, weight)."""
+class LossOutput(NamedTuple):
+    """The loss of a batch, as sums: those of microbatches and devices add up."""
+
+    loss_sum: Array
+    weight_sum: Array
+    metrics: Metrics
+    carry: State | None = None  # after the batch, where its rows continue in the next
+
+
+class EvalOutput(NamedTuple):
+    """The metrics of a held-out batch, and the predictions that others compare."""
+
+    metrics: Metrics
+    # Of each row, arrays (B, ...), as of `Task.predict`; {} where none are evaluated.
+    predictions: Mapping[str, Array]
+    carry: State | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A training objective and how it is evaluated; pure functions of a batch.
+
+    A recurrent network may continue rows from the batch before: `carry` is its state
+    there. Gradients do not flow into it: backpropagation through time is truncated to
+    the batch (Williams and Peng 1990).
+    """
+
+    config: Any
+    # The metrics that are printed when training ends.
+    headline_metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    # Whether the losses of held-out tokens add up to that of the text.
+    scores_text: ClassVar[bool] = False
 
     @property
-    def scores_text(self) -> bool:
-        """Return whether the losses of held-out tokens add up to that of the text."""
+    def metric_names(self) -> tuple[str, ...]:
+        """Return the names of what `summarize` returns."""
+        return ("loss",)
 
     def batch_shapes(
         self, batch_size: int, length: int, *, target_length: int = 0
     ) -> Batch:
-        """Return a batch of `jax.ShapeDtypeStruct`, as the data room makes it.
+        """Return a batch of `jax.ShapeDtypeStruct`, as `lmjax.data` makes it.
 
         Args:
           batch_size: rows.
           length: `config.data.length`.
           target_length: `config.data.target_length`, 0 where there is no target.
         """
+        raise NotImplementedError
 
     def loss(
-        self, model: Model, params: Params, batch: Batch, key: Array | None
-    ) -> tuple[Array, Array, Metrics]:
-        """Return the sum of the objective, its weight, and metrics; with dropout."""
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        key: Array | None,
+        carry: State | None = None,
+    ) -> LossOutput:
+        """Return the training loss; dropout only with a key.
 
-    def evaluate(self, model: Model, params: Params, batch: Batch) -> Metrics:
-        """Return the metrics of held-out data; without dropout."""
+        `metrics` has at least "loss", without label smoothing and the like.
+        """
+        raise NotImplementedError
+
+    def evaluate(
+        self,
+        model: Model,
+        params: Params,
+        batch: Batch,
+        *,
+        carry: State | None = None,
+    ) -> EvalOutput:
+        """Return the metrics of held-out data, and predictions; without dropout."""
+        raise NotImplementedError
+
+    def predict(self, model: Model, params: Params, batch: Batch) -> dict[str, Array]:
+        """Return the predictions of each row, arrays (B, ...).
+
+        The task's features turn them into JSON. A task that learns from a stream of
+        text, or whose predictions are decoded token by token, has none.
+        """
+        raise NotImplementedError
+
+    def summarize(
+        self, sums: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    ) -> dict[str, float]:
+        """Return the metrics of a split from the sums and weights of its batches."""
+        return weighted_means(sums)
 
 
-TASKS: dict[str, Callable[[Any], Task]] = {
-    "causal_lm": CausalLM,
-    "masked_lm": MaskedLM,
-    "span_corruption": Seq2Seq,
-    "prefix_lm": Seq2Seq,
-    "infilling": Seq2Seq,
-    "seq2seq": Seq2Seq,
-    "prompted_lm": Seq2Seq,
-    "classify": Classify,
-    "tag": Tag,
-    "span_qa": SpanQA,
-}
+TOKEN_METRICS = ("loss", "accuracy", "perplexity")
 
 
-def build(config: TaskConfig) -> Task:
-    """Return the task of a config."""
-    return TASKS[config.kind](config)
+@dataclasses.dataclass(frozen=True)
+class TokenTask(Task):
+    """A task whose loss is in nats a token, so that it has a perplexity."""
+
+    headline_metrics = ("loss", "perplexity", "accuracy")
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Return the names of the metrics that all such tasks have."""
+        return TOKEN_METRICS
+
+    def summarize(
+        self, sums: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    ) -> dict[str, float]:
+        """Return the means, and exp(loss); infinite where a float cannot hold it."""
+        means = weighted_means(sums)
+        loss = means["loss"]
+        return means | {"perplexity": math.exp(loss) if loss < 700 else math.inf}

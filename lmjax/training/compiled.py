@@ -1,8 +1,8 @@
 """The functions of one experiment, jitted for one mesh."""
 
+import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,14 +14,13 @@ from lmjax.config.experiment import Config
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.parallel import sharding
-from lmjax.tasks import Task
-from lmjax.training import optim
+from lmjax.tasks import EvalOutput, Task
+from lmjax.training import optim, step
 from lmjax.training.optim import Optimizer
-from lmjax.training.step import eval_step, eval_step_from, init_state, train_step
 from lmjax.types import Array, Batch, Metrics, Params, TrainState
 
 
-class TrainStep:
+class CompiledStep:
     """The training step, compiled ahead of time for each shape of batch it is given.
 
     The state is donated: its buffers become those of the next state.
@@ -33,35 +32,39 @@ class TrainStep:
 
     @property
     def num_compilations(self) -> int:
-        """Count the shapes met so far."""
+        """Return the number of shapes that were compiled."""
         return len(self._compiled)
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """Return the next state and the step's metrics."""
-        self.compile(batch)
-        return self._compiled[_shape(batch)](state, batch)
+    def __call__(
+        self,
+        state: TrainState,
+        batch: Batch,
+        *,
+        compiling: Callable[
+            [], contextlib.AbstractContextManager[Any]
+        ] = contextlib.nullcontext,
+    ) -> tuple[TrainState, Metrics]:
+        """Return the next state and the step's metrics.
 
-    def knows(self, batch: Batch) -> bool:
-        """Return whether the step is compiled for batches such as this one."""
-        return _shape(batch) in self._compiled
-
-    def compile(self, batch: Batch) -> float:
-        """Compile for batches such as this one; return the seconds that took."""
-        if self.knows(batch):
-            return 0.0
-        begin = time.perf_counter()
-        lowered = self._jitted.lower(self._state_shapes, batch)
-        self._compiled[_shape(batch)] = lowered.compile()
-        return time.perf_counter() - begin
-
-
-def _shape(batch: Batch) -> tuple[Any, ...]:
-    return tuple((name, batch[name].shape) for name in sorted(batch))
+        Args:
+          state: donated.
+          batch: global arrays.
+          compiling: entered around a compilation, such as to measure its time.
+        """
+        shapes = tuple((name, batch[name].shape) for name in sorted(batch))
+        if shapes not in self._compiled:
+            with compiling():
+                lowered = self._jitted.lower(self._state_shapes, batch)
+                self._compiled[shapes] = lowered.compile()
+        return self._compiled[shapes](state, batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """What a config and a mesh make: nothing here holds an array."""
+    """Model, task and optimizer of a config, and their jitted functions on a mesh.
+
+    It holds shapes and shardings, but no arrays.
+    """
 
     config: Config
     mesh: Mesh
@@ -72,74 +75,71 @@ class Program:
 
     @functools.cached_property
     def init(self) -> Callable[[Array], TrainState]:
-        """Return the jitted start: each device makes its own part of the state."""
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
-        start = _starter(self.config, self.model, self.optimizer)
-        return jax.jit(start, out_shardings=shardings)
+        """Return the jitted `init_state` of a key: each device makes its own shards."""
+        return jax.jit(self._init_state, out_shardings=self._state_shardings)
 
     @functools.cached_property
-    def begin(self) -> Callable[[Array, Params], TrainState]:
-        """Return the jitted start from given parameters, which are donated."""
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
-        fresh = _starter(self.config, self.model, self.optimizer)
-        start = lambda key, params: fresh(key, params=params)
-        return jax.jit(start, out_shardings=shardings, donate_argnums=1)
+    def init_from_params(self) -> Callable[[Array, Params], TrainState]:
+        """Return the jitted `init_state` of a key and parameters, which are donated."""
+        init = lambda key, params: self._init_state(key, params=params)
+        return jax.jit(init, out_shardings=self._state_shardings, donate_argnums=1)
 
     @functools.cached_property
-    def train_step(self) -> "TrainStep":
-        """Return the training step, compiled when it first meets a shape of batch."""
-        step = functools.partial(
-            train_step,
+    def train_step(self) -> CompiledStep:
+        """Return the training step of a state and a batch."""
+        train_step = functools.partial(
+            step.train_step,
             model=self.model,
             task=self.task,
             optimizer=self.optimizer,
             num_microbatches=self.config.num_microbatches,
         )
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
         jitted = jax.jit(
-            step,
+            train_step,
             donate_argnums=0,
-            out_shardings=(shardings, sharding.replicated(self.mesh)),
+            out_shardings=(self._state_shardings, sharding.replicated(self.mesh)),
         )
-        return TrainStep(jitted, self.state_shapes)
+        return CompiledStep(jitted, self.state_shapes)
 
     @functools.cached_property
-    def eval_step(self) -> Callable[[Params, Batch], Metrics]:
-        """Return the jitted evaluation of one batch."""
-        step = functools.partial(eval_step, model=self.model, task=self.task)
-        return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
+    def eval_step(self) -> Callable[[Params, Batch, State | None], EvalOutput]:
+        """Return the jitted evaluation of a batch, whose rows continue a carry, if any.
 
-    def eval_pass(self) -> Callable[[Params, Batch], Metrics]:
-        """Return the evaluation of one batch after another, in the order of the data.
-
-        In contiguous order the text goes on from one batch to the next, in the first
-        row: there are as many as the mesh splits a batch into.
+        Each process has the predictions of all rows.
         """
-        if self.config.data.order != "contiguous":
-            return self.eval_step
-        step, start = self._eval_step_from
-        carry = start()
+        eval_step = functools.partial(step.eval_step, model=self.model, task=self.task)
+        replicated = sharding.replicated(self.mesh)
+        carry = sharding.batch_sharding(self.mesh)
+        shardings = EvalOutput._make((replicated, replicated, carry))
+        return jax.jit(eval_step, out_shardings=shardings)
 
-        def evaluate(params: Params, batch: Batch) -> Metrics:
-            nonlocal carry
-            metrics, carry = step(params, batch, carry)
-            return metrics
+    def init_eval_carry(self) -> State | None:
+        """Return the carry before the first held-out batch; None if there is no carry.
 
-        return evaluate
+        In contiguous order a split is one text, which continues from one batch to the
+        next in the first row: a batch has as many rows as the mesh splits it into.
+        """
+        return None if self._init_carry is None else self._init_carry()
 
     @functools.cached_property
-    def _eval_step_from(self) -> tuple[Callable[..., Any], Callable[[], State]]:
-        """Return the jitted evaluation that goes on, and what it begins with."""
-        rows = sharding.batch_sharding(self.mesh)
-        step = functools.partial(eval_step_from, model=self.model, task=self.task)
+    def _init_carry(self) -> Callable[[], State] | None:
+        if self.config.data.order != "contiguous":
+            return None
         num_rows = sharding.data_shards(self.mesh)
         start = functools.partial(self.model.init_carry, num_rows)
-        outputs = (sharding.replicated(self.mesh), rows)
-        return jax.jit(step, out_shardings=outputs), jax.jit(start, out_shardings=rows)
+        return jax.jit(start, out_shardings=sharding.batch_sharding(self.mesh))
+
+    @property
+    def _init_state(self) -> Callable[..., TrainState]:
+        return _state_initializer(self.config, self.model, self.optimizer)
+
+    @property
+    def _state_shardings(self) -> Any:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
 
     @property
     def flops_per_token(self) -> float:
-        """Return the FLOPs of training on one token, source or target."""
+        """Return the FLOPs of training on one token, of a source or a target."""
         return self.model.flops_per_token(self.batch_shapes())
 
     def batch_shapes(self) -> Batch:
@@ -152,21 +152,23 @@ class Program:
 
 
 def make_program(config: Config, mesh: Mesh) -> Program:
-    """Build model, task and optimizer, and lay the state over the mesh.
+    """Build model, task and optimizer, and choose the shardings of the state.
 
     Raises:
-      ConfigError: a size that the mesh does not divide.
+      ConfigError: the mesh does not divide a size.
     """
     model = models.build(config.model, platform=mesh.devices.flat[0].platform)
     optimizer = optim.build(config.optim, axes=model.axes, num_steps=config.num_steps)
     rows = config.batch_size // config.num_microbatches
     sharding.check_rows("config.batch_size / config.num_microbatches", rows, mesh)
     sharding.check_rows("config.eval.batch_size", config.eval.batch_size, mesh)
-    state = jax.eval_shape(_starter(config, model, optimizer), jax.random.key(0))
+    state = jax.eval_shape(
+        _state_initializer(config, model, optimizer), jax.random.key(0)
+    )
     params = sharding.param_shardings(model.axes, model.shapes, mesh)
     shardings = sharding.state_shardings(state, model.shapes, params, mesh)
-    of_rows = jax.tree.map(lambda _: sharding.batch_sharding(mesh), state.carry)
-    shardings = dataclasses.replace(shardings, carry=of_rows)
+    carry = jax.tree.map(lambda _: sharding.batch_sharding(mesh), state.carry)
+    shardings = dataclasses.replace(shardings, carry=carry)
     return Program(
         config=config,
         mesh=mesh,
@@ -177,14 +179,14 @@ def make_program(config: Config, mesh: Mesh) -> Program:
     )
 
 
-def _starter(
+def _state_initializer(
     config: Config, model: Model, optimizer: Optimizer
 ) -> Callable[..., TrainState]:
-    """Return `init_state` for this experiment, of a key and maybe parameters."""
-    carries = config.data.order == "contiguous"
+    """Return `init_state` for this experiment, of a key and optional parameters."""
+    has_carry = config.data.order == "contiguous"
     return functools.partial(
-        init_state,
+        step.init_state,
         model=model,
         optimizer=optimizer,
-        carry_rows=config.batch_size if carries else 0,
+        carry_rows=config.batch_size if has_carry else 0,
     )

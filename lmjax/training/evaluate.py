@@ -3,45 +3,33 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lmjax.config.experiment import WHOLE_TEXT_METRICS, Config
-from lmjax.config.task import GenerationTaskConfig, MaskedLMConfig, PredictionTaskConfig
-from lmjax.data import batches, example_datasets, pipeline
+from lmjax import tasks
+from lmjax.config.experiment import Config
+from lmjax.data import batches, pipeline
+from lmjax.data.batches import EvalBatch
 from lmjax.data.datasets import Datasets
 from lmjax.data.features.registry import make_features
 from lmjax.data.lm import loader, objectives
 from lmjax.errors import ConfigError, nearest
-from lmjax.inference.predictor import Predictor
-from lmjax.metrics.classification import results
+from lmjax.inference.predictor import Predictor, split_rows
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import device_get_ahead, local_rows, put_batch
 from lmjax.run.checkpoint import as_loss
+from lmjax.tasks import EvalOutput
 from lmjax.training.compiled import Program
-from lmjax.types import Batch, HostBatch, Metrics, Params
+from lmjax.types import Params
 
-_TOKENS = ("loss", "accuracy", "perplexity")
-# The names of what is measured of each task, beside what judges its answers.
-MEASURED = {
-    "causal_lm": (*_TOKENS, *WHOLE_TEXT_METRICS),
-    "masked_lm": _TOKENS,
-    "span_corruption": _TOKENS,
-    "prefix_lm": _TOKENS,
-    "infilling": _TOKENS,
-    "seq2seq": _TOKENS,
-    "prompted_lm": _TOKENS,
-    "classify": ("loss", "accuracy", "macro_f1", "matthews"),
-    "tag": ("loss",),
-    "span_qa": ("loss",),
-}
+Outputs = Mapping[int, Mapping[str, Any]]  # of the model, by the row of a store
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The held-out splits of a run, and what measures a model on them."""
+    """The metrics of a model on the held-out splits of a run."""
 
     program: Program
     datasets: Datasets
@@ -49,58 +37,130 @@ class Evaluation:
     def metrics(self, split: str, params: Params) -> dict[str, float]:
         """Return the metrics on a split, each the exact weighted mean.
 
-        Beside the task's own: `perplexity` (a token), where tokens are predicted; and
-        where each token of the text is predicted once from those before it,
+        They are the task's own; the metrics of its predictions for whole examples; and,
+        if each token of the text is predicted once from those before it,
         `word_perplexity` (a white-space separated word, or an end of a document) and
         `bits_per_byte`. These spread the nats of all tokens over the words and the
         UTF-8 bytes of the text, whatever the tokenizer; they are left out where
-        `eval.num_batches` reads only a part, whose words and bytes nobody has counted.
-        """
-        means = self._means(split, params)
-        config = self.program.config
-        if isinstance(config.task, GenerationTaskConfig):
-            means["perplexity"] = _exp(means["loss"])
-        if isinstance(config.task, PredictionTaskConfig):
-            return means | self._judged(split, params)
-        if example_datasets.reads_examples(config):
-            return means
-        return means | self._of_text(split, loss=means["loss"])
+        `eval.num_batches` reads only a part, whose words and bytes are not known.
 
-    def _means(self, split: str, params: Params) -> dict[str, float]:
-        """Return what adds up over the batches of a split."""
+        The model runs once over the stored rows. Only texts are then decoded, and
+        examples predicted that are not whole in the store.
+        """
+        chosen = self._choose_examples(split)
+        stored = self._stored_rows(split, chosen)
+        means, outputs = self._run(split, params, stored)
+        if not self.program.config.task.reads_examples:
+            return means | self._text_metrics(split, loss=means["loss"])
+        return means | self._prediction_metrics(split, params, chosen, stored, outputs)
+
+    def _run(
+        self, split: str, params: Params, stored: Mapping[int, range]
+    ) -> tuple[dict[str, float], Outputs]:
+        """Return the task's metrics on a split, and its outputs for some rows."""
         program = self.program
+        has_outputs = program.config.task.decoding is None
+        wanted = {row for rows in stored.values() for row in rows if has_outputs}
         held_out = batches.eval_batches(
             self.datasets,
             split,
             program.config,
             data_shards=sharding.data_shards(program.mesh),
             rows=functools.partial(local_rows, program.mesh),
+            predicted=wanted,
         )
-        put = lambda batch: put_batch(batch, program.mesh)
-        return mean_metrics(program.eval_pass(), params, held_out, put=put)
 
-    def _judged(self, split: str, params: Params) -> dict[str, float]:
-        """Return the metrics of the answers to the examples of a split."""
-        if not judges(self.program.config):
+        def run_batches() -> Iterator[tuple[EvalBatch, EvalOutput]]:
+            carry = program.init_eval_carry()
+            for batch in held_out:
+                arrays = put_batch(batch.arrays, program.mesh)
+                output = program.eval_step(params, arrays, carry)
+                carry = output.carry
+                yield dataclasses.replace(batch, arrays={}), output._replace(carry=None)
+
+        sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        outputs: dict[int, Mapping[str, Any]] = {}
+        for batch, output in device_get_ahead(run_batches()):
+            if batch.is_measured:
+                for name, pair in output.metrics.items():
+                    total, weight = (np.asarray(part, np.float64) for part in pair)
+                    old = sums.get(name, (0.0, 0.0))
+                    sums[name] = (old[0] + total, old[1] + weight)
+            if wanted and batch.index_B is not None:
+                rows = split_rows(batch.index_B, output.predictions)
+                outputs |= {row: values for row, values in rows if row in wanted}
+        return program.task.summarize(sums), outputs
+
+    def _choose_examples(self, split: str) -> Sequence[int]:
+        """Return the numbers of the examples whose predictions are evaluated."""
+        if not prediction_metric_names(self.program.config):
+            return ()
+        (store,) = self.datasets.stores[split]
+        wanted = self.program.config.task.num_predicted(split)
+        return batches.spread_evenly(store.num_examples, wanted)
+
+    def _stored_rows(self, split: str, chosen: Sequence[int]) -> dict[int, range]:
+        """Return the rows of those of the examples that are whole in the store."""
+        if not (chosen and self._predictor.features.needs_predictions):
             return {}
         (store,) = self.datasets.stores[split]
-        task = self.program.config.task
-        assert isinstance(task, PredictionTaskConfig), task
-        wanted = task.num_answers if split == "valid" else 0
-        chosen = batches.spread_evenly(store.num_examples, wanted)
-        examples = [store.examples[i] for i in chosen]
-        return self._predictor.judged(params, examples, mesh=self.program.mesh)
+        rows = store.rows_of_examples or [range(0)] * store.num_examples
+        return {i: rows[i] for i in chosen if rows[i]}
 
-    def _of_text(self, split: str, *, loss: float) -> dict[str, float]:
+    def _prediction_metrics(
+        self,
+        split: str,
+        params: Params,
+        chosen: Sequence[int],
+        stored: Mapping[int, range],
+        outputs: Outputs,
+    ) -> dict[str, float]:
+        """Compare the predictions for the chosen examples with their labels."""
+        if not chosen:
+            return {}
+        (store,) = self.datasets.stores[split]
+        predictor, features = self._predictor, self._predictor.features
+        parsed = {i: features.parse(store.examples[i]) for i in chosen}
+        predictions: dict[int, dict[str, Any]] = {}
+        if features.needs_predictions:
+            if self.program.config.task.decoding is not None:
+                outputs = self._decode(split, params, stored)
+            for i, rows in stored.items():
+                columns = [store[row] for row in rows]
+                here = [outputs[row] for row in rows]
+                predictions[i] = features.postprocess(parsed[i], columns, here)
+            rest = [i for i in chosen if i not in stored]
+            unlabelled = [predictor.parse(store.examples[i]) for i in rest]
+            encoded = predictor.encode_examples(unlabelled)
+            predicted = predictor.predict(params, encoded, mesh=self.program.mesh)
+            predictions |= dict(zip(rest, predicted, strict=True))
+        return features.compute_metrics(
+            [predictions[i] for i in chosen] if predictions else [],
+            [parsed[i] for i in chosen],
+        )
+
+    def _decode(
+        self, split: str, params: Params, stored: Mapping[int, range]
+    ) -> Outputs:
+        """Return the texts that are decoded for stored rows."""
+        (store,) = self.datasets.stores[split]
+        features: Any = self._predictor.features
+        numbers = [row for rows in stored.values() for row in rows]
+        rows = [features.prompt_row(store[row]) for row in numbers]
+        texts = self._predictor.run(params, rows, mesh=self.program.mesh)
+        return dict(zip(numbers, texts, strict=True))
+
+    def _text_metrics(self, split: str, *, loss: float) -> dict[str, float]:
+        """Return the loss spread over words and bytes, if all of a text was scored."""
         config, stores = self.program.config, self.datasets.stores[split]
         window = objectives.build(config, self.datasets.tokenizer).window
         whole = loader.reads_whole_split(stores, config, window=window)
         if not (self.program.task.scores_text and whole):
-            return {"perplexity": _exp(loss)}
+            return {}
         nats = loss * sum(store.num_tokens for store in stores)
+        words = nats / pipeline.count_words(stores)
         return {
-            "perplexity": _exp(loss),
-            "word_perplexity": _exp(nats / pipeline.count_words(stores)),
+            "word_perplexity": math.exp(words) if words < 700 else math.inf,
             "bits_per_byte": nats / math.log(2) / pipeline.count_bytes(stores),
         }
 
@@ -110,30 +170,8 @@ class Evaluation:
         return Predictor(program.config, self.datasets.tokenizer, program.model)
 
 
-def mean_metrics(
-    eval_step: Callable[[Params, Batch], Metrics],
-    params: Params,
-    held_out: Iterable[HostBatch],
-    *,
-    put: Callable[[HostBatch], Batch],
-) -> dict[str, float]:
-    """Return the metrics of all batches: each sum over its weight, mostly.
-
-    Args:
-      eval_step: returns the metrics of a batch.
-      params: of the model.
-      held_out: the batches.
-      put: lays one of them over the mesh.
-    """
-    sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    dispatched = (eval_step(params, put(batch)) for batch in held_out)
-    for metrics in device_get_ahead(dispatched):
-        _add(sums, metrics)
-    return results(sums)
-
-
 def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
-    """Count the values after the best one; 0 if the last is the best (or only) one.
+    """Return how many values follow the best one; 0 if it is the last, or the only.
 
     What is not a number is worse than any.
     """
@@ -143,24 +181,12 @@ def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
     return len(losses) - 1 - losses.index(min(losses))
 
 
-def metric_names(config: Config) -> list[str]:
-    """Return the names of what `Evaluation.metrics` returns; computes nothing.
-
-    Raises:
-      ConfigError: the package that makes one of them is not installed.
-    """
-    task, names = config.task, [*MEASURED[config.task.kind], *judges(config)]
-    if isinstance(task, MaskedLMConfig) and task.sentence_order:
-        names += ["pair_loss", "pair_accuracy"]
-    return names
-
-
 def check(config: Config) -> None:
-    """Find before anything is made what would only be found when training ends.
+    """Check before training that all metrics can be computed.
 
     Raises:
-      ConfigError: `best_metric` is never measured, or a package that measures is not
-        installed.
+      ConfigError: there is no metric `best_metric`, or a package that computes one is
+        not installed.
     """
     names, best = metric_names(config), config.checkpoint.best_metric
     where = f"config.checkpoint.best_metric = {best!r}"
@@ -169,32 +195,29 @@ def check(config: Config) -> None:
             f"{where}: must be one of {', '.join(names)}{nearest(best, names)}"
         )
     if best and not pipeline.has_valid_split(config):
-        raise ConfigError(f"{where}: config.data has no valid split to measure it")
+        raise ConfigError(f"{where}: config.data has no valid split to compute it on")
 
 
-def judges(config: Config) -> tuple[str, ...]:
-    """Return the names of what compares answers with what is right; () of no answers.
+def metric_names(config: Config) -> list[str]:
+    """Return the names of the metrics of an evaluation.
 
     Raises:
-      ConfigError: the package that makes one of them is not installed.
+      ConfigError: a package that computes one of them is not installed.
     """
-    if not isinstance(config.task, PredictionTaskConfig):
+    return [*tasks.build(config.task).metric_names, *prediction_metric_names(config)]
+
+
+def prediction_metric_names(config: Config) -> tuple[str, ...]:
+    """Return the names of the metrics of predictions for whole examples; () if none.
+
+    Raises:
+      ConfigError: a package that computes one of them is not installed.
+    """
+    if not config.task.reads_examples:
         return ()
-    judging: Any = make_features(config)
-    return judging.judges
+    return make_features(config).metric_names
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:
-    """Return the metrics on one line, for the console."""
+    """Format the metrics on one line, for the console."""
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-
-
-def _add(sums: dict[str, tuple[np.ndarray, np.ndarray]], metrics: Metrics) -> None:
-    for name, parts in metrics.items():
-        total, weight = (np.asarray(part, np.float64) for part in parts)
-        old = sums.get(name, (0.0, 0.0))
-        sums[name] = (old[0] + total, old[1] + weight)
-
-
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else float("inf")

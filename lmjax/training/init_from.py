@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from lmjax import models
 from lmjax.config.experiment import Config, to_dict
 from lmjax.config.parse import list_changes
-from lmjax.config.task import outputs
 from lmjax.errors import ConfigError
 from lmjax.interop.hf import open_hf
 from lmjax.models import Model
@@ -81,7 +80,7 @@ def initial_state(program: Program) -> TrainState:
     key = jax.random.key(program.config.seed)
     if not program.config.init_from:
         return program.init(key)
-    return program.begin(key, initial_params(program, key))
+    return program.init_from_params(key, initial_params(program, key))
 
 
 def initial_params(program: Program, key: Array) -> Params:
@@ -104,7 +103,7 @@ def initial_params(program: Program, key: Array) -> Params:
         given, _ = lora.merged(given, model.config)
     old, new = named_leaves(given), named_leaves(program.state_shapes.params)
     axes = named_leaves(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
-    if outputs(origin.config.task) != outputs(program.config.task):
+    if origin.config.task.output_names != program.config.task.output_names:
         # Another classifier.
         old = {n: p for n, p in old.items() if not n.startswith("classifier.")}
     fresh = [name for name in new if name not in old]

@@ -114,16 +114,11 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
                 host_batch = next(host_batches)
             batch = put_batch(host_batch, mesh)
 
-            # A shape of batch is compiled when it is first met.
-            if not train_step.knows(batch):
-                with meter.paused():
-                    meter.compiled(train_step.compile(batch))
-
             # The step. It is only dispatched: while the devices compute it, the host
-            # prepares the next batch.
+            # prepares the next batch. A new shape of batch is compiled first.
             profiler.begin(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(state, batch, compiling=meter.compiling)
             profiler.end(step, metrics)
 
             # The log: reads the metrics of a step that the devices have done by now.

@@ -1,6 +1,6 @@
 """The training step, as pure functions. B batch rows, M microbatches."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,7 @@ import optax
 
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
-from lmjax.tasks import Task
-from lmjax.tasks.causal_lm import CausalLM
+from lmjax.tasks import EvalOutput, LossOutput, Task
 from lmjax.training.optim import Optimizer
 from lmjax.types import Array, Batch, Metrics, Params, TrainState
 
@@ -24,7 +23,12 @@ def init_state(
 ) -> TrainState:
     """Return the state before the first step, with fresh parameters or given ones.
 
-    With `carry_rows` it keeps what a recurrent network remembers of so many rows.
+    Args:
+      key: of the run; parameters and all later chance come from it.
+      model: the network.
+      optimizer: of the parameters.
+      params: to begin with; by default drawn.
+      carry_rows: rows of a batch whose recurrent state is kept for the next; 0: none.
     """
     params_key, step_key = jax.random.split(key)
     params = model.init(params_key) if params is None else params
@@ -57,30 +61,31 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     learning = optimizer.learning(state.params)
     frozen = optimizer.learning(state.params, frozen=True)
-    grads, weight, metrics, carry = accumulate(
+    grads, weight_sum, metrics, carry = accumulate(
         learning,
         batch,
         key,
         model=model,
         task=task,
-        num=num_microbatches,
+        num_microbatches=num_microbatches,
         frozen=frozen,
         carry=state.carry,
     )
-    grads = jax.tree.map(lambda g: g / jnp.where(weight > 0, weight, 1.0), grads)
+    weight = jnp.where(weight_sum > 0, weight_sum, 1.0)
+    grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, learning, state.step)
     grad_norm = optax.tree.norm(grads)
-    params = _joined(optax.apply_updates(learning, updates), frozen)
-    ema_params = _average(state.ema_params, params, optimizer.ema_decay)
+    params = _combine(optax.apply_updates(learning, updates), frozen)
+    ema_params = _update_average(state.ema_params, params, optimizer.ema_decay)
     num_skipped = state.num_skipped
     if optimizer.skip_nonfinite:
-        good = jnp.isfinite(grad_norm)
+        is_finite = jnp.isfinite(grad_norm)
         old = (state.params, state.opt_state, state.ema_params, state.carry)
         new = (params, opt_state, ema_params, carry)
         params, opt_state, ema_params, carry = jax.tree.map(
-            lambda a, b: jnp.where(good, a, b), new, old
+            lambda a, b: jnp.where(is_finite, a, b), new, old
         )
-        num_skipped = num_skipped + ~good
+        num_skipped = num_skipped + ~is_finite
     state = TrainState(
         step=state.step + 1,
         params=params,
@@ -99,17 +104,25 @@ def train_step(
     return state, metrics | {name: (value, 1.0) for name, value in scalars.items()}
 
 
-def eval_step(params: Params, batch: Batch, *, model: Model, task: Task) -> Metrics:
-    """Return the task's metrics on one held-out batch."""
-    return task.evaluate(model, params, batch)
+def eval_step(
+    params: Params,
+    batch: Batch,
+    carry: State | None = None,
+    *,
+    model: Model,
+    task: Task,
+) -> EvalOutput:
+    """Return the task's metrics and predictions on one held-out batch."""
+    return task.evaluate(model, params, batch, carry=carry)
 
 
-def eval_step_from(
-    params: Params, batch: Batch, carry: State, *, model: Model, task: Task
-) -> tuple[Metrics, State]:
-    """Return what `eval_step` does of rows that go on, and what is carried on."""
-    assert isinstance(task, CausalLM), "the config sees to it"
-    return task.evaluate_from(model, params, batch, carry)
+class Gradient(NamedTuple):
+    """The gradient of a summed loss, and the other sums over the same rows."""
+
+    grads: Params  # None where a parameter is frozen
+    weight_sum: Array
+    metrics: Metrics
+    carry: State | None
 
 
 def accumulate(
@@ -119,65 +132,64 @@ def accumulate(
     *,
     model: Model,
     task: Task,
-    num: int,
+    num_microbatches: int,
     frozen: Params | None = None,
     carry: State | None = None,
-) -> tuple[Params, Array, Metrics, State | None]:
-    """Return the gradient of the summed loss, its weight, metrics, and the next carry.
+) -> Gradient:
+    """Return the gradient of the loss summed over all rows, one microbatch at a time.
 
-    Summed over `num` microbatches, one after another: they are equal to one batch to
-    rounding, however the weights fall. Where some parameters are `frozen`, `params`
-    has None in their places, and so has the gradient. The rows go on from `carry`.
+    It equals that of the whole batch to rounding, however the weights are spread.
+
+    Args:
+      params: to differentiate; None in place of those that are frozen.
+      batch: with as many rows as `num_microbatches` divides.
+      key: for dropout; each microbatch has a key of its own.
+      model: the network.
+      task: whose loss it is.
+      num_microbatches: parts of the batch.
+      frozen: the other parameters; None in place of those of `params`.
+      carry: the recurrent state of each row before the batch.
     """
 
-    def loss(params: Params, *inputs: Any) -> Any:
-        params = params if frozen is None else _joined(params, frozen)
-        return _loss(model, task, params, *inputs)
+    def loss(
+        params: Params, batch: Batch, key: Array, carry: State | None
+    ) -> tuple[Array, LossOutput]:
+        whole = params if frozen is None else _combine(params, frozen)
+        output = task.loss(model, whole, batch, key=key, carry=carry)
+        return output.loss_sum, output
 
-    def grad(*inputs: Any) -> Any:
-        """Take a batch, a key and a carry."""
-        of = jax.grad(loss, has_aux=True)
-        grads, (weight, metrics, carry) = of(params, *inputs)
-        return (grads, weight, metrics), carry
+    def gradient(batch: Batch, key: Array, carry: State | None) -> Gradient:
+        grads, output = jax.grad(loss, has_aux=True)(params, batch, key, carry)
+        return Gradient(grads, output.weight_sum, output.metrics, output.carry)
 
-    if num == 1:
-        sums, carry = grad(batch, key, carry)
-        return *sums, carry
+    if num_microbatches == 1:
+        return gradient(batch, key, carry)
 
-    def body(sums: Any, inputs: Any) -> tuple[Any, Any]:
-        new, carry = grad(*inputs)
-        return jax.tree.map(jnp.add, sums, new), carry
+    def add(sums: Gradient, microbatch: Any) -> tuple[Gradient, State | None]:
+        new = gradient(*microbatch)
+        return jax.tree.map(jnp.add, sums, new._replace(carry=None)), new.carry
 
     # Row r goes to microbatch r % M: every device keeps the rows it holds.
-    split = lambda x: x.reshape(-1, num, *x.shape[1:]).swapaxes(0, 1)
+    split = lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
     join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-    keys = jax.random.split(key, num)
-    parts = (jax.tree.map(split, batch), keys, jax.tree.map(split, carry))
-    shapes, _ = jax.eval_shape(grad, *jax.tree.map(lambda x: x[0], parts))
+    keys = jax.random.split(key, num_microbatches)
+    microbatches = (jax.tree.map(split, batch), keys, jax.tree.map(split, carry))
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    shapes = jax.eval_shape(gradient, *first)._replace(carry=None)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    sums, carry = jax.lax.scan(body, zeros, parts)
-    return *sums, jax.tree.map(join, carry)
+    sums, carries = jax.lax.scan(add, zeros, microbatches)
+    return sums._replace(carry=jax.tree.map(join, carries))
 
 
-def _loss(
-    model: Model, task: Task, params: Params, batch: Batch, key: Array, carry: Any
-) -> tuple[Array, Any]:
-    """Return the summed loss; its weight, the metrics, and the next carry, if any."""
-    if carry is None:
-        loss_sum, weight, metrics = task.loss(model, params, batch, key)
-        return loss_sum, (weight, metrics, None)
-    assert isinstance(task, CausalLM), "the config sees to it"
-    loss_sum, *rest = task.loss_from(model, params, batch, key, carry)
-    return loss_sum, tuple(rest)
-
-
-def _joined(a: Params, b: Params) -> Params:
-    """Return the leaves of two trees: each has None where the other has a leaf."""
+def _combine(a: Params, b: Params) -> Params:
+    """Return one tree of two that each have None where the other has a leaf."""
     is_none = lambda x: x is None
     return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=is_none)
 
 
-def _average(average: Params | None, params: Params, decay: float) -> Params | None:
+def _update_average(
+    average: Params | None, params: Params, decay: float
+) -> Params | None:
     if average is None:
         return None
     return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)

@@ -60,9 +60,13 @@ class Meter:
         self.padding = np.zeros(2)  # sum and weight
         self.mark = time.perf_counter()
 
-    def compiled(self, seconds: float) -> None:
-        """Count a compilation of the step for one more shape of batch."""
-        self.compile_seconds += seconds
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Measure a compilation of the step; its time is not counted as a step's."""
+        with self.paused():
+            begin = time.perf_counter()
+            yield
+            self.compile_seconds += time.perf_counter() - begin
         self.num_compilations += 1
 
     @contextlib.contextmanager

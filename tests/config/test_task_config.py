@@ -3,7 +3,7 @@
 import pytest
 
 from lmjax.config.experiment import parse, to_dict
-from lmjax.config.task import InfillingConfig, MaskedLMConfig
+from lmjax.config.text_task import InfillingConfig, MaskedLMConfig
 from lmjax.errors import UserError
 
 BERT = {"kind": "encoder", "num_token_types": 2, "pooler": True, "pair_head": True}

@@ -10,7 +10,7 @@ import pytest
 
 from lmjax.config.experiment import parse
 from lmjax.data import batches, example_datasets, pipeline
-from lmjax.data.features.classify import Classify, Reading
+from lmjax.data.features.classify import ClassifyFeatures, LabelledText
 from lmjax.data.stores.example_store import ExampleStore
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import ConfigError, UserError
@@ -124,7 +124,7 @@ def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
     for num_buckets in (1, 3):
         config = make(num_buckets=num_buckets)
         datasets = pipeline.prepare(config, workdir=tmp_path / str(num_buckets))
-        found = batches.eval_batches(datasets, "valid", config)
+        found = (b.arrays for b in batches.eval_batches(datasets, "valid", config))
         rows = [
             (tuple(batch["tokens"][b][batch["segments"][b] > 0]), batch["labels"][b])
             for batch in found
@@ -147,7 +147,8 @@ def test_fewer_examples_than_rows_and_longer_ones_held_out(make, tmp_path):
     batch = next(batches.train_batches(datasets, config, start_step=0, data_shards=8))
     assert batch["tokens"].shape == (16, 8)
     assert batch["weights"].sum() == 3
-    held_out = list(batches.eval_batches(datasets, "valid", config, data_shards=2))
+    batches_ = batches.eval_batches(datasets, "valid", config, data_shards=2)
+    held_out = [batch.arrays for batch in batches_]
     assert [b["tokens"].shape for b in held_out] == [(4, 24), (4, 24)]
     assert sum(b["weights"].sum() for b in held_out) == 5
 
@@ -203,7 +204,7 @@ def test_bad_examples_alone_are_an_error(make, tmp_path):
 
 
 def test_of_two_texts_the_longer_one_is_cut_first():
-    read = Classify(fields=None, labels=("a", "b"), length=13)
+    read = ClassifyFeatures(fields=None, labels=("a", "b"), length=13)
     cases = {
         ("abcdefgh", "xy"): ("abcdefgh", "xy"),
         ("abcd", "x" * 20): ("abcd", "x" * 6),
@@ -212,7 +213,7 @@ def test_of_two_texts_the_longer_one_is_cut_first():
         ("a" * 20, "xy"): ("a" * 8, "xy"),
         ("a" * 20, "x" * 20): ("aaaaa", "xxxxx"),
     }
-    parts = read.encode([Reading(texts, 1) for texts in cases], Bytes(bos=True))
+    parts = read.encode([LabelledText(texts, 1) for texts in cases], Bytes(bos=True))
     rows = [row for part in parts for row in part]
     for row, (first, second) in zip(rows, cases.values(), strict=True):
         expected = [BOS, *first.encode(), EOS, *second.encode(), EOS]
@@ -233,9 +234,9 @@ def test_of_two_texts_the_longer_one_is_cut_first():
     ],
 )
 def test_what_stays_of_a_text_is_a_choice(keep, long, pair):
-    read = Classify(fields=None, labels=("a", "b"), length=10, keep=keep)
+    read = ClassifyFeatures(fields=None, labels=("a", "b"), length=10, keep=keep)
     texts = [("abcdefghij",), ("abcdefghij", "vwxyz"), ("abcdefgh",)]
-    parts = read.encode([Reading(text, 1) for text in texts], Bytes(bos=True))
+    parts = read.encode([LabelledText(text, 1) for text in texts], Bytes(bos=True))
     tokens = [row.columns["tokens"].tolist() for (row,) in parts]
     first, second = (text.encode() for text in pair)
     assert tokens == [

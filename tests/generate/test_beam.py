@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lmjax.generate.writer import choose_decoding
 
 from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import MeshConfig
@@ -17,7 +18,6 @@ from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
-from lmjax.generate.writer import choose_decoding
 from lmjax.nn.decode_state import take_beams
 from lmjax.parallel import sharding
 

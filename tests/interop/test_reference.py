@@ -13,7 +13,7 @@ from references import save_reference
 import lmjax
 from lmjax.config.data import FieldsConfig
 from lmjax.config.decoding import DecodingConfig
-from lmjax.data.features.seq2seq import Seq2Seq
+from lmjax.data.features.seq2seq import Seq2SeqFeatures
 from lmjax.data.tokenizers.plain import Ids
 from lmjax.interop import hf, registry
 from lmjax.interop.transfer import export_tensors
@@ -184,7 +184,7 @@ def test_targets_of_bart_have_bos_and_eos(both):
     reference, lm = both("bart", **LONG["bart"])
     model = reference.config
     assert lm.config.model.decoder_prefix_ids == (model.decoder_start_token_id, 0)
-    features = Seq2Seq(
+    features = Seq2SeqFeatures(
         fields=FieldsConfig(),
         metrics=(),
         template="{source}",
@@ -192,7 +192,7 @@ def test_targets_of_bart_have_bos_and_eos(both):
         target_length=16,
         decoder_prefix_ids=lm.config.model.decoder_prefix_ids,
     )
-    reading = features.read({"source": "5 6", "target": "7 8 9"})
+    reading = features.parse({"source": "5 6", "target": "7 8 9"})
     ((row,),) = features.encode([reading], Ids(67, eos_id=2))
     batch = features.batch([row.columns], length=8)
     real = batch["weights"][0] > 0

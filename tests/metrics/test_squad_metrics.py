@@ -2,14 +2,14 @@
 
 import pytest
 
-from lmjax.metrics.squad import best, exact_match, f1, normalized
+from lmjax.metrics.squad import best_score, exact_match, normalize, token_f1
 
 
 def test_normalized():
-    assert normalized("  The U.S.A., a\tland -- an O'Neill\n") == "usa land oneill"
-    assert normalized("Theatre an") == "theatre"
-    assert normalized("the a, an!") == ""
-    assert normalized("Café 日本") == "café 日本"
+    assert normalize("  The U.S.A., a\tland -- an O'Neill\n") == "usa land oneill"
+    assert normalize("Theatre an") == "theatre"
+    assert normalize("the a, an!") == ""
+    assert normalize("Café 日本") == "café 日本"
 
 
 @pytest.mark.parametrize(
@@ -28,5 +28,5 @@ def test_normalized():
     ],
 )
 def test_scores(answer, references, exact, words):
-    assert best(exact_match, answer, references) == exact
-    assert best(f1, answer, references) == pytest.approx(words)
+    assert best_score(exact_match, answer, references) == exact
+    assert best_score(token_f1, answer, references) == pytest.approx(words)

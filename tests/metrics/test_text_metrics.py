@@ -9,7 +9,7 @@ import pytest
 from lmjax.config.decoding import Metric
 from lmjax.errors import UserError
 from lmjax.metrics import text as text_metrics
-from lmjax.metrics.text import first_sentence, measured
+from lmjax.metrics.text import compute_metrics, first_sentence
 
 ANSWERS = ["the cat sat on the mat", "a dog barks loudly today", "no"]
 TARGETS = ["the cat sat on a mat", "the dog barked loudly today", "no"]
@@ -18,7 +18,9 @@ EVERY = tuple(text_metrics.METRICS)
 
 
 def found(*metrics, answers=ANSWERS, targets=TARGETS, sources=SOURCES):
-    return measured(metrics, answers=answers, targets=targets, sources=sources)
+    return compute_metrics(
+        metrics, predictions=answers, targets=targets, sources=sources
+    )
 
 
 def test_the_corpus_is_measured_as_one():
@@ -36,7 +38,7 @@ PAIRS = list(zip(ANSWERS, TARGETS, strict=True))
 
 def test_the_signature_is_said_once(caplog, monkeypatch):
     pytest.importorskip("sacrebleu")
-    monkeypatch.setattr(text_metrics, "_signed", set())
+    monkeypatch.setattr(text_metrics, "_logged_signatures", set())
     with caplog.at_level(logging.INFO, logger="lmjax"):
         found("bleu", "chrf")
         found("bleu", "chrf")
@@ -62,7 +64,7 @@ def test_exact_match_passes_over_space_around():
 def test_the_names_are_those_of_the_values():
     pytest.importorskip("sacrebleu")
     pytest.importorskip("rouge_score")
-    assert text_metrics.names(EVERY) == tuple(found(*EVERY))
+    assert text_metrics.metric_names(EVERY) == tuple(found(*EVERY))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +88,8 @@ def test_the_table_has_all_that_a_config_may_name():
 
 def test_some_need_no_answers():
     pytest.importorskip("rouge_score")
-    assert text_metrics.compare_answers(EVERY)
-    assert not text_metrics.compare_answers(("lead1_rouge",))
+    assert text_metrics.need_predictions(EVERY)
+    assert not text_metrics.need_predictions(("lead1_rouge",))
     assert found("lead1_rouge", answers=[]) == found("lead1_rouge")
 
 
@@ -95,4 +97,4 @@ def test_a_missing_library_is_one_line(monkeypatch):
     bleu = dataclasses.replace(text_metrics.METRICS["bleu"], library="is_not_here")
     monkeypatch.setitem(text_metrics.METRICS, "bleu", bleu)
     with pytest.raises(UserError, match=r"'bleu' needs .*pip install 'lmjax\[tasks"):
-        text_metrics.names(("exact_match", "bleu"))
+        text_metrics.metric_names(("exact_match", "bleu"))

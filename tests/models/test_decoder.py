@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.config.task import CausalLMConfig
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.tasks import build
 
 TASK = build(CausalLMConfig())
@@ -19,7 +19,7 @@ def loss_and_grads():
 
     @functools.cache
     def make(model):
-        loss = lambda params, batch, key: TASK.loss(model, params, batch, key)[0]
+        loss = lambda params, batch, key: TASK.loss(model, params, batch, key=key)[0]
         return jax.jit(jax.value_and_grad(loss))
 
     return make

@@ -10,7 +10,7 @@ import pytest
 from lmjax import tasks
 from lmjax.config.experiment import MeshConfig
 from lmjax.config.optim import OptimConfig
-from lmjax.config.task import PrefixLMConfig
+from lmjax.config.text_task import PrefixLMConfig
 from lmjax.errors import UserError
 from lmjax.generate.decode import Generator
 from lmjax.generate.prompts import pad_sources
@@ -208,7 +208,7 @@ def test_it_is_that_of_torch(variant, random_params, apply, assert_close, name):
         reduction="sum",
     )
     nll.backward()
-    loss = lambda params: TASK.loss(model, params, batch, None)[0]
+    loss = lambda params: TASK.loss(model, params, batch, key=None)[0]
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     assert float(value) == pytest.approx(nll.item(), rel=1e-5)
     grads, expected = flat(grads), theirs.gradients()
@@ -299,7 +299,7 @@ def meshes(tiny, random_params):
         shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
         params = jax.device_put(random_params(model), shardings)
         batch = put_batch(pairs(rows=8), mesh)
-        loss = lambda params, batch: TASK.loss(model, params, batch, None)[0]
+        loss = lambda params, batch: TASK.loss(model, params, batch, key=None)[0]
         with jax.set_mesh(mesh):
             found = jax.jit(jax.value_and_grad(loss))(params, batch)
         split = [leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params)]

@@ -78,7 +78,8 @@ def test_each_tiny_model_overfits(kind):
     total, weight = metrics["loss"]
     assert weight == 7
     assert total / weight < 0.1
-    held_out = jax.jit(functools.partial(task.evaluate, model))(state.params, batch)
+    evaluate = jax.jit(functools.partial(task.evaluate, model))
+    held_out = evaluate(state.params, batch).metrics
     np.testing.assert_array_equal(held_out["confusion"][0], np.diag([3, 2, 2]))
     answers = jax.jit(functools.partial(task.predict, model))(state.params, batch)
     given = np.asarray(answers["probabilities"]).argmax(-1)
@@ -94,7 +95,7 @@ def test_neither_padding_nor_the_length_of_a_row_counts(kind, random_params):
         for name, x in batch.items()
     }
     longer["tokens"] = np.where(longer["segments"] > 0, longer["tokens"], 9)
-    loss = jax.jit(lambda p, b: task.loss(model, p, b, None)[:2])
+    loss = jax.jit(lambda p, b: task.loss(model, p, b, key=None)[:2])
     for a, b in zip(loss(params, batch), loss(params, longer), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
     other = {**batch, "labels": batch["labels"] + (batch["weights"] == 0)}
@@ -113,7 +114,7 @@ def test_a_decoder_answers_from_the_last_token(random_params):
 def test_dropout_needs_a_key(random_params):
     model, task, batch = make("encoder", dropout=0.5)
     params = random_params(model)
-    loss = jax.jit(lambda p, key: task.loss(model, p, batch, key)[0])
+    loss = jax.jit(lambda p, key: task.loss(model, p, batch, key=key)[0])
     assert loss(params, jax.random.key(0)) != loss(params, jax.random.key(1))
     x = np.ones((4, 32), np.float32)
     plain = model.label_logits(params, x)

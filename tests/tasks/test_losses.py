@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmjax import tasks
-from lmjax.config.task import CausalLMConfig
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.tasks.losses import cross_entropy
 
 RNG = np.random.default_rng(0)
@@ -46,12 +46,12 @@ def test_the_task_sums_over_weights(tiny, random_params, apply, make_batch):
     right = logits.argmax(-1) == batch["targets"]
     weights = batch["weights"]
     task = tasks.build(CausalLMConfig(label_smoothing=0.1, z_loss=1e-3))
-    objective, weight, metrics = task.loss(model, params, batch, None)
+    objective, weight, metrics, _ = task.loss(model, params, batch, key=None)
     assert weight == pytest.approx(weights.sum())
     # Training reports the plain loss, so that runs with other options compare.
     assert metrics["loss"][0] == pytest.approx((nll * weights).sum(), rel=1e-5)
     assert objective != pytest.approx((nll * weights).sum(), rel=1e-3)
-    held_out = task.evaluate(model, params, batch)
+    held_out = task.evaluate(model, params, batch).metrics
     assert held_out["loss"][0] == pytest.approx((nll * weights).sum(), rel=1e-5)
     assert held_out["accuracy"][0] == pytest.approx((right * weights).sum(), rel=1e-5)
     assert held_out["accuracy"][1] == held_out["loss"][1] == weight

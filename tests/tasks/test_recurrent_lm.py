@@ -12,7 +12,7 @@ from lmjax import models, tasks
 from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import MeshConfig, load, parse
 from lmjax.config.optim import OptimConfig
-from lmjax.config.task import CausalLMConfig
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import UserError
 from lmjax.generate.sampling import Sampling

@@ -94,7 +94,8 @@ def test_each_tiny_model_overfits(kind):
     total, weight = metrics["loss"]
     assert weight == 7
     assert total / weight < 0.1
-    held_out = jax.jit(functools.partial(task.evaluate, model))(state.params, batch)
+    evaluate = jax.jit(functools.partial(task.evaluate, model))
+    held_out = evaluate(state.params, batch).metrics
     assert held_out.keys() == {"loss"}
     np.testing.assert_allclose(held_out["loss"][0], total, atol=0.2)
     answers = jax.jit(functools.partial(task.predict, model))(state.params, batch)
@@ -130,7 +131,7 @@ def test_neither_padding_nor_what_is_no_context_counts(kind, random_params):
         for name, x in batch.items()
     }
     longer["tokens"] = np.where(longer["segments"] > 0, longer["tokens"], 9)
-    loss = jax.jit(lambda p, b: task.loss(model, p, b, None)[:2])
+    loss = jax.jit(lambda p, b: task.loss(model, p, b, key=None)[:2])
     predict = jax.jit(functools.partial(task.predict, model))
     for a, b in zip(loss(params, batch), loss(params, longer), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -153,9 +154,9 @@ def test_the_loss_is_the_mean_of_two_cross_entropies(random_params):
         for i, places in enumerate(("starts", "ends")):
             row = logits[b, i].astype(np.float64)
             total += np.log(np.exp(row[choices]).sum()) - row[batch[places][b]]
-    objective, weight, metrics = jax.jit(lambda p, b: task.loss(model, p, b, None))(
-        params, batch
-    )
+    objective, weight, metrics, _ = jax.jit(
+        lambda p, b: task.loss(model, p, b, key=None)
+    )(params, batch)
     np.testing.assert_allclose(objective, total / 2, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"][0], total / 2, rtol=1e-5)
     assert weight == 7
@@ -165,7 +166,7 @@ def test_labels_are_smoothed_over_what_can_be_chosen(random_params):
     model, plain, batch = make("encoder")
     params = random_params(model)
     smooth = tasks.build(SpanQAConfig(**TASK, label_smoothing=1.0))
-    loss = jax.jit(lambda batch: plain.loss(model, params, batch, None)[0])
+    loss = jax.jit(lambda batch: plain.loss(model, params, batch, key=None)[0])
     even = 0.0
     for b in range(7):
         here = (np.arange(8) == b).astype(np.float32)
@@ -173,6 +174,6 @@ def test_labels_are_smoothed_over_what_can_be_chosen(random_params):
         for place in choices:
             places = dict.fromkeys(("starts", "ends"), np.full(8, place, np.int32))
             even += float(loss({**batch, "weights": here, **places})) / len(choices)
-    found = jax.jit(lambda batch: smooth.loss(model, params, batch, None))(batch)
+    found = jax.jit(lambda batch: smooth.loss(model, params, batch, key=None))(batch)
     np.testing.assert_allclose(found[0], even, rtol=1e-5)
     np.testing.assert_allclose(found[2]["loss"][0], loss(batch), rtol=1e-6)

@@ -12,7 +12,7 @@ from lmjax.config.experiment import parse
 from lmjax.config.task import CASES
 from lmjax.data.features import classify, tag
 from lmjax.data.features.registry import make_features
-from lmjax.data.features.tag import Sentence, case_of
+from lmjax.data.features.tag import Sentence, classify_case
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import put_batch
@@ -61,15 +61,15 @@ def make(mesh=(1, 1, 1), *, kind="tag", adam=False):
             "mesh": dict(zip(sharding.MESH_AXES, mesh, strict=True)),
         }
     )
-    read = make_features(config)
-    readings = [
+    features = make_features(config)
+    parsed = [
         Sentence(words, ids)
         if kind == "tag"
-        else classify.Reading((" ".join(words),), ids[0])
+        else classify.LabelledText((" ".join(words),), ids[0])
         for words, ids in SENTENCES
     ]
-    rows = [row.columns for (row,) in read.encode(readings, Bytes(bos=True))]
-    batch = read.batch([*rows[:3], None] if not adam else rows, length=24)
+    rows = [row.columns for (row,) in features.encode(parsed, Bytes(bos=True))]
+    batch = features.batch([*rows[:3], None] if not adam else rows, length=24)
     devices = jax.devices()[: int(np.prod(mesh))]
     return make_program(config, sharding.make_mesh(config.mesh, devices)), batch
 
@@ -77,7 +77,7 @@ def make(mesh=(1, 1, 1), *, kind="tag", adam=False):
 def test_words_are_told_apart_by_their_capitals():
     words = ["and", "EU", "Ann", "iPad", "McAdam", "A", "I'm", "U.S.", "3", "3rd", ","]
     words += ["É", "ÉTÉ", "日本"]
-    kinds = [CASES[case_of(word)] for word in words]
+    kinds = [CASES[classify_case(word)] for word in words]
     assert kinds == [
         *("lower", "upper", "title", "mixed", "mixed", "title", "title", "upper"),
         *("none", "lower", "none", "title", "upper", "none"),
@@ -100,7 +100,9 @@ def test_a_batch_has_the_shapes_it_is_said_to_have_and_the_types_of_words():
 
 
 def test_without_casing_all_words_are_of_one_type():
-    plain = tag.Tag(fields=FieldsConfig(), labels=LABELS, length=24, repair=True)
+    plain = tag.TagFeatures(
+        fields=FieldsConfig(), labels=LABELS, length=24, repair=True
+    )
     row = plain.encode([Sentence(*SENTENCES[0])], Bytes(bos=True))[0][0]
     assert not row.columns["types"].any()
     assert plain.identity() != dataclasses.replace(plain, casing=True).identity()
@@ -134,11 +136,13 @@ def test_every_mesh_computes_the_same(assert_close, kind, mesh):
         shardings = jax.tree.map(lambda x: x.sharding, program.state_shapes.params)
         with jax.set_mesh(program.mesh):
             params = jax.device_put(first, shardings)
-            state = program.begin(jax.random.key(1), params)
+            state = program.init_from_params(jax.random.key(1), params)
             for _ in range(2):
                 placed = put_batch(batch, program.mesh)
                 state, metrics = program.train_step(state, placed)
-            evaluated = program.eval_step(state.params, put_batch(batch, program.mesh))
+            evaluated = program.eval_step(
+                state.params, put_batch(batch, program.mesh)
+            ).metrics
         seen.append(jax.device_get([state.params, state.opt_state, metrics]))
         seen[-1].append(jax.device_get(evaluated["loss"]))
     assert_close(seen[1], seen[0], rtol=1e-5)

@@ -69,7 +69,8 @@ def test_each_tiny_model_overfits_eight_sequences(name):
         state, metrics = train(state, batch)
     total, weight = metrics["loss"]
     assert total / weight < 0.1
-    held_out = jax.jit(functools.partial(task.evaluate, model))(state.params, batch)
+    evaluate = jax.jit(functools.partial(task.evaluate, model))
+    held_out = evaluate(state.params, batch).metrics
     for name in held_out.keys() & {"accuracy", "pair_accuracy"}:
         assert held_out[name][0] == held_out[name][1]
 
@@ -83,7 +84,7 @@ def test_what_carries_no_weight_has_no_gradient(name, random_params):
     half = np.arange(batch["weights"].shape[1]) % 2
     first = {**batch, "weights": batch["weights"] * half}
     changed = {**first, "targets": np.where(half, batch["targets"], other["targets"])}
-    grad = jax.jit(jax.grad(lambda p, b: task.loss(model, p, b, None)[0]))
+    grad = jax.jit(jax.grad(lambda p, b: task.loss(model, p, b, key=None)[0]))
     for leaf in jax.tree.leaves(grad(params, none)):
         assert not np.asarray(leaf).any()
     same = grad(params, first), grad(params, changed)
@@ -99,7 +100,7 @@ def test_logits_are_computed_only_where_they_are_wanted(random_params):
     logits = logits[rows, batch["predict_positions"]]
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nll = -np.take_along_axis(log_probs, batch["targets"][..., None], -1)[..., 0]
-    objective, weight, metrics = task.loss(model, params, batch, None)
+    objective, weight, metrics, _ = task.loss(model, params, batch, key=None)
     assert weight == batch["weights"].sum()
     assert objective == pytest.approx((nll * batch["weights"]).sum(), rel=1e-5)
     assert metrics["loss"][0] == pytest.approx(objective)
@@ -111,14 +112,14 @@ def test_the_loss_of_pairs_is_a_mean_of_its_own(random_params):
     batch = {name: value.copy() for name, value in batch.items()}
     for name in batch:  # a row of padding, as the last batch of an evaluation has
         batch[name][-1] = 0
-    objective, weight, metrics = task.loss(model, params, batch, None)
+    objective, weight, metrics, _ = task.loss(model, params, batch, key=None)
     alone = tasks.build(dataclasses.replace(task.config, sentence_order=False))
-    words = alone.loss(model, params, batch, None)[0]
+    words = alone.loss(model, params, batch, key=None)[0]
     total, rows = metrics["pair_loss"]
     assert rows == 7
     # Each row predicts as many tokens: the means add up.
     assert (objective / weight) == pytest.approx(words / weight + total / rows)
-    held_out = task.evaluate(model, params, batch)
+    held_out = task.evaluate(model, params, batch).metrics
     assert float(held_out["pair_loss"][0]) == pytest.approx(float(total))
     assert held_out["pair_accuracy"][1] == 7
 

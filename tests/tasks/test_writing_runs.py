@@ -8,12 +8,11 @@ import jax
 import pytest
 
 import lmjax
-from lmjax.cli import main
+from lmjax.cli import main, report
 from lmjax.config import decoding, experiment
 from lmjax.config.experiment import parse
-from lmjax.generate.writer import Writer
+from lmjax.generate.text_generator import TextGenerator
 from lmjax.training import loop
-from lmjax.training.evaluate_workdir import evaluate_workdir
 
 MODEL = {"dim": 32, "num_layers": 1, "num_heads": 4, "max_length": 48}
 SECTIONS = {
@@ -230,11 +229,11 @@ def test_eval_reads_other_pairs(finished, tmp_path, monkeypatch):
     overrides = [f"data.valid_path={path}", "data.test_path="]
     overrides.append("task.write.num_beams=1")
     run = finished("seq2seq")
-    (row,) = evaluate_workdir(run, step=None, overrides=overrides)
+    (row,) = report.evaluate_workdir(run, step=None, overrides=overrides)
     assert row["exact_match"] in (0.0, 1.0)
     overrides.append("task.metrics=('lead1_rouge',)")
-    monkeypatch.setattr(Writer, "texts", None)  # nobody asks for one
-    (row,) = evaluate_workdir(run, step=None, overrides=overrides)
+    monkeypatch.setattr(TextGenerator, "generate", None)  # not called
+    (row,) = report.evaluate_workdir(run, step=None, overrides=overrides)
     assert row["lead1_rouge1"] == 1
 
 

@@ -12,9 +12,9 @@ import pytest
 from lmjax import tasks
 from lmjax.config.experiment import parse
 from lmjax.config.optim import OptimConfig
-from lmjax.config.task import CausalLMConfig
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.data import pipeline
-from lmjax.data.batches import train_batches
+from lmjax.data.lm import loader
 from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.run.checkpoint import Checkpoints
@@ -152,7 +152,7 @@ def learner(tiny):
 def test_windows_are_read_as_one_text(tmp_path, learner):
     """The loss of each window, and the state after the last, are those of all."""
     program, state, datasets = learner(tmp_path, "optim.learning_rate=0")
-    batches = list(train_batches(datasets, program.config, start_step=0))[:5]
+    batches = list(loader.train_batches(datasets, program.config, start_step=0))[:5]
     run = jax.jit(
         functools.partial(
             step.train_step,
@@ -168,7 +168,9 @@ def test_windows_are_read_as_one_text(tmp_path, learner):
         total += float(metrics["loss"][0])
     whole = {k: np.concatenate([b[k] for b in batches], axis=1) for k in batches[0]}
     start = program.model.init_carry(4)
-    loss, _, _, carry = TASK.loss_from(program.model, state.params, whole, None, start)
+    loss, _, _, carry = TASK.loss(
+        program.model, state.params, whole, key=None, carry=start
+    )
     assert total == pytest.approx(float(loss), rel=1e-5)
     for name, part in carry.items():
         np.testing.assert_allclose(state.carry[name], part, atol=1e-5)
@@ -178,18 +180,20 @@ def test_nothing_is_remembered_of_an_epoch_before(tmp_path, learner):
     program, state, datasets = learner(tmp_path)
     tokens = datasets.stores["train"][0].num_tokens
     epoch = -(-tokens // (4 * 16))
-    batches = train_batches(datasets, program.config, start_step=0)
+    batches = loader.train_batches(datasets, program.config, start_step=0)
     first = [next(batches) for _ in range(12)]
     begins = [(batch["positions"][:, 0] == 0).all() for batch in first]
     assert np.flatnonzero(begins).tolist() == [0, epoch]
     other = {name: x + 1.0 for name, x in state.carry.items()}
-    evaluate = functools.partial(TASK.evaluate_from, program.model, state.params)
+    evaluate = lambda batch, carry: TASK.evaluate(
+        program.model, state.params, batch, carry=carry
+    )
     jax.tree.map(
         np.testing.assert_array_equal,
         evaluate(first[0], state.carry),
         evaluate(first[0], other),
     )
-    loss = lambda carry: float(evaluate(first[1], carry)[0]["loss"][0])
+    loss = lambda carry: float(evaluate(first[1], carry).metrics["loss"][0])
     assert loss(state.carry) != loss(other)
 
 
@@ -201,7 +205,7 @@ def test_a_skipped_update_keeps_what_was_carried(tmp_path, learner):
         num_steps=9,
     )
     state = dataclasses.replace(state, opt_state=optimizer.init(state.params))
-    batch = next(train_batches(datasets, program.config, start_step=0))
+    batch = next(loader.train_batches(datasets, program.config, start_step=0))
     bad = {**batch, "weights": np.full_like(batch["weights"], np.inf)}
     after, _ = step.train_step(
         state,
@@ -242,7 +246,7 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
         "segments": np.ones((1, len(text)), np.int32),
         "positions": np.arange(len(text))[None],
     }
-    total, weight = TASK.evaluate(program.model, sharp, batch)["loss"]
+    total, weight = TASK.evaluate(program.model, sharp, batch).metrics["loss"]
     assert weight == store.num_tokens > 4 * 16
     for results in found:
         assert results["loss"] == pytest.approx(float(total / weight), rel=1e-5)

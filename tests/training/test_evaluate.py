@@ -4,11 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax.config.compatibility import EXAMPLE_SOURCES
 from lmjax.config.experiment import parse
-from lmjax.config.task import PredictionTaskConfig
+from lmjax.config.task import example_task_kinds
 from lmjax.errors import UserError
-from lmjax.metrics.classification import results
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import device_get_ahead
 from lmjax.training import evaluate, loop
@@ -40,12 +38,12 @@ TASKS = {
     "tag": (ENCODER, LABELS, [*TEXT[:2], "precision", "recall", "f1"]),
     "span_qa": (ENCODER, WINDOWS, ["loss", "exact_match", "f1"]),
 }
-OF_NO_BATCH = {"perplexity", "word_perplexity", "bits_per_byte"}
+OF_NO_BATCH = {"word_perplexity", "bits_per_byte"}
 
 
 def config(kind, **more):
     model, task, _ = TASKS[kind]
-    reads_text = kind not in EXAMPLE_SOURCES
+    reads_text = kind not in example_task_kinds()
     data = {"source": "python_stdlib"} if reads_text else {"source": "jsonl"}
     data |= {} if reads_text else {"path": "x"}
     return parse(
@@ -67,12 +65,11 @@ def test_the_names_are_of_what_is_measured(kind):
     assert sorted(evaluate.metric_names(given)) == sorted(names)
     program = make_program(given, sharding.make_mesh(given.mesh, jax.devices()[:1]))
     params, batch = program.state_shapes.params, program.batch_shapes()
-    shapes = jax.eval_shape(program.eval_step, params, batch)
+    shapes = jax.eval_shape(program.eval_step, params, batch).metrics
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
     of_batches = set(names) - OF_NO_BATCH
-    if isinstance(given.task, PredictionTaskConfig):
-        of_batches -= {*evaluate.judges(given)}
-    assert results(zeros).keys() == of_batches
+    of_batches -= {*evaluate.prediction_metric_names(given)}
+    assert program.task.summarize(zeros).keys() == of_batches
 
 
 @pytest.mark.parametrize(

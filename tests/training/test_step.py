@@ -10,7 +10,7 @@ import pytest
 
 from lmjax import tasks
 from lmjax.config.optim import OptimConfig
-from lmjax.config.task import CausalLMConfig
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.training import optim, step
 
 TASK = tasks.build(CausalLMConfig())
@@ -62,7 +62,9 @@ def accumulate():
 
     @functools.cache
     def make(model, num):
-        run = functools.partial(step.accumulate, model=model, task=TASK, num=num)
+        run = functools.partial(
+            step.accumulate, model=model, task=TASK, num_microbatches=num
+        )
         return jax.jit(run)
 
     return make
@@ -173,7 +175,7 @@ def test_metrics_say_what_was_done(tiny, learner, make_batch):
     norm = lambda tree: np.sqrt(sum(np.sum(x**2) for x in jax.tree.leaves(tree)))
     assert metrics["learning_rate"][0] == pytest.approx(0.15)  # half warmed up
     assert metrics["update_norm"][0] == pytest.approx(norm(moved), rel=1e-4)
-    loss = TASK.evaluate(tiny("llama"), state.params, batch)["loss"]
+    loss = TASK.evaluate(tiny("llama"), state.params, batch).metrics["loss"]
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
 
 

@@ -1,5 +1,5 @@
-"""How an example of each task becomes rows of a batch, and outputs an answer.
+"""From an example of each task to rows of a batch, and from outputs to a prediction.
 
-One class for each task, and the table of them in `registry.py`. NumPy only: losses and
-the model's side of a task are in `lmjax/tasks`.
+One class for each task; `features.py` has the contract, `registry.py` the table. NumPy
+only: losses and networks are in `lmjax/tasks` and `lmjax/models`.
 """

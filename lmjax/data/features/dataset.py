@@ -1,4 +1,4 @@
-"""Examples with the features that make rows of them."""
+"""A split of examples, and the features that encode them."""
 
 import dataclasses
 
@@ -13,18 +13,18 @@ VERSION = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ExamplePart:
-    """Examples, and what a task makes of them; to a tokenizer, documents."""
+    """Examples and their features; a tokenizer is trained on them as documents."""
 
     examples: Examples
     features: Features
     on_bad_example: str
-    kept: bool  # the store keeps the examples themselves, too
+    keeps_examples: bool  # the store holds the examples themselves, too
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int, /) -> str:
-        """Return the text of one example; of one that cannot be read "" if skipped."""
+        """Return the text of one example; "" for one that is skipped as bad."""
         try:
             return "\n".join(self.features.texts(self.examples[index]))
         except UserError as error:
@@ -33,15 +33,15 @@ class ExamplePart:
             raise explain_bad_example(error, self.examples.where(index)) from error
 
     def size(self, index: int, /) -> int:
-        """Return the bytes of one example's text."""
+        """Return the number of bytes of one example's text."""
         return len(self[index].encode())
 
     def fingerprint(self) -> str:
-        """Hash the examples, and what decides the rows."""
+        """Hash the examples, and all that decides their rows but the tokenizer."""
         identity = self.features.identity()
-        options = self.on_bad_example, self.kept
+        options = self.on_bad_example, self.keeps_examples
         return hash_json(self.examples.fingerprint(), identity, *options)
 
     def identity(self, tokenizer: Tokenizer) -> str:
-        """Hash what decides the rows of a store."""
+        """Hash all that decides the rows of a store."""
         return hash_json(VERSION, self.fingerprint(), tokenizer.fingerprint())

@@ -1,15 +1,15 @@
-"""How an example becomes rows of a batch, and what the model says an answer.
+"""The contract of features: from examples to rows, and from outputs to predictions.
 
-Each task has a room of its own, `NAME_features.py`; the table of them is in
-`task_features.py`. B rows, T tokens in a row.
+B rows of a batch, T tokens in a row.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from lmjax.config.experiment import Config
 from lmjax.data.formats.examples import Example
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
@@ -29,97 +29,120 @@ class Row:
     columns: Columns
     size: int  # the length of the shortest batch that holds it
     truncated: bool = False
-    learnt: bool = True  # else it serves predictions alone, and no store keeps it
-    # Where in its text each of its tokens stands, if an answer tells: int32 (T, 2).
-    offsets: np.ndarray | None = None
+    trained: bool = True  # else it serves predictions alone, and no store holds it
 
 
-class Features(Protocol):
-    """What a task reads of an example; small to pickle, for loader processes."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+    """How a task reads examples; small to pickle, for loader processes.
+
+    An example is parsed, then encoded as rows; a batch is made of rows. The outputs of
+    the model for the rows of an example become one prediction, in JSON.
+    """
+
+    # Columns that `postprocess` reads but `batch` does not: training needs no such.
+    prediction_columns: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Return the features of a config."""
+        raise NotImplementedError
 
     def texts(self, example: Example) -> list[str]:
-        """Return what a tokenizer would be trained on."""
+        """Return the texts of an example, to train a tokenizer on."""
+        raise NotImplementedError
 
-    def read(self, example: Example, *, labelled: bool = True) -> Any:
-        """Return what `encode` takes, checked.
+    def parse(self, example: Example, *, labelled: bool = True) -> Any:
+        """Check an example and return what `encode` and `compute_metrics` read of it.
+
+        Args:
+          example: its fields.
+          labelled: whether the truth must be there; else it is not read.
 
         Raises:
-          ConfigError: without the example's place.
+          ConfigError: a field is missing or wrong; the caller adds where.
         """
+        raise NotImplementedError
 
     def encode(
-        self, readings: Sequence[Any], tokenizer: Tokenizer
+        self, parsed: Sequence[Any], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
-        """Return the rows of each of some examples, cut to `config.data.length`."""
+        """Return the rows of each parsed example, cut to `config.data.length`."""
+        raise NotImplementedError
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
         """Return a batch of encoded rows; None is a row of padding, of weight 0."""
+        raise NotImplementedError
 
-    def of_text(self, text: str) -> Example:
-        """Return the example that a text alone stands for."""
+    def example_from_text(self, text: str) -> Example:
+        """Return the unlabelled example that a text alone stands for."""
+        raise NotImplementedError
 
-    def answer(
-        self, reading: Any, rows: Sequence[Row], outputs: Sequence[Mapping[str, Any]]
+    def postprocess(
+        self, parsed: Any, rows: Sequence[Columns], outputs: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Return JSON of what the task says of an example, given the model's outputs.
+        """Return the prediction for an example, as JSON.
 
         Args:
-          reading: of `read`.
-          rows: of `encode`.
-          outputs: of the model, one for each row.
+          parsed: the example, of `parse`.
+          rows: the columns of its rows, of `encode`.
+          outputs: of the model for each row.
         """
+        raise NotImplementedError
 
     def identity(self) -> Any:
-        """Return JSON of what decides the rows."""
+        """Return JSON of all that decides the rows; stores are known by its hash."""
+        raise NotImplementedError
 
-
-class Labelling(Features, Protocol):
-    """Features of a task that has a set of labels."""
+    # What follows has defaults for tasks without labels or metrics of predictions.
 
     @property
     def label_field(self) -> str:
-        """Return the name of the part that holds the labels."""
+        """Return the name of the field that holds the labels."""
+        raise NotImplementedError
 
-    def label(self, example: Example) -> Sequence[str]:
-        """Return the labels of an example."""
+    def labels_of(self, example: Example) -> Sequence[str]:
+        """Return the labels of an example, of a task that has a set of them."""
+        raise NotImplementedError
 
-
-class Judging(Features, Protocol):
-    """Features of a task whose answers evaluation compares to what is right."""
-
-    @property
-    def judges(self) -> tuple[str, ...]:
-        """Return the names of what `judge` returns.
+    def check_labels(self) -> None:
+        """Check the labels of a task, once all are known.
 
         Raises:
-          ConfigError: the package that makes one of them is not installed.
+          ConfigError: they do not belong together.
         """
 
     @property
-    def compares_answers(self) -> bool:
-        """Return whether `judge` reads the answers; else there need be none."""
+    def metric_names(self) -> tuple[str, ...]:
+        """Return the names of what `compute_metrics` returns.
 
-    def judge(
-        self, answers: Sequence[Mapping[str, Any]], readings: Sequence[Any]
-    ) -> dict[str, float]:
-        """Return the metrics of answers to examples that were read with theirs."""
-
-
-class Writing(Judging, Protocol):
-    """Features of a task whose answers the model writes."""
-
-    def asked(self, row: Columns) -> dict[str, Any]:
-        """Return what is written for a row: after which `prompts`, of what `sources`.
-
-        Those are names of arguments of `BeamSearch.search`.
+        Raises:
+          ConfigError: a package that computes one of them is not installed.
         """
+        return ()
+
+    @property
+    def needs_predictions(self) -> bool:
+        """Return whether `compute_metrics` reads the predictions."""
+        return bool(self.metric_names)
+
+    def compute_metrics(
+        self, predictions: Sequence[Mapping[str, Any]], parsed: Sequence[Any]
+    ) -> dict[str, float]:
+        """Compare the predictions for labelled examples with the truth.
+
+        Args:
+          predictions: of `postprocess`; empty unless `needs_predictions`.
+          parsed: the examples, with their labels.
+        """
+        return {}
 
 
-def label_id(label: str, labels: Sequence[str]) -> int:
+def find_label_id(label: str, labels: Sequence[str]) -> int:
     """Return the number of a label.
 
     Raises:
-      ConfigError: it is none of them.
+      ConfigError: it is not one of the labels.
     """
     if label in labels:
         return labels.index(label)
@@ -130,7 +153,7 @@ def label_id(label: str, labels: Sequence[str]) -> int:
     )
 
 
-def token_rows(
+def pad_token_rows(
     rows: Sequence[Columns | None], *, length: int, column: str = "tokens"
 ) -> "HostBatch":
     """Return tokens, segments (1, and 0 for padding) and positions, int32 (B, T)."""
@@ -144,8 +167,16 @@ def token_rows(
     return {"tokens": tokens, "segments": segments, "positions": positions}
 
 
-def around(tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
-    """Return the ids before, between and after texts."""
+def wrapper_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """Return the special ids before, between and after the texts of a row."""
     prefix = tokenizer.prefix_ids or not_none(tokenizer.bos_id)
     between = tokenizer.pair_ids or not_none(tokenizer.eos_id)
     return [*prefix], [*between], [*tokenizer.suffix_ids]
+
+
+def summary_end(config: Config) -> Literal["first", "last"]:
+    """Return which token of a word or row has seen all of it: the first or the last.
+
+    A model that reads from left to right has seen it only at the last.
+    """
+    return "first" if config.model.is_bidirectional else "last"

@@ -1,4 +1,4 @@
-"""Prompts and their targets for a model that goes on from what it has read.
+"""Features of instruction tuning: a prompt, and the target that continues it.
 
 B rows, T tokens in a row.
 """
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmjax.data.features.features import Columns, Row, token_rows
-from lmjax.data.features.text_pairs import TextPair, TextPairs
+from lmjax.data.features.features import Columns, Row, pad_token_rows
+from lmjax.data.features.text_pairs import TextPair, TextPairFeatures
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptedLM(TextPairs):
+class PromptedLMFeatures(TextPairFeatures):
     """A prompt and a target with its end, one after the other in one row.
 
-    A prompt has what `length` leaves beside `target_length`, however long its target
-    is: so it is the same where nobody knows the target. Of one that is too long the
-    beginning is cut off, for its end asks for the target.
+    A prompt has the room that `length` leaves beside `target_length`, however long its
+    own target is: it must be the same where the target is not known. A prompt that is
+    too long is cut at the start, since its end asks for the target.
 
-    A row: `tokens`, `prompt` (how many of them are).
+    Columns: `tokens`, `prompt` (the number of those that are the prompt).
     """
 
     fingerprint_name = "PromptedLM"
 
     def encode(
-        self, readings: Sequence[TextPair], tokenizer: Tokenizer
+        self, parsed: Sequence[TextPair], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
-        """Return rows; of a prompt the beginning is cut off, of a target the end."""
-        pairs = self.encoded(readings, tokenizer)
-        return [(self._row(*pair, tokenizer),) for pair in pairs]
+        """Return a row for each; prompts are cut at the start, targets at the end."""
+        pairs = self.encode_texts(parsed, tokenizer)
+        return [[self._row(*pair, tokenizer)] for pair in pairs]
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
         """Return tokens, targets, segments, positions and weights, each (B, T).
@@ -44,7 +44,7 @@ class PromptedLM(TextPairs):
         Weights are 0 where the target is a token of the prompt.
         """
         inputs = [row and {"tokens": row["tokens"][:-1]} for row in rows]
-        batch = token_rows(inputs, length=length)
+        batch = pad_token_rows(inputs, length=length)
         batch["targets"] = np.zeros_like(batch["tokens"])
         batch["weights"] = np.zeros(batch["tokens"].shape, np.float32)
         for b, row in enumerate(rows):
@@ -54,20 +54,25 @@ class PromptedLM(TextPairs):
                 batch["weights"][b, first:stop] = 1.0
         return batch
 
-    def asked(self, row: Columns) -> dict[str, Any]:
-        """Return what is written for a row: after which tokens."""
-        return {"prompts": row["tokens"][: int(row["prompt"][0])]}
+    def prompt_row(self, columns: Columns) -> Row:
+        """Return the row of the same example without its target, as it is decoded."""
+        tokens, size = columns["tokens"], int(columns["prompt"][0])
+        prompt = np.append(tokens[:size], tokens[-1:])  # the last is the end of text
+        return Row(columns={**columns, "tokens": prompt}, size=size)
+
+    def decoder_inputs(self, columns: Columns) -> dict[str, Any]:
+        """Return the ids to continue."""
+        return {"prompts": columns["tokens"][: int(columns["prompt"][0])]}
 
     def _row(self, prompt: np.ndarray, target: np.ndarray, tokenizer: Tokenizer) -> Row:
-        begin = np.array(not_none(tokenizer.bos_id), np.int32)
-        room = self.length - self.target_length - len(begin)
-        kept = prompt[max(len(prompt) - room, 0) :]
-        asked = np.concatenate([begin, kept])
-        if not len(asked):  # there must be something to go on from
-            asked = np.array(not_none(tokenizer.eos_id), np.int32)
-        tokens = np.concatenate([asked, self.ended(target, tokenizer)])
+        bos = np.array(not_none(tokenizer.bos_id), np.int32)
+        room = self.length - self.target_length - len(bos)
+        start = np.concatenate([bos, prompt[max(len(prompt) - room, 0) :]])
+        if not len(start):  # there must be a token to continue
+            start = np.array(not_none(tokenizer.eos_id), np.int32)
+        tokens = np.concatenate([start, self.end_target(target, tokenizer)])
         return Row(
-            columns={"tokens": tokens, "prompt": np.array([len(asked)], np.int32)},
+            columns={"tokens": tokens, "prompt": np.array([len(start)], np.int32)},
             size=len(tokens) - 1,
             truncated=len(prompt) > room or len(target) >= self.target_length,
         )

@@ -1,17 +1,26 @@
-"""Examples of extractive question answering: a question, a context, and answers in it.
+"""Features of extractive question answering: a question, a context, answers in it.
 
 B rows, T tokens in a row.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from lmjax.config.data import FieldsConfig
+from lmjax.config.experiment import Config
 from lmjax.config.task import SpanQAConfig
-from lmjax.data.features.features import FIELDS, Columns, Row, around, token_rows
+from lmjax.data.features.features import (
+    FIELDS,
+    Columns,
+    Features,
+    Row,
+    pad_token_rows,
+    summary_end,
+    wrapper_ids,
+)
 from lmjax.data.formats import fields
 from lmjax.data.formats.answers import Answer, find_answer_tokens, get_answers
 from lmjax.data.formats.examples import Example
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question, the text that may answer it, and all answers that are right."""
+    """A question, the text that may answer it, and all correct answers."""
 
     text: str
     context: str
@@ -34,16 +43,17 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpanQA:
+class SpanQAFeatures(Features):
     """Question and context between special tokens, as in BERT (Devlin et al. 2019).
 
-    A long context gives several rows, windows that overlap. One special token stands
-    for no answer: the first, or of what reads from left to right the last, which alone
-    has seen the question and the text (as in XLNet, Yang et al. 2019).
+    A long context becomes several rows, windows that overlap. One special token stands
+    for no answer: the first, or for a model that reads from left to right the last,
+    which alone has seen question and text (as in XLNet, Yang et al. 2019).
 
-    A row: `tokens`, `context` (where the window begins and ends), `span` (the first and
-    the last token of the answer, or twice what stands for none where the window has not
-    all of it).
+    Columns: `tokens`, `context` (start and stop of the window among them), `span` (the
+    first and the last token of the answer; twice the token for no answer where the
+    window does not contain all of it), `offsets` (of each token of the window, its
+    first character in the context and the one after it).
     """
 
     fields: FieldsConfig
@@ -51,8 +61,20 @@ class SpanQA:
     length: int
     none_at: Literal["first", "last"] = "first"
 
-    judges = ("exact_match", "f1")
-    compares_answers = True
+    prediction_columns = ("offsets",)
+    metric_names = ("exact_match", "f1")
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Return the features of a config."""
+        task = config.task
+        assert isinstance(task, SpanQAConfig)
+        return cls(
+            fields=config.data.fields,
+            task=task,
+            length=config.data.length,
+            none_at=summary_end(config),
+        )
 
     def texts(self, example: Example) -> list[str]:
         """Return the question and the context."""
@@ -63,41 +85,41 @@ class SpanQA:
             for name in ("question", "context")
         ]
 
-    def read(self, example: Example, *, labelled: bool = True) -> Question:
-        """Return the question, the context, and the answers if they are known."""
+    def parse(self, example: Example, *, labelled: bool = True) -> Question:
+        """Return the question, the context, and the answers if it is labelled."""
         question, context = self.texts(example)
         if not labelled:
             return Question(question, context, ())
         name, leaf = self.fields.answers, f"{FIELDS}.answers"
         answers = get_answers(example, name, context=context, leaf=leaf)
         if not answers and not self.task.no_answer:
-            raise ConfigError("has no answer (config.task.no_answer=True reads it so)")
+            raise ConfigError("has no answer (config.task.no_answer=True allows that)")
         return Question(question, context, answers)
 
     def encode(
-        self, readings: Sequence[Question], tokenizer: Tokenizer
+        self, parsed: Sequence[Question], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
-        """Return a row for each window of each context; of each text once encoded.
+        """Return a row for each window of each context; equal texts are encoded once.
 
         Raises:
-          ConfigError: the tokenizer has no special token to stand last.
+          ConfigError: the tokenizer has no special token to stand for no answer.
         """
-        pairs = ((reading.text, reading.context) for reading in readings)
+        pairs = ((question.text, question.context) for question in parsed)
         texts = [*dict.fromkeys(text for pair in pairs for text in pair)]
-        found = dict(zip(texts, _encoded(texts, tokenizer), strict=True))
+        encoded = dict(zip(texts, _encode_texts(texts, tokenizer), strict=True))
         return [
-            [*self._rows(r, found[r.text].ids, found[r.context], tokenizer)]
-            for r in readings
+            [*self._rows(q, encoded[q.text].ids, encoded[q.context], tokenizer)]
+            for q in parsed
         ]
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
-        """Return what is (B, T): tokens, segments, positions, token_types, context.
+        """Return tokens, segments, positions, token_types and context, each (B, T).
 
-        And starts, ends, no_answer, weights (B,), the last but one of what stands for
-        none. Types are 1 from the window on; `context` is so only within it.
+        And starts, ends, no_answer (the token that stands for none) and weights (B,).
+        Token types are 1 from the window to the end; `context` is 1 within the window.
         """
-        batch = token_rows(rows, length=length)
-        place_T = np.arange(length)
+        batch = pad_token_rows(rows, length=length)
+        index_T = np.arange(length)
         for name in ("token_types", "context"):
             batch[name] = np.zeros_like(batch["tokens"])
         for name in ("starts", "ends", "no_answer"):
@@ -107,114 +129,116 @@ class SpanQA:
             if row is not None:
                 first, stop = row["context"]
                 real_T = batch["segments"][b] > 0
-                batch["token_types"][b] = real_T & (place_T >= first)
-                batch["context"][b] = (place_T >= first) & (place_T < stop)
+                batch["token_types"][b] = real_T & (index_T >= first)
+                batch["context"][b] = (index_T >= first) & (index_T < stop)
                 batch["starts"][b], batch["ends"][b] = row["span"]
-                batch["no_answer"][b] = self._none(len(row["tokens"]))
+                batch["no_answer"][b] = self._no_answer_token(len(row["tokens"]))
                 batch["weights"][b] = 1.0
         return batch
 
-    def of_text(self, text: str) -> Example:
+    def example_from_text(self, text: str) -> Example:
         """Return the example of a question alone, which lacks its context."""
         return {self.fields.question: text}
 
-    def answer(
+    def postprocess(
         self,
-        reading: Question,
-        rows: Sequence[Row],
+        parsed: Question,
+        rows: Sequence[Columns],
         outputs: Sequence[Mapping[str, np.ndarray]],
     ) -> dict[str, Any]:
         """Return the best span of all windows: its text, first character and score.
 
-        Where there may be no answer that is "", if the lowest score of none in a window
-        is above the best span's by more than the threshold.
+        Where there may be no answer, the text is "" if the lowest score of no answer in
+        any window exceeds that of the best span by more than the threshold.
         """
         row, best = max(zip(rows, outputs, strict=True), key=lambda x: x[1]["score"])
-        assert row.offsets is not None
-        here = row.offsets[[best["start"], best["end"]] - row.columns["context"][0]]
-        text = reading.context[here[0, 0] : here[1, 1]]
-        start = int(here[0, 0]) + len(text) - len(text.lstrip())
+        offsets = row["offsets"].reshape(-1, 2)
+        first, last = offsets[[best["start"], best["end"]] - row["context"][0]]
+        text = parsed.context[first[0] : last[1]]
+        start = int(first[0]) + len(text) - len(text.lstrip())
         score = float(best["score"])
-        found = {"answer": text.strip(), "start": start, "score": round(score, 4)}
+        span = {"answer": text.strip(), "start": start, "score": round(score, 4)}
         if not self.task.no_answer:
-            return found
-        none = min(float(output["no_answer"]) for output in outputs)
-        if none - score > self.task.no_answer_threshold:
-            found |= {"answer": "", "start": None}
-        return {**found, "no_answer_score": round(none, 4)}
+            return span
+        no_answer = min(float(output["no_answer"]) for output in outputs)
+        if no_answer - score > self.task.no_answer_threshold:
+            span |= {"answer": "", "start": None}
+        return {**span, "no_answer_score": round(no_answer, 4)}
 
-    def judge(
-        self, answers: Sequence[Mapping[str, Any]], readings: Sequence[Question]
+    def compute_metrics(
+        self, predictions: Sequence[Mapping[str, Any]], parsed: Sequence[Question]
     ) -> dict[str, float]:
         """Return SQuAD's exact match and F1, means over the questions in 0..1."""
         pairs = [
-            (given["answer"], [answer.text for answer in reading.answers])
-            for given, reading in zip(answers, readings, strict=True)
+            (prediction["answer"], [answer.text for answer in question.answers])
+            for prediction, question in zip(predictions, parsed, strict=True)
         ]
-        scores = squad.exact_match, squad.f1
+        scorers = {"exact_match": squad.exact_match, "f1": squad.token_f1}
         return {
-            name: sum(squad.best(score, *pair) for pair in pairs) / len(pairs)
-            for name, score in zip(self.judges, scores, strict=True)
+            name: sum(squad.best_score(scorer, *pair) for pair in pairs) / len(pairs)
+            for name, scorer in scorers.items()
         }
 
     def identity(self) -> Any:
-        """Return the fields, the length, and how windows are cut and chosen."""
+        """Return the fields, the length, and how windows are cut and trained on."""
         names = self.fields.question, self.fields.context, self.fields.answers
         task = self.task
         cuts = self.length, task.max_question_tokens, task.stride
-        learnt = task.negative_windows, task.no_answer
-        return ["span_qa", *names, *cuts, *learnt, self.none_at]
+        trained = task.negative_windows, task.no_answer
+        return ["span_qa", *names, *cuts, *trained, self.none_at]
 
-    def _none(self, size: int) -> int:
-        """Return which of a row's tokens stands for no answer."""
+    def _no_answer_token(self, size: int) -> int:
+        """Return the index of the token that stands for no answer, of a row's size."""
         return 0 if self.none_at == "first" else size - 1
 
     def _rows(
         self,
-        reading: Question,
-        question: np.ndarray,
+        question: Question,
+        question_ids: np.ndarray,
         context: Encoding,
         tokenizer: Tokenizer,
     ) -> Iterator[Row]:
-        prefix, between, suffix = self._around(tokenizer)
-        head = [*prefix, *question[: self.task.max_question_tokens], *between]
+        prefix, between, suffix = self._wrapper_ids(tokenizer)
+        head = [*prefix, *question_ids[: self.task.max_question_tokens], *between]
         windows = self._windows(len(context.ids), self.length - len(head) - len(suffix))
-        answered, no_span = bool(reading.answers), (0, -1)
+        answered, no_span = bool(question.answers), (0, -1)
         span = (
-            find_answer_tokens(reading.answers, context.offsets)
+            find_answer_tokens(question.answers, context.offsets)
             if answered
             else no_span
         )
-        inside = [w.start <= span[0] <= span[1] < w.stop for w in windows]
-        cut = len(question) > self.task.max_question_tokens
-        lost = answered and not any(inside)
-        cut |= lost
-        for window, holds in zip(windows, inside, strict=True):
+        contains = [w.start <= span[0] <= span[1] < w.stop for w in windows]
+        lost = answered and not any(contains)  # no window has all of the answer
+        cut = lost or len(question_ids) > self.task.max_question_tokens
+        negatives = not lost and (self.task.negative_windows or not answered)
+        for window, positive in zip(windows, contains, strict=True):
             ids = context.ids[window.start : window.stop]
             parts = [np.asarray(part, np.int32) for part in (head, ids, suffix)]
             tokens = np.concatenate(parts)
-            place = np.array(span) + len(head) - window.start
+            shifted = np.array(span) + len(head) - window.start
+            no_answer = np.array([self._no_answer_token(len(tokens))] * 2)
             columns = {
                 "tokens": tokens,
                 "context": np.array([len(head), len(head) + len(ids)], np.int32),
-                "span": place if holds else np.array([self._none(len(tokens))] * 2),
+                "span": shifted if positive else no_answer,
+                "offsets": context.offsets[window.start : window.stop].ravel(),
             }
             yield Row(
                 columns=columns,
                 size=len(tokens),
                 truncated=cut,
-                learnt=holds
-                or not (lost or (answered and not self.task.negative_windows)),
-                offsets=context.offsets[window.start : window.stop],
+                trained=positive or negatives,
             )
 
-    def _around(self, tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
+    def _wrapper_ids(
+        self, tokenizer: Tokenizer
+    ) -> tuple[list[int], list[int], list[int]]:
         """Return the ids before, between and after the texts.
 
         Raises:
-          ConfigError: none is left to stand for no answer.
+          ConfigError: there is no token to stand for no answer.
         """
-        prefix, between, suffix = around(tokenizer)
+        prefix, between, suffix = wrapper_ids(tokenizer)
         if self.none_at == "last":
             suffix = suffix or between
         if self.none_at == "last" and not suffix:
@@ -225,21 +249,21 @@ class SpanQA:
         return prefix, between, suffix
 
     def _windows(self, num_tokens: int, room: int) -> list[range]:
-        """Return which tokens of a context each window holds; together they hold all.
+        """Return the tokens of each window; together they contain the whole context.
 
-        Each part of up to `room - stride` tokens is whole in one of them.
+        Any span of up to `room - stride` tokens is whole in one of them.
         """
-        assert room > self.task.stride, "config says so: task_rules.MOST_SPECIAL"
+        assert room > self.task.stride, "checked by SpanQAConfig"
         count = 1 + -(-max(num_tokens - room, 0) // self.task.stride)
         firsts = (i * self.task.stride for i in range(count))
         return [range(first, min(first + room, num_tokens)) for first in firsts]
 
 
-def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Encoding]:
-    """Yield the tokens of texts; one that has none is still given a place."""
-    for text, found in zip(texts, tokenizer.encode_with_offsets(texts), strict=True):
-        if len(found.ids):
-            yield found
+def _encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Encoding]:
+    """Yield the tokens of texts, at least one of each."""
+    for text, encoded in zip(texts, tokenizer.encode_with_offsets(texts), strict=True):
+        if len(encoded.ids):
+            yield encoded
         else:
             ids = tokenizer.encode("?")
             yield Encoding(ids, np.array([[0, len(text)]] * len(ids), np.int32))

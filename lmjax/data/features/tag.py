@@ -1,4 +1,4 @@
-"""Examples of tagging: words, and a label for each.
+"""Features of tagging: words, and a label for each.
 
 B rows, T tokens in a row, W words in a sentence.
 """
@@ -7,41 +7,30 @@ import dataclasses
 import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from lmjax.config.data import FieldsConfig
-from lmjax.config.task import CASES
+from lmjax.config.experiment import Config
+from lmjax.config.task import CASES, TagConfig
 from lmjax.data.features import word_windows
 from lmjax.data.features.features import (
     FIELDS,
     Columns,
+    Features,
     Row,
-    around,
-    label_id,
-    token_rows,
+    find_label_id,
+    pad_token_rows,
+    summary_end,
+    wrapper_ids,
 )
 from lmjax.data.features.word_windows import Window
 from lmjax.data.formats import fields
 from lmjax.data.formats.examples import Example
 from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, nearest
 from lmjax.metrics import spans
-
-_NONE, _LOWER, _UPPER, _TITLE, _MIXED = range(len(CASES))
-
-
-def case_of(word: str) -> int:
-    """Return which of `CASES` a word is; a single capital begins a word."""
-    if word.islower():
-        return _LOWER
-    if word.isupper() and len(word) > 1:
-        return _UPPER
-    if word[:1].isupper() and not any(map(str.isupper, word[1:])):
-        return _TITLE
-    return _MIXED if any(map(str.isupper, word)) else _NONE
-
 
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
@@ -49,26 +38,26 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A sentence to tag: its words, the number of each one's label, its predicate."""
+    """A sentence: its words, the number of each one's label, and its predicate."""
 
     words: tuple[str, ...]
     labels: tuple[int, ...]
-    predicate: tuple[int, ...] = ()  # the numbers of the words it consists of
+    predicate: tuple[int, ...] = ()  # the indices of its words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tag:
+class TagFeatures(Features):
     """Words between special tokens, with a label at one token of each.
 
-    Where examples name a predicate it is marked: its tokens are of type 1 (Shi and Lin
-    2019 have such an embedding), or it stands between separators.
+    A predicate, where examples have one, is marked: its tokens are of type 1 (Shi and
+    Lin 2019 have such an embedding), or it is between separators.
 
-    A sentence that is too long gives several rows, which have each word once. With a
-    predicate it gives the one row around that; the words beyond are in no row, and
-    given to no span.
+    A sentence that is too long becomes several rows, each word labelled in one. With a
+    predicate it becomes one row around that; words outside are in no row, and are
+    predicted to be in no span.
 
-    A row: `tokens`, `types` (of each), `place` (of the label of each of its words),
-    `label`, `first` (the number of the first of these words).
+    Columns: `tokens`, `types` (of each), `place` (the index of the labelled token of
+    each word), `label`, `first` (the index of the first labelled word).
     """
 
     fields: FieldsConfig
@@ -77,9 +66,24 @@ class Tag:
     repair: bool
     unscored: tuple[str, ...] = ()  # types of spans
     mark: Literal["token_types", "separators"] = "token_types"
-    casing: bool = False  # types are those of `CASES` instead
+    casing: bool = False  # token types are those of `CASES` instead
     label_at: Literal["first", "last"] = "first"  # of a word's tokens
-    compares_answers = True
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Return the features of a config."""
+        task = config.task
+        assert isinstance(task, TagConfig)
+        return cls(
+            fields=config.data.fields,
+            labels=task.labels,
+            length=config.data.length,
+            repair=task.repair,
+            unscored=task.unscored,
+            mark=task.mark_predicate,
+            casing=task.casing,
+            label_at=summary_end(config),
+        )
 
     def texts(self, example: Example) -> list[str]:
         """Return the words as a text."""
@@ -87,10 +91,10 @@ class Tag:
 
     @property
     def label_field(self) -> str:
-        """Return the name of the tags."""
+        """Return the name of the field with the tags."""
         return self.fields.tags
 
-    def label(self, example: Example) -> list[str]:
+    def labels_of(self, example: Example) -> list[str]:
         """Return the label of each word."""
         words = self._words(example)
         tags = fields.get_labels(example, self.fields.tags, leaf=f"{FIELDS}.tags")
@@ -98,39 +102,60 @@ class Tag:
             raise ConfigError(f"has {len(words)} tokens, but {len(tags)} tags")
         return tags
 
-    def read(self, example: Example, *, labelled: bool = True) -> Sentence:
-        """Return the words, their labels' numbers, and which are the predicate."""
-        tags = self.label(example) if labelled else []
-        ids = tuple(label_id(tag, self.labels) for tag in tags)
+    def check_labels(self) -> None:
+        """Check that either all labels are tags of spans, or none is.
+
+        Raises:
+          ConfigError: some are and some are not, or `unscored` names no type of span.
+        """
+        types = spans.span_types(self.labels)
+        for label in self.labels if types else ():
+            if not spans.is_bio_scheme([label]):
+                tags = [tag for tag in self.labels if spans.is_bio_scheme([tag])]
+                raise ConfigError(
+                    f"config.task.labels: {label!r} is neither O nor B-, I-, E- or S- "
+                    f"with a type, as others are{nearest(label, tags)}"
+                )
+        for name in self.unscored:
+            if name not in types:
+                raise ConfigError(
+                    f"config.task.unscored: {name!r} is no type of span"
+                    f"{nearest(name, types)}; there are {', '.join(types) or 'none'}"
+                )
+
+    def parse(self, example: Example, *, labelled: bool = True) -> Sentence:
+        """Return the words, the numbers of their labels, and the predicate."""
+        tags = self.labels_of(example) if labelled else []
+        ids = tuple(find_label_id(tag, self.labels) for tag in tags)
         words = tuple(self._words(example))
         predicate = self._predicate(example, count=len(words))
         return Sentence(words, ids if labelled else (0,) * len(words), predicate)
 
     def encode(
-        self, readings: Sequence[Sentence], tokenizer: Tokenizer
+        self, parsed: Sequence[Sentence], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
-        """Return rows; of a word that does not fit its first tokens.
+        """Return the rows of each; a word that does not fit a row is cut at the end.
 
         Raises:
           ConfigError: the tokenizer has no separator to mark a predicate with.
         """
         if self.fields.predicate and self.mark == "separators":
             _check_separator(tokenizer)
-        space = _space(tokenizer)
-        flat = [
+        space = _word_separator(tokenizer)
+        words = [
             (space if i else "") + word
-            for sentence in readings
+            for sentence in parsed
             for i, word in enumerate(sentence.words)
         ]
-        encoded = iter(tokenizer.encode_batch(flat))
-        made = (
-            self._rows(s, [next(encoded) for _ in s.words], tokenizer) for s in readings
-        )
-        return [[*rows] for rows in made]
+        encoded = iter(tokenizer.encode_batch(words))
+        return [
+            [*self._rows(s, [next(encoded) for _ in s.words], tokenizer)]
+            for s in parsed
+        ]
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
         """Return tokens, segments, positions, token_types, labels, weights: (B, T)."""
-        batch = token_rows(rows, length=length)
+        batch = pad_token_rows(rows, length=length)
         batch["token_types"] = np.zeros_like(batch["tokens"])
         batch["labels"] = np.zeros_like(batch["tokens"])
         batch["weights"] = np.zeros(batch["tokens"].shape, np.float32)
@@ -141,53 +166,53 @@ class Tag:
                 batch["weights"][b, row["place"]] = 1.0
         return batch
 
-    def of_text(self, text: str) -> Example:
-        """Return an example of the words of a text, as white space divides it."""
+    def example_from_text(self, text: str) -> Example:
+        """Return an example of a text, split at white space."""
         return {self.fields.tokens: text.split()}
 
-    def answer(
+    def postprocess(
         self,
-        reading: Sentence,
-        rows: Sequence[Row],
+        parsed: Sentence,
+        rows: Sequence[Columns],
         outputs: Sequence[Mapping[str, np.ndarray]],
     ) -> dict[str, Any]:
-        """Return the label of each word; O of one that is in no row."""
-        tags = [spans.OUTSIDE] * len(reading.words)
+        """Return the label of each word; O for one that is in no row."""
+        tags = [spans.OUTSIDE] * len(parsed.words)
         for row, output in zip(rows, outputs, strict=True):
-            given = output["tags"][row.columns["place"]]
-            first = int(row.columns["first"][0])
-            tags[first : first + len(given)] = [self.labels[i] for i in given]
+            ids = output["tags"][row["place"]]
+            first = int(row["first"][0])
+            tags[first : first + len(ids)] = [self.labels[i] for i in ids]
         if self.repair:
-            tags = spans.repaired(tags, known=self.labels)
+            tags = spans.repair_tags(tags, labels=self.labels)
         return {"tags": tags}
 
     @property
-    def judges(self) -> tuple[str, ...]:
-        """Return the names of what `judge` returns.
+    def metric_names(self) -> tuple[str, ...]:
+        """Return the names of what `compute_metrics` returns.
 
         Raises:
-          ConfigError: the labels are of spans, and seqeval is not installed.
+          ConfigError: the labels are tags of spans, and seqeval is not installed.
         """
-        if not spans.are(self.labels):
+        if not spans.is_bio_scheme(self.labels):
             return ("accuracy",)
-        spans.library()
-        return ("accuracy", *spans.NAMES)
+        spans.import_seqeval()
+        return ("accuracy", *spans.METRICS)
 
-    def judge(
-        self, answers: Sequence[Mapping[str, Any]], readings: Sequence[Sentence]
+    def compute_metrics(
+        self, predictions: Sequence[Mapping[str, Any]], parsed: Sequence[Sentence]
     ) -> dict[str, float]:
-        """Return the share of words that are right, and how well spans are found."""
-        given = [answer["tags"] for answer in answers]
-        true = [[self.labels[i] for i in reading.labels] for reading in readings]
+        """Return the accuracy over words; precision, recall and F1 over spans."""
+        predicted = [prediction["tags"] for prediction in predictions]
+        true = [[self.labels[i] for i in sentence.labels] for sentence in parsed]
         words = [*itertools.chain.from_iterable(true)]
-        right = map(operator.eq, itertools.chain.from_iterable(given), words)
-        found = {"accuracy": sum(right) / len(words)}
-        if spans.are(self.labels):
-            found |= spans.scores(given, true, unscored=self.unscored)
-        return found
+        correct = map(operator.eq, itertools.chain.from_iterable(predicted), words)
+        metrics = {"accuracy": sum(correct) / len(words)}
+        if spans.is_bio_scheme(self.labels):
+            metrics |= spans.score_spans(predicted, true, unscored=self.unscored)
+        return metrics
 
     def identity(self) -> Any:
-        """Return the fields, the labels, the length, and how rows are marked."""
+        """Return the fields, the labels, the length, and how words are marked."""
         names = self.fields.tokens, self.fields.tags, self.fields.predicate
         marks = self.mark, self.casing, self.label_at
         return ["tag", *names, self.labels, self.length, *marks]
@@ -203,68 +228,79 @@ class Tag:
         return fields.get_word_indices(example, name, leaf=leaf, count=count)
 
     def _types(self, sentence: Sentence) -> list[int]:
-        """Return the type of each word's tokens."""
+        """Return the token type of each word."""
         if self.casing:
-            return [*map(case_of, sentence.words)]
+            return [*map(classify_case, sentence.words)]
         marked = sentence.predicate if self.mark == "token_types" else ()
         return [int(i in marked) for i in range(len(sentence.words))]
 
     def _rows(
         self, sentence: Sentence, words: list[np.ndarray], tokenizer: Tokenizer
     ) -> Iterator[Row]:
-        prefix, separator, suffix = around(tokenizer)
-        apart = separator if self.mark == "separators" else []
+        prefix, separator, suffix = wrapper_ids(tokenizer)
+        separator = separator if self.mark == "separators" else []
         room = self.length - len(prefix) - len(suffix)
-        # A word that the tokenizer has nothing for still needs a place.
+        # A word without tokens still needs one for its label.
         words = [word if len(word) else tokenizer.encode("?") for word in words]
-        fitting = [word[: room - 2 * len(apart)] for word in words]
-        pieces, lead_W, trail_W = word_windows.set_apart(
-            fitting, sentence.predicate, apart
+        fitting = [word[: room - 2 * len(separator)] for word in words]
+        pieces, lead_W, trail_W = word_windows.separate_words(
+            fitting, sentence.predicate, separator
         )
         sizes_W = np.array([*map(len, pieces)])
         windows = [*self._windows(sizes_W, sentence, room=room)]
         types_W, labels_W = map(np.array, (self._types(sentence), sentence.labels))
-        cut = sum(len(window.own) for window in windows) < len(words)
+        cut = sum(len(window.labelled) for window in windows) < len(words)
         cut |= any(map(operator.ne, map(len, fitting), map(len, words)))
         for window in windows:
-            here, own = (np.array(part) for part in window)
-            end_W = len(prefix) + np.cumsum(sizes_W[here])
-            first_W = end_W - sizes_W[here] + lead_W[here]
-            last_W = end_W - trail_W[here] - 1
+            shown, labelled = (np.array(part) for part in window)
+            end_W = len(prefix) + np.cumsum(sizes_W[shown])
+            first_W = end_W - sizes_W[shown] + lead_W[shown]
+            last_W = end_W - trail_W[shown] - 1
             place_W = first_W if self.label_at == "first" else last_W
-            tokens = np.concatenate([prefix, *(pieces[i] for i in here), suffix])
+            tokens = np.concatenate([prefix, *(pieces[i] for i in shown), suffix])
             types = np.zeros(len(tokens), np.int32)
-            types[len(prefix) : end_W[-1]] = np.repeat(types_W[here], sizes_W[here])
+            types[len(prefix) : end_W[-1]] = np.repeat(types_W[shown], sizes_W[shown])
             columns = {
                 "tokens": tokens.astype(np.int32),
                 "types": types,
-                "place": place_W[-len(own) :],
-                "label": labels_W[own],
-                "first": own[:1],
+                "place": place_W[-len(labelled) :],
+                "label": labels_W[labelled],
+                "first": labelled[:1],
             }
             yield Row(columns=columns, size=len(tokens), truncated=cut)
 
     def _windows(
         self, sizes_W: np.ndarray, sentence: Sentence, *, room: int
     ) -> Iterable[Window]:
-        """Return the rows' words: all of them, or those around a predicate.
+        """Return the words of each row: all of them, or those around the predicate.
 
-        Without its predicate a row would not say what is asked, and most arguments are
-        near it.
+        A row without the predicate could not be labelled, and most arguments are near
+        it.
         """
         if sentence.predicate:
-            return [word_windows.centred(sizes_W, sentence.predicate, room=room)]
-        return word_windows.consecutive(sizes_W, room=room)
+            return [word_windows.center_window(sizes_W, sentence.predicate, room=room)]
+        return word_windows.split_windows(sizes_W, room=room)
+
+
+def classify_case(word: str) -> int:
+    """Return the index in `CASES` of a word; a single capital is a title."""
+    if word.islower():
+        return CASES.index("lower")
+    if word.isupper() and len(word) > 1:
+        return CASES.index("upper")
+    if word[:1].isupper() and not any(map(str.isupper, word[1:])):
+        return CASES.index("title")
+    return CASES.index("mixed" if any(map(str.isupper, word)) else "none")
 
 
 def _check_separator(tokenizer: Tokenizer) -> None:
-    if not around(tokenizer)[1]:
+    if not wrapper_ids(tokenizer)[1]:
         raise ConfigError(
             "config.task.mark_predicate = 'separators': the tokenizer has none"
         )
 
 
-def _space(tokenizer: Tokenizer) -> str:
-    """Return what stands before a word where the tokenizer does not put it there."""
+def _word_separator(tokenizer: Tokenizer) -> str:
+    """Return the space before a word, or "" if the tokenizer adds it itself."""
     twice = [*tokenizer.encode("1"), *tokenizer.encode("1")]
     return " " if tokenizer.decode(twice) == "11" else ""

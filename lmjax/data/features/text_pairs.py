@@ -1,14 +1,16 @@
-"""Examples of a source and a target that is to be written for it."""
+"""Features of tasks that generate a target for a source."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from lmjax.config.data import FieldsConfig
 from lmjax.config.decoding import SOURCE, Metric
-from lmjax.data.features.features import FIELDS
+from lmjax.config.experiment import Config
+from lmjax.config.task import GenerationTaskConfig
+from lmjax.data.features.features import FIELDS, Columns, Features, Row
 from lmjax.data.formats import fields
 from lmjax.data.formats.examples import Example
 from lmjax.data.tokenizers.special_ids import not_none
@@ -19,15 +21,15 @@ from lmjax.metrics import text as text_metrics
 
 @dataclasses.dataclass(frozen=True)
 class TextPair:
-    """An example: what is read, and what is to be written, "" where nobody knows."""
+    """A source and its target, "" where that is not known."""
 
     source: str
     target: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextPairs:
-    """What all tasks have in common that write a target for a source."""
+class TextPairFeatures(Features):
+    """A source in a template, and a target."""
 
     fields: FieldsConfig
     template: str
@@ -37,74 +39,99 @@ class TextPairs:
     # Enters the fingerprint, by which stores know their examples: never change it.
     fingerprint_name: ClassVar[str]
 
+    @classmethod
+    def from_config(cls, config: Config, **more: Any) -> Self:
+        """Return the features of a config, with the fields that a subclass adds."""
+        task = config.task
+        assert isinstance(task, GenerationTaskConfig)
+        return cls(
+            fields=config.data.fields,
+            template=task.template,
+            metrics=task.metrics,
+            length=config.data.length,
+            target_length=config.data.target_length,
+            **more,
+        )
+
+    def prompt_row(self, columns: Columns) -> Row:
+        """Return the row of the same example without its target, as it is decoded."""
+        raise NotImplementedError
+
+    def decoder_inputs(self, columns: Columns) -> dict[str, Any]:
+        """Return `prompts`, the ids to continue, and `sources`, the ids of the source.
+
+        Those are arguments of `BeamSearch.search`; only an encoder-decoder has
+        sources.
+        """
+        raise NotImplementedError
+
     def texts(self, example: Example) -> list[str]:
         """Return the source and the target."""
         return [self._text(example, name) for name in ("source", "target")]
 
-    def read(self, example: Example, *, labelled: bool = True) -> TextPair:
-        """Return the source, and the target where it is known."""
+    def parse(self, example: Example, *, labelled: bool = True) -> TextPair:
+        """Return the source, and the target if it is labelled."""
         target = self._text(example, "target") if labelled else ""
         return TextPair(self._text(example, "source"), target)
 
-    def of_text(self, text: str) -> Example:
+    def example_from_text(self, text: str) -> Example:
         """Return an example of a source."""
         return {self.fields.source: text}
 
-    def answer(
+    def postprocess(
         self,
-        reading: TextPair,
-        rows: Sequence[Any],
+        parsed: TextPair,
+        rows: Sequence[Columns],
         outputs: Sequence[Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """Return the best text that was found, its score and log P; and the others."""
-        none = {"text": "", "score": None, "log_prob": None}  # log P was no number
+        """Return the best text, its score and log-probability; and the others."""
+        none = {"text": "", "score": None, "log_prob": None}  # no finite log P
         best, *others = outputs[0]["texts"] or [none]
         return {**best, "others": others} if others else dict(best)
 
     @property
-    def judges(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         """Return the names of the metrics.
 
         Raises:
-          ConfigError: the package that measures one of them is not installed.
+          ConfigError: a package that computes one of them is not installed.
         """
-        return text_metrics.names(self.metrics)
+        return text_metrics.metric_names(self.metrics)
 
     @property
-    def compares_answers(self) -> bool:
-        """Return whether `judge` reads the answers."""
-        return text_metrics.compare_answers(self.metrics)
+    def needs_predictions(self) -> bool:
+        """Return whether any metric reads the predictions, not the sources alone."""
+        return text_metrics.need_predictions(self.metrics)
 
-    def judge(
-        self, answers: Sequence[Mapping[str, Any]], readings: Sequence[TextPair]
+    def compute_metrics(
+        self, predictions: Sequence[Mapping[str, Any]], parsed: Sequence[TextPair]
     ) -> dict[str, float]:
-        """Return the metrics of answers to examples that were read with theirs."""
-        return text_metrics.measured(
+        """Compare the generated texts with the targets."""
+        return text_metrics.compute_metrics(
             self.metrics,
-            answers=[answer["text"] for answer in answers],
-            targets=[reading.target for reading in readings],
-            sources=[reading.source for reading in readings],
+            predictions=[prediction["text"] for prediction in predictions],
+            targets=[pair.target for pair in parsed],
+            sources=[pair.source for pair in parsed],
         )
 
-    def encoded(
-        self, readings: Sequence[TextPair], tokenizer: Tokenizer
+    def encode_texts(
+        self, pairs: Sequence[TextPair], tokenizer: Tokenizer
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the ids of what is read and of what is written, as long as they are.
+        """Return the ids of each source, in the template, and of its target; uncut.
 
         Raises:
-          ConfigError: the tokenizer has nothing to end a text with.
+          ConfigError: the tokenizer has no end-of-text token.
         """
         if tokenizer.eos_id is None:
-            raise ConfigError("config.tokenizer: has no end of a text to be written")
-        asked = [self.template.replace(SOURCE, reading.source) for reading in readings]
-        targets = [reading.target for reading in readings]
-        both = tokenizer.encode_batch([*asked, *targets])
-        return list(zip(both[: len(asked)], both[len(asked) :], strict=True))
+            raise ConfigError("config.tokenizer: has no end of text to end a target")
+        sources = [self.template.replace(SOURCE, pair.source) for pair in pairs]
+        encoded = tokenizer.encode_batch([*sources, *(pair.target for pair in pairs)])
+        return list(zip(encoded[: len(pairs)], encoded[len(pairs) :], strict=True))
 
-    def ended(self, target: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-        """Return a target cut to its length, with its end."""
-        kept = target[: self.target_length - 1]
-        return np.append(kept, not_none(tokenizer.eos_id)).astype(np.int32)
+    def end_target(self, target: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+        """Cut a target to its length, and append the end of text."""
+        target = target[: self.target_length - 1]
+        return np.append(target, not_none(tokenizer.eos_id)).astype(np.int32)
 
     def identity(self) -> Any:
         """Return the fields, the template and the lengths."""

@@ -1,4 +1,4 @@
-"""Which words of a sentence stand in a row together, where not all of them fit.
+"""Split a sentence that is too long for one row into windows of words.
 
 W words of a sentence.
 """
@@ -10,20 +10,17 @@ import numpy as np
 
 
 class Window(NamedTuple):
-    """Words that follow one another in a row, and the last of them, its own.
+    """The words of a row, and the last of them, which are labelled there.
 
-    What a row says of a word counts where the word is its own; the words before are
-    there to be seen.
+    The words before are context; they are labelled in the window before.
     """
 
     words: range
-    own: range
+    labelled: range
 
 
-def consecutive(sizes_W: np.ndarray, *, room: int) -> Iterator[Window]:
-    """Yield windows of which each word is in one for its own.
-
-    What room they leave goes to the words before.
+def split_windows(sizes_W: np.ndarray, *, room: int) -> Iterator[Window]:
+    """Yield windows that label each word once; room that is left goes to context.
 
     Args:
       sizes_W: tokens of each word, from 1 to `room`.
@@ -31,46 +28,50 @@ def consecutive(sizes_W: np.ndarray, *, room: int) -> Iterator[Window]:
     """
     ends_W = np.cumsum(sizes_W)
     starts_W = ends_W - sizes_W
-    begin = 0
-    while begin < len(sizes_W):
-        stop = int(np.searchsorted(ends_W, starts_W[begin] + room, "right"))
+    start = 0
+    while start < len(sizes_W):
+        stop = int(np.searchsorted(ends_W, starts_W[start] + room, "right"))
         first = int(np.searchsorted(starts_W, ends_W[stop - 1] - room))
-        yield Window(range(first, stop), range(begin, stop))
-        begin = stop
+        yield Window(range(first, stop), range(start, stop))
+        start = stop
 
 
-def centred(sizes_W: np.ndarray, places: Sequence[int], *, room: int) -> Window:
-    """Return the window that has as many words on both sides of some as fit.
+def center_window(sizes_W: np.ndarray, center: Sequence[int], *, room: int) -> Window:
+    """Return a window around some words, with about as many tokens on either side.
 
     Args:
       sizes_W: tokens of each word, from 1 to `room`.
-      places: those in the middle, ascending; the first of them, if not all fit.
+      center: the words in the middle, ascending; only the first, if not all fit.
       room: tokens in a window.
     """
     ends_W = np.cumsum(sizes_W)
     starts_W = ends_W - sizes_W
-    first, last = places[0], places[-1]
+    first, last = center[0], center[-1]
     if ends_W[last] - starts_W[first] > room:
         last = first
     spare = room - (ends_W[last] - starts_W[first])
     left = max(spare // 2, spare - (ends_W[-1] - ends_W[last]))
-    begin = int(np.searchsorted(starts_W, starts_W[first] - left))
-    stop = int(np.searchsorted(ends_W, starts_W[begin] + room, "right"))
-    return Window(range(begin, stop), range(begin, stop))
+    start = int(np.searchsorted(starts_W, starts_W[first] - left))
+    stop = int(np.searchsorted(ends_W, starts_W[start] + room, "right"))
+    return Window(range(start, stop), range(start, stop))
 
 
-def set_apart(
-    words: Sequence[np.ndarray], places: Sequence[int], separator: Sequence[int]
+def separate_words(
+    words: Sequence[np.ndarray], marked: Sequence[int], separator: Sequence[int]
 ) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """Return the words with separators around some, and their tokens before and after.
+    """Put a separator before and after the words at some indices.
 
-    Words that follow one another are set apart together.
+    Words that follow one another are separated as one.
+
+    Returns:
+      The tokens of each word, and the numbers of separator tokens before and after it,
+      int64 (W,).
     """
     pieces: list[Any] = [*words]
     lead_W, trail_W = np.zeros((2, len(words)), np.int64)
-    for i in places:
-        if i - 1 not in places:
+    for i in marked:
+        if i - 1 not in marked:
             pieces[i], lead_W[i] = [*separator, *pieces[i]], len(separator)
-        if i + 1 not in places:
+        if i + 1 not in marked:
             pieces[i], trail_W[i] = [*pieces[i], *separator], len(separator)
     return pieces, lead_W, trail_W

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lmjax.config.experiment import Config
-from lmjax.config.task import (
+from lmjax.config.text_task import (
     InfillingConfig,
     MaskedLMConfig,
     SpanCorruptionConfig,
     WindowPairConfig,
     num_predictions,
     span_counts,
-    window_pair_lengths,
 )
 from lmjax.data.lm import transforms
 from lmjax.data.padding import pad_rows, segment_positions
@@ -246,10 +245,10 @@ def _build_masked_lm(
 def _build_window_pair(
     config: Config, task: WindowPairConfig, tokenizer: Tokenizer
 ) -> WindowPairObjective:
-    window, _ = window_pair_lengths(config.data.length, task)
+    window, _ = task.lengths(config.data.length)
     if tokenizer.eos_id is None:
         raise ConfigError(
-            f"config.task.kind = {task.kind!r}: needs a token that ends a text, and "
+            f"config.task.kind = {config.task.kind!r}: needs a token that ends a text, and "
             "the tokenizer has none"
         )
     return WindowPairObjective(

@@ -9,7 +9,7 @@ Shapes: N tokens of a window, V vocabulary, K places of tokens.
 
 import numpy as np
 
-from lmjax.config.task import SpanCorruptionConfig, num_predictions, span_counts
+from lmjax.config.text_task import SpanCorruptionConfig, num_predictions, span_counts
 from lmjax.data import order
 
 

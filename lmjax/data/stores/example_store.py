@@ -1,10 +1,12 @@
 """Encoded examples on disk: ragged columns of int32, memory-mapped, built once.
 
-NAME.values.npy  the numbers of a column, one row after another
-NAME.starts.npy  int64, where the numbers of each row begin, and the end
-size.npy         int32, for each row the length of the shortest batch that holds it
-examples.jsonl   the examples, if evaluation compares predictions with them
-manifest.json    written last: see `store_manifest`
+NAME.values.npy  the column's numbers, one row after another
+NAME.starts.npy  int64, where each row's begin, and the end
+size.npy         int32, the length of the shortest batch that holds a row
+examples.jsonl   the examples, where evaluation compares predictions with them
+rows.npy         int32 (N, 2), together with those: how many rows of each of N examples
+                 are in the store, one after another, and how many it was encoded as
+manifest.json    written last; without it there is no store
 """
 
 import contextlib
@@ -32,6 +34,7 @@ from lmjax.errors import UserError
 from lmjax.fileio import lock, open_atomic, write_errors, write_json
 
 EXAMPLES = "examples.jsonl"
+ROWS = "rows.npy"
 _TOKENS = ("tokens", "source", "target")  # the columns of tokens
 _ENCODE_BATCH = 1024  # examples that are encoded together
 
@@ -56,6 +59,7 @@ class ExampleStore:
             self.num_examples: int = manifest["num_examples"]
             self.num_truncated: int = manifest["num_truncated"]
             self.num_skipped: int = manifest["num_skipped"]
+            self._has_row_counts: bool = manifest.get("row_counts", False)
             names: list[str] = manifest["columns"]
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -80,6 +84,24 @@ class ExampleStore:
         """Open the examples that the rows were encoded from, if they are stored."""
         file = self.directory / EXAMPLES
         return JsonExamples([file], on_bad_text="error", path=str(file))
+
+    @functools.cached_property
+    def rows_of_examples(self) -> list[range] | None:
+        """Return the rows of each example; an empty range where some are not here.
+
+        None where the store has no `rows.npy`: it holds no examples, or was built by
+        an earlier version.
+        """
+        if not self._has_row_counts:
+            return None
+        here_N, encoded_N = self._load(ROWS).T
+        stops_N = np.cumsum(here_N)
+        return [
+            range(stop - count, stop) if count == encoded else range(0)
+            for stop, count, encoded in zip(
+                stops_N.tolist(), here_N.tolist(), encoded_N.tolist(), strict=True
+            )
+        ]
 
     @property
     def num_tokens(self) -> int:
@@ -144,20 +166,20 @@ def build_example_store(
 def encode_examples(
     part: ExamplePart, tokenizer: Tokenizer, bad: list[str]
 ) -> Iterator[tuple[Example, Sequence[Row]]]:
-    """Yield examples and their rows; append the errors of bad examples to `bad`."""
+    """Yield examples and their rows; `bad` takes what is wrong with those left out."""
     for first in range(0, len(part), _ENCODE_BATCH):
-        examples, readings = [], []
+        examples, parsed = [], []
         for i in range(first, min(first + _ENCODE_BATCH, len(part))):
             try:
                 example = part.examples[i]
-                readings.append(part.features.read(example))
+                parsed.append(part.features.parse(example))
                 examples.append(example)
             except UserError as error:
                 where = part.examples.where(i)
                 if part.on_bad_example == "error":
                     raise explain_bad_example(error, where) from error
                 bad.append(str(add_location(error, where)))
-        rows = part.features.encode(readings, tokenizer)
+        rows = part.features.encode(parsed, tokenizer)
         yield from zip(examples, rows, strict=True)
 
 
@@ -165,17 +187,20 @@ def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
     bad: list[str] = []
     columns: dict[str, list[np.ndarray]] = {}
     sizes: list[int] = []
-    num_examples = num_truncated = 0
+    row_counts: list[tuple[int, int]] = []
+    num_truncated = 0
+    skipped = () if part.keeps_examples else part.features.prediction_columns
     with _open_examples_file(directory, part) as keep:
         for example, rows in encode_examples(part, tokenizer, bad):
             keep(example)
-            num_examples += 1
             num_truncated += any(row.truncated for row in rows)
-            trained = [row for row in rows if row.learnt]
+            trained = [row for row in rows if row.trained]
+            row_counts.append((len(trained), len(rows)))
             sizes += [row.size for row in trained]
             for row in trained:
                 for name, values in row.columns.items():
-                    columns.setdefault(name, []).append(values)
+                    if name not in skipped:
+                        columns.setdefault(name, []).append(values)
     if bad:
         _log.warning("left out %d of %d examples: %s", len(bad), len(part), bad[0])
     if not columns:
@@ -186,13 +211,16 @@ def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
         _save(directory / f"{name}.starts.npy", starts)
         _save(directory / f"{name}.values.npy", np.concatenate(arrays, dtype=np.int32))
     _save(directory / "size.npy", np.array(sizes, np.int32))
+    if part.keeps_examples:
+        _save(directory / ROWS, np.array(row_counts, np.int32))
     manifest = {
         "examples": VERSION,
         "made_from": part.identity(tokenizer),
-        "num_examples": num_examples,
+        "num_examples": len(row_counts),
         "num_truncated": num_truncated,
         "num_skipped": len(bad),
         "columns": [*columns],
+        "row_counts": part.keeps_examples,
     }
     write_json(directory / MANIFEST, manifest, indent=1)
 
@@ -201,8 +229,8 @@ def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
 def _open_examples_file(
     directory: Path, part: ExamplePart
 ) -> Generator[Callable[[Example], None], None, None]:
-    """Yield a function that stores an example, if evaluation needs the examples."""
-    if not part.kept:
+    """Yield what keeps an example, if the part's are kept."""
+    if not part.keeps_examples:
         yield lambda example: None
         return
     with (directory / EXAMPLES).open("w", encoding="utf-8") as out:

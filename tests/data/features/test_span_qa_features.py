@@ -10,7 +10,7 @@ from lmjax.config.data import FieldsConfig
 from lmjax.config.experiment import parse
 from lmjax.config.task import SpanQAConfig
 from lmjax.data import batches, pipeline
-from lmjax.data.features.span_qa import SpanQA
+from lmjax.data.features.span_qa import SpanQAFeatures
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import UserError
 
@@ -22,7 +22,7 @@ TEXT = "Ann saw Bob in Ulm, and Éva met Cléo in Kōbe on a day in May."
 
 def make(length=28, **task):
     config = SpanQAConfig(**{**TASK, **task})
-    return SpanQA(fields=FieldsConfig(), task=config, length=length)
+    return SpanQAFeatures(fields=FieldsConfig(), task=config, length=length)
 
 
 def example(text="Ulm", start=None, context=TEXT, question="Where?", **more):
@@ -32,12 +32,16 @@ def example(text="Ulm", start=None, context=TEXT, question="Where?", **more):
 
 
 def encode(features, value, *, labelled=True, tokenizer=None):
-    reading = features.read(value, labelled=labelled)
-    (rows,) = features.encode([reading], tokenizer or Bytes(bos=True))
-    return reading, rows
+    question = features.parse(value, labelled=labelled)
+    (rows,) = features.encode([question], tokenizer or Bytes(bos=True))
+    return question, rows
 
 
-def answered(features, reading, rows, *, right):
+def columns_of(rows):
+    return [row.columns for row in rows]
+
+
+def answered(features, question, rows, *, right):
     """Return the answer of a model that has found what is labelled, in one row."""
     outputs = []
     for i, row in enumerate(rows):
@@ -45,7 +49,7 @@ def answered(features, reading, rows, *, right):
         start, end = row.columns["span"] if i == right else whole
         outputs.append({"start": start, "end": end, "score": np.float32(i == right)})
         outputs[-1]["no_answer"] = np.float32(-3 if i == right else 2)
-    return features.answer(reading, rows, outputs)
+    return features.postprocess(question, columns_of(rows), outputs)
 
 
 def test_a_row_is_question_and_window_between_special_tokens():
@@ -65,7 +69,7 @@ def test_a_row_is_question_and_window_between_special_tokens():
 
 
 def test_what_reads_from_left_to_right_answers_none_at_its_end():
-    features = SpanQA(
+    features = SpanQAFeatures(
         fields=FieldsConfig(), task=make().task, length=28, none_at="last"
     )
     bare = Bytes(bos=True)
@@ -92,9 +96,9 @@ def test_windows_hold_the_whole_context(size):
     _, rows = encode(make(), example("a", context=context))
     covered = set()
     for row, next_row in zip(rows, [*rows[1:], None], strict=True):
-        begin, end = row.offsets[0, 0], row.offsets[-1, 1]
+        begin, *_, end = row.columns["offsets"]
         covered |= {*range(begin, end)}
-        assert next_row is None or next_row.offsets[0, 0] == begin + 8
+        assert next_row is None or next_row.columns["offsets"][0] == begin + 8
         assert row.size == len(row.columns["tokens"]) <= 28
     assert covered == {*range(size)}
     assert len(rows) == 1 + max(0, -(-(size - 19) // 8))
@@ -106,11 +110,11 @@ def test_an_answer_at_any_seam_is_whole_in_some_window():
         text = TEXT[start : start + 5]
         if len(text.strip().encode()) > 11:  # of 19 tokens 8 are new in each window
             continue
-        reading, rows = encode(features, example(text, start))
+        question, rows = encode(features, example(text, start))
         holds = [i for i, row in enumerate(rows) if row.columns["span"].any()]
         assert holds and not rows[0].truncated
         for i in holds:
-            found = answered(features, reading, rows, right=i)
+            found = answered(features, question, rows, right=i)
             assert found["answer"] == text.strip()
             assert found["start"] == start + len(text) - len(text.lstrip())
 
@@ -119,13 +123,13 @@ def test_windows_without_the_answer_are_learnt_by_choice():
     for negative, count in ((False, 1), (True, 7)):
         features = make(negative_windows=negative)
         _, rows = encode(features, example("Ann"))
-        assert sum(row.learnt for row in rows) == count
+        assert sum(row.trained for row in rows) == count
         assert [*rows[2].columns["span"]] == [0, 0]
     features = make(no_answer=True)
     for more in ({"is_impossible": True}, {"answers": []}):
-        reading, rows = encode(features, example() | more)
-        assert not reading.answers
-        assert all(row.learnt and not row.columns["span"].any() for row in rows)
+        question, rows = encode(features, example() | more)
+        assert not question.answers
+        assert all(row.trained and not row.columns["span"].any() for row in rows)
 
 
 def test_what_is_too_long_is_told():
@@ -134,21 +138,21 @@ def test_what_is_too_long_is_told():
     assert all(row.truncated for row in rows)
     long = TEXT[4:40]  # in no window
     _, rows = encode(make(), example(long))
-    assert all(row.truncated and not row.learnt for row in rows)
+    assert all(row.truncated and not row.trained for row in rows)
 
 
 def test_the_answer_most_people_gave_is_learnt():
     value = example("Ulm")
     value["answers"] += [{"text": "Bob", "answer_start": 8}] * 2
-    reading, rows = encode(make(), value)
-    assert answered(make(), reading, rows, right=0)["answer"] == "Bob"
+    question, rows = encode(make(), value)
+    assert answered(make(), question, rows, right=0)["answer"] == "Bob"
 
 
 def test_answers_as_tfds_has_them():
     value = example("Ulm")
     starts = np.array([15, 8])
     value["answers"] = {"text": ["Ulm", "Bob"], "answer_start": starts}
-    assert [a.text for a in make().read(value).answers] == ["Ulm", "Bob"]
+    assert [a.text for a in make().parse(value).answers] == ["Ulm", "Bob"]
 
 
 def test_a_question_or_context_without_tokens_has_a_place():
@@ -157,23 +161,25 @@ def test_a_question_or_context_without_tokens_has_a_place():
             whole = super().encode_with_offsets(texts)
             return [e._replace(ids=e.ids[:0], offsets=e.offsets[:0]) for e in whole]
 
-    reading, rows = encode(make(), example("a", context="ab"), tokenizer=Deaf(bos=True))
+    question, rows = encode(
+        make(), example("a", context="ab"), tokenizer=Deaf(bos=True)
+    )
     assert rows[0].columns["tokens"].tolist() == [BOS, *b"?", EOS, *b"?", EOS]
-    assert answered(make(), reading, rows, right=0)["answer"] == "ab"
+    assert answered(make(), question, rows, right=0)["answer"] == "ab"
 
 
 def test_no_answer_where_there_may_be_none():
-    reading, rows = encode(make(no_answer=True), example("Bob"))
+    question, rows = encode(make(no_answer=True), example("Bob"))
     outputs = [
         {"start": 16, "end": 18, "score": np.float32(1 - i), "no_answer": np.float32(n)}
         for i, n in zip(range(len(rows)), [2.0, 5.0, 3.0] * 3, strict=False)
     ]
     # The lowest of no answer, 2, is against the best score, 1.
-    found = make(no_answer=True).answer(reading, rows, outputs)
+    found = make(no_answer=True).postprocess(question, columns_of(rows), outputs)
     assert found == {"answer": "", "start": None, "score": 1.0, "no_answer_score": 2.0}
     patient = make(no_answer=True, no_answer_threshold=1.0)
-    assert patient.answer(reading, rows, outputs)["answer"] == "Bob"
-    assert make().answer(reading, rows, outputs) == {
+    assert patient.postprocess(question, columns_of(rows), outputs)["answer"] == "Bob"
+    assert make().postprocess(question, columns_of(rows), outputs) == {
         "answer": "Bob",
         "start": 8,
         "score": 1.0,
@@ -183,11 +189,11 @@ def test_no_answer_where_there_may_be_none():
 def test_judging():
     features = make(no_answer=True)
     values = example("Bob"), example() | {"answers": []}
-    readings = [features.read(value) for value in values]
+    questions = [features.parse(value) for value in values]
     right = [{"answer": "bob."}, {"answer": ""}]
-    assert features.judge(right, readings) == {"exact_match": 1.0, "f1": 1.0}
+    assert features.compute_metrics(right, questions) == {"exact_match": 1.0, "f1": 1.0}
     part = [{"answer": "saw Bob"}, {"answer": "Ulm"}]
-    found = features.judge(part, readings)
+    found = features.compute_metrics(part, questions)
     assert found == {"exact_match": 0.0, "f1": pytest.approx(1 / 3)}
 
 
@@ -214,18 +220,21 @@ def test_judging():
         (example() | {"context": 3}, "'context' holds int, not a string"),
         ({"question": "a", "contxt": "b"}, "fields.context = 'context'.*mean 'contxt'"),
         ({"question": "a", "context": "b"}, "fields.answers = 'answers': no such"),
-        (make().of_text("Who?"), r"config\.data\.fields\.context = 'context': no such"),
+        (
+            make().example_from_text("Who?"),
+            r"config\.data\.fields\.context = 'context': no such",
+        ),
     ],
 )
 def test_mistakes(value, why):
     with pytest.raises(UserError, match=why) as error:
-        make().read(value)
+        make().parse(value)
     assert "\n" not in str(error.value)
 
 
 def test_unlabelled_questions_need_no_answers():
-    reading, rows = encode(make(), {"question": "a", "context": TEXT}, labelled=False)
-    assert reading.answers == ()
+    question, rows = encode(make(), {"question": "a", "context": TEXT}, labelled=False)
+    assert question.answers == ()
     assert len(rows) > 1
 
 
@@ -278,7 +287,7 @@ def test_labels_come_back_as_the_answers_of_odd_texts(odd_texts):
         text = context[start : start + rng.randint(1, 5)]
         if not text.strip():
             continue
-        reading, rows = encode(features, example(text, start, context))
+        question, rows = encode(features, example(text, start, context))
         right = [i for i, row in enumerate(rows) if row.columns["span"].any()]
-        found = answered(features, reading, rows, right=right[0])
+        found = answered(features, question, rows, right=right[0])
         assert found["answer"] == text.strip()

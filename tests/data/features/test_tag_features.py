@@ -11,27 +11,27 @@ from lmjax.config.data import FieldsConfig
 from lmjax.config.experiment import parse
 from lmjax.data import example_datasets, pipeline
 from lmjax.data.features.registry import make_features
-from lmjax.data.features.tag import Tag
+from lmjax.data.features.tag import TagFeatures
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import UserError
 from lmjax.metrics import spans
 
 LABELS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
-READ = Tag(fields=FieldsConfig(), labels=LABELS, length=16, repair=True)
+TAGS = TagFeatures(fields=FieldsConfig(), labels=LABELS, length=16, repair=True)
 BOS, EOS = 257, 256
 TOKENS = Bytes(bos=True)
 
 
 def encode(words, tags):
     example = {"tokens": words, "tags": tags}
-    return READ.encode([READ.read(example)], Bytes(bos=True))[0][0]
+    return TAGS.encode([TAGS.parse(example)], Bytes(bos=True))[0][0]
 
 
 def test_a_word_is_labelled_at_its_first_token():
     row = encode(["Ann", "in", "Ulm"], ["B-PER", "O", "B-LOC"])
     assert row.columns["tokens"].tolist() == [BOS, *b"Ann in Ulm", EOS]
     assert row.columns["place"].tolist() == [1, 4, 7]
-    batch = READ.batch([row.columns, None], length=16)
+    batch = TAGS.batch([row.columns, None], length=16)
     assert batch["labels"][0, [1, 4, 7]].tolist() == [1, 4, 0]
     assert batch["weights"].sum() == 3
     assert not batch["weights"][1].any()
@@ -39,10 +39,10 @@ def test_a_word_is_labelled_at_its_first_token():
 
 def marked(mark, predicate, *, words=("a", "bc", "de", "f"), **more):
     fields = FieldsConfig(predicate="verb")
-    read = dataclasses.replace(READ, fields=fields, mark=mark, **more)
+    features = dataclasses.replace(TAGS, fields=fields, mark=mark, **more)
     example = {"tokens": [*words], "tags": ["O"] * len(words), "verb": predicate}
-    row = read.encode([read.read(example)], Bytes(bos=True))[0][0]
-    return row, read.batch([row.columns, None], length=16)
+    row = features.encode([features.parse(example)], Bytes(bos=True))[0][0]
+    return row, features.batch([row.columns, None], length=16)
 
 
 @pytest.mark.parametrize("predicate", [[0, 1, 1, 0], ["0", "1", "1", "0"]])
@@ -83,13 +83,15 @@ def test_a_row_has_its_predicate_whatever_is_cut_off(mark, place):
 
 
 def test_words_beyond_the_row_of_a_predicate_are_outside():
-    read = dataclasses.replace(READ, fields=FieldsConfig(predicate="verb"))
+    features = dataclasses.replace(TAGS, fields=FieldsConfig(predicate="verb"))
     words = ["abcd", "efgh", "ijkl", "mnop", "qrst"]
     example = {"tokens": words, "tags": ["O"] * 5, "verb": 2}
-    reading = read.read(example)
-    ((row,),) = read.encode([reading], TOKENS)
+    sentence = features.parse(example)
+    ((row,),) = features.encode([sentence], TOKENS)
     assert row.columns["first"].tolist() == [2]
-    found = read.answer(reading, [row], [{"tags": np.full(16, 0)}])["tags"]
+    found = features.postprocess(sentence, [row.columns], [{"tags": np.full(16, 0)}])[
+        "tags"
+    ]
     assert found == ["O", "O", "B-LOC", "B-LOC", "O"]
 
 
@@ -112,11 +114,11 @@ def test_a_predicate_that_is_none(predicate, why):
 def test_a_separator_is_needed():
     bare = Bytes(bos=True)
     bare.eos_id, bare.pair_ids = None, ()
-    read = dataclasses.replace(
-        READ, fields=FieldsConfig(predicate="verb"), mark="separators"
+    features = dataclasses.replace(
+        TAGS, fields=FieldsConfig(predicate="verb"), mark="separators"
     )
     with pytest.raises(UserError, match=r"= 'separators': the tokenizer has none"):
-        read.encode([], bare)
+        features.encode([], bare)
 
 
 def test_what_reads_from_left_to_right_labels_last_tokens():
@@ -129,7 +131,7 @@ def test_what_reads_from_left_to_right_labels_last_tokens():
     assert make_features(parse(given, both)).label_at == "first"
     decoder = {**given, "model": {"kind": "decoder"}}
     last = make_features(parse(decoder))
-    row = last.encode([last.read({"tokens": ["Ann", "in"]}, labelled=False)], TOKENS)
+    row = last.encode([last.parse({"tokens": ["Ann", "in"]}, labelled=False)], TOKENS)
     assert row[0][0].columns["place"].tolist() == [3, 6]
     row, _ = marked("separators", 1, label_at="last")
     assert row.columns["place"].tolist() == [1, 5, 9, 11]
@@ -137,23 +139,27 @@ def test_what_reads_from_left_to_right_labels_last_tokens():
         parse(decoder, ["task.mark_predicate=token_types", "data.fields.predicate=v"])
 
 
+def columns_of(rows):
+    return [row.columns for row in rows]
+
+
 def rows_of(words, **more):
-    read = dataclasses.replace(READ, **more)
-    reading = read.read({"tokens": words, "tags": ["O"] * len(words)})
-    return read, reading, read.encode([reading], TOKENS)[0]
+    features = dataclasses.replace(TAGS, **more)
+    sentence = features.parse({"tokens": words, "tags": ["O"] * len(words)})
+    return features, sentence, features.encode([sentence], TOKENS)[0]
 
 
 def test_a_sentence_that_does_not_fit_gives_several_rows():
     words = ["abcd", "efgh", "ijklmn", "op", "q"]
-    read, reading, rows = rows_of(words)
+    features, sentence, rows = rows_of(words)
     texts = [bytes(row.columns["tokens"][1:-1].tolist()).decode() for row in rows]
     assert texts == ["abcd efgh", " ijklmn op q"]
     assert [row.columns["place"].tolist() for row in rows] == [[1, 5], [1, 8, 11]]
     assert not any(row.truncated for row in rows)
     outputs = [{"tags": np.arange(i, 16 + i) % 5} for i in range(2)]
-    tags = read.answer(reading, rows, outputs)["tags"]
+    tags = features.postprocess(sentence, columns_of(rows), outputs)["tags"]
     assert tags == ["B-PER", "B-LOC", "I-LOC", "O", "B-LOC"]
-    assert not read.repair or spans.repaired(tags, known=LABELS) == tags
+    assert not features.repair or spans.repair_tags(tags, labels=LABELS) == tags
     exact = rows_of(["abcd", "efgh", "ijkl"])[2]
     assert [row.size for row in exact] == [16]
 
@@ -167,12 +173,15 @@ def test_the_last_row_sees_the_words_before():
 
 @pytest.mark.parametrize("label_at", ["first", "last"])
 def test_of_a_word_that_does_not_fit_the_first_tokens_are_seen(label_at):
-    read, reading, rows = rows_of(["a", "b" * 40, "c"], label_at=label_at)
+    features, sentence, rows = rows_of(["a", "b" * 40, "c"], label_at=label_at)
     assert [row.size for row in rows] == [3, 16, 4]
     assert all(row.truncated for row in rows)
     assert rows[1].columns["place"].tolist() == [1 if label_at == "first" else 14]
     outputs = [{"tags": np.full(16, 1)}] * 3
-    assert read.answer(reading, rows, outputs)["tags"] == ["B-PER"] * 3
+    assert (
+        features.postprocess(sentence, columns_of(rows), outputs)["tags"]
+        == ["B-PER"] * 3
+    )
 
 
 def test_every_word_of_a_split_is_judged():
@@ -185,38 +194,42 @@ def test_every_word_of_a_split_is_judged():
         examples.append({"tokens": words, "tags": rng.choices(LABELS, k=len(words))})
     found = {}
     for length in (16, 400):
-        read = dataclasses.replace(READ, length=length, repair=False)
-        readings = [read.read(example) for example in examples]
-        parts = read.encode(readings, TOKENS)
+        features = dataclasses.replace(TAGS, length=length, repair=False)
+        sentences = [features.parse(example) for example in examples]
+        parts = features.encode(sentences, TOKENS)
         for name, spoil in (("all", 0), ("some", 1)):
             answers = []
-            for reading, rows in zip(readings, parts, strict=True):
+            for sentence, rows in zip(sentences, parts, strict=True):
                 outputs = []
                 for row in rows:
                     tags = np.zeros(length, int)
                     labels = row.columns["label"]
                     tags[row.columns["place"]] = (labels + spoil * (labels == 1)) % 5
                     outputs.append({"tags": tags})
-                answers.append(read.answer(reading, rows, outputs))
-            found[length, name] = read.judge(answers, readings)
-    assert found[16, "all"] == dict.fromkeys(("accuracy", *spans.NAMES), 1.0)
+                answers.append(
+                    features.postprocess(sentence, columns_of(rows), outputs)
+                )
+            found[length, name] = features.compute_metrics(answers, sentences)
+    assert found[16, "all"] == dict.fromkeys(("accuracy", *spans.METRICS), 1.0)
     assert found[16, "some"] == found[400, "some"]
     assert found[16, "some"]["f1"] < 0.9
-    assert (*found[16, "some"],) == READ.judges
+    assert (*found[16, "some"],) == TAGS.metric_names
 
 
 def test_a_span_that_is_half_cut_is_missed():
     pytest.importorskip("seqeval")
     words = ["ab", "cd", "efgh", "ij", "kl"]
-    read = dataclasses.replace(READ, fields=FieldsConfig(predicate="verb"))
+    features = dataclasses.replace(TAGS, fields=FieldsConfig(predicate="verb"))
     tags = ["B-PER", "I-PER", "O", "O", "B-LOC"]
-    reading = read.read({"tokens": words, "tags": tags, "verb": 3})
-    ((row,),) = read.encode([reading], TOKENS)
+    sentence = features.parse({"tokens": words, "tags": tags, "verb": 3})
+    ((row,),) = features.encode([sentence], TOKENS)
     assert row.columns["first"] == 1
     output = {"tags": np.zeros(16, int)}
     output["tags"][row.columns["place"]] = row.columns["label"]  # the row's are right
-    found = read.judge([read.answer(reading, [row], [output])], [reading])
-    assert found == {"accuracy": 3 / 5, **dict.fromkeys(spans.NAMES, 1 / 2)}
+    found = features.compute_metrics(
+        [features.postprocess(sentence, [row.columns], [output])], [sentence]
+    )
+    assert found == {"accuracy": 3 / 5, **dict.fromkeys(spans.METRICS, 1 / 2)}
 
 
 def test_a_word_without_tokens_keeps_its_place():
@@ -225,7 +238,7 @@ def test_a_word_without_tokens_keeps_its_place():
             return super().encode(text.replace("x", "").replace(" ", ""))
 
     example = {"tokens": ["a", "x", "b"], "tags": ["O", "B-PER", "O"]}
-    row = READ.encode([READ.read(example)], Deaf(bos=True))[0][0]
+    row = TAGS.encode([TAGS.parse(example)], Deaf(bos=True))[0][0]
     assert row.columns["tokens"].tolist() == [BOS, *b"a?b", EOS]
 
 
@@ -243,15 +256,15 @@ def test_a_word_without_tokens_keeps_its_place():
 )
 def test_mistakes(example, why):
     with pytest.raises(UserError, match=why):
-        READ.read(example)
+        TAGS.parse(example)
 
 
 def test_repair():
     tags = ["I-PER", "I-PER", "O", "I-LOC", "I-PER", "B-PER", "I-PER"]
     expected = ["B-PER", "I-PER", "O", "B-LOC", "B-PER", "B-PER", "I-PER"]
-    assert spans.repaired(tags, known=LABELS) == expected
-    assert spans.repaired(tags, known=("I-PER", "I-LOC", "O")) == tags
-    assert spans.repaired([], known=LABELS) == []
+    assert spans.repair_tags(tags, labels=LABELS) == expected
+    assert spans.repair_tags(tags, labels=("I-PER", "I-LOC", "O")) == tags
+    assert spans.repair_tags([], labels=LABELS) == []
 
 
 def test_spans_add_up_to_the_library_s_scores():
@@ -259,11 +272,11 @@ def test_spans_add_up_to_the_library_s_scores():
     rng = random.Random(0)
     true = [rng.choices(LABELS, k=rng.randint(1, 9)) for _ in range(80)]
     given = [[t if rng.random() < 0.7 else rng.choice(LABELS) for t in s] for s in true]
-    found = spans.scores(given, true)
+    found = spans.score_spans(given, true)
     names = ("precision_score", "recall_score", "f1_score")
     expected = [getattr(library, name)(true, given) for name in names]
     np.testing.assert_allclose([*found.values()], expected, rtol=1e-12)
-    assert spans.scores([["O"]], [["O"]]) == dict.fromkeys(spans.NAMES, 0.0)
+    assert spans.score_spans([["O"]], [["O"]]) == dict.fromkeys(spans.METRICS, 0.0)
 
 
 def sections(**task):
@@ -278,8 +291,8 @@ def sections(**task):
 def test_spans_of_some_types_are_not_scored():
     pytest.importorskip("seqeval")
     given, true = ["B-LOC", "B-PER", "O"], ["B-LOC", "O", "B-PER"]
-    assert spans.scores([given], [true])["f1"] == 0.5
-    assert spans.scores([given], [true], unscored=("PER",))["f1"] == 1.0
+    assert spans.score_spans([given], [true])["f1"] == 0.5
+    assert spans.score_spans([given], [true], unscored=("PER",))["f1"] == 1.0
     config = parse(sections(labels=LABELS, unscored=("PRE",)))
     with pytest.raises(UserError, match=r"'PRE' is no type .*'PER'.*are LOC, PER"):
         example_datasets.resolve_labels(config)
@@ -287,12 +300,14 @@ def test_spans_of_some_types_are_not_scored():
 
 def test_labels_are_of_spans_all_or_none(monkeypatch):
     for labels in (("B-X", "I-X", "S-X"), ("B", "I", "O"), LABELS):
-        assert spans.are(labels)
-    monkeypatch.setattr(spans, "library", None)  # nor asked for where there are none
-    speech = dataclasses.replace(READ, labels=("NN", "O", "VB-"))
-    assert speech.judges == ("accuracy",)
-    readings = [speech.read({"tokens": ["a", "b"], "tags": ["NN", "O"]})]
-    assert speech.judge([{"tags": ["NN", "NN"]}], readings) == {"accuracy": 0.5}
+        assert spans.is_bio_scheme(labels)
+    monkeypatch.setattr(spans, "import_seqeval", None)  # not called
+    speech = dataclasses.replace(TAGS, labels=("NN", "O", "VB-"))
+    assert speech.metric_names == ("accuracy",)
+    sentences = [speech.parse({"tokens": ["a", "b"], "tags": ["NN", "O"]})]
+    assert speech.compute_metrics([{"tags": ["NN", "NN"]}], sentences) == {
+        "accuracy": 0.5
+    }
     for odd in ("X-PER", "b-PER", "PER", "B-"):
         config = parse(sections(labels=("B-PER", odd, "I-PER", "O")))
         with pytest.raises(UserError, match=rf"'{odd}' is neither O .*mean '"):

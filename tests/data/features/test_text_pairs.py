@@ -11,25 +11,25 @@ from lmjax import tasks
 from lmjax.config.data import FieldsConfig
 from lmjax.config.experiment import parse
 from lmjax.data import batches, pipeline
-from lmjax.data.features.prompted_lm import PromptedLM
-from lmjax.data.features.seq2seq import Seq2Seq
+from lmjax.data.features.prompted_lm import PromptedLMFeatures
+from lmjax.data.features.seq2seq import Seq2SeqFeatures
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import UserError
 from lmjax.tasks import losses
 
 COMMON = {"fields": FieldsConfig(), "metrics": ("exact_match",)}
-PAIR = Seq2Seq(
+PAIR = Seq2SeqFeatures(
     **COMMON, template="{source}", length=16, target_length=8, decoder_prefix_ids=(7,)
 )
-PROMPT = PromptedLM(**COMMON, template="{source}=", length=16, target_length=6)
+PROMPT = PromptedLMFeatures(**COMMON, template="{source}=", length=16, target_length=6)
 BOS, EOS = 257, 256
 TOKENIZER = Bytes(bos=True)
 
 
 def encode(features, source, target="", tokenizer=TOKENIZER):
     example = {"source": source, "target": target}
-    reading = features.read(example, labelled=bool(target))
-    return features.encode([reading], tokenizer)[0][0]
+    pair = features.parse(example, labelled=bool(target))
+    return features.encode([pair], tokenizer)[0][0]
 
 
 def test_a_target_follows_its_start_and_ends():
@@ -45,8 +45,8 @@ def test_a_target_follows_its_start_and_ends():
     assert batch["positions"][0].tolist() == [0, 1, 2, 0, 0, 0, 0, 0]
     assert batch["source_segments"].sum(axis=1).tolist() == [5, 0]
     assert batch["source_positions"][0].tolist()[:6] == [0, 1, 2, 3, 4, 0]
-    assert PAIR.asked(row.columns)["prompts"] == [7]
-    assert PAIR.asked(row.columns)["sources"].tolist() == [BOS, *b"abc", EOS]
+    assert PAIR.decoder_inputs(row.columns)["prompts"] == [7]
+    assert PAIR.decoder_inputs(row.columns)["sources"].tolist() == [BOS, *b"abc", EOS]
 
 
 def test_a_target_has_the_opening_of_the_model():
@@ -57,7 +57,7 @@ def test_a_target_has_the_opening_of_the_model():
     assert batch["tokens"][0].tolist() == [7, 9, *b"xy", 0, 0, 0, 0]
     assert batch["targets"][0].tolist() == [9, *b"xy", EOS, 0, 0, 0, 0]
     assert batch["weights"].sum() == 4
-    assert opened.asked(row.columns)["prompts"] == [7, 9]
+    assert opened.decoder_inputs(row.columns)["prompts"] == [7, 9]
     assert not encode(opened, "a", "x" * 6).truncated
     long = encode(opened, "a", "x" * 7)
     assert long.truncated and long.columns["target"].tolist() == [9, *b"x" * 6, EOS]
@@ -72,7 +72,7 @@ def test_a_row_goes_where_both_its_parts_fit():
         assert batch["source"].shape == (1, length)
         assert batch["weights"].sum() == len(target) + 1
     odd = dataclasses.replace(PAIR, length=24, target_length=20)
-    assert [odd.room(length) for length in (8, 16, 24)] == [8, 16, 24]
+    assert [odd.target_bucket(length) for length in (8, 16, 24)] == [8, 16, 24]
 
 
 def test_what_is_too_long_is_cut_and_counted():
@@ -95,7 +95,7 @@ def test_the_loss_of_a_prompt_does_not_count():
     assert batch["targets"][0].tolist() == [*b"ab=xy", EOS, 0, 0]
     assert batch["weights"].tolist() == [[0, 0, 0, 1, 1, 1, 0, 0], [0] * 8]
     assert batch["segments"].sum(axis=1).tolist() == [6, 0]
-    assert PROMPT.asked(row.columns)["prompts"].tolist() == [BOS, *b"ab="]
+    assert PROMPT.decoder_inputs(row.columns)["prompts"].tolist() == [BOS, *b"ab="]
 
 
 def test_a_prompt_is_cut_from_its_left_whatever_its_target():
@@ -103,7 +103,7 @@ def test_a_prompt_is_cut_from_its_left_whatever_its_target():
     assert known.truncated and unknown.truncated
     expected = [BOS, *b"23456789="]
     for row in (known, unknown):
-        assert PROMPT.asked(row.columns)["prompts"].tolist() == expected
+        assert PROMPT.decoder_inputs(row.columns)["prompts"].tolist() == expected
     assert not encode(PROMPT, "23456789", "xxxxx").truncated
     long = encode(PROMPT, "23456789", "x" * 6)
     assert long.truncated
@@ -116,7 +116,7 @@ def test_a_prompt_without_tokens_still_begins():
         def encode_batch(self, texts):
             return super().encode_batch([text.replace("-", "") for text in texts])
 
-    bare = PromptedLM(**COMMON, template="{source}", length=16, target_length=6)
+    bare = PromptedLMFeatures(**COMMON, template="{source}", length=16, target_length=6)
     row = encode(bare, "-", "x", tokenizer=Deaf(bos=False))
     assert row.columns["tokens"].tolist() == [EOS, ord("x"), EOS]
     assert bare.batch([row.columns], length=8)["weights"].sum() == 2
@@ -125,7 +125,7 @@ def test_a_prompt_without_tokens_still_begins():
 def test_a_tokenizer_must_know_an_end():
     deaf = Bytes(bos=True)
     deaf.eos_id = None
-    with pytest.raises(UserError, match=r"config\.tokenizer: has no end of a text"):
+    with pytest.raises(UserError, match=r"config\.tokenizer: has no end of text"):
         encode(PAIR, "a", "x", tokenizer=deaf)
 
 
@@ -145,7 +145,7 @@ def test_a_tokenizer_must_know_an_end():
 )
 def test_mistakes(example, why):
     with pytest.raises(UserError, match=why):
-        PAIR.read(example)
+        PAIR.parse(example)
 
 
 @pytest.mark.parametrize("kind", ["seq2seq", "prompted_lm"])
@@ -191,14 +191,14 @@ def test_no_gradient_comes_from_the_prompt(tiny, random_params):
     batch, same, other = (PROMPT.batch([row.columns], length=8) for _ in range(3))
     same["targets"][0, :3] += 1  # of the prompt
     other["targets"][0, 3] += 1
-    grad = jax.jit(jax.grad(lambda p, b: task.loss(model, p, b, None)[0]))
+    grad = jax.jit(jax.grad(lambda p, b: task.loss(model, p, b, key=None)[0]))
     found, again, changed = (
         jax.tree.leaves(grad(params, b)) for b in (batch, same, other)
     )
     for a, b in zip(found, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any((a != b).any() for a, b in zip(found, changed, strict=True))
-    _, weight, metrics = task.loss(model, params, batch, None)
+    _, weight, metrics, _ = task.loss(model, params, batch, key=None)
     assert weight == 3
     assert metrics["padding"] == (2, 8)
 

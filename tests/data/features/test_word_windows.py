@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lmjax.data.features.word_windows import centred, consecutive
+from lmjax.data.features.word_windows import center_window, split_windows
 
 ROOM = 7
 
@@ -19,30 +19,30 @@ def sizes(seed):
 @pytest.mark.parametrize("seed", range(9))
 def test_each_word_is_one_windows_own(seed):
     sizes_W = sizes(seed)
-    windows = [*consecutive(sizes_W, room=ROOM)]
-    own = itertools.chain.from_iterable(window.own for window in windows)
+    windows = [*split_windows(sizes_W, room=ROOM)]
+    own = itertools.chain.from_iterable(window.labelled for window in windows)
     assert [*own] == [*range(len(sizes_W))]
     for window, after in itertools.pairwise([*windows, None]):
         taken = sizes_W[window.words].sum()
         assert taken <= ROOM
-        assert window.own.stop == window.words.stop
+        assert window.labelled.stop == window.words.stop
         if after is not None:  # no word more has room
-            assert sizes_W[window.own].sum() + sizes_W[window.own.stop] > ROOM
+            assert sizes_W[window.labelled].sum() + sizes_W[window.labelled.stop] > ROOM
         if window.words.start:  # nor one before
             assert taken + sizes_W[window.words.start - 1] > ROOM
 
 
 def test_what_fits_is_one_window():
-    (window,) = consecutive(np.array([2, 3, 2]), room=ROOM)
+    (window,) = split_windows(np.array([2, 3, 2]), room=ROOM)
     assert window == (range(3), range(3))
-    assert centred(np.array([2, 3, 2]), [1], room=ROOM) == window
+    assert center_window(np.array([2, 3, 2]), [1], room=ROOM) == window
 
 
 @pytest.mark.parametrize("seed", range(9))
 def test_a_predicate_is_in_the_middle(seed):
     sizes_W = sizes(seed)
     for place in range(len(sizes_W)):
-        words, own = centred(sizes_W, [place], room=ROOM)
+        words, own = center_window(sizes_W, [place], room=ROOM)
         assert place in words and words == own
         assert sizes_W[words].sum() <= ROOM
         before = sizes_W[words.start : place].sum()
@@ -56,5 +56,5 @@ def test_a_predicate_is_in_the_middle(seed):
 
 def test_of_a_predicate_that_does_not_fit_the_first_words_are_seen():
     sizes_W = np.array([3, 2, 2, 3, 2])
-    assert centred(sizes_W, [1, 2], room=ROOM).words == range(1, 4)
-    assert centred(sizes_W, [1, 4], room=ROOM).words == range(1, 4)
+    assert center_window(sizes_W, [1, 2], room=ROOM).words == range(1, 4)
+    assert center_window(sizes_W, [1, 4], room=ROOM).words == range(1, 4)

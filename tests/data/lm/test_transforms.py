@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from lmjax.config.task import (
+from lmjax.config.text_task import (
     InfillingConfig,
     PrefixLMConfig,
     SpanCorruptionConfig,
     num_predictions,
     span_counts,
-    window_pair_lengths,
 )
 from lmjax.data.lm import transforms
 
@@ -115,14 +114,14 @@ def t5_lengths(length, *, density, mean):
 def test_lengths_are_those_of_t5(length, density, mean):
     config = SpanCorruptionConfig(noise_density=density, mean_span_length=mean)
     expected = t5_lengths(length, density=density, mean=mean)
-    assert window_pair_lengths(length, config) == expected
+    assert config.lengths(length) == expected
     if (length, density) == (512, 0.15) and mean == 3.0:
         assert expected == (568, 114)  # the paper's
 
 
 def test_lengths_of_the_other_objectives():
-    assert window_pair_lengths(64, PrefixLMConfig()) == (64, 64)
-    assert window_pair_lengths(64, InfillingConfig()) == (63, 64)
+    assert PrefixLMConfig().lengths(64) == (64, 64)
+    assert InfillingConfig().lengths(64) == (63, 64)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 137, 568])
