@@ -248,8 +248,8 @@ def _build_window_pair(
     window, _ = task.lengths(config.data.length)
     if tokenizer.eos_id is None:
         raise ConfigError(
-            f"config.task.kind = {config.task.kind!r}: needs a token that ends a text, and "
-            "the tokenizer has none"
+            f"config.task.kind = {config.task.kind!r}: needs a token that ends a text, "
+            "and the tokenizer has none"
         )
     return WindowPairObjective(
         window=window,
