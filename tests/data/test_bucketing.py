@@ -1,4 +1,4 @@
-"""Length buckets: the least padding, each example once, and the same order always."""
+"""Length buckets: the least padding, each row once, and an order that never changes."""
 
 import itertools
 import pickle
@@ -41,7 +41,7 @@ def test_very_long_rows_are_chosen_from_coarser_lengths():
 
 
 @pytest.mark.parametrize("parts", [1, 2, 6])
-def test_batches_hold_as_many_tokens_and_divide(parts):
+def test_batches_hold_equally_many_tokens_and_divide(parts):
     options = {"batch_size": 32, "data_shards": parts}
     one = bucketing.choose_buckets(LENGTHS, num_buckets=1, **options)
     four = bucketing.choose_buckets(LENGTHS, num_buckets=4, **options)
@@ -72,7 +72,7 @@ def schedule():
     return bucketing.Schedule(LENGTHS, buckets, 3)
 
 
-def test_each_example_comes_once_an_epoch(schedule):
+def test_each_row_comes_once_an_epoch(schedule):
     for epoch in (0, 1):
         first = epoch * schedule.steps_per_epoch
         batches = [schedule.batch(first + i) for i in range(schedule.steps_per_epoch)]
@@ -101,7 +101,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(schedule):
     assert len(kinds) == 4
 
 
-def test_in_order_has_each_example_once(schedule):
+def test_a_sorted_epoch_has_each_row_once(schedule):
     epoch = bucketing.sorted_epoch(LENGTHS, schedule.buckets)
     seen = np.concatenate([epoch.batch(i)[1] for i in range(len(epoch))])
     assert sorted(seen[seen >= 0]) == [*range(len(LENGTHS))]
@@ -109,7 +109,7 @@ def test_in_order_has_each_example_once(schedule):
     assert lengths == sorted(lengths)
 
 
-def test_ladder():
+def test_doubling_lengths():
     assert bucketing.doubling_lengths(100) == (16, 32, 64, 100)
     assert bucketing.doubling_lengths(16) == (16,)
     assert bucketing.doubling_lengths(9) == (9,)

@@ -256,7 +256,7 @@ def test_held_out_counts(datasets, config):
 
 
 def snapshot(directory):
-    """Return the content and time of each file, but for locks."""
+    """Return the content and time of each file except locks."""
     return {
         str(file.relative_to(directory)): (file.read_bytes(), file.stat().st_mtime_ns)
         for file in directory.rglob("*")
@@ -270,10 +270,10 @@ def resume(config, workdir):
 
 def model_file(path, corpus, **leaves):
     config = trained(corpus, **leaves)
-    made = tokenizer.make_tokenizer(
+    model = tokenizer.make_tokenizer(
         config.tokenizer, documents=pipeline.open_sources(config)["train"], seed=0
     )
-    path.write_bytes(made.model)
+    path.write_bytes(model.model)
 
 
 @pytest.mark.parametrize("kind", ["given", "trained", "bytes"])

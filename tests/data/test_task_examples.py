@@ -1,4 +1,4 @@
-"""Labelled examples from the file to batches: labels, rows, stores, mistakes."""
+"""Labelled examples from the file to batches: labels, rows, stores, errors."""
 
 import json
 import logging
@@ -104,7 +104,7 @@ def test_batches_of_an_epoch_hold_each_text_once(make, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_resuming_and_hosts_take_the_same_rows(make, tmp_path, num_workers):
+def test_resuming_and_processes_take_the_same_rows(make, tmp_path, num_workers):
     config = make(num_workers=num_workers)
     datasets = pipeline.prepare(config, workdir=tmp_path)
     whole = list(batches.train_batches(datasets, make(), start_step=0, data_shards=2))
@@ -119,7 +119,7 @@ def test_resuming_and_hosts_take_the_same_rows(make, tmp_path, num_workers):
             np.testing.assert_array_equal(both, value)
 
 
-def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
+def test_each_held_out_text_is_read_once_with_any_buckets(make, tmp_path):
     seen = []
     for num_buckets in (1, 3):
         config = make(num_buckets=num_buckets)
@@ -133,8 +133,8 @@ def test_held_out_texts_come_once_whatever_the_buckets(make, tmp_path):
         assert len(rows) == 13
         seen.append(sorted(rows))
     assert seen[0] == seen[1]
-    some = make("eval.num_batches=2")
-    assert len(list(batches.eval_batches(datasets, "valid", some))) == 2
+    two = make("eval.num_batches=2")
+    assert len(list(batches.eval_batches(datasets, "valid", two))) == 2
 
 
 def test_fewer_examples_than_rows_and_longer_ones_held_out(make, tmp_path):
@@ -196,7 +196,7 @@ def test_a_bad_example_is_an_error_or_counted(make, tmp_path, name, caplog):
     assert "left out 1 of 2 examples" in caplog.text
 
 
-def test_bad_examples_alone_are_an_error(make, tmp_path):
+def test_only_bad_examples_are_an_error(make, tmp_path):
     path = write(tmp_path / "bad.jsonl", [{"label": "A"}])
     config = make(valid_path=path, on_bad_example="skip")
     with pytest.raises(UserError, match=r"no example can be used; the first: .*:1: "):
@@ -233,7 +233,7 @@ def test_of_two_texts_the_longer_one_is_cut_first():
         ("both", "abcdghij", ("abj", "vwyz")),
     ],
 )
-def test_what_stays_of_a_text_is_a_choice(keep, long, pair):
+def test_the_end_of_a_text_that_is_kept_is_a_choice(keep, long, pair):
     read = ClassifyFeatures(fields=None, labels=("a", "b"), length=10, keep=keep)
     texts = [("abcdefghij",), ("abcdefghij", "vwxyz"), ("abcdefgh",)]
     parts = read.encode([LabelledText(text, 1) for text in texts], Bytes(bos=True))
@@ -254,13 +254,13 @@ def test_a_tokenizer_can_be_trained_on_the_texts(make, tmp_path):
         path=write(tmp_path / "words.jsonl", words),
         valid_path="",
     )
-    made = pipeline.prepare(config, workdir=tmp_path).tokenizer
-    assert made.decode(made.encode("the film")) == "the film"
+    tokenizer = pipeline.prepare(config, workdir=tmp_path).tokenizer
+    assert tokenizer.decode(tokenizer.encode("the film")) == "the film"
     again = pipeline.prepare(config, workdir=tmp_path, resume=True).tokenizer
-    assert again.fingerprint() == made.fingerprint()
+    assert again.fingerprint() == tokenizer.fingerprint()
 
 
-def test_what_does_not_belong_to_the_task_is_refused(make):
+def test_leaves_that_do_not_fit_the_task_are_refused(make):
     assert example_datasets.reads_examples(make())
     with pytest.raises(UserError, match=r"data\.source = 'text': must be one of"):
         make(source="text")

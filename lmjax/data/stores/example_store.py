@@ -157,13 +157,13 @@ def build_example_store(
         store = open_if_current(ExampleStore, directory, fingerprint)
         if store is None:
             (directory / MANIFEST).unlink(missing_ok=True)
-            _write(directory, part, tokenizer)
+            _write_store(directory, part, tokenizer)
             store = ExampleStore(directory)
     _log.info("%s: %s", label, store.describe())
     return store
 
 
-def encode_examples(
+def _encode_examples(
     part: ExamplePart, tokenizer: Tokenizer, bad: list[str]
 ) -> Iterator[tuple[Example, Sequence[Row]]]:
     """Yield examples and their rows; `bad` takes what is wrong with those left out."""
@@ -183,16 +183,16 @@ def encode_examples(
         yield from zip(examples, rows, strict=True)
 
 
-def _write(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
+def _write_store(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:
     bad: list[str] = []
     columns: dict[str, list[np.ndarray]] = {}
     sizes: list[int] = []
     row_counts: list[tuple[int, int]] = []
     num_truncated = 0
     skipped = () if part.keeps_examples else part.features.prediction_columns
-    with _open_examples_file(directory, part) as keep:
-        for example, rows in encode_examples(part, tokenizer, bad):
-            keep(example)
+    with _open_examples_file(directory, part) as write_example:
+        for example, rows in _encode_examples(part, tokenizer, bad):
+            write_example(example)
             num_truncated += any(row.truncated for row in rows)
             trained = [row for row in rows if row.trained]
             row_counts.append((len(trained), len(rows)))

@@ -1,4 +1,4 @@
-"""Rows of every objective, through the loader: exact, whole, and resumable."""
+"""Rows of every objective, as batches: exact, complete, and resumable."""
 
 import dataclasses
 import itertools
@@ -93,7 +93,7 @@ def held_out(datasets, config):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_resuming_and_hosts_change_nothing(datasets, name):
+def test_resuming_and_processes_change_nothing(datasets, name):
     config = parse(name)
     whole = train(datasets, config)
     resumed = train_batches(datasets, config, start_step=4)
@@ -107,13 +107,13 @@ def test_resuming_and_hosts_change_nothing(datasets, name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_another_seed_draws_otherwise(datasets, name):
+def test_another_seed_gives_other_rows(datasets, name):
     first = train(datasets, parse(name))[0]
     other = train(datasets, parse(name, seed=1))[0]
     assert (first["targets"] != other["targets"]).any()
 
 
-def test_loader_processes_draw_the_same(datasets):
+def test_loader_processes_give_the_same_rows(datasets):
     config = parse("masked_lm")
     data = dataclasses.replace(config.data, num_workers=2)
     in_processes = dataclasses.replace(config, data=data)
@@ -276,7 +276,7 @@ def test_rows_of_window_pairs(datasets, tokenizer, name):
 
 
 @pytest.mark.parametrize("name", SEQ2SEQ)
-def test_every_target_has_the_opening_of_the_model(datasets, tokenizer, name):
+def test_every_target_begins_with_the_decoder_prefix(datasets, tokenizer, name):
     model = {"kind": "encoder_decoder", "dim": 8, "num_heads": 1, "start_id": 7}
     plain, opened = (parse(name, model={**model, "opening": o}) for o in ((), (5, 6)))
     assert opened.data.target_length == plain.data.target_length + 2
@@ -288,7 +288,7 @@ def test_every_target_has_the_opening_of_the_model(datasets, tokenizer, name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_batches_are_as_the_task_says(datasets, name):
+def test_batches_have_the_shapes_of_the_task(datasets, name):
     tasks = pytest.importorskip("lmjax.tasks")
     config = parse(name)
     shapes = tasks.build(config.task).batch_shapes(
@@ -299,7 +299,7 @@ def test_batches_are_as_the_task_says(datasets, name):
         assert found == {n: (s.shape, s.dtype) for n, s in shapes.items()}
 
 
-def test_a_tokenizer_without_the_ids_is_refused():
+def test_a_tokenizer_without_the_needed_ids():
     with pytest.raises(UserError, match=r"config\.tokenizer\.mask.*'masked_lm'"):
         objectives.build(parse("masked_lm"), Bytes(bos=True))
     with pytest.raises(UserError, match=r"num_sentinels.* has 1 .* needs 2"):

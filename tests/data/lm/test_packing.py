@@ -8,7 +8,7 @@ BOS, EOS = 257, 256
 
 
 def reference(texts, start, *, length, bos_id, isolate, circular):
-    """Cut one window slowly, token by token."""
+    """Cut one window token by token."""
     stream = [
         (token, i == 0)
         for text in texts

@@ -1,4 +1,4 @@
-"""What objectives do to a window: pure in (seed, sample), and as their papers say."""
+"""Transforms: pure functions of (seed, sample), with the statistics of their papers."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_an_exact_share_of_the_maskable_tokens_is_chosen(n):
         assert maskable[places].all() and (np.diff(places) > 0).all()
 
 
-def test_every_token_is_chosen_as_often():
+def test_every_token_is_equally_likely_to_be_chosen():
     chosen = np.zeros(40)
     for rng in samples(2000):
         chosen[transforms.choose_tokens(np.ones(40, bool), rate=0.15, rng=rng)] += 1
@@ -138,7 +138,7 @@ def test_the_numbers_of_noise_tokens_and_spans_are_fixed(n, density):
         assert (np.diff(noise.astype(int)) == 1).sum() == num_spans
 
 
-def test_every_division_into_spans_is_as_likely():
+def test_every_division_into_spans_is_equally_likely():
     config = SpanCorruptionConfig(noise_density=0.5, mean_span_length=2.0)
     masks = [tuple(transforms.span_mask(8, config, rng=rng)) for rng in samples(9000)]
     # 4 noise tokens in 2 spans, 4 others in 2: three divisions of each.
@@ -197,7 +197,7 @@ def infilled(ids, rng, rate=0.3, mean=3.0):
 
 
 def matches(source, ids):
-    """Say whether masks can be filled so that the source becomes the text."""
+    """Return whether masks can be filled so that the source becomes the text."""
     reach = {0}
     for token in source:
         if token == MASK:
@@ -209,7 +209,7 @@ def matches(source, ids):
 
 @pytest.mark.parametrize("n", [1, 2, 10, 127])
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.9])
-def test_infilling_takes_an_exact_share_out(n, rate):
+def test_infilling_masks_an_exact_share(n, rate):
     ids = window(n)
     for rng in samples(50):
         source = infilled(ids, rng, rate)

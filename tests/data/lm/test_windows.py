@@ -113,7 +113,7 @@ def datasets(config, tmp_path):
 
 
 def test_batches_continue_in_text_and_position(datasets, config):
-    """A position of 0 is where a document begins, or an epoch, and nowhere else."""
+    """The position is 0 where a document or an epoch begins, and nowhere else."""
     batches = list(train_batches(datasets, config, start_step=0))
     (store,) = datasets.stores["train"]
     streams = ContiguousStreams(num_tokens=store.num_tokens, num_streams=6, length=16)
@@ -160,7 +160,7 @@ def test_processes_share_the_same_streams(datasets, config):
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("batch_size", [2, 4])
 def test_evaluation_reads_a_text_in_one_row(datasets, config, parts, batch_size):
-    """A device's share of a batch is one long row; the others' are padding."""
+    """One device reads one long row; the rows of the others are padding."""
     given = dataclasses.replace(config.eval, batch_size=batch_size)
     config = dataclasses.replace(config, eval=given)
     stores = datasets.stores["valid"]
@@ -192,7 +192,7 @@ def test_evaluation_reads_a_text_in_one_row(datasets, config, parts, batch_size)
         ("data.source=mixture", "takes one source"),
     ],
 )
-def test_what_contiguous_order_cannot_do_is_said(config, override, text):
+def test_contiguous_order_names_the_leaves_that_it_excludes(config, override, text):
     values = experiment.to_dict(config)
     if override.startswith("model"):
         values["model"] = {"dim": 8, "num_heads": 1}
@@ -201,7 +201,7 @@ def test_what_contiguous_order_cannot_do_is_said(config, override, text):
     assert text in str(error.value)
 
 
-def test_the_order_is_the_runs_own(config):
+def test_the_order_of_a_run_cannot_change(config):
     data = dataclasses.replace(config.data, order="shuffled")
     changed = list_changes(config, dataclasses.replace(config, data=data))
     assert changed == ["config.data.order was 'contiguous', is 'shuffled'"]

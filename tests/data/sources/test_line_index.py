@@ -35,7 +35,7 @@ def test_lines_are_found_in_blocks_of_any_size(tmp_path, monkeypatch, block):
         assert starts.tolist() == slow_starts(lines)
 
 
-def test_an_index_travels_as_a_file_that_goes_with_it(tmp_path):
+def test_an_index_is_pickled_as_a_temporary_file(tmp_path):
     files = []
     for name in "abc":
         files.append(tmp_path / name)
@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_scanned_is_named(tmp_path):
 
 
 def test_many_lines_take_little_memory(tmp_path):
-    """A million lines: 8 bytes for each, and a block."""
+    """A million lines take 8 bytes each, and a block."""
     (tmp_path / "a.txt").write_bytes(b"a line\n" * 1_000_000)
     code = f"""
 import resource, numpy

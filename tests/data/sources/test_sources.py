@@ -93,7 +93,7 @@ def test_json_lines(tmp_path):
         ('{"body": "\\ud800"}', "a.jsonl:3: half of a surrogate pair"),
     ],
 )
-def test_bad_json_lines_are_named(tmp_path, line, message):
+def test_errors_name_the_json_line(tmp_path, line, message):
     write(tmp_path / "a.jsonl", f'{{"body": "fine"}}\n\n{line}\n')
     path = str(tmp_path / "a.jsonl")
     config = SourceConfig(source="jsonl", path=path, field="body", valid_path=path)
@@ -102,7 +102,7 @@ def test_bad_json_lines_are_named(tmp_path, line, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_half_surrogates_can_be_replaced(tmp_path):
+def test_lone_surrogates_can_be_replaced(tmp_path):
     write(tmp_path / "a.jsonl", '{"text": "a\\ud800b\\ud83d\\ude00"}\n')
     path = str(tmp_path / "a.jsonl")
     config = SourceConfig(

@@ -16,7 +16,7 @@ def open_split(config, *, split, path="config.data"):
 
 
 def builder_class():
-    """Define a dataset; in a function, so that TFDS's catalog is not read before."""
+    """Define a dataset; in a function, so that importing reads no TFDS catalog."""
 
     class LmjaxTiny(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
@@ -80,7 +80,7 @@ def test_slices_are_splits(built):
         ({"path": "/no/where"}, "path = '/no/where': neither a directory"),
     ],
 )
-def test_mistakes_are_named(built, fields, message):
+def test_errors_name_the_leaf(built, fields, message):
     config = SourceConfig(**{"source": "tfds", "path": built, **fields})
     with pytest.raises(UserError, match=message) as error:
         open_split(config, split="train")

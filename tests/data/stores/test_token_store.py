@@ -125,15 +125,15 @@ def test_a_killed_build_resumes(tmp_path, texts, set_num_shards):
     options = {"documents": documents, "tokenizer": TOKENIZER}
     build_shards(plan_store(tmp_path, **options), [0, 2], num_workers=1)
     (tmp_path / "00001-of-00004.tokens.99.partial").write_bytes(b"half")
-    (tmp_path / "00003-of-00004.tokens").write_bytes(b"no counts vouch for this")
+    (tmp_path / "00003-of-00004.tokens").write_bytes(b"there are no counts for this")
     with pytest.raises(FileNotFoundError):
         TokenStore(tmp_path)
     before = times(tmp_path)
     store = build_token_store(tmp_path, **options, num_workers=1)
     np.testing.assert_array_equal(store.read(0, 99), stream_of(documents))
     after = times(tmp_path)
-    kept = [name for name in before if after.get(name) == before[name]]
-    assert sorted(kept) == sorted(
+    unchanged = [name for name in before if after.get(name) == before[name]]
+    assert sorted(unchanged) == sorted(
         f"{shard:05d}-of-00004.{kind}"
         for shard in (0, 2)
         for kind in ("json", "offsets", "tokens")
@@ -166,8 +166,8 @@ def test_a_damaged_store_is_built_again(make_store, tmp_path, caplog, kind):
     with caplog.at_level(logging.WARNING):
         store = make_store(texts, num_shards=1)
     np.testing.assert_array_equal(store.read(0, 99), stream_of(texts))
-    said = [record for record in caplog.records if "damaged" in record.message]
-    assert len(said) == (kind != "json")  # the manifest repeats what that one says
+    warnings = [r for r in caplog.records if "damaged" in r.message]
+    assert len(warnings) == (kind != "json")  # the manifest repeats those counts
 
 
 def test_a_full_disk_is_one_line(make_store, tmp_path, monkeypatch):

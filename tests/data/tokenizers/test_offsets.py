@@ -137,8 +137,8 @@ def test_the_tokens_of_a_word_cover_the_word(tokenizer, word):
 
 
 def test_each_byte_covers_its_character():
-    for made in (Bytes(bos=True), lossless()):
-        (ids, offsets), *_ = made.encode_with_offsets(["aé👩"])
+    for tokenizer in (Bytes(bos=True), lossless()):
+        (ids, offsets), *_ = tokenizer.encode_with_offsets(["aé👩"])
         assert offsets.tolist() in (
             [[0, 1], [1, 2], [1, 2], [2, 3], [2, 3], [2, 3], [2, 3]],
             [[0, 1], [1, 2], [2, 3], [2, 3], [2, 3], [2, 3]],  # é is a piece

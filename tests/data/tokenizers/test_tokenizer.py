@@ -63,7 +63,7 @@ def lossless(texts):
     return make_tokenizer(config, documents=[texts(SAMPLE)], seed=0)
 
 
-def test_every_text_comes_back(lossless):
+def test_every_text_is_decoded_as_it_was(lossless):
     rng = random.Random(0)
     samples = ODD + SAMPLE[:2] + [random_text(rng) for _ in range(500)]
     bytes_tokenizer = make_tokenizer(
@@ -80,27 +80,27 @@ def test_every_text_comes_back(lossless):
 def test_pieces_hold_line_ends_and_indentation(texts):
     code = "".join(f"if {i}:\n        x = {i * i}\n" for i in range(300))
     config = TokenizerConfig(vocab_size=300)
-    made = make_tokenizer(config, documents=[texts([code])], seed=0)
-    pieces = [made.id_to_piece(i) for i in range(made.vocab_size)]
+    tokenizer = make_tokenizer(config, documents=[texts([code])], seed=0)
+    pieces = [tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size)]
     assert any("\n▁▁▁▁▁▁▁▁" in piece for piece in pieces)
-    assert made.decode(made.encode(code)) == code
+    assert tokenizer.decode(tokenizer.encode(code)) == code
 
 
 def test_special_ids(texts):
     for bos in (True, False):
         config = TokenizerConfig(vocab_size=380, bos=bos)
-        made = make_tokenizer(config, documents=[texts(SAMPLE)], seed=0)
-        assert made.vocab_size == vocab_size(config) == 380
-        assert (made.bos_id, made.eos_id) == ((1, 2) if bos else (None, 1))
-        ids = made.encode("the fox")
-        framed = [made.eos_id, *ids, made.eos_id]
-        assert made.decode(framed) == "the fox"
+        tokenizer = make_tokenizer(config, documents=[texts(SAMPLE)], seed=0)
+        assert tokenizer.vocab_size == vocab_size(config) == 380
+        assert (tokenizer.bos_id, tokenizer.eos_id) == ((1, 2) if bos else (None, 1))
+        ids = tokenizer.encode("the fox")
+        framed = [tokenizer.eos_id, *ids, tokenizer.eos_id]
+        assert tokenizer.decode(framed) == "the fox"
         config = TokenizerConfig(kind="bytes", bos=bos)
-        made = make_tokenizer(config, documents=None, seed=0)
-        assert made.vocab_size == vocab_size(config) == 257 + bos
-        assert (made.bos_id, made.eos_id) == (257 if bos else None, 256)
-        assert made.decode([*b"hi", 256]) == "hi"
-        assert made.id_to_piece(65) == "<0x41>"
+        tokenizer = make_tokenizer(config, documents=None, seed=0)
+        assert tokenizer.vocab_size == vocab_size(config) == 257 + bos
+        assert (tokenizer.bos_id, tokenizer.eos_id) == (257 if bos else None, 256)
+        assert tokenizer.decode([*b"hi", 256]) == "hi"
+        assert tokenizer.id_to_piece(65) == "<0x41>"
 
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram", "char"])
@@ -121,7 +121,7 @@ def test_training_is_deterministic(algorithm, texts):
     assert first.decode(first.encode(SAMPLE[0])) == SAMPLE[0]
 
 
-def test_a_model_whose_bos_is_left_out_is_another(lossless):
+def test_the_fingerprint_depends_on_bos(lossless):
     with_bos, without = (SentencePiece(lossless.model, bos=b) for b in (True, False))
     assert with_bos.prefix_ids != without.prefix_ids
     assert with_bos.fingerprint() != without.fingerprint()
@@ -132,14 +132,14 @@ def test_saved_and_loaded(tmp_path, lossless):
     loaded = load_tokenizer(tmp_path)
     assert loaded.fingerprint() == lossless.fingerprint()
     assert loaded.decode(loaded.encode("a▁b")) == "a▁b"
-    made = make_tokenizer(
+    tokenizer = make_tokenizer(
         TokenizerConfig(kind="bytes", bos=False), documents=None, seed=0
     )
-    made.save(tmp_path)
+    tokenizer.save(tmp_path)
     assert load_tokenizer(tmp_path).vocab_size == 257
 
 
-def test_loading_what_is_not_there(tmp_path, lossless):
+def test_loading_missing_or_damaged_files(tmp_path, lossless):
     with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
     lossless.save(tmp_path)
@@ -154,9 +154,9 @@ def test_loading_what_is_not_there(tmp_path, lossless):
 def test_a_given_model(tmp_path, lossless):
     lossless.save(tmp_path)
     path = str(tmp_path / MODEL)
-    made = make_tokenizer(TokenizerConfig(path=path), documents=None, seed=0)
-    assert made.vocab_size == vocab_size(TokenizerConfig(path=path)) == 400
-    assert made.bos_id == 1
+    tokenizer = make_tokenizer(TokenizerConfig(path=path), documents=None, seed=0)
+    assert tokenizer.vocab_size == vocab_size(TokenizerConfig(path=path)) == 400
+    assert tokenizer.bos_id == 1
     with pytest.raises(UserError, match=r"vocab_size = 500: .*model has 400"):
         vocab_size(TokenizerConfig(path=path, vocab_size=500))
     with pytest.raises(UserError, match=r"path = .*none\.model': cannot be read: No"):
@@ -182,7 +182,7 @@ def test_bytes_with_another_size():
 
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram", "char"])
-def test_too_large_a_vocabulary_names_the_largest(algorithm, capfd, texts):
+def test_a_vocabulary_that_is_too_large(algorithm, capfd, texts):
     documents = [texts(["some words and some more words"] * 9)]
     config = TokenizerConfig(vocab_size=5000, algorithm=algorithm)
     with pytest.raises(UserError, match=r"= 5000: .* at most \d+$") as error:
@@ -193,7 +193,7 @@ def test_too_large_a_vocabulary_names_the_largest(algorithm, capfd, texts):
     assert capfd.readouterr().err == ""
 
 
-def test_too_small_a_vocabulary(texts):
+def test_a_vocabulary_that_is_too_small(texts):
     config = TokenizerConfig(vocab_size=20)
     with pytest.raises(UserError, match=r"vocab_size = 20: .* at least \d+"):
         make_tokenizer(config, documents=[texts(SAMPLE)], seed=0)
@@ -220,11 +220,11 @@ def test_words_split_at_white_space_alone(texts):
     config = TokenizerConfig(
         algorithm="word", lossless=False, bos=False, vocab_size=len(words) + 2
     )
-    made = make_tokenizer(config, documents=[sentences], seed=0)
+    tokenizer = make_tokenizer(config, documents=[sentences], seed=0)
     for line in sentences:
-        ids = made.encode(line)
+        ids = tokenizer.encode(line)
         assert len(ids) == len(line.split()) and 0 not in ids
-        assert made.decode(ids) == line
+        assert tokenizer.decode(ids) == line
 
 
 @pytest.mark.skipif(not PTB.exists(), reason="needs the Penn Treebank")
@@ -244,10 +244,10 @@ def test_penn_treebank():
         num_training_bytes=10_000_000,
     )
     splits = open_splits(config, splits=("train", "valid", "test"))
-    made = make_tokenizer(tokenizer_config, documents=[splits["train"]], seed=0)
+    tokenizer = make_tokenizer(tokenizer_config, documents=[splits["train"]], seed=0)
     for split, expected in (("valid", 73_760), ("test", 82_430)):
         lines = [splits[split][i] for i in range(len(splits[split]))]
-        ids = made.encode_batch(lines)
+        ids = tokenizer.encode_batch(lines)
         assert sum(len(line) + 1 for line in ids) == expected
         assert not any((line == 0).any() for line in ids)
 
@@ -259,27 +259,35 @@ SPELLED = "<mask> a <extra_id_0><extra_id_1>"
 def test_a_mask_and_sentinels(kind, texts, tmp_path):
     size = {"sentencepiece": 400, "bytes": 262}[kind]
     config = TokenizerConfig(kind=kind, vocab_size=size, mask=True, num_sentinels=3)
-    made = make_tokenizer(config, documents=[texts([*SAMPLE, SPELLED])], seed=0)
-    assert made.vocab_size == vocab_size(config) == size
-    special = [made.bos_id, made.eos_id, made.mask_id, *made.sentinel_ids]
+    tokenizer = make_tokenizer(config, documents=[texts([*SAMPLE, SPELLED])], seed=0)
+    assert tokenizer.vocab_size == vocab_size(config) == size
+    special = [
+        tokenizer.bos_id,
+        tokenizer.eos_id,
+        tokenizer.mask_id,
+        *tokenizer.sentinel_ids,
+    ]
     first = {"sentencepiece": [1, 2], "bytes": [257, 256]}[kind]
     last = {"sentencepiece": 3, "bytes": 258}[kind]
     assert special == [*first, last, last + 1, last + 2, last + 3]
-    pieces = [made.id_to_piece(i) for i in special[2:]]
+    pieces = [tokenizer.id_to_piece(i) for i in special[2:]]
     assert pieces == ["<mask>", "<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]
-    assert made.pad_id is None and made.stop_ids == (made.eos_id,)
-    assert (made.prefix_ids, made.suffix_ids) == ((made.bos_id,), (made.eos_id,))
-    assert made.pair_ids == (made.eos_id,)
-    ids = made.encode(SPELLED)  # what a text spells stays text
-    assert not set(special) & set(ids.tolist()) and made.decode(ids) == SPELLED
-    assert made.decode([*special, *ids]) == SPELLED
-    made.save(tmp_path)
+    assert tokenizer.pad_id is None and tokenizer.stop_ids == (tokenizer.eos_id,)
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == (
+        (tokenizer.bos_id,),
+        (tokenizer.eos_id,),
+    )
+    assert tokenizer.pair_ids == (tokenizer.eos_id,)
+    ids = tokenizer.encode(SPELLED)  # what a text spells stays text
+    assert not set(special) & set(ids.tolist()) and tokenizer.decode(ids) == SPELLED
+    assert tokenizer.decode([*special, *ids]) == SPELLED
+    tokenizer.save(tmp_path)
     loaded = load_tokenizer(tmp_path)
-    assert loaded.special_ids() == made.special_ids()
-    assert loaded.fingerprint() == made.fingerprint()
+    assert loaded.special_ids() == tokenizer.special_ids()
+    assert loaded.fingerprint() == tokenizer.fingerprint()
 
 
-def test_a_given_model_must_have_what_is_asked_for(tmp_path, lossless):
+def test_a_given_model_without_mask_or_sentinels(tmp_path, lossless):
     lossless.save(tmp_path)
     path = str(tmp_path / MODEL)
     assert lossless.mask_id is None and lossless.sentinel_ids == ()
@@ -291,13 +299,13 @@ def test_a_given_model_must_have_what_is_asked_for(tmp_path, lossless):
         vocab_size(TokenizerConfig(kind="ids", vocab_size=9, mask=True))
 
 
-def test_which_pieces_begin_words(texts):
+def test_word_starts(texts):
     config = TokenizerConfig(vocab_size=400, mask=True)
-    made = make_tokenizer(config, documents=[texts(SAMPLE)], seed=0)
-    starts = made.word_starts()
+    tokenizer = make_tokenizer(config, documents=[texts(SAMPLE)], seed=0)
+    starts = tokenizer.word_starts()
     assert starts.shape == (400,) and starts.dtype == bool
-    assert starts[[made.bos_id, made.eos_id, made.mask_id]].all()
-    pieces = [made.id_to_piece(i) for i in range(4, 400)]
+    assert starts[[tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id]].all()
+    pieces = [tokenizer.id_to_piece(i) for i in range(4, 400)]
     assert starts[4:].tolist() == [piece[0] in "▁\n\t\r" for piece in pieces]
     assert 10 < starts.sum() < 390
     bytes_tokenizer = make_tokenizer(
@@ -308,34 +316,38 @@ def test_which_pieces_begin_words(texts):
 
 def test_texts_that_are_ids(tmp_path):
     config = TokenizerConfig(kind="ids", vocab_size=100)
-    made = make_tokenizer(config, documents=None, seed=0)
-    assert made.vocab_size == vocab_size(config) == 100
-    assert made.encode(" 12 55\n7 ").tolist() == [12, 55, 7]
-    assert made.encode("12").dtype == made.encode("").dtype == np.int32
-    assert made.decode(made.encode_batch(["1", "12 55 7"])[1]) == "12 55 7"
-    assert made.id_to_piece(5) == "5" and made.word_starts().all()
-    assert made.bos_id is None and made.eos_id is None and made.stop_ids == ()
+    tokenizer = make_tokenizer(config, documents=None, seed=0)
+    assert tokenizer.vocab_size == vocab_size(config) == 100
+    assert tokenizer.encode(" 12 55\n7 ").tolist() == [12, 55, 7]
+    assert tokenizer.encode("12").dtype == tokenizer.encode("").dtype == np.int32
+    assert tokenizer.decode(tokenizer.encode_batch(["1", "12 55 7"])[1]) == "12 55 7"
+    assert tokenizer.id_to_piece(5) == "5" and tokenizer.word_starts().all()
+    assert (
+        tokenizer.bos_id is None
+        and tokenizer.eos_id is None
+        and tokenizer.stop_ids == ()
+    )
     for word in ("100", "-1", "x", "1.0", "٣", "9" * 5000):
         with pytest.raises(UserError, match=f"'{word}' is not .* from 0 to 99$"):
-            made.encode(f"1 {word} 2")
-    made.save(tmp_path)
-    assert load_tokenizer(tmp_path).fingerprint() == made.fingerprint()
+            tokenizer.encode(f"1 {word} 2")
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint() == tokenizer.fingerprint()
 
 
 def test_a_store_of_ids_has_nothing_between_documents(tmp_path, texts):
-    made = make_tokenizer(
+    tokenizer = make_tokenizer(
         TokenizerConfig(kind="ids", vocab_size=100), documents=None, seed=0
     )
     store = build_token_store(
-        tmp_path, documents=texts(["1 2", "3", "4 5 6"]), tokenizer=made
+        tmp_path, documents=texts(["1 2", "3", "4 5 6"]), tokenizer=tokenizer
     )
     assert store.read(0, store.num_tokens).tolist() == [1, 2, 3, 4, 5, 6]
     batch = cut_windows(
         [store],
         independent_windows(np.array([0, 4]), length=4),
         length=4,
-        bos_id=made.bos_id,
-        eos_id=made.eos_id,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
         isolate=True,
         circular=False,
     )
@@ -344,8 +356,8 @@ def test_a_store_of_ids_has_nothing_between_documents(tmp_path, texts):
     assert batch["weights"].tolist() == [[0, 1, 0, 0], [1, 1, 0, 0]]
 
 
-def test_what_was_trained_before_masks_is_still_known(texts):
-    """The recipe of a config that asks for no mask is the one it always had."""
+def test_recipes_from_before_masks_are_unchanged(texts):
+    """A config without a mask has the recipe that it had before there were masks."""
     documents = texts(SAMPLE)
     config = TokenizerConfig(vocab_size=400)
     text = (
@@ -353,10 +365,10 @@ def test_what_was_trained_before_masks_is_still_known(texts):
         "vocab_size=400, bos=True, lossless=True, num_training_bytes=4000000)"
     )
     recipe = json.dumps([text, [documents.fingerprint()], 3]).encode()
-    made = recipe_fingerprint(config, documents=[documents], seed=3)
-    assert made == hashlib.sha256(recipe).hexdigest()
+    found = recipe_fingerprint(config, documents=[documents], seed=3)
+    assert found == hashlib.sha256(recipe).hexdigest()
     changed = TokenizerConfig(vocab_size=400, num_sentinels=1)
-    assert recipe_fingerprint(changed, documents=[documents], seed=3) != made
+    assert recipe_fingerprint(changed, documents=[documents], seed=3) != found
 
 
 @pytest.mark.parametrize(
@@ -368,6 +380,6 @@ def test_what_was_trained_before_masks_is_still_known(texts):
         ({"mask": True}, r"vocab_size = 0"),
     ],
 )
-def test_mistakes(leaves, message):
+def test_config_errors(leaves, message):
     with pytest.raises(UserError, match=message):
         parse({"tokenizer": leaves, "data": {"source": "python_stdlib"}})

@@ -5,9 +5,12 @@ import pickle
 import pytest
 
 from lmjax.config.tokenizer import TokenizerConfig
-from lmjax.data.tokenizers import tokenizer
 from lmjax.data.tokenizers.files import read_manifest
-from lmjax.data.tokenizers.tokenizer import load_tokenizer, make_tokenizer
+from lmjax.data.tokenizers.tokenizer import (
+    load_tokenizer,
+    make_tokenizer,
+    recipe_fingerprint,
+)
 from lmjax.errors import UserError
 
 pytest.importorskip("tokenizers")
@@ -24,28 +27,32 @@ def make(texts):
     return build
 
 
-def words(made):
-    return [made.id_to_piece(i) for i in range(made.vocab_size)]
+def words(tokenizer):
+    return [tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size)]
 
 
-def parts(made, text):
-    return [made.id_to_piece(i) for i in made.encode(text)]
+def parts(tokenizer, text):
+    return [tokenizer.id_to_piece(i) for i in tokenizer.encode(text)]
 
 
 def test_the_most_frequent_words_come_first_after_the_special_ones(make):
-    made = make(lowercase=True, mask=True, num_sentinels=1)
+    tokenizer = make(lowercase=True, mask=True, num_sentinels=1)
     special = ["<unk>", "<s>", "</s>", "<mask>", "<extra_id_0>"]
-    assert words(made)[:7] == [*special, "cat", "the"]
-    assert (made.bos_id, made.eos_id, made.mask_id) == (1, 2, 3)
-    assert made.sentinel_ids == (4,)
-    assert (made.prefix_ids, made.suffix_ids, made.pair_ids) == ((1,), (2,), (2,))
+    assert words(tokenizer)[:7] == [*special, "cat", "the"]
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id) == (1, 2, 3)
+    assert tokenizer.sentinel_ids == (4,)
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pair_ids) == (
+        (1,),
+        (2,),
+        (2,),
+    )
     assert words(make(bos=False))[:2] == ["<unk>", "</s>"]
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("It's well-made!", ["It", "'s", "well", "-", "made", "!"]),
+        ("It's well-tokenizer!", ["It", "'s", "well", "-", "tokenizer", "!"]),
         ("don't CAN'T we'll", ["do", "n't", "CA", "N'T", "we", "'ll"]),
         ("$3.50 or 1,000. 'tis", ["$", "3.50", "or", "1,000", ".", "'", "tis"]),
         ("naïve\u00a0e\u0301t\u0065\n日本", ["naïve", "e\u0301te", "日本"]),
@@ -57,9 +64,9 @@ def test_text_is_split_as_in_glove(make, text, expected):
 
 def test_white_space_split_keeps_each_word_whole(make):
     given = ["U.S.", "don't", "1996-08-22", "--", "''"]
-    made = make([" ".join(given)], split="white_space")
-    assert [len(ids) for ids in made.encode_batch(given)] == [1] * 5
-    assert [parts(made, word) for word in given] == [[word] for word in given]
+    tokenizer = make([" ".join(given)], split="white_space")
+    assert [len(ids) for ids in tokenizer.encode_batch(given)] == [1] * 5
+    assert [parts(tokenizer, word) for word in given] == [[word] for word in given]
 
 
 def test_lowercase_min_count_and_vocab_size(make):
@@ -73,9 +80,14 @@ def test_lowercase_min_count_and_vocab_size(make):
 
 
 def test_stop_words_are_dropped(make, tmp_path):
-    made = make(stop_words="english")
-    assert parts(made, "The cat's mat isn't THE dog") == ["cat", "mat", "n't", "dog"]
-    assert not {"the", "The", "'s"} & set(words(made))
+    tokenizer = make(stop_words="english")
+    assert parts(tokenizer, "The cat's mat isn't THE dog") == [
+        "cat",
+        "mat",
+        "n't",
+        "dog",
+    ]
+    assert not {"the", "The", "'s"} & set(words(tokenizer))
     own = tmp_path / "stop.txt"
     own.write_text("cat\n'S\n.\n")
     assert parts(make(stop_words=str(own)), "The Cat's mat.") == ["The", "mat"]
@@ -83,41 +95,43 @@ def test_stop_words_are_dropped(make, tmp_path):
 
 def test_words_of_a_vector_file_are_added(make, tmp_path):
     file = tmp_path / "vectors.txt"
-    lines = ["the", "zebra", "Zebra", "well-made", "yak", "<unk>", "ox"]
+    lines = ["the", "zebra", "Zebra", "well-tokenizer", "yak", "<unk>", "ox"]
     file.write_text("".join(f"{word} 1 2\n" for word in lines))
     small = make(lowercase=True)
-    made = make(lowercase=True, path=str(file))
-    assert words(made) == [*words(small), "zebra", "yak", "ox"]
-    assert parts(made, "A Zebra well-made gnu")[1] == "zebra"
+    tokenizer = make(lowercase=True, path=str(file))
+    assert words(tokenizer) == [*words(small), "zebra", "yak", "ox"]
+    assert parts(tokenizer, "A Zebra well-tokenizer gnu")[1] == "zebra"
     capitals = make(path=str(file), split="white_space")
-    assert words(capitals)[-5:] == ["zebra", "Zebra", "well-made", "yak", "ox"]
+    assert words(capitals)[-5:] == ["zebra", "Zebra", "well-tokenizer", "yak", "ox"]
     size = small.vocab_size + 1
     assert words(make(lowercase=True, path=str(file), vocab_size=size))[-1] == "zebra"
     assert make(lowercase=True, vocab_size=size).vocab_size == size - 1
 
 
 def test_the_order_of_the_documents_does_not_matter(make):
-    made, again = make(), make(TEXTS[::-1])
-    assert made.serialized == again.serialized
+    tokenizer, again = make(), make(TEXTS[::-1])
+    assert tokenizer.serialized == again.serialized
     assert (
-        made.fingerprint() == again.fingerprint() != make(lowercase=True).fingerprint()
+        tokenizer.fingerprint()
+        == again.fingerprint()
+        != make(lowercase=True).fingerprint()
     )
 
 
 def test_saved_and_loaded(make, tmp_path):
-    made = make(lowercase=True, stop_words="english")
-    made.save(tmp_path)
+    tokenizer = make(lowercase=True, stop_words="english")
+    tokenizer.save(tmp_path)
     loaded = load_tokenizer(tmp_path)
-    for other in (loaded, pickle.loads(pickle.dumps(made))):
-        assert other.fingerprint() == made.fingerprint()
-        assert other.special_ids() == made.special_ids()
-        ids = made.encode("The cat didn't.")
+    for other in (loaded, pickle.loads(pickle.dumps(tokenizer))):
+        assert other.fingerprint() == tokenizer.fingerprint()
+        assert other.special_ids() == tokenizer.special_ids()
+        ids = tokenizer.encode("The cat didn't.")
         assert other.encode("The cat didn't.").tolist() == ids.tolist()
-    assert loaded.recipe == made.recipe != ""
-    assert read_manifest(tmp_path)["made_from"] == made.recipe
+    assert loaded.recipe == tokenizer.recipe != ""
+    assert read_manifest(tmp_path)["made_from"] == tokenizer.recipe
     assert (tmp_path / "tokenizer.json").exists()
-    assert made.decode([made.bos_id, *ids, made.eos_id]) == "cat n't ."
-    assert made.word_starts().all()
+    assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id]) == "cat n't ."
+    assert tokenizer.word_starts().all()
 
 
 def test_the_recipe_covers_settings_and_files(texts, tmp_path):
@@ -131,7 +145,7 @@ def test_the_recipe_covers_settings_and_files(texts, tmp_path):
             kind="words", vocab_size=9, path=str(vectors), stop_words=str(stop)
         )
         config = TokenizerConfig(**{**vars(config), **leaves})
-        return tokenizer.recipe_fingerprint(config, documents=[texts("a")], seed=0)
+        return recipe_fingerprint(config, documents=[texts("a")], seed=0)
 
     seen = [recipe(), recipe(lowercase=True), recipe(min_count=2)]
     vectors.write_text("b 1\n")
