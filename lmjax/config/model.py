@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from lmjax.config.parse import Range, runtime
 from lmjax.errors import nearest
@@ -82,6 +82,20 @@ class ModelBaseConfig:
         return ""
 
     @property
+    def adapter_rank(self) -> int:
+        """Return the rank of the model's LoRA adapters, 0 if it has none."""
+        return 0
+
+    @property
+    def adapter_scale(self) -> float:
+        """Return the factor of the product of each adapter's two matrices."""
+        return 1.0
+
+    def without_adapters(self) -> Self:
+        """Return the config of the same model without adapters."""
+        return self
+
+    @property
     def decoder_prefix_ids(self) -> tuple[int, ...]:
         """Return what its decoder has read before it writes from a source."""
         return ()
@@ -149,6 +163,20 @@ class TransformerConfig(ModelBaseConfig):
     attention: Literal["auto", "xla", "cudnn"] = runtime("auto")
 
     split_by_tensor = ("num_heads", "num_kv_heads", "mlp_dim")
+
+    @property
+    def adapter_rank(self) -> int:
+        """Return the rank of the model's LoRA adapters, 0 if it has none."""
+        return self.lora.rank
+
+    @property
+    def adapter_scale(self) -> float:
+        """Return the factor of the product of each adapter's two matrices."""
+        return self.lora.alpha / max(self.lora.rank, 1)
+
+    def without_adapters(self) -> Self:
+        """Return the config of the same model without adapters."""
+        return dataclasses.replace(self, lora=LoraConfig())
 
     def mistakes(self, path: str) -> Iterator[str]:
         """Yield what is wrong between fields, once derived ones are filled in."""

@@ -335,9 +335,9 @@ def restore(source: Path, step: Step) -> tuple[Model, Params]:
 
 def merged(model: Model, params: Params) -> tuple[Model, Params]:
     """Return the same model with its adapters, if it has any, in its matrices."""
-    if not lora.rank(model.config):
+    if not model.config.adapter_rank:
         return model, params
-    params, plain = lora.merged(params, model.config)
+    params, plain = lora.merge_adapters(params, model.config)
     return models.build(plain, platform=jax.default_backend()), params
 
 

@@ -17,7 +17,6 @@ from lmjax.interop.layout import Row, Table, flatten
 from lmjax.interop.registry import choose_family
 from lmjax.interop.staging import refuse_occupied, staged
 from lmjax.interop.tensors import Spec, write_file
-from lmjax.nn import lora
 from lmjax.run.checkpoint import Step
 from lmjax.types import Array, Params
 
@@ -43,7 +42,7 @@ def export_adapters(
     config = model.config
     if not isinstance(config, TransformerConfig) or not config.lora.rank:
         raise ConfigError(f"--workdir={source}: has no adapters (model.lora.rank = 0)")
-    base = lora.without(config)
+    base = config.without_adapters()
     family, values = choose_family(models.build(base, platform=jax.default_backend()))
     table = family.table(base)
     tensors = dict(_tensors(table, params))

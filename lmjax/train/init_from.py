@@ -100,8 +100,8 @@ def initial_params(program: Program, key: Array) -> Params:
     )
     given = origin.read(model, program.mesh)
     ours, theirs = (getattr(m.config, "lora", None) for m in (program.model, model))
-    if lora.rank(model.config) and ours != theirs:
-        given, _ = lora.merged(given, model.config)
+    if model.config.adapter_rank and ours != theirs:
+        given, _ = lora.merge_adapters(given, model.config)
     old, new = _flat(given), _flat(program.state_shapes.params)
     axes = _flat(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
     if outputs(origin.config.task) != outputs(program.config.task):

@@ -1,4 +1,4 @@
-"""Norms, linear layers and dropout against their formulae."""
+"""Norms, linear layers and dropout against their formulas."""
 
 import jax
 import jax.numpy as jnp
