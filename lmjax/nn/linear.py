@@ -64,7 +64,7 @@ def lora_options(config: TransformerConfig, matrix: str) -> dict[str, Any]:
 
 
 class Embed(nnx.Module):
-    """An embedding table; `attend` multiplies by it, for tied logits."""
+    """An embedding table."""
 
     def __init__(self, key: Array, table: Dims, *, std: float = 0.02) -> None:
         self.embedding = param(key, [*table.values()], axes=[*table], init=normal(std))
@@ -73,12 +73,8 @@ class Embed(nnx.Module):
         """Look up the vectors of int32 `ids`: (...) -> (..., D)."""
         return jnp.take(self.embedding[...], ids, axis=0, mode="clip").astype(dtype)
 
-    def attend(self, x: Array) -> Array:
-        """Return the float32 dot products with all vectors: (..., D) -> (..., V)."""
-        return attend(x, self.embedding[...])
 
-
-def attend(x: Array, table_VD: Array) -> Array:
+def table_logits(x: Array, table_VD: Array) -> Array:
     """Return the float32 dot products with all rows: (..., D) -> (..., V)."""
     return jax.lax.dot_general(
         x,
