@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from lmjax.config.leaf_types import (
     Interval,
@@ -84,6 +84,20 @@ class ModelBaseConfig:
     def generation_obstacle(self) -> str:
         """Return the leaf, `name = value`, that rules out generation; "" if none."""
         return ""
+
+    @property
+    def adapter_rank(self) -> int:
+        """Return the rank of the model's LoRA adapters, 0 if it has none."""
+        return 0
+
+    @property
+    def adapter_scale(self) -> float:
+        """Return the factor of the product of each adapter's two matrices."""
+        return 1.0
+
+    def without_adapters(self) -> Self:
+        """Return the config of the same model without adapters."""
+        return self
 
     @property
     def decoder_prefix_ids(self) -> tuple[int, ...]:
@@ -168,6 +182,20 @@ class TransformerConfig(ModelBaseConfig):
     attention: Literal["auto", "xla", "cudnn"] = runtime_field("auto")
 
     split_by_tensor = ("num_heads", "num_kv_heads", "mlp_dim")
+
+    @property
+    def adapter_rank(self) -> int:
+        """Return the rank of the model's LoRA adapters, 0 if it has none."""
+        return self.lora.rank
+
+    @property
+    def adapter_scale(self) -> float:
+        """Return the factor of the product of each adapter's two matrices."""
+        return self.lora.alpha / max(self.lora.rank, 1)
+
+    def without_adapters(self) -> Self:
+        """Return the config of the same model without adapters."""
+        return dataclasses.replace(self, lora=LoraConfig())
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield the problems between fields; defaults are resolved already."""

@@ -26,7 +26,7 @@ SHORTEST, MULTIPLE = 16, 64
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GenerationState:
-    """The texts so far, and what the next token of each is chosen from."""
+    """The texts so far, and the logits of the next token of each."""
 
     text_BS: Array  # int32 ids, prompt and continuation
     lengths_B: Array  # of the texts so far

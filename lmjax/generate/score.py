@@ -112,7 +112,7 @@ class Scorer:
     def _log_probs_with_carry(
         self, params: Params, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[tuple[float, int]]:
-        """Return what `log_probs` does, with a carry between the parts of a text."""
+        """Return the same as `log_probs`, with a carry between the parts of a text."""
         counts = [max(len(text) - (not context), 0) for context, text in texts]
         scored = [i for i, count in enumerate(counts) if count]
         windows = [Window(i, [*texts[i][0], *texts[i][1]], counts[i]) for i in scored]

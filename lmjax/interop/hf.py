@@ -184,8 +184,8 @@ def export_hf(
     check_unused(target, flag="--to")
     task = workdir.read_config(source).task
     model, params = restore_model(source, step)
-    if lora.rank(model.config):
-        params, config = lora.merged(params, model.config)
+    if model.config.adapter_rank:
+        params, config = lora.merge_adapters(params, model.config)
         model = models.build(config, platform=jax.default_backend())
     model, params = labels.drop_unused_heads(model, params, task)
     family, values = choose_family(model)

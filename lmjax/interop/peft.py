@@ -17,7 +17,6 @@ from lmjax.interop.registry import choose_family
 from lmjax.interop.safetensors import Spec, write_file
 from lmjax.interop.staging import check_unused, staged_directory
 from lmjax.interop.table import Entry, Table
-from lmjax.nn import lora
 from lmjax.run.checkpoint import Step
 from lmjax.types import Array, Params, named_leaves
 
@@ -49,7 +48,7 @@ def export_adapters(
     config = model.config
     if not isinstance(config, TransformerConfig) or not config.lora.rank:
         raise UserError(f"--workdir={source}: has no adapters (model.lora.rank = 0)")
-    base = lora.without(config)
+    base = config.without_adapters()
     family, values = choose_family(models.build(base, platform=jax.default_backend()))
     table = family.table(base)
     adapted = _find_adapted(table, params)

@@ -1,4 +1,4 @@
-"""Arithmetic of a training step: what the models' `count_macs` have in common.
+"""FLOPs of a training step: the common parts of the models' `count_macs`.
 
 The FLOPs of training are 6 for each multiply-add of the forward pass (2 forward, 4
 backward). Counted are matrix products (lookups are free, a tied table counts for the

@@ -9,7 +9,7 @@ from flax import nnx
 
 from lmjax.config.model import EncoderConfig, ModelBaseConfig
 from lmjax.nn.feedforward import ACTIVATIONS
-from lmjax.nn.linear import Embed, Linear, attend
+from lmjax.nn.linear import Embed, Linear, table_logits
 from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout, normal, param, zeros
 from lmjax.parallel.sharding import constrain
@@ -48,7 +48,7 @@ class Head(nnx.Module):
         if self.scale != 1.0:
             x = x * self.scale
         table = embed.embedding if self.embedding is None else self.embedding
-        logits = attend(x, table[...])
+        logits = table_logits(x, table[...])
         if self.bias is not None:
             logits = logits + self.bias[...]
         if self.logit_softcap:

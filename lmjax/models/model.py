@@ -1,4 +1,4 @@
-"""What the rest of lmjax sees of a network: pure functions over plain dicts.
+"""The interface of all networks: pure functions over parameters in plain dicts.
 
 B batch, R rows of texts (B, or B times beams), T length, D dim, V vocabulary, C labels.
 """
@@ -174,7 +174,7 @@ class Model:
     def flops_per_token(self, batch: Batch) -> float:
         """Return the FLOPs of training on one token, forward and backward.
 
-        See `models/flops.py` for what is counted.
+        `models/flops.py` says which operations are counted.
 
         Args:
           batch: anything with the shapes of a batch: tokens, and a source, labels or

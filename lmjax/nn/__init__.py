@@ -1,5 +1,5 @@
-"""Layers: they know shapes and logical axes, not tasks.
+"""Layers: Transformer blocks and stacks, attention kernels, decode states, parameters.
 
-Each parameter names its axes; activations are constrained by name. Whole networks are
-in `lmjax/models`; recurrent layers in `nn/recurrent`.
+They know shapes and logical axes, by which parameters and activations are sharded, but
+no tasks. Whole networks are in `lmjax/models`, recurrent layers in `nn/recurrent`.
 """

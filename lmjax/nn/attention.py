@@ -14,7 +14,7 @@ from flax import nnx
 from lmjax.config.model import TransformerConfig
 from lmjax.nn.attention_kernels import ATTENTION
 from lmjax.nn.kv_cache import KVCache, SourceKV
-from lmjax.nn.linear import Linear, adapter
+from lmjax.nn.linear import Linear, lora_options
 from lmjax.nn.norm import make_norm
 from lmjax.nn.position import rotate
 from lmjax.parallel.sharding import constrain
@@ -38,7 +38,7 @@ class Attention(nnx.Module):
         heads = {"heads": c.num_heads, **head}
         kv_heads = {"kv_heads": c.num_kv_heads, **head}
         qkv_bias = c.use_bias or c.qkv_bias
-        lora = lambda matrix: adapter(c, f"{name}.{matrix}")
+        lora = lambda matrix: lora_options(c, f"{name}.{matrix}")
         self.query = Linear(keys[0], embed, heads, bias=qkv_bias, **lora("query"))
         self.key = Linear(keys[1], embed, kv_heads, bias=qkv_bias, **lora("key"))
         self.value = Linear(keys[2], embed, kv_heads, bias=qkv_bias, **lora("value"))

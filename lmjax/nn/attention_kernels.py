@@ -59,8 +59,8 @@ def dense_mask(context: AttentionContext) -> Array:
 class AttentionKernel:
     """One way to compute attention.
 
-    make_mask: from a context to what `attend` reads of it, any pytree of arrays. It is
-      called once for all layers of a stack, outside their loop.
+    make_mask: from a context to the form in which `attend` reads it, any pytree of
+      arrays. It is called once for all layers of a stack, outside their loop.
     attend: from queries (B, T, N, H), keys and values (B, S, K, H) and that mask to the
       weighted means of the values (B, T, N, H); keyword arguments as `xla_attention`.
     """

@@ -20,7 +20,7 @@ from lmjax.types import Array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockInputs:
-    """What every block of a stack reads in addition to the output of the one before.
+    """The inputs that all blocks of a stack share, besides the hidden states.
 
     Masks are those of the config's attention kernel (`AttentionKernel.make_mask`).
     """
@@ -31,7 +31,7 @@ class BlockInputs:
     angles: Angles | None = None  # of rotary positions
     memory_mask: Any = None  # of tokens and the source
     memory_BSD: Array | None = None  # the encoded source, or when decoding,
-    source: SourceKV | None = None  # what cross-attention projects it to
+    source: SourceKV | None = None  # its keys and values
 
 
 class Block(nnx.Module):

@@ -1,4 +1,4 @@
-"""What decoding carries from token to token, and how beams select from it.
+"""The state that decoding carries from token to token, and the selection of beams.
 
 B batch, K beams, J beams before, R rows (B times J or K).
 """
@@ -12,7 +12,7 @@ from lmjax.types import Array
 
 
 class DecodeState(Protocol):
-    """What a model keeps of the tokens it has read: a pytree with one row a text.
+    """A model's memory of the tokens that it has read: a pytree with one row a text.
 
     Transformers keep keys and values, recurrent networks the states of their layers;
     both also keep the encoded source, if there is one.

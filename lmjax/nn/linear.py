@@ -15,11 +15,11 @@ Dims = dict[str, int]  # logical axis: size
 
 
 class Linear(nnx.Module):
-    """A product over the last dimensions: (..., *inputs) -> (..., *outputs).
+    """A linear map of the last dimensions: (..., *inputs) -> (..., *outputs).
 
     Inputs and outputs may be several dimensions, such as heads and head_dim; the
-    kernel has the shape (*inputs, *outputs). With a `rank` there is an adapter beside
-    it, kernel + lora_scale * lora_a @ lora_b, which begins at 0 (LoRA, Hu et al. 2021).
+    kernel has the shape (*inputs, *outputs). With a `rank` it has a low-rank adapter,
+    kernel + lora_scale * lora_a @ lora_b, initially 0 (LoRA, Hu et al. 2021).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Linear(nnx.Module):
         dims = {**inputs, **outputs}
         init = fan_in(math.prod(inputs.values()), scale=scale)
         self.kernel = param(key, [*dims.values()], axes=[*dims], init=init)
-        # A bias along the model's dimension is too small to be worth splitting.
+        # A bias along the model's dimension is too small to be worth sharding.
         axes = ["norm" if axis == "embed" else axis for axis in outputs]
         shape = [*outputs.values()]
         self.bias = param(key, shape, axes=axes, init=zeros) if bias else None
@@ -57,29 +57,25 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
-def adapter(config: TransformerConfig, matrix: str) -> dict[str, Any]:
-    """Return the options of `Linear` that give a block's matrix its adapter."""
+def lora_options(config: TransformerConfig, matrix: str) -> dict[str, Any]:
+    """Return the options `rank` and `lora_scale` of `Linear` for a block's matrix."""
     rank = config.lora.rank_of(matrix)
     return {"rank": rank, "lora_scale": config.lora.alpha / max(rank, 1)}
 
 
 class Embed(nnx.Module):
-    """A table of vectors, looked up by id; `attend` multiplies by it."""
+    """An embedding table."""
 
     def __init__(self, key: Array, table: Dims, *, std: float = 0.02) -> None:
         self.embedding = param(key, [*table.values()], axes=[*table], init=normal(std))
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
-        """Return the vectors of int32 `ids`: (...) -> (..., D)."""
+        """Look up the vectors of int32 `ids`: (...) -> (..., D)."""
         return jnp.take(self.embedding[...], ids, axis=0, mode="clip").astype(dtype)
 
-    def attend(self, x: Array) -> Array:
-        """Return the float32 products with each vector: (..., D) -> (..., V)."""
-        return attend(x, self.embedding[...])
 
-
-def attend(x: Array, table_VD: Array) -> Array:
-    """Return the float32 products with each row: (..., D) -> (..., V)."""
+def table_logits(x: Array, table_VD: Array) -> Array:
+    """Return the float32 dot products with all rows: (..., D) -> (..., V)."""
     return jax.lax.dot_general(
         x,
         table_VD.astype(x.dtype),

@@ -1,4 +1,4 @@
-"""Normalisation over the last dimension, its statistics in float32."""
+"""Normalization over the last dimension, with statistics in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from lmjax.types import Array
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation (Ba et al. 2016)."""
+    """Layer normalization (Ba et al. 2016)."""
 
     def __init__(self, key: Array, size: int, *, epsilon: float, bias: bool) -> None:
         self.epsilon = epsilon
@@ -26,9 +26,10 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root mean square normalisation (Zhang and Sennrich 2019).
+    """Root mean square normalization (Zhang and Sennrich 2019).
 
-    With `offset` 1 the scale is stored less 1, as in Gemma: it decays towards 1.
+    The factor is scale + offset. With `offset` 1, as in Gemma, weight decay pulls the
+    factor towards 1.
     """
 
     def __init__(self, key: Array, size: int, *, epsilon: float, offset: float) -> None:
@@ -48,7 +49,7 @@ class RMSNorm(nnx.Module):
 def make_norm(
     key: Array, kind: str, size: int, *, epsilon: float, bias: bool
 ) -> LayerNorm | RMSNorm:
-    """Return the norm that a config names; only LayerNorm has a bias."""
+    """Build the norm of `config.model.norm`; only LayerNorm can have a bias."""
     if kind == "layernorm":
         return LayerNorm(key, size, epsilon=epsilon, bias=bias)
     offset = 1.0 if kind == "rmsnorm1p" else 0.0

@@ -1,4 +1,4 @@
-"""Rotary, sinusoidal and relative positions.
+"""Position encodings: rotary, sinusoidal and relative.
 
 B batch, T length, S keys, N heads, H head_dim, D dim.
 """
@@ -15,10 +15,11 @@ from lmjax.types import Array
 
 
 def rope_frequencies(config: TransformerConfig) -> np.ndarray:
-    """Return the radians a position of each pair of dimensions, float32 (H/2,).
+    """Return the angle per position of each pair of dimensions, float32 (H/2,).
 
-    Su et al. 2021; "linear" is position interpolation (Chen et al. 2023), "llama3"
-    the interpolation by wavelength of Llama 3.1's reference implementation.
+    Su et al. 2021. `rope_scaling` "linear" is position interpolation (Chen et al.
+    2023), "llama3" the interpolation by wavelength of Llama 3.1's reference
+    implementation.
     """
     half = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
     frequencies = config.rope_theta**-half
@@ -32,7 +33,7 @@ def rope_frequencies(config: TransformerConfig) -> np.ndarray:
 def _llama3(frequencies: np.ndarray, config: TransformerConfig) -> np.ndarray:
     low, high = config.rope_low_frequency_factor, config.rope_high_frequency_factor
     turns = config.rope_original_length * frequencies / (2 * math.pi)
-    # Short wavelengths stay, long ones are stretched, those between are blended.
+    # Short wavelengths are kept, long ones scaled, those between interpolated.
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return frequencies * (keep + (1.0 - keep) / config.rope_factor)
 
@@ -44,7 +45,7 @@ def rope_angles(positions_BT: Array, frequencies: np.ndarray) -> tuple[Array, Ar
 
 
 def rotate(x_BTNH: Array, angles: tuple[Array, Array]) -> Array:
-    """Turn each pair (i, i + H/2) by its angle, in float32."""
+    """Rotate each pair (i, i + H/2) by its angle, in float32."""
     cos, sin = angles
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
@@ -54,8 +55,8 @@ def rotate(x_BTNH: Array, angles: tuple[Array, Array]) -> Array:
 def sinusoids(num_positions: int, dim: int) -> np.ndarray:
     """Return the table of Vaswani et al. 2017, float32: sines, then cosines.
 
-    The halves follow one another as in tensor2tensor and fairseq; the paper's text
-    has them take turns, which is the same up to the order of dimensions.
+    As in tensor2tensor and fairseq. The paper interleaves sines and cosines, which is
+    the same up to the order of dimensions.
     """
     frequencies = 10_000.0 ** -(np.arange(0, dim, 2) / dim)
     angles = np.arange(num_positions)[:, None] * frequencies
@@ -63,7 +64,7 @@ def sinusoids(num_positions: int, dim: int) -> np.ndarray:
 
 
 class RelativeBias(nnx.Module):
-    """A number for each head and distance, added to scores (T5, Raffel et al. 2020)."""
+    """A trained bias of scores by head and distance (T5, Raffel et al. 2020)."""
 
     def __init__(self, key: Array, config: TransformerConfig, *, causal: bool) -> None:
         self.config, self.causal = config, causal
@@ -71,27 +72,28 @@ class RelativeBias(nnx.Module):
         self.embedding = param(key, shape, axes=["buckets", "heads"], init=normal(0.02))
 
     def __call__(self, positions_BT: Array, key_positions_BS: Array) -> Array:
-        """Return what is added to the scores, float32 (B, N, T, S)."""
+        """Return the bias of the scores, float32 (B, N, T, S)."""
         distance_BTS = key_positions_BS[:, None, :] - positions_BT[:, :, None]
-        furthest = self.config.relative_max_distance
+        max_distance = self.config.relative_max_distance
         buckets = relative_buckets(
-            np.arange(-furthest, furthest + 1),
+            np.arange(-max_distance, max_distance + 1),
             num_buckets=self.config.relative_buckets,
-            max_distance=furthest,
+            max_distance=max_distance,
             causal=self.causal,
         )
-        place_BTS = jnp.clip(distance_BTS, -furthest, furthest) + furthest
-        bias_BTSN = self.embedding[...][jnp.asarray(buckets)[place_BTS]]
+        index_BTS = jnp.clip(distance_BTS, -max_distance, max_distance) + max_distance
+        bias_BTSN = self.embedding[...][jnp.asarray(buckets)[index_BTS]]
         return jnp.transpose(bias_BTSN, (0, 3, 1, 2))
 
 
 def relative_buckets(
     distance: np.ndarray, *, num_buckets: int, max_distance: int, causal: bool
 ) -> np.ndarray:
-    """Return the bucket of each distance (key less query), int32.
+    """Return the bucket of each distance (key position - query position), int32.
 
-    The near half of the buckets hold one distance each, the others ever more, up to
-    `max_distance`. Without `causal` keys before and after have half of them each.
+    The first half of the buckets hold one distance each, the others logarithmically
+    growing ranges, up to `max_distance`. Unless `causal`, keys before and keys after
+    the query use half of the buckets each.
     """
     first = np.zeros_like(distance)
     if causal:
@@ -101,8 +103,8 @@ def relative_buckets(
         first = np.where(distance > 0, num_buckets, 0)
         distance = np.abs(distance)
     near = num_buckets // 2
-    # In float32 and in this order, as the reference has it: buckets begin at whole
-    # numbers, which another rounding would move.
+    # In float32 and in the order of the reference: another rounding would move the
+    # bounds of buckets.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(near))
     ratio = ratio / np.float32(math.log(max_distance / near))
     far = near + (ratio * np.float32(num_buckets - near)).astype(np.int32)

@@ -99,8 +99,8 @@ def initial_params(program: Program, key: Array) -> Params:
     )
     given = origin.read(model, program.mesh)
     ours, theirs = (getattr(m.config, "lora", None) for m in (program.model, model))
-    if lora.rank(model.config) and ours != theirs:
-        given, _ = lora.merged(given, model.config)
+    if model.config.adapter_rank and ours != theirs:
+        given, _ = lora.merge_adapters(given, model.config)
     old, new = named_leaves(given), named_leaves(program.state_shapes.params)
     axes = named_leaves(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
     if origin.config.task.output_names != program.config.task.output_names:

@@ -1,4 +1,4 @@
-"""Which ids may come next."""
+"""Banned ids against a count by hand."""
 
 import numpy as np
 import pytest
@@ -39,14 +39,14 @@ def apply(text, num_steps=0, *, min_tokens=0, no_repeat_ngram=0):
     )[0]
 
 
-def test_a_text_ends_no_sooner_than_it_may():
+def test_stop_ids_are_banned_before_min_tokens():
     for num_steps, allowed in ((0, False), (1, False), (2, True)):
         scores = apply([1, 3], num_steps, min_tokens=2)
         assert np.isfinite(scores[2]) == allowed
         assert np.isfinite(np.delete(scores, 2)).all()
 
 
-def test_where_nothing_may_come_all_may():
+def test_a_row_with_all_ids_banned_is_unconstrained():
     assert np.isfinite(apply(range(SIZE), no_repeat_ngram=1)).all()
     scores = apply(range(1, SIZE), no_repeat_ngram=1)
     assert np.isfinite(scores).tolist() == [True] + [False] * (SIZE - 1)

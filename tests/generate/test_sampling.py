@@ -1,4 +1,4 @@
-"""Which tokens may be drawn, and how often each is."""
+"""Frequencies of sampled tokens against their probabilities."""
 
 import jax
 import jax.numpy as jnp

@@ -50,7 +50,7 @@ def test_one_compilation_for_a_padded_length(setup):
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "bahdanau", "luong"])
-def test_given_a_source_they_are_those_of_one_token_at_a_time(
+def test_with_a_source_scores_match_decoding_token_by_token(
     tiny, random_params, architecture
 ):
     model = tiny(architecture)

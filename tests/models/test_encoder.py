@@ -52,7 +52,7 @@ def test_scanned_is_unrolled(bert, tiny, apply, make_batch):
     np.testing.assert_allclose(apply(model)(params, batch), expected, atol=1e-5)
 
 
-def test_what_an_encoder_cannot_do_is_said(tiny, one_text):
+def test_an_encoder_without_heads_names_the_missing_leaf(tiny, one_text):
     bare = tiny("bert", mlm_head=False, pooler=False, pair_head=False)
     params = bare.init(jax.random.key(0))
     assert not {"head", "pooler", "pair"} & set(params)

@@ -40,7 +40,7 @@ def test_flops_follow_grouped_heads_and_gates(tiny, architecture):
 
 
 @pytest.mark.parametrize(("window", "seen"), [(0, 32.0), (16, 14.0), (64, 32.0)])
-def test_a_window_is_seen_at_most(tiny, window, seen):
+def test_a_query_attends_to_at_most_a_window(tiny, window, seen):
     """Queries see 1, 2, .. 16 and then 16 keys; half of a query's own is not seen."""
     model = tiny("llama", window=window)
     c = model.config
@@ -49,13 +49,13 @@ def test_a_window_is_seen_at_most(tiny, window, seen):
     assert model.flops_per_token(row(64)) == 6 * weights + attention
 
 
-def test_a_global_layer_sees_all(tiny):
+def test_a_global_layer_attends_to_all(tiny):
     one, both = (tiny("llama", num_layers=2, window=16, global_every=n) for n in (0, 2))
     a, b = (m.flops_per_token(row(64)) for m in (one, both))
     assert b - a == 12 * 4 * 8 * (32 - 14)
 
 
-def test_an_encoder_sees_both_sides_and_predicts_some(tiny):
+def test_an_encoder_attends_to_both_sides_and_predicts_some_tokens(tiny):
     model = tiny("bert")
     c, block = model.config, 4 * 32 * 32 + 2 * 32 * 128
     head = 32 * 32 + 64 * 32
@@ -66,7 +66,7 @@ def test_an_encoder_sees_both_sides_and_predicts_some(tiny):
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "luong"])
-def test_a_source_is_read_both_ways_and_scored_at_each_step(tiny, attention):
+def test_recurrent_encoder_decoders_score_the_source_at_each_step(tiny, attention):
     model = tiny(attention)
     gates, parts = (3, 1) if attention == "bahdanau" else (4, 2)
     encoder = 2 * gates * 24 * (32 + 24)
@@ -83,7 +83,7 @@ def test_a_source_is_read_both_ways_and_scored_at_each_step(tiny, attention):
     assert found * (16 + 48) == 6 * (each + pairs)
 
 
-def test_a_source_goes_through_the_encoder_and_the_keys_that_read_it(tiny):
+def test_encoder_decoders_count_the_source_in_the_encoder_and_its_keys(tiny):
     model = tiny("bart")
     attention, mlp = 4 * 32 * 32, 2 * 32 * 128
     encoder = 48 * 2 * (attention + mlp)

@@ -192,7 +192,9 @@ def matrix(kernel, columns):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_it_is_that_of_torch(variant, random_params, apply, assert_close, name):
+def test_logits_loss_and_gradients_match_pytorch(
+    variant, random_params, apply, assert_close, name
+):
     """Logits, the loss and the gradient of every parameter, in float32."""
     model = variant(name)
     params, batch = random_params(model), pairs()
@@ -225,7 +227,7 @@ def test_padding_does_not_matter(model, random_params, apply):
     assert np.isfinite(found).all()
 
 
-def test_what_is_fed_weighs_in_by_a_kernel_of_its_own(tiny, random_params, apply):
+def test_without_its_kernel_input_feeding_changes_nothing(tiny, random_params, apply):
     """Without it, steps are those of the layers by themselves, dropout included."""
     fed, plain = (
         tiny("luong", dropout=0.5, input_feeding=feeding) for feeding in (True, False)
@@ -246,7 +248,9 @@ def test_what_is_fed_weighs_in_by_a_kernel_of_its_own(tiny, random_params, apply
 
 
 @pytest.mark.parametrize("variational", [False, True])
-def test_dropout_is_where_zaremba_has_it(tiny, random_params, variational):
+def test_dropout_is_on_embeddings_between_layers_and_before_the_head(
+    tiny, random_params, variational
+):
     """On what is embedded, between layers, and before the head; each its own."""
     from lmjax.nn.recurrent import layers
 
@@ -317,7 +321,7 @@ def test_every_mesh_computes_the_same(meshes, assert_close, attention, shape):
     assert all(whole) and sum(replicated) < len(replicated) / 2
 
 
-def test_it_learns_to_reverse_eight_texts(model):
+def test_it_is_trained_to_reverse_eight_texts(model):
     """And writes them again, one token at a time."""
     rng, num = np.random.default_rng(0), 6
     texts = rng.integers(2, 64, (8, num))

@@ -1,4 +1,4 @@
-"""Recurrent networks that give labels: what they read, and what of it they classify."""
+"""Recurrent classifiers and taggers: what their labels depend on."""
 
 import jax
 import numpy as np
@@ -76,14 +76,14 @@ def test_the_last_states_are_those_that_the_layers_end_in(hidden):
     module = model._module(params)
     x = module.embed(batch["tokens"], np.float32)
     x = x + module.token_types(batch["token_types"], np.float32)
-    told = {"positions_BT": batch["positions"], "segments_BT": batch["segments"]}
-    _, after = module.recurrent(x, **told)
+    layout = {"positions_BT": batch["positions"], "segments_BT": batch["segments"]}
+    _, after = module.recurrent(x, **layout)
     both = np.asarray(after["hidden"])[:, -2:].reshape(4, -1)
     found = model.summary(params, states, batch["segments"])
     np.testing.assert_allclose(found, both, atol=1e-6)
 
 
-def test_types_move_what_they_are_of_and_are_0_by_default(hidden):
+def test_token_types_move_their_tokens_and_are_0_by_default(hidden):
     batch = batch_of()
     zeros = {**batch, "token_types": 0 * batch["token_types"]}
     none = {name: x for name, x in batch.items() if name != "token_types"}
@@ -91,7 +91,7 @@ def test_types_move_what_they_are_of_and_are_0_by_default(hidden):
     assert np.abs(hidden(batch)[2] - hidden(zeros)[2])[0].max() > 1e-3
 
 
-def test_dropout_is_before_between_and_after_once(tiny, random_params):
+def test_dropout_is_applied_once_before_between_and_after_layers(tiny, random_params):
     model, calls = tiny("bilstm", dropout=0.5), []
     params, batch = random_params(model), batch_of()
 
@@ -108,7 +108,7 @@ def test_dropout_is_before_between_and_after_once(tiny, random_params):
     assert np.abs(a - b).max() > 1e-3, "the classifier drops what it reads"
 
 
-def test_it_writes_and_scores_no_text(hidden, tiny, random_params):
+def test_a_labeller_generates_no_text_and_has_no_logits(hidden, tiny, random_params):
     model, params, states = hidden(batch_of())
     assert "head" not in model.shapes
     for call in (

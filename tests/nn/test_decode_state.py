@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax.config.experiment import MeshConfig
 from lmjax.nn.decode_state import take_beams
+from lmjax.nn.kv_cache import KVCache, SourceKV, TransformerDecodeState
 from lmjax.parallel import sharding
 
 PARENTS = np.array([[2, 0], [1, 1], [0, 2], [2, 2]])
@@ -37,3 +38,19 @@ def test_beams_are_selected_without_communication():
         take = jax.jit(functools.partial(take_beams, axis=1), out_shardings=rows)
         text = take.lower(x, parents).compile().as_text()
     assert "all-gather" not in text and "all-to-all" not in text
+
+
+def test_a_source_is_shared_by_the_beams_of_its_row():
+    kv, row = jnp.zeros((2, 12, 5, 1, 4)), jnp.zeros((12, 5), jnp.int32)
+    own = KVCache(
+        k_LRSKH=kv,
+        v_LRSKH=kv,
+        positions_RS=row,
+        segments_RS=row,
+        next_slot=jnp.int32(3),
+    )
+    source = SourceKV(k_LBSKH=kv[:, :4], v_LBSKH=kv[:, :4], segments_BS=row[:4])
+    state = TransformerDecodeState(own=own, source=source).take(PARENTS)
+    assert state.own.k_LRSKH.shape == (2, 8, 5, 1, 4)
+    assert state.own.segments_RS.shape == (8, 5)
+    assert state.source is source

@@ -1,11 +1,11 @@
-"""Norms, linear layers and dropout against their formulae."""
+"""Norms, linear layers and dropout against their formulas."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.nn.linear import Embed, Linear
+from lmjax.nn.linear import Embed, Linear, table_logits
 from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout, fan_in
 
@@ -54,12 +54,16 @@ def test_linear_contracts_several_dimensions():
 
 def test_embed_looks_up_and_multiplies():
     embed = Embed(KEY, {"vocab": 9, "embed": 4})
-    table = np.asarray(embed.embedding[...])
+    table = embed.embedding[...]
     ids = jnp.array([[0, 8, 3]])
-    np.testing.assert_array_equal(embed(ids, jnp.float32), table[np.asarray(ids)])
+    np.testing.assert_array_equal(
+        embed(ids, jnp.float32), np.asarray(table)[np.asarray(ids)]
+    )
     x = jax.random.normal(KEY, (2, 3, 4))
-    np.testing.assert_allclose(embed.attend(x), x @ table.T, rtol=1e-5, atol=1e-7)
-    assert embed.attend(x.astype(jnp.bfloat16)).dtype == jnp.float32
+    np.testing.assert_allclose(
+        table_logits(x, table), x @ table.T, rtol=1e-5, atol=1e-7
+    )
+    assert table_logits(x.astype(jnp.bfloat16), table).dtype == jnp.float32
 
 
 def test_initial_weights_have_the_variance_they_claim():

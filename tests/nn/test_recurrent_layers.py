@@ -1,4 +1,4 @@
-"""Recurrent layers: PyTorch's numbers, and states that begin, hold and go on."""
+"""Recurrent layers against PyTorch, and their states at documents and padding."""
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,16 @@ def make(cell, *, bidirectional=False, seed=0, **options):
 
 
 def inputs(seed=1, shape=SHAPE):
-    """Return rows of one text each, with what the layers are told of them."""
+    """Return the inputs of rows of one text each, their positions and segments."""
     x = np.random.default_rng(seed).standard_normal((*shape, DIM))
     positions = np.broadcast_to(np.arange(shape[1]), shape)
-    told = {"positions_BT": positions, "segments_BT": np.ones(shape, int)}
-    return np.float32(x), jax.tree.map(jnp.asarray, told)
+    layout = {"positions_BT": positions, "segments_BT": np.ones(shape, int)}
+    return np.float32(x), jax.tree.map(jnp.asarray, layout)
 
 
 def random_state(module, rows=SHAPE[0]):
     rng = np.random.default_rng(2)
-    zeros = module.start(rows)
+    zeros = module.init_state(rows)
     return {n: np.float32(rng.standard_normal(zeros[n].shape)) for n in zeros}
 
 
@@ -66,17 +66,17 @@ def torch_state(torch, state):
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", list(CELLS))
-def test_layers_are_those_of_torch(cell, bidirectional):
+def test_layers_match_pytorch(cell, bidirectional):
     """Outputs, last states, and rows that end before others."""
     module = make(cell, bidirectional=bidirectional)
     torch, reference = like_torch(module)
-    x, told = inputs()
+    x, layout = inputs()
     lengths = np.array([9, 4, 6])
     real = np.arange(SHAPE[1]) < lengths[:, None]
-    told["segments_BT"] = jnp.asarray(real, jnp.int32)
-    told["positions_BT"] += 1  # they go on from a state
+    layout["segments_BT"] = jnp.asarray(real, jnp.int32)
+    layout["positions_BT"] += 1  # they continue from a state
     state = random_state(module)
-    y, after = module(x, **told, state=state)
+    y, after = module(x, **layout, state=state)
     packed = torch.nn.utils.rnn.pack_padded_sequence(
         torch.tensor(x), torch.tensor(lengths), batch_first=True, enforce_sorted=False
     )
@@ -91,27 +91,27 @@ def test_layers_are_those_of_torch(cell, bidirectional):
 
 
 @pytest.mark.parametrize("cell", list(CELLS))
-def test_gradients_are_those_of_torch(cell):
+def test_gradients_match_pytorch(cell):
     module = make(cell)
     torch, reference = like_torch(module)
-    x, told = inputs()
-    ours = jax.grad(lambda x: (module(x, **told)[0] ** 2).sum())(jnp.asarray(x))
-    theirs = torch.tensor(x, requires_grad=True)
-    (reference(theirs)[0] ** 2).sum().backward()
-    np.testing.assert_allclose(ours, theirs.grad.numpy(), atol=1e-5)
+    x, layout = inputs()
+    grads = jax.grad(lambda x: (module(x, **layout)[0] ** 2).sum())(jnp.asarray(x))
+    expected = torch.tensor(x, requires_grad=True)
+    (reference(expected)[0] ** 2).sum().backward()
+    np.testing.assert_allclose(grads, expected.grad.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_scanned_is_step_by_step(cell):
     module = make(cell)
-    x, told = inputs()
-    whole, last = module(x, **told, state=random_state(module))
+    x, layout = inputs()
+    whole, last = module(x, **layout, state=random_state(module))
     # As tokens of decoding come: one at a time, none of them the first.
     state, seen = random_state(module), []
-    told["positions_BT"] += 1
-    unbroken, _ = module(x, **told, state=state)
+    layout["positions_BT"] += 1
+    unbroken, _ = module(x, **layout, state=state)
     for t in range(SHAPE[1]):
-        here = {name: array[:, t : t + 1] for name, array in told.items()}
+        here = {name: array[:, t : t + 1] for name, array in layout.items()}
         y, state = module(x[:, t : t + 1], **here, state=state)
         seen.append(y)
     np.testing.assert_allclose(np.concatenate(seen, 1), unbroken, atol=1e-6)
@@ -121,7 +121,7 @@ def test_scanned_is_step_by_step(cell):
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", list(CELLS))
-def test_texts_of_a_row_are_alone(cell, bidirectional):
+def test_texts_of_a_row_are_independent(cell, bidirectional):
     module = make(cell, bidirectional=bidirectional)
     x, _ = inputs(shape=(2, 11))
     lengths = [4, 1, 5]
@@ -148,17 +148,17 @@ def test_texts_of_a_row_are_alone(cell, bidirectional):
 
 def test_padding_at_the_end_is_not_read_backwards():
     module = make("lstm", bidirectional=True)
-    x, told = inputs()
-    alone, state = module(x[:, :6], **{n: a[:, :6] for n, a in told.items()})
-    told["segments_BT"] = told["segments_BT"].at[:, 6:].set(0)
-    padded, after = module(x, **told)
+    x, layout = inputs()
+    alone, state = module(x[:, :6], **{n: a[:, :6] for n, a in layout.items()})
+    layout["segments_BT"] = layout["segments_BT"].at[:, 6:].set(0)
+    padded, after = module(x, **layout)
     np.testing.assert_allclose(padded[:, :6], alone, atol=1e-6)
     for name in state:
         np.testing.assert_allclose(after[name], state[name], atol=1e-6)
 
 
 @pytest.mark.parametrize("variational", [False, True])
-def test_dropout_is_anew_at_each_step_or_locked(variational):
+def test_dropout_is_drawn_at_each_step_or_once(variational):
     module = make("gru", dropout=0.5, variational=variational)
     x = jnp.ones((4, 6, 64))
     kept = np.asarray(module.drop(x, jax.random.key(0)))
@@ -171,20 +171,20 @@ def test_dropout_is_anew_at_each_step_or_locked(variational):
 
 def test_dropout_lies_between_layers_and_only_with_a_key():
     module, plain = make("rnn", dropout=0.5), make("rnn")
-    x, told = inputs()
-    np.testing.assert_array_equal(module(x, **told)[0], plain(x, **told)[0])
-    _, state = module(x, **told, key=jax.random.key(0))
-    _, expected = plain(x, **told)
+    x, layout = inputs()
+    np.testing.assert_array_equal(module(x, **layout)[0], plain(x, **layout)[0])
+    _, state = module(x, **layout, key=jax.random.key(0))
+    _, expected = plain(x, **layout)
     first, second = (state["hidden"][:, i] for i in range(2))
     np.testing.assert_array_equal(first, expected["hidden"][:, 0])
     assert np.abs(second - expected["hidden"][:, 1]).max() > 0.01
 
 
-def test_it_computes_in_the_dtype_of_its_input_and_remembers_in_float32():
+def test_outputs_have_the_dtype_of_the_input_and_states_are_float32():
     module = make("lstm")
-    x, told = inputs()
-    y, state = module(jnp.asarray(x, jnp.bfloat16), **told)
-    exact, _ = module(x, **told)
+    x, layout = inputs()
+    y, state = module(jnp.asarray(x, jnp.bfloat16), **layout)
+    exact, _ = module(x, **layout)
     assert y.dtype == jnp.bfloat16
     assert {part.dtype for part in state.values()} == {jnp.dtype("float32")}
     assert np.abs(np.float32(y) - exact).mean() < 0.02

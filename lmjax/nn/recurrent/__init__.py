@@ -1,5 +1,5 @@
 """Recurrent layers: cells, the scan over steps, and attention to a source.
 
-Everything here carries a state (B, ...) from step to step. Transformer layers are one
-level up.
+Each carries a state (B, ...) from step to step. Transformer layers and all else that is
+not recurrent are one level up.
 """

@@ -1,7 +1,7 @@
 """Attention of recurrent decoders to the states of an encoder.
 
-B batch, R rows of queries, T queries, S places of the source, M memory, H hidden,
-A attention.
+B batch, R rows of queries (B, or B times beams), T queries, S source tokens, M size of
+the memory, H hidden, A attention.
 """
 
 import dataclasses
@@ -16,22 +16,21 @@ from lmjax.nn.recurrent.scan import preload_kernel
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
-# From queries (B, T, H) to the float32 scores (B, T, S) of the places of a source.
+# From queries (B, T, H) to float32 scores (B, T, S) of the source tokens.
 Scores = Callable[[Array], Array]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What an encoder has left of sources, and the keys that find it.
+    """The encoded source: the encoder's states, and their keys for attention.
 
-    There may be several rows of queries for each row, side by side, such as the beams
-    of a search.
+    Several rows of queries may attend to each row: the beams of a search, side by side.
     """
 
     states_BSM: Array
     keys_BSA: Array
-    real_BS: Array  # false where there is padding
+    real_BS: Array  # false at padding
 
 
 class Additive(nnx.Module):
@@ -44,7 +43,7 @@ class Additive(nnx.Module):
         self.score = Linear(keys[2], dims, {"features": 1}, bias=False)
 
     def scores(self, memory: Memory) -> Scores:
-        """Return what scores the places of a memory."""
+        """Return the function that scores the tokens of a memory."""
         keys_BSA = memory.keys_BSA
         query = preload_kernel(self.query, keys_BSA.dtype)
         score = preload_kernel(self.score, keys_BSA.dtype)
@@ -54,7 +53,7 @@ class Additive(nnx.Module):
             both_BTSA = jnp.tanh(q_BTA[:, :, None] + keys_BSA[:, None])
             return score(both_BTSA)[..., 0]
 
-        # Else training would keep what is of every step and place, (B, T, S, A).
+        # Otherwise training would store an array (B, T, S, A).
         return jax.checkpoint(scores)
 
 
@@ -66,7 +65,7 @@ class General(nnx.Module):
         self.key = Linear(key, *dims, bias=False)
 
     def scores(self, memory: Memory) -> Scores:
-        """Return what scores the places of a memory."""
+        """Return the function that scores the tokens of a memory."""
         keys_BSA = memory.keys_BSA
         return lambda query_BTH: jnp.einsum(
             "BTA,BSA->BTS",
@@ -82,18 +81,18 @@ SourceAttention = Additive | General
 def make_memory(
     attention: SourceAttention, states_BSM: Array, real_BS: Array
 ) -> Memory:
-    """Return a memory of an encoder's states: its keys are made here, once."""
+    """Return the memory of an encoder's states; its keys are computed here, once."""
     keys_BSA = constrain(attention.key(states_BSM), "batch", "length", "mlp")
     return Memory(states_BSM, keys_BSA, real_BS)
 
 
 def attend(query_RTH: Array, memory: Memory, *, scores: Scores) -> Array:
-    """Return the mean of a source's places for each query, float32 (R, T, M).
+    """Return each query's weighted mean of the encoder's states, float32 (R, T, M).
 
-    They are weighed by the softmax of their scores, in float32.
+    The weights are the softmax of the scores, in float32.
     """
     num_rows, dtype = len(memory.states_BSM), memory.states_BSM.dtype
-    # Beams of one source are queries of one row, which is read once for all.
+    # Beams become queries of one row, so that its memory is read once for all.
     query_BTH = query_RTH.reshape(num_rows, -1, query_RTH.shape[-1])
     lowest = jnp.finfo(jnp.float32).min
     real_B1S = memory.real_BS[:, None]

@@ -1,6 +1,6 @@
-"""Recurrent layers that attend to a source while they write.
+"""Recurrent decoders with attention to a source.
 
-B batch, T length, S places of the source, D dim, G gates, H hidden, L layers, M memory.
+B batch, T length, S source tokens, D dim, G gates, H hidden, L layers, M memory.
 
 With h, the last layer's hidden state, before a step and h' after it:
 
@@ -8,8 +8,8 @@ With h, the last layer's hidden state, before a step and h' after it:
   Luong         h' = step(x);  out = tanh(W [attend(h'); h'])
   InputFeeding  h' = step(x + U fed);  out = tanh(W [attend(h'); h']), the next fed
 
-where x is the input's part of the first layer's gates. What is known before the first
-step is multiplied before it, for all steps; what no step reads, after the last.
+where x is the input's part of the first layer's gates. Products that no step depends on
+are computed outside of the loop, for all steps at once.
 """
 
 import math
@@ -29,11 +29,11 @@ from lmjax.types import Array
 
 
 class Bridge(nnx.Module):
-    """A decoder's first states: tanh layers of an encoder's last hidden states.
+    """A decoder's initial states: tanh layers over an encoder's last hidden states.
 
-    Those are the last layer's at the two ends of a source: of its forward direction at
-    the last place, of its backward one at the first. There is a layer for each state
-    (and cell) of each of the decoder's layers.
+    The input is the last encoder layer's forward state at the last token of the source
+    and its backward state at the first. There is one tanh layer for each state (hidden
+    and cell) of each of the decoder's layers.
     """
 
     def __init__(self, key: Array, config: RecurrentEncoderDecoderConfig) -> None:
@@ -44,16 +44,16 @@ class Bridge(nnx.Module):
         self.states = Linear(key, inputs, outputs, bias=True)
 
     def __call__(self, memory: Memory) -> State:
-        """Return the states (B, L, H) in which the texts of these sources begin."""
+        """Return the initial states (B, L, H) for these sources."""
         real_BS = memory.real_BS
         last_B = jnp.max(jnp.where(real_BS, jnp.arange(real_BS.shape[1]), 0), axis=1)
-        places = last_B, jnp.argmax(real_BS, axis=1)
+        ends = last_B, jnp.argmax(real_BS, axis=1)  # forward, backward
         halves = jnp.split(memory.states_BSM, 2, axis=-1)
-        ends = [
-            jnp.take_along_axis(half_BSH, place_B[:, None, None], axis=1)[:, 0]
-            for half_BSH, place_B in zip(halves, places, strict=True)
+        last = [
+            jnp.take_along_axis(half_BSH, index_B[:, None, None], axis=1)[:, 0]
+            for half_BSH, index_B in zip(halves, ends, strict=True)
         ]
-        states = jnp.tanh(self.states(jnp.concatenate(ends, axis=-1)))
+        states = jnp.tanh(self.states(jnp.concatenate(last, axis=-1)))
         parts = jnp.split(states.astype(jnp.float32), len(self.names), axis=1)
         return dict(zip(self.names, parts, strict=True))
 
@@ -78,8 +78,9 @@ class Bahdanau(nnx.Module):
         state: State,
         key: Array | None,
     ) -> tuple[Array, State]:
-        """Return what it puts out (B, T, D), and the state after the last step."""
-        layers, scores = one_by_one(self.layers, x_BTD), self.attention.scores(memory)
+        """Return the outputs (B, T, D), and the state after the last step."""
+        layers = make_layers_step(self.layers, dtype=x_BTD.dtype)
+        scores = self.attention.scores(memory)
         dtype, fed = x_BTD.dtype, preload_kernel(self.fed, x_BTD.dtype)
 
         def step(state: State, x_BGH: Array, keep: Array) -> State:
@@ -102,7 +103,7 @@ class Bahdanau(nnx.Module):
 
 
 class Luong(nnx.Module):
-    """Luong et al. 2015: global attention, with the score called general."""
+    """Luong et al. 2015: global attention with the score "general"."""
 
     fed_dim = 0
 
@@ -121,10 +122,10 @@ class Luong(nnx.Module):
         state: State,
         key: Array | None,
     ) -> tuple[Array, State]:
-        """Return what it puts out (B, T, D), and the state after the last step."""
+        """Return the outputs (B, T, D), and the state after the last step."""
         h_BTH, state = self.layers(
             x_BTD,
-            positions_BT=jnp.ones_like(real_BT, jnp.int32),  # it goes on from a state
+            positions_BT=jnp.ones_like(real_BT, jnp.int32),  # it continues from a state
             segments_BT=real_BT,
             state=state,
             key=key,
@@ -136,7 +137,7 @@ class Luong(nnx.Module):
 
 
 class InputFeeding(Luong):
-    """Luong et al. 2015, section 3.3: each step also reads what the last put out."""
+    """Luong et al. 2015, section 3.3: each step also reads the last step's output."""
 
     def __init__(self, key: Array, config: RecurrentEncoderDecoderConfig) -> None:
         super().__init__(key, config)
@@ -152,8 +153,9 @@ class InputFeeding(Luong):
         state: State,
         key: Array | None,
     ) -> tuple[Array, State]:
-        """Return what it puts out (B, T, D), and the state after the last step."""
-        layers, scores = one_by_one(self.layers, x_BTD), self.attention.scores(memory)
+        """Return the outputs (B, T, D), and the state after the last step."""
+        layers = make_layers_step(self.layers, dtype=x_BTD.dtype)
+        scores = self.attention.scores(memory)
         fed, out = (preload_kernel(part, x_BTD.dtype) for part in (self.fed, self.out))
 
         def step(state: State, x_BGH: Array, keep: Array) -> State:
@@ -178,20 +180,20 @@ AttentionDecoder = Bahdanau | Luong
 def make_attention_decoder(
     key: Array, config: RecurrentEncoderDecoderConfig
 ) -> AttentionDecoder:
-    """Return the layers that a config asks for."""
+    """Build the decoder layers of `config.attention` and `config.input_feeding`."""
     if config.attention == "bahdanau":
         return Bahdanau(key, config)
     return (InputFeeding if config.input_feeding else Luong)(key, config)
 
 
-def one_by_one(layers: Recurrent, x_BTD: Array) -> Callable[..., State]:
-    """Return one step of all layers, for a loop that does more.
+def make_layers_step(layers: Recurrent, *, dtype: jnp.dtype) -> Callable[..., State]:
+    """Return the function of one step of all layers, for a loop that also attends.
 
-    It goes from the first layer's part of the gates (B, G, H), the state, and what
-    multiplies the outputs of all layers but the last, (B, L - 1, H) or None, to the
-    state. Products are in the dtype of `x_BTD`.
+    Its arguments are the input's part of the first layer's gates (B, G, H), the state,
+    and dropout factors for the outputs of all layers but the last, (B, L - 1, H) or
+    None; it returns the new state. Products are computed in `dtype`.
     """
-    cell, dtype = CELLS[layers.cell], x_BTD.dtype
+    cell = CELLS[layers.cell]
     stack = layers.stack("forward")
     hidden = [preload_kernel(layer.hidden, dtype) for layer in stack]
     inputs = [preload_kernel(layer.input, dtype) for layer in stack[1:]]
@@ -214,7 +216,7 @@ def one_by_one(layers: Recurrent, x_BTD: Array) -> Callable[..., State]:
 def _inputs(
     layers: Recurrent, x_BTD: Array, *, key: Array | None
 ) -> tuple[Array, Array | None]:
-    """Return what steps are given: parts of gates, and what dropout keeps."""
+    """Return the inputs of all steps: parts of gates, and dropout factors."""
     x_BTGH = layers.stack("forward")[0].input(x_BTD)
     x_BTGH = constrain(x_BTGH, "batch", "length", "gates", "mlp")
     keep_BTLH = None
@@ -239,9 +241,9 @@ def _layers(key: Array, config: RecurrentEncoderDecoderConfig) -> Recurrent:
 
 
 def _fed(key: Array, config: RecurrentEncoderDecoderConfig, *, fed_dim: int) -> Linear:
-    """Return what makes a part of the first layer's gates of what is fed."""
+    """Return the map from the fed vector to its part of the first layer's gates."""
     gates = {"gates": CELLS[config.cell].num_gates, "mlp": config.hidden_dim}
-    # As if it were a part of the layer's input.
+    # As if the fed vector were a part of the layer's input.
     scale = math.sqrt(fed_dim / (3 * config.hidden_dim))
     return Linear(key, {"embed": fed_dim}, gates, bias=False, scale=scale)
 

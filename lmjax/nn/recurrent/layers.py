@@ -3,7 +3,7 @@
 B batch, T length, D dim, G gates, H hidden, L layers (times directions).
 
 Equations, order of the gates and both biases are those of torch.nn.{RNN, LSTM, GRU}.
-With x = W_x input + b_x and h = W_h hidden + b_h, each of as many parts as gates:
+With x = W_x input + b_x and h = W_h hidden + b_h, split into one part for each gate:
 
   rnn   hidden' = tanh(x + h)
   lstm  i, f, g, o = x + h;  cell' = sigmoid(f) cell + sigmoid(i) tanh(g)
@@ -25,17 +25,17 @@ from lmjax.nn.recurrent.scan import preload_kernel, scan_rows
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
-# "hidden", and of an LSTM "cell": float32, (B, H) of a layer, (B, L, H) of a stack.
+# "hidden" and, for an LSTM, "cell": float32, (B, H) of a layer, (B, L, H) of a stack.
 State = dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A kind of layer: its gates, its state, and one step."""
+    """A recurrent cell: its gates, the names of its state, and one step."""
 
     num_gates: int
-    names: tuple[str, ...]  # of its state
-    step: Callable[[Array, Array, State], State]  # of x, h (B, G, H) and the state
+    names: tuple[str, ...]  # of the arrays of its state
+    step: Callable[[Array, Array, State], State]  # from x, h (B, G, H) and the state
 
 
 def _rnn(x_BGH: Array, h_BGH: Array, state: State) -> State:
@@ -51,7 +51,7 @@ def _lstm(x_BGH: Array, h_BGH: Array, state: State) -> State:
 
 
 def _gru(x_BGH: Array, h_BGH: Array, state: State) -> State:
-    """Cho et al. 2014, the reset gate after the product."""
+    """Cho et al. 2014, with the reset gate applied after the product."""
     r, z = jnp.moveaxis(jax.nn.sigmoid(x_BGH[:, :2] + h_BGH[:, :2]), 1, 0)
     n = jnp.tanh(x_BGH[:, 2] + r * h_BGH[:, 2])
     return {"hidden": (1.0 - z) * n + z * state["hidden"]}
@@ -65,7 +65,7 @@ CELLS = {
 
 
 class Layer(nnx.Module):
-    """One cell along the rows, with one product for all of its gates."""
+    """One cell applied along the rows, with one product for all of its gates."""
 
     def __init__(self, key: Array, cell: str, *, dim: int, hidden_dim: int) -> None:
         keys = jax.random.split(key)
@@ -90,11 +90,11 @@ class Layer(nnx.Module):
         """Return the hidden states (B, T, H), and the state after the last step.
 
         Args:
-          x_BTD: the inputs; their part of the gates is one product for all steps.
-          starts_BT: true where a text begins, which knows nothing of the one before.
-          real_BT: where there is no padding.
+          x_BTD: inputs; their part of the gates is one product for all steps.
+          starts_BT: true where a text begins: the state is reset to zeros.
+          real_BT: false at padding, which changes no state.
           state: before the first step.
-          reverse: from the end of the row.
+          reverse: step from the end of the row to its beginning.
         """
         dtype, cell = x_BTD.dtype, CELLS[self.cell]
         x_BTGH = constrain(self.input(x_BTD), "batch", "length", "gates", "mlp")
@@ -115,11 +115,11 @@ class Layer(nnx.Module):
 
 
 class Recurrent(nnx.Module):
-    """Layers, each over what the one before put out; in both directions by choice.
+    """A stack of layers, in one direction or both.
 
-    Every layer has parameters of its own, for the first may read another width. Both
-    directions are concatenated: (B, T, 2 H). In a state a layer's backward direction
-    follows its forward one, as in PyTorch.
+    The parameters of layers are not stacked, as the first may have another input size.
+    The outputs of both directions are concatenated: (B, T, 2 H). In a state a layer's
+    backward direction follows its forward one, as in PyTorch.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class Recurrent(nnx.Module):
             width = hidden_dim * len(directions) if layer else dim
             for i, name in enumerate(directions):
                 own = jax.random.fold_in(key, layer * len(directions) + i)
-                made = Layer(own, cell, dim=width, hidden_dim=hidden_dim)
-                setattr(self, f"{name}_{layer}", made)
+                module = Layer(own, cell, dim=width, hidden_dim=hidden_dim)
+                setattr(self, f"{name}_{layer}", module)
 
     def __call__(
         self,
@@ -158,26 +158,26 @@ class Recurrent(nnx.Module):
 
         Args:
           x_BTD: embedded tokens.
-          positions_BT: int32; a text begins at each 0, where nothing is remembered.
-            A row that goes on from a state therefore begins with another position.
+          positions_BT: int32; a text begins at each 0, where the state is reset. A row
+            that continues from a state therefore begins with another position.
           segments_BT: int32; 0 is padding, which changes no state.
-          state: (B, L, H) before the first token; None: nothing is remembered.
+          state: (B, L, H) before the first token; None: zeros.
           key: for the dropout between layers; none without it.
         """
         if state is None:
-            state = self.start(len(x_BTD))
+            state = self.init_state(len(x_BTD))
         begins_BT, real_BT = positions_BT == 0, segments_BT > 0
-        # Backwards a text is entered at its last token.
+        # Backwards a text begins at its last token.
         ends_BT = jnp.pad(begins_BT[:, 1:], ((0, 0), (0, 1)))
         starts = {"forward": begins_BT, "backward": ends_BT}
-        seen: list[State] = []
+        states: list[State] = []
         for layer in range(self.num_layers):
             if layer and key is not None:
                 x_BTD = self.drop(x_BTD, jax.random.fold_in(key, layer))
             outputs = []
             for name in self.directions:
-                place = len(seen)
-                before = {part: s[:, place] for part, s in state.items()}
+                index = len(states)
+                before = {part: s[:, index] for part, s in state.items()}
                 h_BTH, after = getattr(self, f"{name}_{layer}")(
                     x_BTD,
                     starts_BT=starts[name],
@@ -186,28 +186,28 @@ class Recurrent(nnx.Module):
                     reverse=name == "backward",
                 )
                 outputs.append(h_BTH)
-                seen.append(after)
+                states.append(after)
             x_BTD = constrain(
                 jnp.concatenate(outputs, axis=-1), "batch", "length", "embed"
             )
-        return x_BTD, {part: jnp.stack([s[part] for s in seen], 1) for part in state}
+        return x_BTD, {part: jnp.stack([s[part] for s in states], 1) for part in state}
 
     def stack(self, direction: str) -> list[Layer]:
-        """Return the layers of one direction, the one that reads the input first."""
+        """Return the layers of one direction, from the input to the output."""
         return [getattr(self, f"{direction}_{i}") for i in range(self.num_layers)]
 
-    def start(self, batch_size: int) -> State:
-        """Return the state in which nothing is remembered."""
+    def init_state(self, batch_size: int) -> State:
+        """Return the state of zeros, before the first token."""
         num = self.num_layers * len(self.directions)
         shape = (batch_size, num, self.hidden_dim)
         return zero_state(self.cell, shape)
 
     def drop(self, x_BTD: Array, key: Array | None) -> Array:
-        """Drop elements of what goes into, between and out of layers.
+        """Apply the dropout of inputs, outputs and connections between layers.
 
-        Anew at each step (Zaremba et al. 2014), or if `variational` the same ones at
-        every step of a row (Gal and Ghahramani 2016; as here, with the recurrent
-        connection left alone, the locked dropout of Merity et al. 2018).
+        Elements are drawn at each step (Zaremba et al. 2014), or if `variational` once
+        for all steps of a row (Gal and Ghahramani 2016, here without dropout of the
+        recurrent connection: the locked dropout of Merity et al. 2018).
         """
         if not self.variational:
             return dropout(x_BTD, rate=self.dropout, key=key)
@@ -216,5 +216,5 @@ class Recurrent(nnx.Module):
 
 
 def zero_state(cell: str, shape: tuple[int, ...]) -> State:
-    """Return the state of a cell in which nothing is remembered."""
+    """Return a cell's state of zeros."""
     return {name: jnp.zeros(shape, jnp.float32) for name in CELLS[cell].names}

@@ -1,4 +1,4 @@
-"""Steps along the rows of a batch. B batch, T length."""
+"""The scan over the steps of a batch. B batch, T length."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ State = dict[str, Array]  # (B, ...)
 def preload_kernel(linear: Linear, dtype: jnp.dtype) -> Callable[[Array], Array]:
     """Return a layer's product with float32 results, for use in a loop.
 
-    Its kernel is cast, and gathered where it is split, here and not at each step.
+    The kernel is cast, and gathered if it is sharded, once here and not at each step.
     """
     axes = linear.kernel.get_metadata()["axes"]
     kernel = constrain(linear.kernel[...].astype(dtype), *axes)
@@ -43,34 +43,34 @@ def scan_rows(
     emit: Callable[[State], Any],
     reverse: bool = False,
 ) -> tuple[Any, State]:
-    """Step along the rows, and return what was emitted at each place, and the state.
+    """Scan along the rows; return the outputs of all steps, and the last state.
 
     Args:
-      step: from a state and a place's inputs (B, ...) to the state after it.
+      step: from a state and one step's inputs (B, ...) to the next state.
       inputs: (B, T, ...).
-      real_BT: false where a step is padding, which leaves the state as it is.
+      real_BT: false at padding, which changes no state.
       state: before the first step.
-      emit: what to keep of the state after each step.
+      emit: from the state after a step to the output of that step.
       reverse: step from the end of the row to its beginning.
     """
 
-    def body(state: State, at: tuple[Any, ...]) -> tuple[State, Any]:
-        real_B, inputs = at
-        held = {
-            name: jnp.where(_along(real_B, s), s, state[name])
-            for name, s in step(state, *inputs).items()
+    def body(state: State, step_inputs: tuple[Any, ...]) -> tuple[State, Any]:
+        real_B, inputs = step_inputs
+        new = {
+            name: jnp.where(_broadcast(real_B, x), x, state[name])
+            for name, x in step(state, *inputs).items()
         }
-        return held, emit(held)
+        return new, emit(new)
 
-    by_step = _time_first((real_BT, inputs))
-    state, seen = jax.lax.scan(body, state, by_step, reverse=reverse)
-    return _time_first(seen), state
-
-
-def _along(which_B: Array, x: Array) -> Array:
-    return which_B.reshape(-1, *[1] * (x.ndim - 1))
+    by_step = _swap_time((real_BT, inputs))
+    state, outputs = jax.lax.scan(body, state, by_step, reverse=reverse)
+    return _swap_time(outputs), state
 
 
-def _time_first(tree: Any) -> Any:
-    """Swap the first two dimensions of every array."""
+def _broadcast(x_B: Array, y: Array) -> Array:
+    return x_B.reshape(-1, *[1] * (y.ndim - 1))
+
+
+def _swap_time(tree: Any) -> Any:
+    """Swap the first two dimensions, batch and time, of every array."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
