@@ -1,6 +1,6 @@
-"""Eight CPU devices, a compilation cache that lasts, and tiny models.
+"""Eight CPU devices, a persistent compilation cache, and tiny models.
 
-Nothing here imports jax until a test asks for it: tests of the data room run without.
+jax is imported only in fixtures, so that tests of `lmjax/data` run without it.
 """
 
 import functools
@@ -15,7 +15,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 ).strip()
-# What is compiled here runs for milliseconds: compile fast, not well.
+# Programs in tests run for milliseconds: compile fast rather than well.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 CACHE = Path(tempfile.gettempdir()) / f"lmjax-test-cache-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
@@ -154,7 +154,7 @@ def writer(request):
 
 @pytest.fixture(scope="session")
 def make_config():
-    """Return the whole config around a tiny model: make_config("gpt2", dropout=0.1)."""
+    """Return a function: make_config("gpt2", dropout=0.1) configures a tiny model."""
     from lmjax.config.experiment import parse
 
     def make(architecture="llama", *, overrides=(), **model):
@@ -173,7 +173,7 @@ def make_config():
 
 @pytest.fixture(scope="session")
 def tiny(make_config):
-    """Return a model built for the CPU: tiny("gpt2", scan_layers=True)."""
+    """Return a function: tiny("gpt2", scan_layers=True) builds a model for the CPU."""
     from lmjax import models
 
     @functools.cache
@@ -186,7 +186,7 @@ def tiny(make_config):
 
 @pytest.fixture(scope="session")
 def random_params():
-    """Return parameters none of which is 0 or 1, large enough to tell logits apart."""
+    """Return random parameters, none 0 or 1, so large that logits differ clearly."""
     import jax
 
     @functools.cache
@@ -213,7 +213,7 @@ def apply():
 
 @pytest.fixture(scope="session")
 def make_batch():
-    """Return packed rows of documents of random lengths, padding and weights."""
+    """Return a function that makes packed rows of documents of random lengths."""
 
     def make(*, rows=8, length=12, vocab_size=64, seed=0, source=False):
         rng = np.random.default_rng(seed)
@@ -241,7 +241,7 @@ def make_batch():
 
 @pytest.fixture(scope="session")
 def one_text():
-    """Return a batch in which each row of ids is one text."""
+    """Return a function that makes a batch in which each row is one document."""
 
     def make(tokens):
         tokens = np.asarray(tokens, np.int32)
@@ -259,8 +259,8 @@ def one_text():
 def assert_close():
     """Compare trees leaf by leaf, relative to each leaf's largest element.
 
-    A leaf that is 0 but for rounding, such as the gradient of a key's bias, is
-    compared to the rounding of the largest element of the tree.
+    A leaf that is 0 except for rounding, such as the gradient of a key's bias, is
+    compared with the rounding error of the largest element of the tree.
     """
     import jax
 

@@ -186,7 +186,10 @@ def test_prepare_in_two_jobs(script, capsys, tmp_path):
         (["generate", "--workdir=C", "--prompt=a"], "--workdir="),
         (["train", "--config=C", "--workdir=w", "--config.num_steps={[]:1}"], "[]"),
         (["train", "--config=C", "--workdir=w", "rest"], "rest: unexpected"),
-        (["train", "--config=C", "--workdir=w", "--rate=1"], "--config.a.b=VALUE"),
+        (
+            ["train", "--config=C", "--workdir=w", "--learning_rate=1"],
+            "--config.a.b=VALUE",
+        ),
         (["train", "--config=C", "--workdir=w", f"--config.seed={2**64}"], "seed"),
     ],
 )
