@@ -173,7 +173,7 @@ def make_config():
 
 @pytest.fixture(scope="session")
 def tiny(make_config):
-    """Return a model built for the CPU: tiny("gpt2", scan_layers=True)."""
+    """Return a function: tiny("gpt2", scan_layers=True) builds a model for the CPU."""
     from lmjax import models
 
     @functools.cache
@@ -213,7 +213,7 @@ def apply():
 
 @pytest.fixture(scope="session")
 def make_batch():
-    """Return packed rows of documents of random lengths, padding and weights."""
+    """Return a function that makes packed rows of documents of random lengths."""
 
     def make(*, rows=8, length=12, vocab_size=64, seed=0, source=False):
         rng = np.random.default_rng(seed)

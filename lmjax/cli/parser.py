@@ -64,12 +64,7 @@ def parse_args(argv: Sequence[str], verbs: Mapping[str, Verb]) -> argparse.Names
     if args.verb is None and not args.version:
         raise UserError(f"expected a verb: {_names(verbs)}; see lmjax --help")
     if unknown:
-        flags = [flag.name for flag in verbs[args.verb].flags] if args.verb else []
-        hint = nearest(unknown[0].partition("=")[0], flags)
-        command = " ".join(filter(None, ("lmjax", args.verb)))
-        raise UserError(
-            f"{unknown[0]}: no such flag of {command}{hint}; see {command} --help"
-        )
+        raise UserError(_describe_unknown(unknown[0], args.verb, verbs))
     if overrides and not (args.verb and verbs[args.verb].takes_overrides):
         name = overrides[0].partition("=")[0]
         raise UserError(f"{OVERRIDE}{name}: lmjax {args.verb} takes no overrides")
@@ -88,10 +83,21 @@ def _find_overrides(argv: Sequence[str]) -> list[str]:
         if not arg.startswith(OVERRIDE):
             continue
         if "=" not in arg:
-            value = following if following and following[0] != "-" else "VALUE"
+            value = following if following[:2] not in ("", "--") else "VALUE"
             raise UserError(f"{arg}: expected {arg}={value}")
         overrides.append(arg.removeprefix(OVERRIDE))
     return overrides
+
+
+def _describe_unknown(arg: str, verb: str | None, verbs: Mapping[str, Verb]) -> str:
+    command = f"lmjax {verb}" if verb else "lmjax"
+    if not arg.startswith("-"):
+        return f"{arg}: unexpected argument of {command}; see {command} --help"
+    flags = [flag.name for flag in verbs[verb].flags] if verb else []
+    hint = nearest(arg.partition("=")[0], flags)
+    if not hint and verb and verbs[verb].takes_overrides:
+        hint = f" (leaves of the config are set by {OVERRIDE}a.b=VALUE)"
+    return f"{arg}: no such flag of {command}{hint}; see {command} --help"
 
 
 def _names(verbs: Mapping[str, Verb]) -> str:

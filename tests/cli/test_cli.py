@@ -185,7 +185,11 @@ def test_prepare_in_two_jobs(script, capsys, tmp_path):
         (["generate", "--workdir=RUN", "--prompt=a", f"--seed={2**70}"], "seed = 118"),
         (["generate", "--workdir=C", "--prompt=a"], "--workdir="),
         (["train", "--config=C", "--workdir=w", "--config.num_steps={[]:1}"], "[]"),
-        (["train", "--config=C", "--workdir=w", "rest"], "rest: no such flag"),
+        (["train", "--config=C", "--workdir=w", "rest"], "rest: unexpected"),
+        (
+            ["train", "--config=C", "--workdir=w", "--learning_rate=1"],
+            "--config.a.b=VALUE",
+        ),
         (["train", "--config=C", "--workdir=w", f"--config.seed={2**64}"], "seed"),
     ],
 )

@@ -356,7 +356,7 @@ def test_it_is_trained_to_reverse_eight_texts(model):
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        ({"input_feeding": True}, "input_feeding = True: is of config.model.attention"),
+        ({"input_feeding": True}, "config.model.input_feeding = True: "),
         (
             {"attention": "bahdanu"},
             "config.model.attention = 'bahdanu': must be one of",

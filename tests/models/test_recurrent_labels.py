@@ -178,9 +178,9 @@ def test_a_labeller_needs_no_tied_width():
         ),
         (
             ["tokenizer.lowercase=true", "tokenizer.min_count=2"],
-            ["tokenizer.lowercase = True: only", "'words' reads it", "min_count = 2"],
+            ["config.tokenizer.lowercase = True", "'words'", "min_count = 2"],
         ),
-        (["tokenizer.kind=words"], ["config.tokenizer.vocab_size = 0: must be given"]),
+        (["tokenizer.kind=words"], ["config.tokenizer.vocab_size = 0: "]),
         (
             ["init_from=x", "init_embedding_from=y"],
             ["config.init_embedding_from = 'y': must be '' with config.init_from"],

@@ -87,7 +87,7 @@ FLAGS = ["--config=x.py", "--workdir=runs", "--metric=loss", "--mode=min"]
         (["--sampler=tpee"], "argument --sampler: invalid choice: 'tpee'"),
         (["--num_trails=3"], "--num_trails=3: no such flag (did you mean '--num_tr"),
         (["--config.modle.dim=3"], "config.modle.dim: no such field (did you mean"),
-        (["--config=y.py"], "y.py: not a Python file that can be read"),
+        (["--config=y.py"], "y.py: no such file"),
     ],
 )
 def test_invalid_flags(flags, message, tmp_path, monkeypatch, capsys):
