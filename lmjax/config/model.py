@@ -69,11 +69,21 @@ class ModelBaseConfig:
 
     is_encoder_decoder = False  # it reads a source, and generates another text
     has_carry = False  # a state that continues from one window of text in the next
+    one_text_per_row = False  # a row of a batch cannot hold several documents
 
     @property
     def width(self) -> int:
         """Return the size of the last hidden states."""
         return self.dim
+
+    @property
+    def max_positions(self) -> int:
+        """Return the number of tokens of a text that have a position of their own."""
+        return UNLIMITED
+
+    def without_dropout(self) -> Self:
+        """Return the config of the same model without dropout."""
+        return dataclasses.replace(self, dropout=0.0)
 
     @property
     def can_generate(self) -> bool:
@@ -196,6 +206,16 @@ class TransformerConfig(ModelBaseConfig):
     def without_adapters(self) -> Self:
         """Return the config of the same model without adapters."""
         return dataclasses.replace(self, lora=LoraConfig())
+
+    @property
+    def max_positions(self) -> int:
+        """Return the number of tokens of a text that have a position of their own."""
+        has_table = self.position in ("learned", "sinusoidal")
+        return self.max_length if has_table else UNLIMITED
+
+    def without_dropout(self) -> Self:
+        """Return the config of the same model without dropout."""
+        return dataclasses.replace(self, dropout=0.0, attention_dropout=0.0)
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield the problems between fields; defaults are resolved already."""
@@ -374,6 +394,7 @@ class RecurrentEncoderDecoderConfig(RecurrentBaseConfig):
     start_id: NonNegativeInt = 0  # the decoder's first input (decoder_start_token_id)
 
     is_encoder_decoder = True
+    one_text_per_row = True
 
     @property
     def decoder_prefix_ids(self) -> tuple[int, ...]:

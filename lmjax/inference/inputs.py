@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config.model import ModelConfig, TransformerConfig
+from lmjax.config.model import ModelConfig
 from lmjax.errors import UserError
 from lmjax.types import Array, Batch, HostBatch
 
@@ -43,9 +43,7 @@ def make_batch(name: str, ids: Any, segments: Any, *, config: ModelConfig) -> Ho
     changes = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
     positions_BT = index - np.maximum.accumulate(np.where(changes, index, 0), axis=1)
     longest = int(positions_BT.max(initial=-1)) + 1
-    tables = ("learned", "sinusoidal")
-    limited = isinstance(config, TransformerConfig) and config.position in tables
-    if limited and longest > config.max_length:
+    if longest > config.max_positions:
         raise UserError(
             f"{name}: a text of {longest} tokens; config.model.max_length = "
             f"{config.max_length}"

@@ -15,7 +15,6 @@ from lmjax import models
 from lmjax.config import decoding as decoding_config
 from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import Config, MeshConfig
-from lmjax.config.model import RecurrentEncoderDecoderConfig, TransformerConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
@@ -285,7 +284,7 @@ class LanguageModel:
     def _map_texts(self, compute: Any, batch: Batch) -> Array:
         """Apply a function of parameters and batch to all texts of a batch."""
         with jax.set_mesh(self.mesh):
-            if isinstance(self.config.model, RecurrentEncoderDecoderConfig):
+            if self.config.model.one_text_per_row:
                 return map_segments(functools.partial(compute, self.params), batch)
             return compute(self.params, batch)
 
@@ -389,12 +388,7 @@ def restore_language_model(
     """
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     # Without dropout, so that no attention backend is ruled out by it.
-    model_config = config.model
-    if isinstance(model_config, TransformerConfig):
-        model_config = dataclasses.replace(
-            model_config, dropout=0.0, attention_dropout=0.0
-        )
-    model = models.build(model_config, platform=device.platform)
+    model = models.build(config.model.without_dropout(), platform=device.platform)
     if mesh is None:
         # A model that was split over devices may not fit one of them.
         candidates = (config.mesh, MeshConfig(data=1, fsdp=-1))

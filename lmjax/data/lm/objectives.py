@@ -12,10 +12,10 @@ import numpy as np
 
 from lmjax.config.experiment import Config
 from lmjax.config.text_task import (
+    CausalLMConfig,
     InfillingConfig,
     MaskedLMConfig,
     SpanCorruptionConfig,
-    WindowPairConfig,
     num_predictions,
     span_counts,
 )
@@ -61,12 +61,7 @@ def build(config: Config, tokenizer: Tokenizer) -> Objective:
     Raises:
       ConfigError: the tokenizer lacks an id that the objective needs.
     """
-    task = config.task
-    if isinstance(task, MaskedLMConfig):
-        return _build_masked_lm(config, task, tokenizer)
-    if isinstance(task, WindowPairConfig):
-        return _build_window_pair(config, task, tokenizer)
-    return CausalLMObjective(window=config.data.length)
+    return OBJECTIVES[config.task.kind](config, config.task, tokenizer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -222,6 +217,12 @@ class WindowPairObjective:
         }
 
 
+def _build_causal_lm(
+    config: Config, task: CausalLMConfig, tokenizer: Tokenizer
+) -> CausalLMObjective:
+    return CausalLMObjective(window=config.data.length)
+
+
 def _build_masked_lm(
     config: Config, task: MaskedLMConfig, tokenizer: Tokenizer
 ) -> MaskedLMObjective:
@@ -243,13 +244,13 @@ def _build_masked_lm(
 
 
 def _build_window_pair(
-    config: Config, task: WindowPairConfig, tokenizer: Tokenizer
+    config: Config, task: Any, tokenizer: Tokenizer
 ) -> WindowPairObjective:
     window, _ = task.lengths(config.data.length)
     if tokenizer.eos_id is None:
         raise ConfigError(
-            f"config.task.kind = {config.task.kind!r}: needs a token that ends a text, "
-            "and the tokenizer has none"
+            f"config.task.kind = {task.kind!r}: needs a token that ends a text, and "
+            "the tokenizer has none"
         )
     return WindowPairObjective(
         window=window,
@@ -259,32 +260,34 @@ def _build_window_pair(
         decoder_prefix_ids=config.model.decoder_prefix_ids,
         eos_id=tokenizer.eos_id,
         pad_id=_find_pad_id(tokenizer),
-        corrupt=_build_corruption(config, task, tokenizer, window=window),
+        corrupt=CORRUPTIONS[task.kind](config, task, tokenizer, window=window),
     )
 
 
-def _build_corruption(
-    config: Config, task: WindowPairConfig, tokenizer: Tokenizer, *, window: int
+def _build_span_corruption(
+    config: Config, task: SpanCorruptionConfig, tokenizer: Tokenizer, *, window: int
 ) -> Corruption:
-    if isinstance(task, SpanCorruptionConfig):
-        needed, found = span_counts(window, task)[1], len(tokenizer.sentinel_ids)
-        if found < needed:
-            raise ConfigError(
-                f"config.tokenizer.num_sentinels: the tokenizer has {found} sentinels; "
-                f"config.task.kind = {task.kind!r} needs {needed} for "
-                f"config.data.length = {config.data.length}"
-            )
-        sentinels = np.array(tokenizer.sentinel_ids, np.int32)
-        return functools.partial(
-            transforms.corrupt_spans, config=task, sentinel_ids=sentinels
+    needed, found = span_counts(window, task)[1], len(tokenizer.sentinel_ids)
+    if found < needed:
+        raise ConfigError(
+            f"config.tokenizer.num_sentinels: the tokenizer has {found} sentinels; "
+            f"config.task.kind = {task.kind!r} needs {needed} for "
+            f"config.data.length = {config.data.length}"
         )
-    if isinstance(task, InfillingConfig):
-        mask_id = _find_mask_id(config, tokenizer)
-        ends_V = _ends_sentence(tokenizer) if task.sentence_permutation else None
-        return functools.partial(
-            _corrupt_by_infilling, task=task, mask_id=mask_id, ends_V=ends_V
-        )
-    return transforms.cut_prefix
+    sentinels = np.array(tokenizer.sentinel_ids, np.int32)
+    return functools.partial(
+        transforms.corrupt_spans, config=task, sentinel_ids=sentinels
+    )
+
+
+def _build_infilling(
+    config: Config, task: InfillingConfig, tokenizer: Tokenizer, *, window: int
+) -> Corruption:
+    mask_id = _find_mask_id(config, tokenizer)
+    ends_V = _ends_sentence(tokenizer) if task.sentence_permutation else None
+    return functools.partial(
+        _corrupt_by_infilling, task=task, mask_id=mask_id, ends_V=ends_V
+    )
 
 
 def _corrupt_by_infilling(
@@ -371,3 +374,19 @@ def _find_pad_id(tokenizer: Tokenizer) -> int:
     """Return the id that rows are padded with; attention and losses leave it out."""
     ids = (tokenizer.pad_id, tokenizer.eos_id, 0)
     return next(i for i in ids if i is not None)
+
+
+# By `config.task.kind`: builders of the objective, and of the part of it that makes a
+# source and a target of a window.
+OBJECTIVES: dict[str, Callable[[Config, Any, Tokenizer], Objective]] = {
+    "causal_lm": _build_causal_lm,
+    "masked_lm": _build_masked_lm,
+    "span_corruption": _build_window_pair,
+    "prefix_lm": _build_window_pair,
+    "infilling": _build_window_pair,
+}
+CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
+    "span_corruption": _build_span_corruption,
+    "prefix_lm": lambda config, task, tokenizer, window: transforms.cut_prefix,
+    "infilling": _build_infilling,
+}
