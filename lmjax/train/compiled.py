@@ -109,11 +109,9 @@ class Program:
         """
         eval_step = functools.partial(step.eval_step, model=self.model, task=self.task)
         replicated = sharding.replicated(self.mesh)
-        shardings = EvalOutput(
-            metrics=replicated,
-            predictions=replicated,
-            carry=sharding.batch_sharding(self.mesh),
-        )
+        rows = sharding.batch_sharding(self.mesh)
+        # Of metrics, predictions and carry.
+        shardings = EvalOutput._make((replicated, replicated, rows))
         return jax.jit(eval_step, out_shardings=shardings)
 
     def init_eval_carry(self) -> State | None:

@@ -242,7 +242,8 @@ def _window_pair(
     window, _ = task.lengths(config.data.length)
     if tokenizer.eos_id is None:
         raise ConfigError(
-            f"config.task.kind = {task.kind!r}: the tokenizer has no end of a text"
+            f"config.task.kind = {config.task.kind!r}: the tokenizer has no end of a "
+            "text"
         )
     return WindowPair(
         window=window,
