@@ -1,0 +1,140 @@
+"""A file of predictions from a file of examples."""
+
+import json
+
+import jax
+import pytest
+
+from lmjax import models
+from lmjax.config.experiment import parse
+from lmjax.data.tokenizers.plain import Bytes
+from lmjax.errors import UserError
+from lmjax.inference import predict_file as predict_file_lib
+from lmjax.inference.language_model import load
+from lmjax.inference.predict_file import predict_file
+from lmjax.run import checkpoint, workdir
+
+CONFIG = {
+    "model": {
+        "kind": "encoder",
+        "dim": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "max_length": 32,
+        "vocab_size": 258,
+        "pooler": True,
+    },
+    "tokenizer": {"kind": "bytes"},
+    "data": {"source": "jsonl", "path": "gone.jsonl", "length": 16},
+    "task": {"kind": "classify", "labels": ("neg", "pos")},
+    "mesh": {"data": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the workdir of a classifier with random parameters."""
+    directory = tmp_path_factory.mktemp("run")
+    config = parse(CONFIG)
+    model = models.build(config.model, platform="cpu")
+    checkpoint.save_params(directory, model.init(jax.random.key(0)))
+    workdir.write_config(directory, config)
+    Bytes(bos=True).save(directory / "tokenizer")
+    return directory
+
+
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    """Return a file of 11 examples of many lengths, predicted in blocks of 4."""
+    monkeypatch.setattr(predict_file_lib, "_BLOCK_SIZE", 4)
+    path = tmp_path / "examples.jsonl"
+    lines = [json.dumps({"text": "word " * (1 + i * 5 % 11)}) for i in range(11)]
+    path.write_text("\n".join([*lines[:3], "", *lines[3:]]) + "\n")
+    return path
+
+
+def read_lines(path):
+    return [*map(json.loads, path.read_text().splitlines())]
+
+
+def test_predictions_are_in_the_order_of_the_examples(run, examples, tmp_path):
+    predict_file(run, examples, tmp_path / "out.jsonl")
+    texts = [json.loads(line) for line in examples.read_text().splitlines() if line]
+    expected = load(run).predict(texts)
+    for found, one in zip(read_lines(tmp_path / "out.jsonl"), expected, strict=True):
+        assert found["label"] == one["label"]
+        assert found["probabilities"] == pytest.approx(one["probabilities"], abs=1e-5)
+
+
+def test_an_interrupted_file_is_resumed_to_the_same_bytes(run, examples, tmp_path):
+    path = tmp_path / "out.jsonl"
+    predict_file(run, examples, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    predict_file(run, examples, path)
+    assert path.read_bytes() == whole
+
+
+def test_a_complete_file_needs_no_model(run, examples, tmp_path, monkeypatch):
+    path = tmp_path / "out.jsonl"
+    predict_file(run, examples, path)
+    monkeypatch.setattr(predict_file_lib, "restore_language_model", None)
+    predict_file(run, examples, path)
+
+
+def test_the_config_and_the_checkpoints_are_opened_once(
+    run, examples, tmp_path, monkeypatch
+):
+    calls = []
+
+    def count(module, name):
+        function = getattr(module, name)
+        wrapped = lambda *args, **kw: calls.append(name) or function(*args, **kw)
+        monkeypatch.setattr(module, name, wrapped)
+
+    count(workdir, "read_config")
+    count(checkpoint.Checkpoints, "__init__")
+    count(checkpoint.Checkpoints, "close")
+    predict_file(run, examples, tmp_path / "out.jsonl")
+    assert sorted(calls) == ["__init__", "close", "read_config"]
+
+
+def test_an_example_that_cannot_be_used(run, tmp_path):
+    examples, path = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    examples.write_text('{"text": "good"}\n{"txt": "bad"}\nx\n')
+    with pytest.raises(UserError, match=r"in\.jsonl:2: .*'text'.*--skip_bad"):
+        predict_file(run, examples, path)
+    predict_file(run, examples, path, skip_bad=True)
+    first, second, third = read_lines(path)
+    assert "label" in first
+    assert "in.jsonl:2: " in second["error"] and "in.jsonl:3: " in third["error"]
+
+
+def test_predictions_of_something_else_are_refused(run, examples, tmp_path):
+    path = tmp_path / "out.jsonl"
+    predict_file(run, examples, path)
+    before = path.read_bytes()
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "x"}\n')
+    for arguments, name in (
+        ({"input": other}, "input was "),
+        ({"overrides": ["data.length=8"]}, "config.data.length was 16, is 8"),
+    ):
+        with pytest.raises(UserError, match=name):
+            predict_file(run, output=path, **{"input": examples, **arguments})
+        assert path.read_bytes() == before
+
+
+def test_files_that_cannot_be_used(run, examples, tmp_path):
+    with pytest.raises(UserError, match=r"--output=.* is --input"):
+        predict_file(run, examples, examples)
+    with pytest.raises(UserError, match="--input"):
+        predict_file(run, tmp_path / "none.jsonl", tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match="--step=5: "):
+        predict_file(run, examples, tmp_path / "out.jsonl", step=5)
+    text = tmp_path / "in.txt"
+    text.write_text("good film\n")
+    with pytest.raises(UserError, match=r"in\.txt:1: not JSON.*--format=text"):
+        predict_file(run, text, tmp_path / "text.jsonl")
+    predict_file(run, text, tmp_path / "text.jsonl", format="text")
+    assert len(read_lines(tmp_path / "text.jsonl")) == 1
