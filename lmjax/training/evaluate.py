@@ -129,11 +129,11 @@ class Evaluation:
                 columns = [store[row] for row in rows]
                 here = [outputs[row] for row in rows]
                 predictions[i] = features.postprocess(parsed[i], columns, here)
-            rest = [i for i in chosen if i not in stored]
-            unlabelled = [predictor.parse(store.examples[i]) for i in rest]
-            encoded = predictor.encode_examples(unlabelled)
-            predicted = predictor.predict(params, encoded, mesh=self.program.mesh)
-            predictions |= dict(zip(rest, predicted, strict=True))
+            if rest := [i for i in chosen if i not in stored]:
+                unlabelled = [predictor.parse(store.examples[i]) for i in rest]
+                encoded = predictor.encode_examples(unlabelled)
+                predicted = predictor.predict(params, encoded, mesh=self.program.mesh)
+                predictions |= dict(zip(rest, predicted, strict=True))
         return features.compute_metrics(
             [predictions[i] for i in chosen] if predictions else [],
             [parsed[i] for i in chosen],

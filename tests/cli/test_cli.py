@@ -235,7 +235,7 @@ def test_a_damaged_tokenizer_is_one_line(run, capsys, tmp_path, damage):
     argv = ["generate", f"--workdir={tmp_path / 'run'}", "--prompt=a"]
     code, _, stderr = run_cli(capsys, *argv)
     assert code == 2
-    assert "lmjax_tokenizer.json: " in stderr.splitlines()[-1]
+    assert "lmjax_tokenizer.json:" in stderr.splitlines()[-1]
 
 
 def test_an_error_of_the_system_is_one_line(run, capsys, monkeypatch):

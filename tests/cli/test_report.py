@@ -10,6 +10,7 @@ import pytest
 from lmjax.cli import report
 from lmjax.config.experiment import load, parse
 from lmjax.errors import UserError
+from lmjax.training.evaluate_workdir import evaluate_workdir
 
 
 def cells(printed, first):
@@ -72,7 +73,7 @@ def test_damaged_files_are_skipped(run, script, capsys, tmp_path):
 def test_an_evaluation_has_the_metrics_of_its_step(run):
     by_step = {line["step"]: line for line in logged(run, "valid")}
     for step in (2, None):
-        (found,) = report.evaluate_workdir(run, step=step, overrides=())
+        (found,) = evaluate_workdir(run, step=step, overrides=())
         assert found["split"] == "valid"
         assert found["step"] == (step or 4)
         if found["step"] in by_step:
@@ -89,8 +90,8 @@ def test_an_evaluation_of_other_data_keeps_the_stores_of_the_run(run, tmp_path):
     stores = tmp_path / "run" / "store"
     before = {path: path.stat().st_mtime_ns for path in stores.rglob("*")}
     overrides = [f"data.path={text}"]
-    (found,) = report.evaluate_workdir(tmp_path / "run", step=None, overrides=overrides)
-    (own,) = report.evaluate_workdir(tmp_path / "run", step=None, overrides=())
+    (found,) = evaluate_workdir(tmp_path / "run", step=None, overrides=overrides)
+    (own,) = evaluate_workdir(tmp_path / "run", step=None, overrides=())
     assert found["loss"] != own["loss"]
     files = [path for path in before if path.is_file()]
     assert all(path.stat().st_mtime_ns == before[path] for path in files)
@@ -98,7 +99,7 @@ def test_an_evaluation_of_other_data_keeps_the_stores_of_the_run(run, tmp_path):
 
 def test_a_leaf_that_training_has_fixed_cannot_be_overridden(run):
     with pytest.raises(UserError, match=r"config\.model\.dim was 16, is 8"):
-        list(report.evaluate_workdir(run, step=None, overrides=["model.dim=8"]))
+        list(evaluate_workdir(run, step=None, overrides=["model.dim=8"]))
 
 
 def test_describe_counts_without_allocating(script, capsys):

@@ -1,4 +1,8 @@
-"""Evaluation: what is measured is known before."""
+"""Evaluation: metrics known before training, and one pass over stored rows."""
+
+import itertools
+import json
+import random
 
 import jax
 import numpy as np
@@ -6,11 +10,15 @@ import pytest
 
 from lmjax.config.experiment import parse
 from lmjax.config.task import example_task_kinds
+from lmjax.data import pipeline
+from lmjax.data.stores.example_store import ExampleStore
 from lmjax.errors import UserError
+from lmjax.inference.predictor import Predictor
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import device_get_ahead
 from lmjax.training import evaluate, loop
 from lmjax.training.compiled import make_program
+from lmjax.training.evaluate import Evaluation
 
 SIZE = {"dim": 8, "num_layers": 1, "num_heads": 1, "max_length": 64}
 DECODER, ENCDEC = SIZE, {**SIZE, "kind": "encoder_decoder"}
@@ -102,3 +110,115 @@ def test_results_are_read_while_the_device_is_two_ahead():
     read = [(int(result), len(begun)) for result in device_get_ahead(results)]
     assert read == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
     assert [*device_get_ahead(iter(()))] == []
+
+
+def examples(kind, count=20):
+    """Return examples of which some are several rows."""
+    rng = random.Random(0)
+    for _ in range(count):
+        words = rng.choices("bcd", k=rng.randint(2, 40))
+        text, answer = " ".join(words), rng.choice(words)
+        start = text.index(answer)
+        yield {
+            "tag": {"tokens": words, "tags": [rng.choice("XY") for _ in words]},
+            "span_qa": {
+                "question": "?",
+                "context": text,
+                "answers": [{"text": answer, "answer_start": start}],
+            },
+            "seq2seq": {"source": text, "target": answer},
+            "prompted_lm": {"source": text, "target": answer},
+        }[kind]
+
+
+SPLIT_TASKS = {
+    "tag": ({"labels": ("X", "Y")}, ["loss", "accuracy"]),
+    "span_qa": (WINDOWS, ["loss", "exact_match", "f1"]),
+    "seq2seq": (PAIRS, [*TEXT, "exact_match"]),
+    "prompted_lm": (PAIRS, [*TEXT, "exact_match"]),
+}
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """Return a function that opens an untrained model and its stores to evaluate."""
+    numbers = itertools.count()
+
+    def make(kind, **more):
+        path = tmp_path / f"{kind}.jsonl"
+        path.write_text("".join(json.dumps(e) + "\n" for e in examples(kind)))
+        data = {"source": "jsonl", "path": str(path), "valid_path": str(path)}
+        task = {"kind": kind, **SPLIT_TASKS[kind][0], **more.pop("task", {})}
+        sections = {
+            "batch_size": 4,
+            "model": TASKS[kind][0],
+            "tokenizer": {"kind": "bytes"},
+            "data": {**data, "length": 32, "num_buckets": 2},
+            "task": task,
+            **more,
+        }
+        given = pipeline.resolve_vocabulary(parse(sections))
+        datasets = pipeline.prepare(given, workdir=tmp_path / str(next(numbers)))
+        mesh = sharding.make_mesh(given.mesh, jax.devices()[:1])
+        with jax.set_mesh(mesh):
+            program = make_program(given, mesh)
+            params = program.model.init(jax.random.key(0))
+        return Evaluation(program, datasets), jax.tree.map(lambda x: 9 * x, params)
+
+    return make
+
+
+def measure(evaluation, params):
+    with jax.set_mesh(evaluation.program.mesh):
+        return evaluation.metrics("valid", params)
+
+
+@pytest.mark.parametrize("kind", SPLIT_TASKS)
+def test_stored_rows_are_evaluated_in_one_pass(kind, evaluation, monkeypatch):
+    subject, params = evaluation(kind)
+    (store,) = subject.datasets.stores["valid"]
+    assert len(store) > 20 or kind in ("seq2seq", "prompted_lm")
+    with monkeypatch.context() as patch:
+        for name in ("encode", "encode_batch", "encode_with_offsets"):
+            patch.setattr(type(subject.datasets.tokenizer), name, refuse)
+        patch.setattr(type(subject.program.task), "predict", refuse)
+        found = measure(subject, params)
+    assert found.keys() == {*SPLIT_TASKS[kind][1]}
+    # A store of an earlier version does not say which rows belong to an example.
+    monkeypatch.setattr(ExampleStore, "rows_of_examples", None)
+    assert measure(subject, params) == pytest.approx(found, rel=1e-6)
+
+
+def refuse(*args, **options):
+    raise AssertionError("not called")
+
+
+def test_examples_that_are_not_whole_in_the_store_are_predicted(
+    evaluation, monkeypatch
+):
+    every, params = evaluation("span_qa")
+    some, _ = evaluation("span_qa", task={"negative_windows": False})
+    rows = some.datasets.stores["valid"][0].rows_of_examples
+    assert 0 < sum(map(bool, rows)) < 20
+    calls, predict = [], Predictor.predict
+
+    def count(self, params, examples, **options):
+        calls.append(len(examples.rows))
+        return predict(self, params, examples, **options)
+
+    monkeypatch.setattr(Predictor, "predict", count)
+    a, b = measure(every, params), measure(some, params)
+    assert (a["exact_match"], a["f1"]) == (b["exact_match"], b["f1"])
+    assert calls == [20 - sum(map(bool, rows))]
+
+
+@pytest.mark.parametrize("kind", ["tag", "span_qa"])
+def test_a_part_is_measured_but_all_chosen_examples_are_predicted(kind, evaluation):
+    whole, params = evaluation(kind)
+    part, _ = evaluation(kind, eval={"num_batches": 1})
+    few, _ = evaluation(kind, task={"num_answers": 3})
+    a, b, c = (measure(subject, params) for subject in (whole, part, few))
+    predicted = SPLIT_TASKS[kind][1][1:]
+    assert a["loss"] != b["loss"] and a["loss"] == c["loss"]
+    assert [a[name] for name in predicted] == [b[name] for name in predicted]
+    assert [a[name] for name in predicted] != [c[name] for name in predicted]
