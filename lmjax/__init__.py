@@ -1,6 +1,6 @@
 """Train language models with JAX and Flax: sharded, exact, fast.
 
-From Python: `lmjax.training`, `lmjax.load`, `lmjax.evaluate`, `lmjax.predict_file`.
+From Python: `lmjax.train`, `lmjax.load`, `lmjax.evaluate`, `lmjax.predict_file`.
 """
 
 import importlib

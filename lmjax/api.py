@@ -1,4 +1,4 @@
-"""Training and evaluation from Python: `lmjax.training`, `lmjax.evaluate`.
+"""Training and evaluation from Python: `lmjax.train`, `lmjax.evaluate`.
 
 They do what the commands do, with the same workdirs. `lmjax/__init__.py` exports them
 next to `lmjax.load` and `lmjax.predict_file`.

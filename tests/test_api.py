@@ -39,7 +39,7 @@ def experiment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(experiment, tmp_path_factory):
-    return lmjax.training(experiment, tmp_path_factory.mktemp("run"))
+    return lmjax.train(experiment, tmp_path_factory.mktemp("run"))
 
 
 def losses(result):
@@ -65,18 +65,18 @@ def test_train_takes_what_an_experiment_may_be(experiment, result, tmp_path):
     script.write_text(f"def get_config():\n    return {experiment!r}\n")
     configs = (ml_collections.ConfigDict(experiment), parse(experiment), str(script))
     for i, config in enumerate((*configs, script)):
-        short = lmjax.training(config, tmp_path / str(i), overrides=["num_steps=2"])
+        short = lmjax.train(config, tmp_path / str(i), overrides=["num_steps=2"])
         assert short.finished and short.step == 2
     # The command resumes what Python began, and the other way round.
     command = ["train", f"--config={script}", f"--workdir={tmp_path / '2'}"]
     assert main([*command, "--config.num_steps=4"]) == 0
-    resumed = lmjax.training(experiment, tmp_path / "2")
+    resumed = lmjax.train(experiment, tmp_path / "2")
     assert losses(resumed) == losses(result)
 
 
 def test_a_workdir_in_use_is_refused(experiment, tmp_path):
     with hold(tmp_path), pytest.raises(UserError, match="in use by process"):
-        lmjax.training(experiment, tmp_path)
+        lmjax.train(experiment, tmp_path)
 
 
 def test_evaluate_is_the_eval_command(result, capsys):
@@ -103,7 +103,7 @@ def test_predict_file_is_the_predict_command(tmp_path):
         "task": {"kind": "classify"},
         "checkpoint": {},
     }
-    result = lmjax.training(task, tmp_path / "run")
+    result = lmjax.train(task, tmp_path / "run")
     lmjax.predict_file(result.workdir, examples, tmp_path / "a.jsonl")
     flags = [f"--workdir={result.workdir}", f"--input={examples}"]
     assert main(["predict", *flags, f"--output={tmp_path / 'b.jsonl'}"]) == 0
@@ -142,4 +142,4 @@ def test_an_experiment_is_imported_and_changed(experiment, tmp_path):
     config.model.update({**EXPERIMENT["model"], "num_kv_heads": 1})
     config.optim.warmup_steps = 1
     config.sample.max_tokens = 4
-    assert lmjax.training(config, tmp_path).step == 2
+    assert lmjax.train(config, tmp_path).step == 2

@@ -44,7 +44,7 @@ class CountConfig(PredictionTaskConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class PositiveInt(Task):
+class Count(Task):
     """The squared error of `counts` (B,)."""
 
     config: CountConfig
@@ -91,7 +91,7 @@ class CountFeatures(Features):
         return cls(fields=config.data.fields, length=config.data.length)
 
     def texts(self, example):
-        return [fields.text_of(example, self.fields.text, leaf="config.data.fields")]
+        return [fields.get_text(example, self.fields.text, leaf="config.data.fields")]
 
     def parse(self, example, *, labelled=True):
         (text,) = self.texts(example)
@@ -133,7 +133,7 @@ class CountFeatures(Features):
 @pytest.fixture
 def count_task(monkeypatch):
     monkeypatch.setitem(Config.__annotations__, "task", TaskConfig | CountConfig)
-    monkeypatch.setitem(TASKS, "count", PositiveInt)
+    monkeypatch.setitem(TASKS, "count", Count)
     monkeypatch.setitem(FEATURES, "count", CountFeatures)
 
 
