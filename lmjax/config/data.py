@@ -68,7 +68,7 @@ class SourceConfig:
     weight: Annotated[float, Range(1e-6)] = 1.0  # share of samples in a mixture
 
     def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+        """Yield the errors between fields."""
         if self.source not in PATHLESS and not self.path:
             yield f"{path}.path = '': {path}.source = {self.source!r} needs one"
         if self.source in PATHLESS and self.path:

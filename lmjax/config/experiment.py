@@ -109,7 +109,7 @@ class MeshConfig:
     tensor: Annotated[int, Range(-1)] = 1
 
     def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+        """Yield the errors between fields."""
         sizes = dataclasses.asdict(self)
         if list(sizes.values()).count(-1) > 1:
             yield f"{path} = {sizes}: at most one axis may be -1"
@@ -153,7 +153,7 @@ class SampleConfig:
     top_p: Fraction = 0.95
 
     def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+        """Yield the errors between fields."""
         if not self.top_p:
             yield f"{path}.top_p = 0.0: must be above 0, for something to draw from"
 

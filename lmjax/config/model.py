@@ -36,7 +36,7 @@ class LoraConfig:
     targets: tuple[str, ...] = ("*attention.query", "*attention.value")  # of MATRICES
 
     def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+        """Yield the errors between fields."""
         for target in self.targets:
             if not fnmatch.filter(MATRICES, target):
                 yield (

@@ -38,7 +38,7 @@ class TokenizerConfig:
     stop_words: str = ""  # dropped: a file of words, or "english"; "": none
 
     def mistakes(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+        """Yield the errors between fields."""
         trained = self.kind == "sentencepiece" and not self.path
         if (trained or self.kind == "words") and not self.vocab_size:
             yield f"{path}.vocab_size = 0: must be given for a tokenizer to be trained"
