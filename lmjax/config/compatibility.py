@@ -1,4 +1,4 @@
-"""Cross-section validation: what the task needs of model, data and tokenizer."""
+"""Cross-section validation: the needs of the task, in model, data and tokenizer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ MIN_LENGTH = 8  # tokens; special ones and a span leave some of them
 
 
 def find_conflicts(config: Any, path: str) -> Iterator[str]:
-    """Yield what is wrong between the task of a `Config` and its other sections.
+    """Yield the conflicts of the task of a `Config` with its other sections.
 
     Where there are no data nothing is trained: an imported model may be of any kind,
     but it predicts as one that was trained here.
@@ -55,7 +55,7 @@ def find_conflicts(config: Any, path: str) -> Iterator[str]:
 
 
 def _source_conflicts(config: Any, path: str) -> Iterator[str]:
-    """Yield what is wrong between the task and the sources of its data."""
+    """Yield the conflicts of the task with the sources of its data."""
     kind, source = config.task.kind, config.data.source
     allowed = config.task.example_sources
     if allowed and source not in allowed:
@@ -73,7 +73,7 @@ def _source_conflicts(config: Any, path: str) -> Iterator[str]:
 
 
 def _recurrent_conflicts(config: Any, path: str) -> Iterator[str]:
-    """Yield what keeps a recurrent network from predicting the next token."""
+    """Yield the settings of a recurrent network that do not suit the next token."""
     model = config.model
     if model.num_labels:
         return  # it predicts labels
@@ -96,7 +96,7 @@ def _recurrent_conflicts(config: Any, path: str) -> Iterator[str]:
 
 
 def _classifier_conflicts(config: Any, path: str) -> Iterator[str]:
-    """Yield what is wrong between the task and a model that may have a classifier."""
+    """Yield the conflicts of the task with a model that can have a classifier."""
     task, model = config.task, config.model
     num_labels = len(task.output_names)
     if model.num_labels and model.num_labels != num_labels:
@@ -128,7 +128,7 @@ def _field_conflicts(config: Any, path: str) -> Iterator[str]:
 
 
 def _words_conflicts(config: Any, path: str) -> Iterator[str]:
-    """Yield what is wrong between the task and a vocabulary of words."""
+    """Yield the conflicts of the task with a vocabulary of words."""
     task, tokenizer = config.task, config.tokenizer
     if tokenizer.kind != "words":
         return
@@ -145,7 +145,7 @@ def _words_conflicts(config: Any, path: str) -> Iterator[str]:
 
 
 def _sample_conflicts(config: Any, path: str) -> Iterator[str]:
-    """Yield what would keep the trained model from continuing the prompts.
+    """Yield the conflicts of the sample prompts with the model.
 
     Only bytes tell the length of a prompt before there is a tokenizer; with others it
     has at least one token, and one that is too long is found before training.
@@ -165,7 +165,7 @@ def _sample_conflicts(config: Any, path: str) -> Iterator[str]:
 
 
 def _contiguous_conflicts(config: Any, path: str) -> Iterator[str]:
-    """Yield what keeps the rows of a batch from continuing in the next."""
+    """Yield the conflicts of contiguous order with other sections."""
     why = f"{path}.data.order = 'contiguous'"
     if config.task.reads_examples:
         kind = config.task.kind

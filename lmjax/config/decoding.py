@@ -8,7 +8,7 @@ from lmjax.config.leaf_types import Interval, NonNegativeInt
 from lmjax.config.parse import build
 from lmjax.errors import ConfigError
 
-SOURCE = "{source}"  # in a template, the place of an example's source
+SOURCE = "{source}"  # in a template, stands for the source of an example
 MIN_TARGET_LENGTH = 2  # a token, and the end
 
 # See lmjax/metrics/text.py. lead1: of the source's first sentence, a baseline.
@@ -38,7 +38,7 @@ class DecodingConfig:
     num_return: Annotated[int, Interval(1, 1024)] = 1  # texts of each, the best first
 
     def validate(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+        """Yield the problems between fields."""
         if self.num_return > self.num_beams:
             yield (
                 f"{path}.num_return = {self.num_return}: must be at most "
@@ -70,8 +70,8 @@ def build_decoding(**leaves: Any) -> DecodingConfig:
 def max_new_tokens(config: Any) -> int:
     """Return the most tokens that the model of a `Config` can generate for an example.
 
-    The prompt of an encoder-decoder is its prefix; that of a decoder has what
-    `data.length` leaves beside the target.
+    The prompt of an encoder-decoder is its prefix; that of a decoder has the
+    room that the target leaves of `data.length`.
     """
     data = config.data
     prompt = data.length - data.target_length
@@ -81,7 +81,7 @@ def max_new_tokens(config: Any) -> int:
 
 
 def decoding_conflicts(config: Any, path: str) -> Iterator[str]:
-    """Yield what keeps the model of a `Config` from generating the targets."""
+    """Yield the conflicts of decoding with other sections of a `Config`."""
     task, model, data = config.task, config.model, config.data
     if SOURCE not in task.template:
         yield f"{path}.task.template = {task.template!r}: must contain {SOURCE}"

@@ -45,7 +45,7 @@ class PredictionTaskConfig(TaskBaseConfig):
 class GenerationTaskConfig(PredictionTaskConfig):
     """Tasks whose predictions are texts, decoded token by token."""
 
-    template: str = "{source}"  # what the model reads, such as "summarize: {source}"
+    template: str = "{source}"  # the input of the model, such as "summarize: {source}"
     metrics: tuple[Metric, ...] = runtime_field(("bleu", "chrf"))  # of the predictions
     write: DecodingConfig = runtime_field(DecodingConfig())
     example_sources = ("parallel", "jsonl", "tsv", "csv", "tfds")
@@ -57,7 +57,7 @@ class GenerationTaskConfig(PredictionTaskConfig):
         return self.write
 
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
-        """Yield what is wrong between the task and other sections of a `Config`."""
+        """Yield the conflicts of the task with other sections of a `Config`."""
         yield from decoding_conflicts(config, path)
 
 
@@ -108,7 +108,7 @@ class LabelTaskConfig(TaskBaseConfig):
         return self.labels
 
     def validate(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+        """Yield the problems between fields."""
         if len(self.labels) == 1:
             yield f"{path}.labels = {self.labels}: must be at least two"
         for label in dict.fromkeys(self.labels):
@@ -140,7 +140,7 @@ class ClassifyConfig(LabelTaskConfig):
     example_fields = ("text", "pair", "label")
 
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
-        """Yield what is wrong between the task and other sections of a `Config`."""
+        """Yield the conflicts of the task with other sections of a `Config`."""
         model = config.model
         if model.kind == "encoder" and not model.pooler:
             yield f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it"
@@ -161,7 +161,7 @@ class TagConfig(LabelTaskConfig, PredictionTaskConfig):
     example_fields = ("tokens", "predicate", "tags")
 
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
-        """Yield what is wrong between the task and other sections of a `Config`."""
+        """Yield the conflicts of the task with other sections of a `Config`."""
         num_types = getattr(config.model, "num_token_types", 0)
         if self.casing and num_types < len(CASES):
             yield (
@@ -206,7 +206,7 @@ class SpanQAConfig(PredictionTaskConfig):
         return ("start", "end")
 
     def prediction_conflicts(self, config: Any, path: str) -> Iterator[str]:
-        """Yield what would split an answer between two windows."""
+        """Yield lengths with which an answer could be split between two windows."""
         leaves = ("max_question_tokens", "stride", "max_answer_tokens")
         needed = sum(getattr(self, leaf) for leaf in leaves) + MAX_SPECIAL_TOKENS
         if config.data.length < needed:

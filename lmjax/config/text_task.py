@@ -1,6 +1,6 @@
-"""Tasks that learn from a stream of text, and what all tasks have in common.
+"""Tasks that learn from a stream of text, and the base class of all tasks.
 
-The class variables and methods of a task say what it needs of the other sections; the
+The class variables and methods of a task state its needs of the other sections; the
 rules that all tasks share are in `compatibility.py`.
 """
 
@@ -32,12 +32,12 @@ class TaskBaseConfig:
 
     @property
     def reads_examples(self) -> bool:
-        """Return whether it learns from examples, not from a stream of text."""
+        """Return True if it learns from examples, False if from a stream of text."""
         return bool(self.example_sources)
 
     @property
     def has_labels(self) -> bool:
-        """Return whether it has a set of labels, perhaps still to be collected."""
+        """Return True if it has a set of labels, known or still to be collected."""
         return False
 
     @property
@@ -66,7 +66,7 @@ class TaskBaseConfig:
         return 0
 
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
-        """Yield what is wrong between the task and other sections of a `Config`.
+        """Yield the conflicts of the task with other sections of a `Config`.
 
         Only where there are data to train on; the model is of one of `model_kinds`.
         """
@@ -98,7 +98,7 @@ class MaskedLMConfig(TaskBaseConfig):
     model_kinds = ("encoder",)
 
     def validate(self, path: str) -> Iterator[str]:
-        """Yield what is wrong between fields."""
+        """Yield the problems between fields."""
         if self.mask_share + self.random_share > 1:
             yield (
                 f"{path}.random_share = {self.random_share}: must be at most 1 - "
@@ -108,7 +108,7 @@ class MaskedLMConfig(TaskBaseConfig):
             yield f"{path}.mask_rate = 0.0: must be > 0, for something to predict"
 
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
-        """Yield what is wrong between the task and other sections of a `Config`."""
+        """Yield the conflicts of the task with other sections of a `Config`."""
         model = config.model
         if not model.mlm_head:
             yield (
@@ -158,7 +158,7 @@ class WindowPairConfig(TaskBaseConfig):
         return self.lengths(length, decoder_prefix_ids)[1]
 
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
-        """Yield what is wrong between the task and other sections of a `Config`."""
+        """Yield the conflicts of the task with other sections of a `Config`."""
         model, data = config.model, config.data
         needed = self.lengths(data.length, model.decoder_prefix_ids)[1]
         if data.target_length < needed:
@@ -185,7 +185,7 @@ class WindowPairConfig(TaskBaseConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanCorruptionConfig(WindowPairConfig):
-    """Predict what was dropped from the source (T5, Raffel et al. 2020)."""
+    """Predict the spans that were dropped from the source (T5, Raffel et al. 2020)."""
 
     kind: Literal["span_corruption"] = "span_corruption"
     noise_density: Annotated[float, Interval(0.01, 0.99)] = 0.15  # of tokens to drop
@@ -197,7 +197,7 @@ class SpanCorruptionConfig(WindowPairConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrefixLMConfig(WindowPairConfig):
-    """Predict what follows the source (Raffel et al. 2020, section 3.3.1)."""
+    """Predict the continuation of the source (Raffel et al. 2020, section 3.3.1)."""
 
     kind: Literal["prefix_lm"] = "prefix_lm"
 

@@ -37,7 +37,7 @@ def find_spans(tags: Sequence[str]) -> set[Span]:
 
 
 def is_bio_scheme(labels: Sequence[str]) -> bool:
-    """Return whether labels mark the ends of spans: O, and B-, I-, E- or S-."""
+    """Return True if all labels mark the ends of spans: O, B-, I-, E- or S-."""
     return all(map(_TAG.fullmatch, labels))
 
 

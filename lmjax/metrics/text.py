@@ -35,7 +35,7 @@ def metric_names(metrics: Iterable[Metric]) -> tuple[str, ...]:
 
 
 def need_predictions(metrics: Iterable[Metric]) -> bool:
-    """Return whether any of some metrics reads the predictions."""
+    """Return True if any of some metrics reads the predictions."""
     return not all(METRICS[metric].of_sources for metric in metrics)
 
 

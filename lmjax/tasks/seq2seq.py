@@ -20,7 +20,7 @@ from lmjax.types import Array, Batch, Params
 class Seq2Seq(TokenTask):
     """The loss of `targets` (B, T), given a `source` (B, S).
 
-    However the two were made: from one window of text, or as a pair of texts.
+    The two are cut from one window of text, or are the texts of an example.
     """
 
     config: TaskBaseConfig

@@ -48,7 +48,7 @@ class Task:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Return the names of what `summarize` returns."""
+        """Return the names of the metrics that `summarize` returns."""
         return ("loss",)
 
     def batch_shapes(

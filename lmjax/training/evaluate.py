@@ -127,8 +127,8 @@ class Evaluation:
                 outputs = self._decode(split, params, stored)
             for i, rows in stored.items():
                 columns = [store[row] for row in rows]
-                here = [outputs[row] for row in rows]
-                predictions[i] = features.postprocess(parsed[i], columns, here)
+                row_outputs = [outputs[row] for row in rows]
+                predictions[i] = features.postprocess(parsed[i], columns, row_outputs)
             if rest := [i for i in chosen if i not in stored]:
                 unlabelled = [predictor.parse(store.examples[i]) for i in rest]
                 encoded = predictor.encode_examples(unlabelled)
@@ -173,7 +173,7 @@ class Evaluation:
 def evaluations_since_best(values: Sequence[float], *, mode: str) -> int:
     """Return how many values follow the best one; 0 if it is the last, or the only.
 
-    What is not a number is worse than any.
+    A value that is not a number counts as the worst.
     """
     if not values:
         return 0

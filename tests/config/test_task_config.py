@@ -1,4 +1,4 @@
-"""The objective in a config: its kind, and what it needs of the rest."""
+"""The task in a config: its kind, and its conflicts with other sections."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_the_kind_picks_the_class():
     assert parse(to_dict(config)) == config
 
 
-def test_a_recurrent_network_writes_samples_of_any_length():
+def test_a_recurrent_network_generates_samples_of_any_length():
     overrides = ["sample.prompts=('a',)", "sample.max_tokens=2000"]
     parse(SPANS, [*overrides, "model.kind=recurrent_encoder_decoder"])
     with pytest.raises(UserError, match=r"config.sample.max_tokens = 2000"):
@@ -54,7 +54,7 @@ def test_the_length_of_targets_follows(kind, target_length):
     assert longer.data.target_length == 600
 
 
-def test_an_answer_has_room_for_a_target():
+def test_decoding_has_room_for_a_target():
     config = parse(PAIRS, ["data.length=1024"])
     assert config.data.target_length == 1024
     assert config.task.write.max_tokens == 1023  # beside the start
@@ -156,7 +156,7 @@ def test_an_answer_has_room_for_a_target():
         ),
     ],
 )
-def test_a_mistake_is_one_line(sections, overrides, parts):
+def test_an_error_is_one_line(sections, overrides, parts):
     with pytest.raises(UserError) as error:
         parse(sections, overrides)
     assert "\n" not in str(error.value)

@@ -23,7 +23,7 @@ def found(*metrics, answers=ANSWERS, targets=TARGETS, sources=SOURCES):
     )
 
 
-def test_the_corpus_is_measured_as_one():
+def test_bleu_and_chrf_are_of_the_whole_corpus():
     sacrebleu = pytest.importorskip("sacrebleu")
     both = found("bleu", "chrf")
     assert both["bleu"] == sacrebleu.corpus_bleu(ANSWERS, [TARGETS]).score
@@ -36,7 +36,7 @@ def test_the_corpus_is_measured_as_one():
 PAIRS = list(zip(ANSWERS, TARGETS, strict=True))
 
 
-def test_the_signature_is_said_once(caplog, monkeypatch):
+def test_the_signature_is_logged_once(caplog, monkeypatch):
     pytest.importorskip("sacrebleu")
     monkeypatch.setattr(text_metrics, "_logged_signatures", set())
     with caplog.at_level(logging.INFO, logger="lmjax"):
@@ -86,7 +86,7 @@ def test_the_table_has_all_that_a_config_may_name():
     assert set(EVERY) == set(typing.get_args(Metric))
 
 
-def test_some_need_no_answers():
+def test_some_metrics_need_no_predictions():
     pytest.importorskip("rouge_score")
     assert text_metrics.need_predictions(EVERY)
     assert not text_metrics.need_predictions(("lead1_rouge",))

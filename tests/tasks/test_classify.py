@@ -54,7 +54,7 @@ def make(kind, dropout=0.0):
     return models.build(config.model, platform="cpu"), tasks.build(config.task), batch
 
 
-def test_a_batch_has_the_shapes_it_is_said_to_have():
+def test_batches_have_the_declared_shapes():
     _, task, batch = make("encoder")
     shapes = {name: (s.shape, s.dtype) for name, s in task.batch_shapes(8, 16).items()}
     assert shapes == {name: (x.shape, x.dtype) for name, x in batch.items()}
@@ -102,7 +102,7 @@ def test_neither_padding_nor_the_length_of_a_row_counts(kind, random_params):
     assert loss(params, other)[0] == loss(params, batch)[0]
 
 
-def test_a_decoder_answers_from_the_last_token(random_params):
+def test_a_decoder_classifies_by_the_last_token(random_params):
     model, _, batch = make("decoder")
     params = random_params(model)
     last = (batch["segments"] > 0).sum(axis=1) - 1
@@ -123,7 +123,7 @@ def test_dropout_needs_a_key(random_params):
     assert (np.asarray(dropped[0]) != np.asarray(dropped[1])).any()
 
 
-def test_a_model_without_labels_says_so(tiny, random_params):
+def test_a_model_without_labels_is_an_error(tiny, random_params):
     model = tiny("bert")
     with pytest.raises(UserError, match=r"config\.model\.num_labels = 0"):
         model.label_logits(random_params(model), np.ones((1, 32), np.float32))

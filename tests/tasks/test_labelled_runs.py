@@ -148,7 +148,7 @@ def predict(workdir, source, target, *flags):
     return main.main(["predict", f"--workdir={workdir}", *files, *flags])
 
 
-def test_predictions_keep_the_order_and_go_on(
+def test_predictions_keep_the_order_and_resume(
     finished, files, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(predict_file, "_BLOCK_SIZE", 8)
@@ -180,7 +180,7 @@ def test_predictions_keep_the_order_and_go_on(
     assert whole.read_bytes() == before
 
 
-def test_mistakes_in_what_is_to_be_predicted(finished, tmp_path, capsys):
+def test_mistakes_in_examples_to_predict(finished, tmp_path, capsys):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "good"}\n{"txt": "bad"}\n{"text": ""}\nx\n')
     assert predict(finished, source, target) == 2
@@ -270,7 +270,7 @@ def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
 
 
 @pytest.mark.parametrize("num_labels", [2, 3])
-def test_fine_tuning_to_other_labels_begins_a_classifier_anew(
+def test_fine_tuning_to_other_labels_draws_a_new_classifier(
     finished, make, tmp_path, caplog, num_labels
 ):
     examples = [*rows(40, 7)]

@@ -98,7 +98,7 @@ def test_a_text_is_scored_to_its_end_whatever_its_length(lm, length):
     assert given["log_prob"] == pytest.approx(each[1:].sum(), rel=1e-5)
 
 
-def test_texts_of_a_group_are_scored_alone(lm):
+def test_texts_of_a_batch_are_scored_independently(lm):
     scorer, rng = Scorer(lm.model), np.random.default_rng(0)
     ids = lambda n: rng.integers(0, 256, n).tolist()
     texts = [(ids(c), ids(t)) for c, t in [(0, 0), (0, 1), (3, 0), (2, 40), (0, 9)] * 5]
@@ -124,7 +124,7 @@ def test_flops_are_those_of_the_kernels_and_the_head(tiny):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_eight_sequences_are_learnt_by_heart(tiny, one_text, cell):
+def test_eight_sequences_are_overfitted(tiny, one_text, cell):
     model = tiny(cell)
     config = OptimConfig(learning_rate=0.02, schedule="constant", weight_decay=0.0)
     optimizer = optim.build(config, axes=model.axes, num_steps=200)

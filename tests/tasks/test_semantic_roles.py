@@ -72,7 +72,7 @@ def config(files, kind, **more):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_roles_are_learnt_and_scored(files, tmp_path, kind, capsys):
+def test_roles_are_trained_and_scored(files, tmp_path, kind, capsys):
     run = tmp_path / "run"
     assert loop.train(config(files, kind), run)
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())

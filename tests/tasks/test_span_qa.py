@@ -53,7 +53,7 @@ def make(kind, **task):
 
 
 @pytest.mark.parametrize("max_length", [1, 3, 30])
-def test_the_best_span_is_what_brute_force_finds(max_length):
+def test_the_best_span_equals_brute_force(max_length):
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((40, 2, 12)).astype(np.float32)
     for b, row in enumerate(logits):
@@ -70,7 +70,7 @@ def test_the_best_span_is_what_brute_force_finds(max_length):
         np.testing.assert_allclose(score, expected[0])
 
 
-def test_a_batch_has_the_shapes_it_is_said_to_have():
+def test_batches_have_the_declared_shapes():
     _, task, batch = make("encoder")
     shapes = {name: (s.shape, s.dtype) for name, s in task.batch_shapes(8, 20).items()}
     assert shapes == {name: (x.shape, x.dtype) for name, x in batch.items()}
@@ -123,7 +123,7 @@ def test_no_answer_depends_on_the_whole_text(kind, random_params):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_neither_padding_nor_what_is_no_context_counts(kind, random_params):
+def test_neither_padding_nor_tokens_outside_the_context_count(kind, random_params):
     model, task, batch = make(kind, label_smoothing=0.1, z_loss=0.01)
     params = random_params(model)
     longer = {
@@ -162,7 +162,7 @@ def test_the_loss_is_the_mean_of_two_cross_entropies(random_params):
     assert weight == 7
 
 
-def test_labels_are_smoothed_over_what_can_be_chosen(random_params):
+def test_labels_are_smoothed_over_the_allowed_tokens(random_params):
     model, plain, batch = make("encoder")
     params = random_params(model)
     smooth = tasks.build(SpanQAConfig(**TASK, label_smoothing=1.0))

@@ -1,4 +1,4 @@
-"""Runs that learn to find answers: training, evaluating, predicting."""
+"""Runs of extractive question answering: training, evaluating, predicting."""
 
 import dataclasses
 import json
@@ -86,7 +86,7 @@ def finished(sections, tmp_path_factory):
     return directory
 
 
-def test_it_learns_to_find_what_is_marked(finished):
+def test_it_learns_to_find_marked_answers(finished):
     for split in ("valid", "test"):
         last = metrics(finished, split)[-1]
         assert {"loss", "exact_match", "f1"} <= last.keys()

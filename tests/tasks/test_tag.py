@@ -74,7 +74,7 @@ def make(mesh=(1, 1, 1), *, kind="tag", adam=False):
     return make_program(config, sharding.make_mesh(config.mesh, devices)), batch
 
 
-def test_words_are_told_apart_by_their_capitals():
+def test_the_case_of_words():
     words = ["and", "EU", "Ann", "iPad", "McAdam", "A", "I'm", "U.S.", "3", "3rd", ","]
     words += ["É", "ÉTÉ", "日本"]
     kinds = [CASES[classify_case(word)] for word in words]
@@ -84,7 +84,7 @@ def test_words_are_told_apart_by_their_capitals():
     ]
 
 
-def test_a_batch_has_the_shapes_it_is_said_to_have_and_the_types_of_words():
+def test_batches_have_the_declared_shapes_and_types_of_words():
     program, batch = make()
     shapes = {
         n: (s.shape, s.dtype) for n, s in program.task.batch_shapes(4, 24).items()

@@ -76,7 +76,7 @@ def test_each_tiny_model_overfits_eight_sequences(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_what_carries_no_weight_has_no_gradient(name, random_params):
+def test_targets_of_weight_0_have_no_gradient(name, random_params):
     model, task, batch = make(name)
     params = random_params(model)
     none = {**batch, "weights": np.zeros_like(batch["weights"])}
@@ -92,7 +92,7 @@ def test_what_carries_no_weight_has_no_gradient(name, random_params):
         np.testing.assert_array_equal(a, b)
 
 
-def test_logits_are_computed_only_where_they_are_wanted(random_params):
+def test_logits_are_computed_only_at_predicted_positions(random_params):
     model, task, batch = make("masked_lm")
     params = random_params(model)
     logits = np.asarray(jax.jit(model.apply)(params, batch), np.float64)

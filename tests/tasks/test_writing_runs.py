@@ -1,4 +1,4 @@
-"""Runs whose answers are written: trained, judged, predicted, on any mesh."""
+"""Runs of generation tasks: trained, evaluated, predicted, on any mesh."""
 
 import dataclasses
 import json
@@ -103,7 +103,7 @@ def metrics(directory, split):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_learns_to_write(finished, kind):
+def test_a_run_learns_to_generate(finished, kind):
     directory = finished(kind)
     valid, test = metrics(directory, "valid")[-1], metrics(directory, "test")[-1]
     assert test["bleu"] > 95
@@ -153,7 +153,7 @@ def test_predictions_keep_the_order(finished, files, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_beam_writes_what_generate_does(finished, kind):
+def test_one_beam_equals_greedy_generation(finished, kind):
     lm = lmjax.load(finished(kind), overrides=["task.write.num_beams=1"])
     sources = ["a b c d", "d d a b c a", "b"]
     template = KINDS[kind]["task"]["template"]
@@ -168,7 +168,7 @@ def test_one_beam_writes_what_generate_does(finished, kind):
     )
 
 
-def test_a_recurrent_network_that_attends_writes_too(make, tmp_path, monkeypatch):
+def test_a_recurrent_network_with_attention_generates_too(make, tmp_path, monkeypatch):
     pytest.importorskip("sacrebleu")
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
     sections = experiment.to_dict(make("seq2seq"))
@@ -182,7 +182,7 @@ def test_a_recurrent_network_that_attends_writes_too(make, tmp_path, monkeypatch
     assert [answer["text"] for answer in lm.predict(sources)] == greedy
 
 
-def test_settings_of_writing_are_overridden(finished, files, tmp_path, capsys):
+def test_settings_of_decoding_are_overridden(finished, files, tmp_path, capsys):
     directory = finished("seq2seq")
     out = tmp_path / "out.jsonl"
     more = ["num_beams=3", "num_return=3", "max_tokens=4"]
@@ -208,7 +208,7 @@ def test_settings_of_writing_are_overridden(finished, files, tmp_path, capsys):
         assert error.startswith("error: ") and said in error
 
 
-def test_mistakes_in_what_is_to_be_translated(finished, tmp_path, capsys, caplog):
+def test_mistakes_in_sources_to_translate(finished, tmp_path, capsys, caplog):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     examples = [{"source": "a b"}, {"src": "b"}, {"source": ""}, {"source": "a " * 99}]
     source.write_text("".join(json.dumps(example) + "\n" for example in examples))
@@ -271,7 +271,7 @@ def test_parallel_files_and_bad_lines(make, tmp_path, capsys, caplog, monkeypatc
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_leaf_of_writing_is_read(make, kind, tmp_path, monkeypatch):
+def test_every_leaf_of_generation_is_read(make, kind, tmp_path, monkeypatch):
     pytest.importorskip("sacrebleu")
     seen = set()
     kinds = (decoding.DecodingConfig, type(make(kind).task))

@@ -1,4 +1,4 @@
-"""Runs whose rows go on: what is carried, saved, split and evaluated."""
+"""Runs in contiguous order: the carry between batches, saved and evaluated."""
 
 import dataclasses
 import functools
@@ -101,9 +101,7 @@ def kill_at(monkeypatch, step):
     monkeypatch.setattr(Meter, "add", wrapped)
 
 
-def test_a_killed_run_resumes_with_what_it_carried(
-    tmp_path, tiny, finished, monkeypatch
-):
+def test_a_killed_run_resumes_with_its_carry(tmp_path, tiny, finished, monkeypatch):
     config = tiny()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         kill_at(patch, 6)
@@ -176,7 +174,7 @@ def test_windows_are_read_as_one_text(tmp_path, learner):
         np.testing.assert_allclose(state.carry[name], part, atol=1e-5)
 
 
-def test_nothing_is_remembered_of_an_epoch_before(tmp_path, learner):
+def test_nothing_is_carried_into_an_epoch(tmp_path, learner):
     program, state, datasets = learner(tmp_path)
     tokens = datasets.stores["train"][0].num_tokens
     epoch = -(-tokens // (4 * 16))
@@ -197,7 +195,7 @@ def test_nothing_is_remembered_of_an_epoch_before(tmp_path, learner):
     assert loss(state.carry) != loss(other)
 
 
-def test_a_skipped_update_keeps_what_was_carried(tmp_path, learner):
+def test_a_skipped_update_keeps_the_carry(tmp_path, learner):
     program, state, datasets = learner(tmp_path, "optim.on_nonfinite=skip")
     optimizer = optim.build(
         OptimConfig(name="sgd", on_nonfinite="skip", weight_decay=0.0),

@@ -66,7 +66,7 @@ def config(kind, **more):
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_the_names_are_of_what_is_measured(kind):
+def test_the_names_are_those_of_the_metrics(kind):
     if kind == "tag":
         pytest.importorskip("seqeval")
     given, names = config(kind), TASKS[kind][-1]
@@ -81,18 +81,18 @@ def test_the_names_are_of_what_is_measured(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "best", "told"),
+    ("kind", "best", "message"),
     [
         ("causal_lm", "los", r"must be one of loss, .*\(did you mean 'loss'\?\)"),
         ("seq2seq", "bleu", "must be one of loss, accuracy, perplexity, exact_match"),
         ("classify", "f1", "must be one of loss, accuracy, macro_f1, matthews"),
     ],
 )
-def test_a_best_metric_that_is_never_measured_is_found_first(
-    kind, best, told, tmp_path
+def test_an_unknown_best_metric_is_an_error_before_training(
+    kind, best, message, tmp_path
 ):
     given = config(kind, checkpoint={"best_metric": best})
-    with pytest.raises(UserError, match=f"best_metric = '{best}': {told}"):
+    with pytest.raises(UserError, match=f"best_metric = '{best}': {message}"):
         loop.train(given, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -104,7 +104,7 @@ def test_a_best_metric_needs_a_valid_split(tmp_path):
         loop.train(given, tmp_path / "run")
 
 
-def test_results_are_read_while_the_device_is_two_ahead():
+def test_outputs_are_fetched_while_the_device_is_two_ahead():
     begun = []
     results = (begun.append(i) or np.array(i) for i in range(5))
     read = [(int(result), len(begun)) for result in device_get_ahead(results)]
@@ -213,7 +213,7 @@ def test_examples_that_are_not_whole_in_the_store_are_predicted(
 
 
 @pytest.mark.parametrize("kind", ["tag", "span_qa"])
-def test_a_part_is_measured_but_all_chosen_examples_are_predicted(kind, evaluation):
+def test_num_batches_limits_the_loss_but_not_the_predictions(kind, evaluation):
     whole, params = evaluation(kind)
     part, _ = evaluation(kind, eval={"num_batches": 1})
     few, _ = evaluation(kind, task={"num_answers": 3})

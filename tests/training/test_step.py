@@ -1,4 +1,4 @@
-"""The training step: exact sums, and what happens when there is nothing to sum."""
+"""The training step: exact sums, also where there is nothing to sum."""
 
 import dataclasses
 import functools
@@ -195,7 +195,7 @@ def eight_sequences(one_text):
         *(("adamw", a) for a in ("gpt2", "gemma")),
     ],
 )
-def test_eight_sequences_are_learnt_by_heart(learner, one_text, name, architecture):
+def test_eight_sequences_are_overfitted(learner, one_text, name, architecture):
     state, train = learner(name, architecture=architecture)
     batch = eight_sequences(one_text)
     for _ in range(200):

@@ -53,7 +53,7 @@ class Features:
         raise NotImplementedError
 
     def parse(self, example: Example, *, labelled: bool = True) -> Any:
-        """Check an example and return what `encode` and `compute_metrics` read of it.
+        """Check an example, and return what the other methods read of it.
 
         Args:
           example: its fields.
@@ -94,7 +94,7 @@ class Features:
         """Return JSON of all that decides the rows; stores are known by its hash."""
         raise NotImplementedError
 
-    # What follows has defaults for tasks without labels or metrics of predictions.
+    # For tasks with labels, or with metrics of predictions.
 
     @property
     def label_field(self) -> str:
@@ -114,7 +114,7 @@ class Features:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Return the names of what `compute_metrics` returns.
+        """Return the names of the values that `compute_metrics` returns.
 
         Raises:
           ConfigError: a package that computes one of them is not installed.
@@ -123,7 +123,7 @@ class Features:
 
     @property
     def needs_predictions(self) -> bool:
-        """Return whether `compute_metrics` reads the predictions."""
+        """Return True if `compute_metrics` reads the predictions."""
         return bool(self.metric_names)
 
     def compute_metrics(
@@ -175,7 +175,7 @@ def wrapper_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
 
 
 def summary_end(config: Config) -> Literal["first", "last"]:
-    """Return which token of a word or row has seen all of it: the first or the last.
+    """Return the token of a word or row that has seen all of it, the first or the last.
 
     A model that reads from left to right has seen it only at the last.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class PromptedLMFeatures(TextPairFeatures):
     """A prompt and a target with its end, one after the other in one row.
 
-    A prompt has the room that `length` leaves beside `target_length`, however long its
+    A prompt has the room that `length` leaves for `target_length`, however long its
     own target is: it must be the same where the target is not known. A prompt that is
     too long is cut at the start, since its end asks for the target.
 

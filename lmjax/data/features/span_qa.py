@@ -244,7 +244,7 @@ class SpanQAFeatures(Features):
         if self.none_at == "last" and not suffix:
             raise ConfigError(
                 "config.task.kind = 'span_qa': the tokenizer has no end of text, which "
-                "stands for no answer in what reads from left to right"
+                "stands for no answer for a model that reads from left to right"
             )
         return prefix, between, suffix
 

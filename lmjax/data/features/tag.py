@@ -188,7 +188,7 @@ class TagFeatures(Features):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Return the names of what `compute_metrics` returns.
+        """Return the names of the values that `compute_metrics` returns.
 
         Raises:
           ConfigError: the labels are tags of spans, and seqeval is not installed.

@@ -100,7 +100,7 @@ class TextPairFeatures(Features):
 
     @property
     def needs_predictions(self) -> bool:
-        """Return whether any metric reads the predictions, not the sources alone."""
+        """Return True if any metric reads the predictions, not the sources alone."""
         return text_metrics.need_predictions(self.metrics)
 
     def compute_metrics(

@@ -1,4 +1,4 @@
-"""Questions and contexts: windows, labels, answers, and what is said of mistakes."""
+"""Questions and contexts: windows, labels, answers, and mistakes."""
 
 import json
 import random
@@ -68,7 +68,7 @@ def test_a_row_is_question_and_window_between_special_tokens():
     assert not any(batch[name][1].any() for name in ("context", "segments", "tokens"))
 
 
-def test_what_reads_from_left_to_right_answers_none_at_its_end():
+def test_left_to_right_models_have_no_answer_at_the_last_token():
     features = SpanQAFeatures(
         fields=FieldsConfig(), task=make().task, length=28, none_at="last"
     )
@@ -119,7 +119,7 @@ def test_an_answer_at_any_seam_is_whole_in_some_window():
             assert found["start"] == start + len(text) - len(text.lstrip())
 
 
-def test_windows_without_the_answer_are_learnt_by_choice():
+def test_windows_without_the_answer_are_trained_on_by_choice():
     for negative, count in ((False, 1), (True, 7)):
         features = make(negative_windows=negative)
         _, rows = encode(features, example("Ann"))
@@ -132,7 +132,7 @@ def test_windows_without_the_answer_are_learnt_by_choice():
         assert all(row.trained and not row.columns["span"].any() for row in rows)
 
 
-def test_what_is_too_long_is_told():
+def test_long_questions_and_lost_answers_are_truncated():
     _, rows = encode(make(), example(question="Where is it?"))
     assert rows[0].columns["tokens"].tolist()[1:7] == [*b"Where "]
     assert all(row.truncated for row in rows)
@@ -141,7 +141,7 @@ def test_what_is_too_long_is_told():
     assert all(row.truncated and not row.trained for row in rows)
 
 
-def test_the_answer_most_people_gave_is_learnt():
+def test_the_most_frequent_answer_is_the_target():
     value = example("Ulm")
     value["answers"] += [{"text": "Bob", "answer_start": 8}] * 2
     question, rows = encode(make(), value)
@@ -168,7 +168,7 @@ def test_a_question_or_context_without_tokens_has_a_place():
     assert answered(make(), question, rows, right=0)["answer"] == "ab"
 
 
-def test_no_answer_where_there_may_be_none():
+def test_no_answer_against_the_threshold():
     question, rows = encode(make(no_answer=True), example("Bob"))
     outputs = [
         {"start": 16, "end": 18, "score": np.float32(1 - i), "no_answer": np.float32(n)}
@@ -186,7 +186,7 @@ def test_no_answer_where_there_may_be_none():
     }
 
 
-def test_judging():
+def test_metrics():
     features = make(no_answer=True)
     values = example("Bob"), example() | {"answers": []}
     questions = [features.parse(value) for value in values]
@@ -271,7 +271,7 @@ def test_jsonl_becomes_stores_of_windows(tmp_path):
         assert bytes(store[i]["tokens"][start : end + 1].tolist()).decode() == "Cléo"
 
 
-def test_an_overlap_shorter_than_an_answer_is_refused():
+def test_an_overlap_shorter_than_an_answer_is_an_error():
     for leaf in ("stride", "max_question_tokens", "max_answer_tokens"):
         with pytest.raises(UserError, match=r"data\.length = 32: must be at least 3"):
             parse(sections("x"), [f"task.{leaf}={TASK[leaf] + 6}"])

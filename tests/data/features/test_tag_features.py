@@ -46,7 +46,7 @@ def marked(mark, predicate, *, words=("a", "bc", "de", "f"), **more):
 
 
 @pytest.mark.parametrize("predicate", [[0, 1, 1, 0], ["0", "1", "1", "0"]])
-def test_the_tokens_of_a_predicate_are_of_another_type(predicate):
+def test_the_tokens_of_a_predicate_have_another_type(predicate):
     row, batch = marked("token_types", predicate)
     assert row.columns["tokens"].tolist() == [BOS, *b"a bc de f", EOS]
     assert batch["token_types"][0].tolist() == [0, 0] + [1] * 6 + [0] * 8
@@ -121,7 +121,7 @@ def test_a_separator_is_needed():
         features.encode([], bare)
 
 
-def test_what_reads_from_left_to_right_labels_last_tokens():
+def test_left_to_right_models_label_last_tokens():
     given = sections(labels=LABELS, mark_predicate="separators")
     kinds = {"decoder": "last", "encoder": "first", "recurrent": "last"}
     for kind, place in kinds.items():
@@ -149,7 +149,7 @@ def rows_of(words, **more):
     return features, sentence, features.encode([sentence], TOKENS)[0]
 
 
-def test_a_sentence_that_does_not_fit_gives_several_rows():
+def test_a_long_sentence_becomes_several_rows():
     words = ["abcd", "efgh", "ijklmn", "op", "q"]
     features, sentence, rows = rows_of(words)
     texts = [bytes(row.columns["tokens"][1:-1].tolist()).decode() for row in rows]
@@ -172,7 +172,7 @@ def test_the_last_row_sees_the_words_before():
 
 
 @pytest.mark.parametrize("label_at", ["first", "last"])
-def test_of_a_word_that_does_not_fit_the_first_tokens_are_seen(label_at):
+def test_a_long_word_keeps_its_first_tokens(label_at):
     features, sentence, rows = rows_of(["a", "b" * 40, "c"], label_at=label_at)
     assert [row.size for row in rows] == [3, 16, 4]
     assert all(row.truncated for row in rows)
@@ -184,7 +184,7 @@ def test_of_a_word_that_does_not_fit_the_first_tokens_are_seen(label_at):
     )
 
 
-def test_every_word_of_a_split_is_judged():
+def test_every_word_of_a_split_is_scored():
     """Whatever rows there are: an oracle's F1 is 1, and what it misses is missed."""
     pytest.importorskip("seqeval")
     rng = random.Random(0)
@@ -298,7 +298,7 @@ def test_spans_of_some_types_are_not_scored():
         example_datasets.resolve_labels(config)
 
 
-def test_labels_are_of_spans_all_or_none(monkeypatch):
+def test_all_labels_are_tags_of_spans_or_none_is(monkeypatch):
     for labels in (("B-X", "I-X", "S-X"), ("B", "I", "O"), LABELS):
         assert spans.is_bio_scheme(labels)
     monkeypatch.setattr(spans, "import_seqeval", None)  # not called

@@ -1,4 +1,4 @@
-"""Sources and targets: rows, batches, what is cut, what is asked, mistakes."""
+"""Sources and targets: rows, batches, truncation, decoder inputs, mistakes."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def test_a_target_follows_its_start_and_ends():
     assert PAIR.decoder_inputs(row.columns)["sources"].tolist() == [BOS, *b"abc", EOS]
 
 
-def test_a_target_has_the_opening_of_the_model():
+def test_a_target_has_the_prefix_of_the_decoder():
     opened = dataclasses.replace(PAIR, decoder_prefix_ids=(7, 9))
     row = encode(opened, "abc", "xy")
     assert row.columns["target"].tolist() == [9, *b"xy", EOS]
@@ -63,7 +63,7 @@ def test_a_target_has_the_opening_of_the_model():
     assert long.truncated and long.columns["target"].tolist() == [9, *b"x" * 6, EOS]
 
 
-def test_a_row_goes_where_both_its_parts_fit():
+def test_a_bucket_holds_source_and_target():
     for source, target, size in (("a" * 9, "x", 11), ("a", "x" * 6, 14)):
         row = encode(PAIR, source, target)
         assert row.size == size
@@ -75,7 +75,7 @@ def test_a_row_goes_where_both_its_parts_fit():
     assert [odd.target_bucket(length) for length in (8, 16, 24)] == [8, 16, 24]
 
 
-def test_what_is_too_long_is_cut_and_counted():
+def test_long_texts_are_truncated():
     assert not encode(PAIR, "a" * 14, "x" * 7).truncated
     row = encode(PAIR, "a" * 15, "x")
     assert row.truncated
@@ -85,7 +85,7 @@ def test_what_is_too_long_is_cut_and_counted():
     assert row.columns["target"].tolist() == [*b"x" * 7, EOS]
 
 
-def test_the_loss_of_a_prompt_does_not_count():
+def test_a_prompt_carries_no_loss():
     row = encode(PROMPT, "ab", "xy")
     assert row.columns["tokens"].tolist() == [BOS, *b"ab=xy", EOS]
     assert row.columns["prompt"].tolist() == [4]
@@ -111,7 +111,7 @@ def test_a_prompt_is_cut_from_its_left_whatever_its_target():
     assert len(long.columns["tokens"]) == 16
 
 
-def test_a_prompt_without_tokens_still_begins():
+def test_a_prompt_without_tokens_has_an_id_to_continue():
     class Deaf(Bytes):
         def encode_batch(self, texts):
             return super().encode_batch([text.replace("-", "") for text in texts])
@@ -122,7 +122,7 @@ def test_a_prompt_without_tokens_still_begins():
     assert bare.batch([row.columns], length=8)["weights"].sum() == 2
 
 
-def test_a_tokenizer_must_know_an_end():
+def test_a_tokenizer_must_have_an_end_of_text():
     deaf = Bytes(bos=True)
     deaf.eos_id = None
     with pytest.raises(UserError, match=r"config\.tokenizer: has no end of text"):
@@ -149,7 +149,7 @@ def test_mistakes(example, why):
 
 
 @pytest.mark.parametrize("kind", ["seq2seq", "prompted_lm"])
-def test_batches_and_their_padding_are_what_is_said(kind, tmp_path):
+def test_batches_have_the_declared_shapes_and_padding(kind, tmp_path):
     path, model = tmp_path / "a.jsonl", {"dim": 8, "num_layers": 1, "num_heads": 1}
     lines = ({"source": "a" * n, "target": "x" * (n // 2)} for n in range(2, 40))
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -225,7 +225,7 @@ class Small(Bytes):
 
 
 @pytest.mark.parametrize(("leaf", "value"), [("start_id", 999), ("opening", (0, 999))])
-def test_what_targets_begin_with_must_be_tokens(leaf, value):
+def test_decoder_prefix_ids_must_be_in_the_vocabulary(leaf, value):
     model = {"kind": "encoder_decoder", "dim": 8, "num_heads": 1, "max_length": 32}
     config = parse(
         {

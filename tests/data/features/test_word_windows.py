@@ -1,4 +1,4 @@
-"""Which words of a long sentence a row has, and which of them are its own."""
+"""The words of the rows of a long sentence, and those labelled in each."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def sizes(seed):
 
 
 @pytest.mark.parametrize("seed", range(9))
-def test_each_word_is_one_windows_own(seed):
+def test_each_word_is_labelled_in_one_window(seed):
     sizes_W = sizes(seed)
     windows = [*split_windows(sizes_W, room=ROOM)]
     own = itertools.chain.from_iterable(window.labelled for window in windows)
@@ -32,7 +32,7 @@ def test_each_word_is_one_windows_own(seed):
             assert taken + sizes_W[window.words.start - 1] > ROOM
 
 
-def test_what_fits_is_one_window():
+def test_a_short_sentence_is_one_window():
     (window,) = split_windows(np.array([2, 3, 2]), room=ROOM)
     assert window == (range(3), range(3))
     assert center_window(np.array([2, 3, 2]), [1], room=ROOM) == window
@@ -54,7 +54,7 @@ def test_a_predicate_is_in_the_middle(seed):
             assert before + sizes_W[place] + after + sizes_W[words.stop] > ROOM
 
 
-def test_of_a_predicate_that_does_not_fit_the_first_words_are_seen():
+def test_a_long_predicate_keeps_its_first_words():
     sizes_W = np.array([3, 2, 2, 3, 2])
     assert center_window(sizes_W, [1, 2], room=ROOM).words == range(1, 4)
     assert center_window(sizes_W, [1, 4], room=ROOM).words == range(1, 4)
