@@ -140,7 +140,7 @@ def test_how_much_is_covered_is_told(begin, files, caplog):
     share = sum(word.lower() in VECTORS for word in text) / len(text)
     size = len([word for word in words if word])
     told = f"vectors for 6 of {size} words ({6 / size:.1%}; 2 by their lower case), "
-    assert told + f"{share:.1%} of the text to train on" in caplog.text
+    assert told + f"{share:.1%} of the training text" in caplog.text
 
 
 def test_a_word_itself_comes_before_its_lower_case(tmp_path):

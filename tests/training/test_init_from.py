@@ -13,6 +13,7 @@ from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.training import init_from, loop
 from lmjax.training.compiled import make_program
+from lmjax.types import named_leaves
 
 BASE = {
     "num_steps": 3,
@@ -63,11 +64,11 @@ def begin(origin, corpus):
 @pytest.fixture(scope="module")
 def trained(origin):
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    opened = init_from.open_origin(str(origin))
+    opened = init_from.open_pretrained(str(origin))
     from lmjax import models
 
     model = models.build(opened.config.model, platform="cpu")
-    return init_from._flat(opened.read(model, mesh))
+    return named_leaves(opened.read(model, mesh))
 
 
 def test_model_and_tokenizer_are_those_of_the_origin(begin, trained, origin):
@@ -75,7 +76,7 @@ def test_model_and_tokenizer_are_those_of_the_origin(begin, trained, origin):
     assert program.config.model.dim == 16
     assert program.config.tokenizer.path == str(origin / "tokenizer")
     assert int(state.step) == 0
-    found = init_from._flat(state.params)
+    found = named_leaves(state.params)
     assert found.keys() == trained.keys()
     for name, array in found.items():
         np.testing.assert_array_equal(array, trained[name])
@@ -106,7 +107,7 @@ def test_adapters_are_fresh_and_alone_learn(begin, trained):
         kernel["kernel"], trained["decoder.blocks.attention.query.kernel"]
     )
     assert not np.asarray(kernel["lora_b"]).any()
-    assert sum(jax.tree.leaves(program.optimizer.learns)) == 4
+    assert sum(jax.tree.leaves(program.optimizer.trainable_mask)) == 4
 
 
 def test_a_run_of_adapters_is_merged_where_they_go_on_without(
@@ -182,7 +183,7 @@ def test_a_run_that_has_begun_needs_its_origin_no_more(begin, tmp_path, monkeypa
     program, _ = begin()
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
     loop.train(program.config, tmp_path / "run")
-    monkeypatch.setattr(init_from, "open_origin", None)
+    monkeypatch.setattr(init_from, "open_pretrained", None)
     path = program.config.init_from
     found = init_from.sections(path, workdir=tmp_path / "run")
     assert found["model"]["dim"] == 16
@@ -194,8 +195,8 @@ def test_a_new_head_must_learn(begin):
         begin("model.lora.rank=2", "model.tie_embeddings=false")
     learning = "optim.trainable=('head.*',)"
     program, _ = begin("model.lora.rank=2", "model.tie_embeddings=false", learning)
-    assert program.optimizer.learns["head"]["embedding"]
-    assert not program.optimizer.learns["embed"]["embedding"]
+    assert program.optimizer.trainable_mask["head"]["embedding"]
+    assert not program.optimizer.trainable_mask["embed"]["embedding"]
 
 
 def test_what_changed_beside_shapes_is_told(begin, caplog):

@@ -260,7 +260,7 @@ def _make_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
     if manifest is not None:
         kept = manifest if config.bos else {**manifest, "bos": False}
         return _opened(path, kept), config.path
-    origin = hf_directory.open_origin(path, name=config.path)
+    origin = hf_directory.open_pretrained(path, name=config.path)
     room = pieces if origin.layout in hf_directory.PIECES else tokenizer
     return room.make(origin, bos=config.bos), config.path
 

@@ -120,7 +120,7 @@ def find_layout(directory: Path) -> tuple[str, ...] | None:
     return None
 
 
-def open_origin(path: Path, *, name: str) -> Origin:
+def open_pretrained(path: Path, *, name: str) -> Origin:
     """Read what concerns the tokenizer in a directory, or beside a file.
 
     Args:
