@@ -1,4 +1,4 @@
-"""A run whose embeddings begin as word vectors. V vocabulary, D dim."""
+"""Begin a run with word vectors as its embeddings. V vocabulary, D dim."""
 
 import collections
 import dataclasses
@@ -24,16 +24,15 @@ from lmjax.types import Array, Params, TrainState
 log = logging.getLogger(__name__)
 
 _LEAF = "config.init_embedding_from"
-_COUNTED = 1 << 26  # tokens of a store, for the share that is covered
-_EXACT, _LOWERED = 2, 1  # how a word was found
+_MAX_COUNTED = 1 << 26  # tokens of a store that are counted for the coverage
+_EXACT, _LOWERED = 2, 1  # whether a word was matched as it is, or in lower case
 
 
 def check(config: Config) -> None:
-    """Raise if the word vectors cannot be this model's, before anything is made.
+    """Check before anything else is done that the word vectors fit the model.
 
     Raises:
-      ConfigError: the file is not there or damaged, or its vectors are of another
-        width.
+      ConfigError: the file is missing or damaged, or its vectors have another size.
     """
     if not config.init_embedding_from:
         return
@@ -45,14 +44,15 @@ def check(config: Config) -> None:
 def with_word_vectors(
     state: TrainState, program: Program, datasets: Datasets
 ) -> TrainState:
-    """Return the first state, its embeddings as `config.init_embedding_from` says.
+    """Return the first state with the embeddings of `config.init_embedding_from`.
 
-    A row takes the vector of its word or, failing that, of the word in lower case.
-    The others stay as they were drawn, but as far spread as the vectors are (Kim 2014,
-    section 4.3). What share of the words is covered is logged.
+    A row becomes the vector of its word or, if there is none, of the word in lower
+    case. The other rows stay random, with their variance scaled to that of the vectors
+    (Kim 2014, section 4.3). The share of the words that have a vector is logged.
 
     Raises:
-      ConfigError: the file is damaged, of another width, or has none of the words.
+      ConfigError: the file is damaged, its vectors have another size, or it has none of
+        the words.
     """
     if not program.config.init_embedding_from:
         return state
@@ -66,16 +66,18 @@ def with_word_vectors(
             )
         if processes.is_first():
             log.info("%s: %s", _LEAF, _coverage(found_V, datasets))
-    table = _laid(state.params["embed"]["embedding"], vectors_VD, found_V > 0)
-    ema = state.ema_params and _put(state.ema_params, jnp.copy(table))
-    params = _put(state.params, table)
+    table = _overlay(state.params["embed"]["embedding"], vectors_VD, found_V > 0)
+    ema = state.ema_params and _with_table(state.ema_params, jnp.copy(table))
+    params = _with_table(state.params, table)
     return dataclasses.replace(state, params=params, ema_params=ema)
 
 
 def match(vectors: WordVectors, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors of words, float32 (V, D), and how each was found.
+    """Match words with vectors.
 
-    That is 2 for the word itself, 1 for its lower case and 0 for neither, (V,).
+    Returns:
+      The vectors, float32 (V, D); and for each word, int8 (V,), 2 if it has a vector
+      itself, 1 if its lower case has one, 0 if it has none.
     """
     exact, lowered = (collections.defaultdict[str, list[int]](list) for _ in range(2))
     for i, word in enumerate(words):
@@ -99,13 +101,13 @@ def _open(config: Config) -> WordVectors:
 
 
 def _words(tokenizer: Tokenizer) -> list[str]:
-    """Return the words of a vocabulary, without the mark of a space before them."""
+    """Return the words of a vocabulary, without SentencePiece's mark of a space."""
     pieces = map(tokenizer.id_to_piece, range(tokenizer.vocab_size))
     return [piece.removeprefix(SPACE_MARK) for piece in pieces]
 
 
-def _laid(table_VD: Array, vectors_VD: np.ndarray, found_V: np.ndarray) -> Array:
-    """Return a table with the vectors in it, laid out over the mesh as it was.
+def _overlay(table_VD: Array, vectors_VD: np.ndarray, found_V: np.ndarray) -> Array:
+    """Return an embedding table with the vectors in it, split over the mesh as before.
 
     It may have more rows than there are words.
     """
@@ -113,34 +115,36 @@ def _laid(table_VD: Array, vectors_VD: np.ndarray, found_V: np.ndarray) -> Array
     more = len(table_VD) - len(found_V)
     given_VD = np.pad(vectors_VD, [(0, more), (0, 0)])
     given_V1 = np.pad(found_V, (0, more))[:, None]
-    place = lambda x: jax.make_array_from_callback(
+    put = lambda x: jax.make_array_from_callback(
         table_VD.shape, table_VD.sharding, lambda index: x[index]
     )
 
-    def overlay(drawn_VD: Array, given_VD: Array, given_V1: Any) -> Array:
-        return jnp.where(given_V1, given_VD, drawn_VD * (spread / drawn_VD.std()))
+    def overlay(random_VD: Array, given_VD: Array, given_V1: Any) -> Array:
+        return jnp.where(given_V1, given_VD, random_VD * (spread / random_VD.std()))
 
-    laid = jax.jit(overlay, out_shardings=table_VD.sharding)
-    return laid(table_VD, place(given_VD), given_V1)
+    jitted = jax.jit(overlay, out_shardings=table_VD.sharding)
+    return jitted(table_VD, put(given_VD), given_V1)
 
 
-def _put(params: Params, table_VD: Array) -> Params:
+def _with_table(params: Params, table_VD: Array) -> Params:
     return {**params, "embed": {**params["embed"], "embedding": table_VD}}
 
 
 def _coverage(found_V: np.ndarray, datasets: Datasets) -> str:
-    """Say what share of the words, and of the text to train on, has a vector."""
-    made = datasets.tokenizer
-    special = not_none(made.bos_id, made.eos_id, made.pad_id, made.mask_id)
+    """Describe which share of the words, and of the training text, has a vector."""
+    tokenizer = datasets.tokenizer
+    special = not_none(
+        tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id
+    )
     counts_V = np.zeros(len(found_V), np.int64)
     for store in datasets.stores["train"]:
-        for start in range(0, min(store.num_tokens, _COUNTED), 1 << 20):
+        for start in range(0, min(store.num_tokens, _MAX_COUNTED), 1 << 20):
             tokens = store.read(start, min(start + (1 << 20), store.num_tokens))
             counts_V += np.bincount(tokens, minlength=len(found_V))
-    counts_V[[*special, *made.sentinel_ids]] = 0
+    counts_V[[*special, *tokenizer.sentinel_ids]] = 0
     found, lowered = int((found_V > 0).sum()), int((found_V == _LOWERED).sum())
     share = counts_V[found_V > 0].sum() / max(counts_V.sum(), 1)
     return (
         f"vectors for {found:,} of {len(found_V):,} words ({found / len(found_V):.1%}; "
-        f"{lowered:,} by their lower case), {share:.1%} of the text to train on"
+        f"{lowered:,} by their lower case), {share:.1%} of the training text"
     )

@@ -1,4 +1,4 @@
-"""A run that begins with the parameters of another, or of a Hugging Face directory."""
+"""Begin a run with the parameters of another run or of a Hugging Face model."""
 
 import dataclasses
 import functools
@@ -25,25 +25,25 @@ from lmjax.types import Array, Params, TrainState, named_leaves
 
 log = logging.getLogger(__name__)
 
-# What a task adds to a model: it may be new, and may be left behind. All else must
-# be there, in the same shape but for the axes that can grow.
+# Parameters that a task adds to a model: they may be new, and may be left out. All
+# others must be there, with the same shape except for the axes that may grow.
 HEADS = ("head", "pooler", "pair", "classifier")
 GROWING = ("vocab", "length", "token_types")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Origin:
-    """Where parameters come from: the config they go with, and how to read them."""
+class PretrainedCheckpoint:
+    """Pretrained parameters: their config, and how to read them."""
 
     config: Config
-    read: Callable[[Model, Mesh], Params]  # each laid over the mesh as its axes say
+    read: Callable[[Model, Mesh], Params]  # split over the mesh as the model says
 
 
-def open_origin(path: str) -> Origin:
-    """Return what a workdir, a Hugging Face directory or a hub name holds.
+def open_pretrained(path: str) -> PretrainedCheckpoint:
+    """Open a workdir, a Hugging Face directory, or a model of the Hugging Face hub.
 
     Raises:
-      ConfigError: it holds no model that can be read.
+      UserError: it holds no model that can be read.
     """
     directory = Path(path).expanduser()
     if (directory / "checkpoints").is_dir():
@@ -52,30 +52,31 @@ def open_origin(path: str) -> Origin:
     read = lambda model, mesh: opened.load_params(
         model, sharding.param_shardings(model.axes, model.shapes, mesh)
     )
-    return Origin(opened.config, read)
+    return PretrainedCheckpoint(opened.config, read)
 
 
 def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
-    """Return the model and tokenizer sections that a config takes over by default.
+    """Return the model and tokenizer sections that `init_from` sets by default.
 
     Args:
-      path: what `init_from` says.
-      workdir: of a run that may have begun with it already; its own word counts then.
+      path: the value of `init_from`.
+      workdir: of the run. If it began with `init_from` before, the sections come from
+        its own config: what `path` names may be gone.
     """
-    begun = workdir is not None and has_checkpoints(workdir)
-    config = read_config(workdir) if begun and workdir is not None else None
+    resumes = workdir is not None and has_checkpoints(workdir)
+    config = read_config(workdir) if resumes and workdir is not None else None
     if config is None or config.init_from != path:
-        config = open_origin(path).config
+        config = open_pretrained(path).config
     model = to_dict(config.model)
-    model.pop("num_labels", None)  # which follow from the task
+    model.pop("num_labels", None)  # follows from the task
     return {"model": model, "tokenizer": to_dict(config.tokenizer)}
 
 
 def initial_state(program: Program) -> TrainState:
-    """Return the state before the first step, fresh or begun with `init_from`.
+    """Return the state before the first step, initialized or from `config.init_from`.
 
     Raises:
-      ConfigError: the parameters to begin with are not this model's.
+      UserError: the pretrained parameters do not fit the model.
     """
     key = jax.random.key(program.config.seed)
     if not program.config.init_from:
@@ -84,72 +85,78 @@ def initial_state(program: Program) -> TrainState:
 
 
 def initial_params(program: Program, key: Array) -> Params:
-    """Return the parameters that `config.init_from` says a run begins with.
+    """Return the parameters that `config.init_from` names, fitted to the model.
 
-    Heads that the origin has not, adapters, and the rows by which the vocabulary or
-    the positions grew, are initialised afresh; the log names them.
+    Heads that are missing there, adapters, and the rows by which the vocabulary or the
+    positions grew, are initialized; the log names them.
 
     Raises:
-      ConfigError: the origin is of another shape, naming the parameter.
+      UserError: the shapes do not fit; the parameter is named.
     """
     path = f"config.init_from = {program.config.init_from!r}"
-    origin = open_origin(program.config.init_from)
-    model = models.build(
-        origin.config.model, platform=program.mesh.devices.flat[0].platform
-    )
-    given = origin.read(model, program.mesh)
-    ours, theirs = (getattr(m.config, "lora", None) for m in (program.model, model))
-    if model.config.adapter_rank and ours != theirs:
-        given, _ = lora.merge_adapters(given, model.config)
-    old, new = named_leaves(given), named_leaves(program.state_shapes.params)
+    pretrained = open_pretrained(program.config.init_from)
+    platform = program.mesh.devices.flat[0].platform
+    model = models.build(pretrained.config.model, platform=platform)
+    params = pretrained.read(model, program.mesh)
+    before, after = (getattr(m.config, "lora", None) for m in (model, program.model))
+    if model.config.adapter_rank and before != after:
+        params, _ = lora.merge_adapters(params, model.config)
+
+    # Which parameters are taken over, initialized, grown, or left out.
+    old, new = named_leaves(params), named_leaves(program.state_shapes.params)
     axes = named_leaves(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
-    if origin.config.task.output_names != program.config.task.output_names:
-        # Another classifier.
+    if pretrained.config.task.output_names != program.config.task.output_names:
+        # The labels differ, and with them the classifier.
         old = {n: p for n, p in old.items() if not n.startswith("classifier.")}
     fresh = [name for name in new if name not in old]
-    grown = [name for name in new if name not in fresh and _grew(name, old, new, axes)]
-    lost = [name for name in old if name not in new]
-    for name in filter(_essential, fresh):
+    grown = [name for name in new if name in old and _has_grown(name, old, new, axes)]
+    left_out = [name for name in old if name not in new]
+    for name in filter(_is_required, fresh):
         raise ConfigError(f"{path}: has no {name}, which config.model has")
-    for name in filter(_essential, lost):
+    for name in filter(_is_required, left_out):
         raise ConfigError(f"{path}: has {name}, which config.model has not")
-    _refuse_frozen(
+    _check_trainable(
         program, [name for name in fresh if name.split(".")[-1] not in lora.NAMES]
     )
-    log.info("%s: %s", path, _summary(len(new) - len(fresh), fresh, grown, lost))
-    for line in list_changes(origin.config.model, program.config.model, "config.model"):
+    log.info("%s: %s", path, _summarize(len(new) - len(fresh), fresh, grown, left_out))
+    changes = list_changes(
+        pretrained.config.model, program.config.model, "config.model"
+    )
+    for line in changes:
         log.info("%s: %s", path, line)
-    made = _draw(program, key, [*fresh, *grown])
-    flat = {name: old[name] for name in new if name in old} | made
+
+    initialized = _initialize(program, key, [*fresh, *grown])
+    flat = {name: old[name] for name in new if name in old} | initialized
     for name in grown:
-        flat[name] = _overlay(made[name], old[name])
+        flat[name] = _overlay(initialized[name], old[name])
     leaves = [flat[name] for name in new]
     return jax.tree.unflatten(jax.tree.structure(program.state_shapes.params), leaves)
 
 
-def _open_workdir(directory: Path) -> Origin:
+def _open_workdir(directory: Path) -> PretrainedCheckpoint:
     config = read_config(directory)
     tokenizer = dataclasses.replace(
         config.tokenizer, kind="tokenizers", path=str(directory / "tokenizer")
     )
 
     read = lambda model, mesh: restore_params(directory, config, model, mesh)
-    return Origin(dataclasses.replace(config, tokenizer=tokenizer), read)
+    config = dataclasses.replace(config, tokenizer=tokenizer)
+    return PretrainedCheckpoint(config, read)
 
 
-def _essential(name: str) -> bool:
-    """Return whether a parameter is neither of a head nor of an adapter."""
+def _is_required(name: str) -> bool:
+    """Return whether a parameter belongs neither to a head nor to an adapter."""
     parts = name.split(".")
     return parts[0] not in HEADS and parts[-1] not in lora.NAMES
 
 
-def _grew(
+def _has_grown(
     name: str, old: dict[str, Any], new: dict[str, Any], axes: dict[str, Any]
 ) -> bool:
-    """Return whether a parameter got longer where it may.
+    """Return whether a parameter is larger than before, along axes that may grow.
 
     Raises:
-      ConfigError: it has changed otherwise.
+      ConfigError: its shape differs otherwise.
     """
     before, after = old[name].shape, new[name].shape
     if before == after:
@@ -165,23 +172,23 @@ def _grew(
     )
 
 
-def _refuse_frozen(program: Program, fresh: Sequence[str]) -> None:
-    """Raise if what is new would never learn.
+def _check_trainable(program: Program, fresh: Sequence[str]) -> None:
+    """Check that parameters which are initialized are not frozen.
 
     Raises:
-      ConfigError: naming a parameter.
+      ConfigError: one is.
     """
-    learns = named_leaves(program.optimizer.learns)
+    mask = named_leaves(program.optimizer.trainable_mask)
     for name in fresh:
-        if not learns[name]:
+        if not mask[name]:
             raise ConfigError(
-                f"config.optim.trainable: {name} is new, and frozen it would stay as "
-                f"drawn; add '{name.split('.')[0]}.*'"
+                f"config.optim.trainable: {name} is new, and frozen it would stay "
+                f"random; add '{name.split('.')[0]}.*'"
             )
 
 
-def _draw(program: Program, key: Array, names: Sequence[str]) -> dict[str, Array]:
-    """Initialise only the named parameters, each laid out as the state has it."""
+def _initialize(program: Program, key: Array, names: Sequence[str]) -> dict[str, Array]:
+    """Initialize only the named parameters, split over the mesh like the state."""
     if not names:
         return {}
     shapes = named_leaves(program.state_shapes.params)
@@ -195,16 +202,16 @@ def _draw(program: Program, key: Array, names: Sequence[str]) -> dict[str, Array
 
 
 def _overlay(fresh: Array, old: Array) -> Array:
-    """Return `fresh` with `old` in its corner."""
+    """Return `fresh` with its first rows and columns replaced by `old`."""
     put = functools.partial(jax.lax.dynamic_update_slice, start_indices=[0] * old.ndim)
     return jax.jit(put, out_shardings=fresh.sharding)(fresh, old)
 
 
-def _summary(
-    num_read: int, fresh: Sequence[str], grown: Sequence[str], lost: Sequence[str]
+def _summarize(
+    num_read: int, fresh: Sequence[str], grown: Sequence[str], left_out: Sequence[str]
 ) -> str:
     parts = [f"{num_read} parameters read"]
-    for word, names in (("fresh", fresh), ("grown", grown), ("left out", lost)):
+    for word, names in (("fresh", fresh), ("grown", grown), ("left out", left_out)):
         if names:
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             parts.append(f"{word}: {', '.join(names[:6])}{more}")

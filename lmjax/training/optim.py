@@ -1,4 +1,4 @@
-"""Optimizers, schedules, and which parameters decay."""
+"""Optimizers, learning-rate schedules, weight decay and frozen parameters."""
 
 import dataclasses
 import fnmatch
@@ -13,101 +13,108 @@ import optax
 
 from lmjax.config.optim import OptimConfig
 from lmjax.errors import ConfigError, nearest
-from lmjax.types import Array, Axes, Params, leaf_name
+from lmjax.types import Array, Axes, Params, leaf_name, named_leaves
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Optimizer:
-    """A direction for each gradient, and a learning rate for each step."""
+    """A gradient transformation, and a learning rate for each step."""
 
     transform: optax.GradientTransformation
     learning_rate: Callable[[Array], Array]
-    ema_decay: float
+    ema_decay: float  # of the average of the parameters; 0: none is kept
     skip_nonfinite: bool
-    learns: Any  # a tree like the parameters: does each learn, or is it frozen?
+    trainable_mask: Any  # a tree like the parameters: False where one is frozen
 
     def init(self, params: Params) -> Any:
-        """Return the state before the first step; frozen parameters have none."""
-        return self.transform.init(self.learning(params))
+        """Return the optimizer state of the trainable parameters."""
+        trainable, _ = self.partition(params)
+        return self.transform.init(trainable)
 
-    def learning(self, tree: Any, *, frozen: bool = False) -> Any:
-        """Return a tree like the parameters with None for what is frozen, or is not."""
-        return jax.tree.map(
-            lambda ok, x: x if ok != frozen else None, self.learns, tree
-        )
+    def partition(self, params: Params) -> tuple[Params, Params]:
+        """Return the trainable and the frozen parameters, each with None elsewhere."""
+        mask = self.trainable_mask
+        trainable = jax.tree.map(lambda ok, x: x if ok else None, mask, params)
+        frozen = jax.tree.map(lambda ok, x: None if ok else x, mask, params)
+        return trainable, frozen
 
     def update(
         self, grads: Params, opt_state: Any, params: Params, step: Array
     ) -> tuple[Params, Any]:
-        """Return what to add to the parameters, and the next state."""
+        """Return what to add to the trainable parameters, and the next state."""
         directions, opt_state = self.transform.update(grads, opt_state, params)
         rate = self.learning_rate(step)
         return jax.tree.map(lambda d: -rate * d, directions), opt_state
 
 
 def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
-    """Return the optimizer of a config; `axes` tell matrices from stacks of them.
+    """Build the optimizer of a config.
+
+    Args:
+      config: of the optimizer.
+      axes: of the parameters; "layers" tells a stack of matrices from one.
+      num_steps: at which the schedule ends.
 
     Raises:
-      ConfigError: a pattern of `frozen` or `trainable` that names no parameter.
+      ConfigError: a pattern of `frozen` or `trainable` matches no parameter.
     """
     for line in config.unused_leaves("config.optim"):
         log.info("%s", line)
-    learns = which_learn(config, axes)
-    axes = jax.tree.map(lambda ok, a: a if ok else None, learns, axes)
+    mask = _trainable_mask(config, axes)
+    axes = jax.tree.map(lambda ok, a: a if ok else None, mask, axes)
     clip, decay = config.clip_norm, config.weight_decay
     chain = [
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
         OPTIMIZERS[config.name](config, axes),
-        # Also of 0: the state must not depend on what may differ on resuming.
-        optax.add_decayed_weights(decay, _decayed(config, axes)),
+        # Even if it is 0: the structure of the state must not depend on leaves that
+        # may change when a run resumes.
+        optax.add_decayed_weights(decay, _decay_mask(config, axes)),
     ]
     return Optimizer(
         transform=optax.chain(*chain),
         learning_rate=make_schedule(config, num_steps=num_steps),
         ema_decay=config.ema_decay,
         skip_nonfinite=config.on_nonfinite == "skip",
-        learns=learns,
+        trainable_mask=mask,
     )
 
 
-def which_learn(config: OptimConfig, axes: Axes) -> Any:
-    """Return a tree of booleans: is a parameter `trainable`, or else not `frozen`?
+def _trainable_mask(config: OptimConfig, axes: Axes) -> Any:
+    """Return a tree of booleans: True if `trainable` matches, or `frozen` does not.
 
     Raises:
-      ConfigError: a pattern that names no parameter, or none is left to learn.
+      ConfigError: a pattern matches no parameter, or all parameters are frozen.
     """
-    names: list[str] = []
-    _map_axes(lambda path, _: names.append(leaf_name(path)), axes)
+    names = [*named_leaves(axes, is_leaf=lambda x: isinstance(x, tuple))]
     for leaf in ("frozen", "trainable"):
         for pattern in getattr(config, leaf):
             if not fnmatch.filter(names, pattern):
                 raise ConfigError(
-                    f"config.optim.{leaf}: {pattern!r} names no parameter"
+                    f"config.optim.{leaf}: {pattern!r} matches no parameter"
                     f"{nearest(pattern, names)}"
                 )
 
-    def learns(path: Any, _: Any) -> bool:
-        def named(patterns: Sequence[str]) -> bool:
-            return any(fnmatch.fnmatchcase(leaf_name(path), p) for p in patterns)
+    def matches(path: Any, patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(leaf_name(path), p) for p in patterns)
 
-        return named(config.trainable) or not named(config.frozen)
+    def is_trainable(path: Any, _: Any) -> bool:
+        return matches(path, config.trainable) or not matches(path, config.frozen)
 
-    tree = _map_axes(learns, axes)
-    if not any(jax.tree.leaves(tree)):
+    mask = _map_axes(is_trainable, axes)
+    if not any(jax.tree.leaves(mask)):
         raise ConfigError(
-            f"config.optim.frozen = {config.frozen}: leaves nothing to learn"
+            f"config.optim.frozen = {config.frozen}: freezes all parameters"
         )
-    return tree
+    return mask
 
 
 def make_schedule(config: OptimConfig, *, num_steps: int) -> Callable[[Array], Array]:
-    """Return the learning rate as a function of the updates done so far.
+    """Return the learning rate as a function of the number of updates done.
 
-    It rises linearly over `warmup_steps`, then follows the named shape until
-    `num_steps`; "wsd" (warmup, stable, decay) falls linearly in the last part only.
+    It rises linearly over `warmup_steps`, then follows the named shape to `num_steps`;
+    "wsd" (warmup, stable, decay) decays linearly over the last `decay_fraction` only.
     """
     warmup, final = config.warmup_steps, config.final_fraction
     shapes = {
@@ -141,9 +148,9 @@ def _adamw(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
 
 
 def _adafactor(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
-    """Shazeer and Stern 2018: updates relative to each parameter's size.
+    """Adafactor (Shazeer and Stern 2018), updates scaled by each parameter's RMS.
 
-    Layers are stacked, so optax's own root mean squares would be over all of them.
+    Layers are stacked: optax's own RMS would be taken over all of them.
     """
     clip = lambda axes, u: u / jnp.maximum(_layer_rms(axes, u), 1.0)
     relative = lambda axes, u, p: u * jnp.maximum(_layer_rms(axes, p), 1e-3)
@@ -155,7 +162,7 @@ def _adafactor(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
 
 
 def _layer_rms(axes: tuple[str, ...], x: Array) -> Array:
-    """Return the root mean square of a parameter, of each layer's for itself."""
+    """Return the root mean square of a parameter, separately for each layer."""
     dims = tuple(i for i, axis in enumerate(axes) if axis != "layers")
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=dims, keepdims=True))
 
@@ -169,9 +176,9 @@ def _sgd(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
 
 
 def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
-    """Jordan et al. 2024 for the blocks' matrices, AdamW for all else.
+    """Muon (Jordan et al. 2024) for the kernels, AdamW for all other parameters.
 
-    Orthogonal updates are scaled to the size of AdamW's (Liu et al. 2025), so that
+    Orthogonalized updates are scaled to the RMS of AdamW's (Liu et al. 2025), so that
     both share a learning rate.
     """
     numbers = _map_axes(_muon_numbers, axes)
@@ -188,7 +195,7 @@ def _muon_label(path: Any) -> str:
 
 
 def _muon_numbers(path: Any, axes: tuple[str, ...]) -> Any:
-    """Return which dimensions of a kernel are its inputs and which its outputs."""
+    """Return the input and the output dimensions of a kernel."""
     if _muon_label(path) != "muon":
         return optax.MaskedNode()
     dims = [i for i, axis in enumerate(axes) if axis != "layers"]
@@ -215,18 +222,18 @@ OPTIMIZERS = {
 }
 
 
-def _decayed(config: OptimConfig, axes: Axes) -> Params:
+def _decay_mask(config: OptimConfig, axes: Axes) -> Params:
     return _map_axes(lambda path, _: _kind(path) in config.decay_kinds, axes)
 
 
 def _kind(path: Any) -> str:
-    """Return what a parameter is: its last name (kernel, embedding, scale, bias)."""
+    """Return the kind of a parameter, its last name; adapters count as kernels."""
     name = str(path[-1].key)
     return "kernel" if name in ("lora_a", "lora_b") else name
 
 
 def _with_axes(function: Callable[..., Array], axes: Axes, *trees: Params) -> Any:
-    """Map over trees of parameters, each leaf after its axes."""
+    """Map a function of the axes and the leaves of trees of parameters."""
     is_axes = lambda x: isinstance(x, tuple)
     return jax.tree.map(function, axes, *trees, is_leaf=is_axes)
 

@@ -59,8 +59,7 @@ def train_step(
     `learning_rate` and `num_skipped` (updates left out so far).
     """
     key = jax.random.fold_in(state.key, state.step)
-    learning = optimizer.learning(state.params)
-    frozen = optimizer.learning(state.params, frozen=True)
+    learning, frozen = optimizer.partition(state.params)
     grads, weight_sum, metrics, carry = accumulate(
         learning,
         batch,

@@ -1,4 +1,4 @@
-"""The object that people use: text in, text and numbers out."""
+"""The trained model in Python: texts in, texts and numbers out."""
 
 import jax
 import numpy as np
@@ -86,7 +86,7 @@ def test_segments_keep_texts_apart(lm):
     assert lm.hidden([a]).shape == (1, 3, 32)
 
 
-def test_without_a_word_as_much_is_written_as_fits(lm):
+def test_by_default_as_many_tokens_as_fit_are_generated(lm):
     """At most 64 tokens, and to the model's last position."""
     common = {"temperature": 0.0, "min_tokens": 4}
     for prompt in ("a" * 59, "a" * 50):
@@ -101,7 +101,7 @@ def test_without_a_word_as_much_is_written_as_fits(lm):
 
 
 @pytest.mark.parametrize("architecture", ATTENTIVE)
-def test_pairs_of_one_row_are_alone(make_lm, architecture):
+def test_pairs_in_one_row_are_independent(make_lm, architecture):
     """Each begins in the state that its own source gives, and reads no other."""
     lm, sources, texts = make_lm(architecture), [[5, 6, 7], [10]], [[8, 9], [3, 2, 1]]
     numbers = {"segments": [[1, 1, 2, 2, 2, 0]], "source_segments": [[1, 1, 1, 2, 0]]}
@@ -200,7 +200,7 @@ def test_a_paused_stream_leaves_the_mesh_of_its_caller_alone(lm):
     assert jax.sharding.get_abstract_mesh().empty
 
 
-def test_ids_that_the_tokenizer_lacks_are_never_drawn(make_lm, monkeypatch):
+def test_ids_beyond_the_tokenizer_are_never_sampled(make_lm, monkeypatch):
     """A table may be filled up; SentencePiece cannot decode what it lacks."""
     lm = make_lm(num_unused=254)
     seen = []
@@ -211,7 +211,7 @@ def test_ids_that_the_tokenizer_lacks_are_never_drawn(make_lm, monkeypatch):
     assert len(seen) > 50 and max(seen) < lm.tokenizer.vocab_size
 
 
-def test_on_a_mesh_it_says_the_same(lm, make_lm):
+def test_a_mesh_changes_no_result(lm, make_lm):
     split = make_lm(data=2, fsdp=2, tensor=2)
     prompts = ["ab", "def f", "c"]
     options = {"max_tokens": 5, "temperature": 0.0}

@@ -86,7 +86,7 @@ def losses(directory):
     return {(n["step"], n["split"]): n["loss"] for n in map(json.loads, lines)}
 
 
-def test_two_processes_are_as_one(script, tmp_path, monkeypatch):
+def test_two_processes_equal_one(script, tmp_path, monkeypatch):
     """Stopped by a signal to one of them, resumed on another mesh, to the end."""
     directory = tmp_path / "run"
     with started(script, directory, "mesh.data=1", "mesh.fsdp=4") as processes:
@@ -116,7 +116,7 @@ def test_two_processes_are_as_one(script, tmp_path, monkeypatch):
     )
 
 
-def test_a_mistake_that_one_finds_ends_both(script, tmp_path):
+def test_an_error_in_one_process_ends_both(script, tmp_path):
     """Only the first process looks at what the workdir's text was."""
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     workdir.write_config(tmp_path, experiment.load(str(script)))
@@ -149,7 +149,9 @@ ANSWERING = {
 
 
 @pytest.mark.parametrize("kind", ANSWERING)
-def test_answers_are_judged_by_both_as_by_one(kind, tmp_path, monkeypatch):
+def test_prediction_metrics_of_two_processes_equal_those_of_one(
+    kind, tmp_path, monkeypatch
+):
     if kind == "seq2seq":
         pytest.importorskip("sacrebleu")
     words = ["red", "blue", "green", "grey"]
@@ -210,7 +212,7 @@ def test_answers_are_judged_by_both_as_by_one(kind, tmp_path, monkeypatch):
         (("127.0.0.1:1", "2", "two"), "JAX_PROCESS_ID=two"),
     ],
 )
-def test_half_a_launcher_is_one_line(
+def test_a_launcher_set_in_part_is_one_line(
     script, tmp_path, monkeypatch, capsys, values, part
 ):
     for name, value in zip(LAUNCHER, values, strict=False):

@@ -219,7 +219,7 @@ def test_activations_are_pinned_where_a_mesh_is_set():
         sharding.constrain(x, "batch", "length", "nlp")
 
 
-def test_rows_are_sorted_where_they_are():
+def test_row_operations_stay_on_their_device():
     """The compiler alone would send every row to every device."""
     mesh, x = make_mesh((2, 2, 1)), np.random.default_rng(0).standard_normal((8, 50))
     best = functools.partial(jax.lax.top_k, k=3)

@@ -132,15 +132,17 @@ def test_nothing_else_is_touched_and_the_average_begins_there_too(begin):
     np.testing.assert_array_equal(embedding(same.params), embedding(drawn.params))
 
 
-def test_how_much_is_covered_is_told(begin, files, caplog):
+def test_the_coverage_is_logged(begin, files, caplog):
     with caplog.at_level(logging.INFO, logger="lmjax"):
         _, _, words = begin()
     rows = map(json.loads, (files / "train.jsonl").read_text().splitlines())
     text = " ".join(row["text"] for row in rows).split()
     share = sum(word.lower() in VECTORS for word in text) / len(text)
     size = len([word for word in words if word])
-    told = f"vectors for 6 of {size} words ({6 / size:.1%}; 2 by their lower case), "
-    assert told + f"{share:.1%} of the text to train on" in caplog.text
+    expected = (
+        f"vectors for 6 of {size} words ({6 / size:.1%}; 2 by their lower case), "
+    )
+    assert expected + f"{share:.1%} of the training text" in caplog.text
 
 
 def test_a_word_itself_comes_before_its_lower_case(tmp_path):
@@ -153,7 +155,7 @@ def test_a_word_itself_comes_before_its_lower_case(tmp_path):
     assert found.tolist() == [2, 2, 1, 2, 2, 0, 1, 2]
 
 
-def test_the_mark_of_a_space_is_no_part_of_a_word():
+def test_the_space_mark_is_not_part_of_a_word():
     class Pieces:
         vocab_size = 3
         id_to_piece = staticmethod(["\u2581the", "the", "<unk>"].__getitem__)
@@ -161,7 +163,7 @@ def test_the_mark_of_a_space_is_no_part_of_a_word():
     assert init_embedding._words(Pieces()) == ["the", "the", "<unk>"]
 
 
-def test_what_the_vectors_cannot_be(begin, make, tmp_path):
+def test_vectors_that_cannot_be_used(begin, make, tmp_path):
     path = tmp_path / "other.txt"
     path.write_text("x " + "1 " * DIM + "\n")
     with pytest.raises(UserError, match=r"other\.txt': has none of the \d+ words"):
@@ -236,7 +238,7 @@ def test_evaluation_is_exact_whatever_the_buckets(finished):
                 assert row[name] == pytest.approx(before[name], 1e-5, 1e-6), name
 
 
-def test_a_run_that_has_begun_reads_no_vectors(finished, make, files, monkeypatch):
+def test_a_resumed_run_reads_no_vectors(finished, make, files, monkeypatch):
     monkeypatch.setattr(init_embedding, "WordVectors", None)
     config = make(
         "mesh.data=4", "mesh.fsdp=2", "optim.frozen=('embed.*',)", "num_steps=31"
@@ -244,7 +246,7 @@ def test_a_run_that_has_begun_reads_no_vectors(finished, make, files, monkeypatc
     assert loop.train(config, finished)
 
 
-def test_what_gives_labels_writes_nothing(finished, capsys):
+def test_a_classifier_generates_no_text(finished, capsys):
     assert main.main(["generate", f"--workdir={finished}", "--prompt=the film"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: config.model.num_labels = 2: it generates no text")

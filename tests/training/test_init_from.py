@@ -13,6 +13,7 @@ from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.training import init_from, loop
 from lmjax.training.compiled import make_program
+from lmjax.types import named_leaves
 
 BASE = {
     "num_steps": 3,
@@ -63,19 +64,19 @@ def begin(origin, corpus):
 @pytest.fixture(scope="module")
 def trained(origin):
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    opened = init_from.open_origin(str(origin))
+    opened = init_from.open_pretrained(str(origin))
     from lmjax import models
 
     model = models.build(opened.config.model, platform="cpu")
-    return init_from._flat(opened.read(model, mesh))
+    return named_leaves(opened.read(model, mesh))
 
 
-def test_model_and_tokenizer_are_those_of_the_origin(begin, trained, origin):
+def test_model_and_tokenizer_are_taken_over(begin, trained, origin):
     program, state = begin()
     assert program.config.model.dim == 16
     assert program.config.tokenizer.path == str(origin / "tokenizer")
     assert int(state.step) == 0
-    found = init_from._flat(state.params)
+    found = named_leaves(state.params)
     assert found.keys() == trained.keys()
     for name, array in found.items():
         np.testing.assert_array_equal(array, trained[name])
@@ -99,17 +100,17 @@ def test_the_vocabulary_grows_and_a_new_head_is_fresh(begin, trained, caplog):
     assert "grown: embed.embedding" in caplog.text
 
 
-def test_adapters_are_fresh_and_alone_learn(begin, trained):
+def test_adapters_are_initialized_and_only_they_train(begin, trained):
     program, state = begin("model.lora.rank=2")
     kernel = state.params["decoder"]["blocks"]["attention"]["query"]
     np.testing.assert_array_equal(
         kernel["kernel"], trained["decoder.blocks.attention.query.kernel"]
     )
     assert not np.asarray(kernel["lora_b"]).any()
-    assert sum(jax.tree.leaves(program.optimizer.learns)) == 4
+    assert sum(jax.tree.leaves(program.optimizer.trainable_mask)) == 4
 
 
-def test_a_run_of_adapters_is_merged_where_they_go_on_without(
+def test_adapters_are_merged_when_the_new_run_has_none(
     begin, corpus, origin, tmp_path, monkeypatch
 ):
     program, _ = begin("model.lora.rank=2")
@@ -130,7 +131,7 @@ def test_a_run_of_adapters_is_merged_where_they_go_on_without(
     assert (rank <= 2).all()
 
 
-def test_a_run_goes_on_by_itself_once_it_has_begun(begin, tmp_path, monkeypatch):
+def test_a_run_resumes_without_its_pretrained_checkpoint(begin, tmp_path, monkeypatch):
     """What init_from names may change or go away afterwards."""
     program, _ = begin()
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
@@ -160,7 +161,7 @@ def test_another_shape_is_refused_by_name(begin, overrides, parts):
         assert part in str(error.value)
 
 
-def test_adapters_of_another_kind_are_merged_and_begin_anew(
+def test_adapters_of_another_rank_are_merged_and_initialized(
     begin, tmp_path, monkeypatch
 ):
     program, _ = begin("model.lora.rank=2")
@@ -178,33 +179,35 @@ def test_adapters_of_another_kind_are_merged_and_begin_anew(
     np.testing.assert_array_equal(query(anew)["kernel"], query(plain)["kernel"])
 
 
-def test_a_run_that_has_begun_needs_its_origin_no_more(begin, tmp_path, monkeypatch):
+def test_a_started_run_does_not_open_its_pretrained_checkpoint(
+    begin, tmp_path, monkeypatch
+):
     program, _ = begin()
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
     loop.train(program.config, tmp_path / "run")
-    monkeypatch.setattr(init_from, "open_origin", None)
+    monkeypatch.setattr(init_from, "open_pretrained", None)
     path = program.config.init_from
     found = init_from.sections(path, workdir=tmp_path / "run")
     assert found["model"]["dim"] == 16
     assert found["tokenizer"]["path"] == program.config.tokenizer.path
 
 
-def test_a_new_head_must_learn(begin):
+def test_a_new_head_must_be_trainable(begin):
     with pytest.raises(UserError, match=r"head\.embedding is new.*add 'head\.\*'"):
         begin("model.lora.rank=2", "model.tie_embeddings=false")
     learning = "optim.trainable=('head.*',)"
     program, _ = begin("model.lora.rank=2", "model.tie_embeddings=false", learning)
-    assert program.optimizer.learns["head"]["embedding"]
-    assert not program.optimizer.learns["embed"]["embedding"]
+    assert program.optimizer.trainable_mask["head"]["embedding"]
+    assert not program.optimizer.trainable_mask["embed"]["embedding"]
 
 
-def test_what_changed_beside_shapes_is_told(begin, caplog):
+def test_changes_of_the_model_config_are_logged(begin, caplog):
     with caplog.at_level(logging.INFO, logger="lmjax"):
         begin("model.activation=gelu")
     assert "config.model.activation was 'silu', is 'gelu'" in caplog.text
 
 
-def test_nothing_to_begin_with(begin, tmp_path):
+def test_a_directory_without_a_model(begin, tmp_path):
     with pytest.raises(UserError, match=r"config\.init_from=.*neither a directory"):
         begin(source=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"config\.json"):

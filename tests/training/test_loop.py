@@ -1,4 +1,4 @@
-"""The loop as a whole: what is logged, what is kept, and that resuming is exact."""
+"""The training loop: what a run writes, and that resuming it is exact."""
 
 import dataclasses
 import json
@@ -124,7 +124,7 @@ def kill():
     raise Killed
 
 
-def test_a_run_leaves_what_the_contract_names(finished):
+def test_the_files_and_metrics_of_a_run(finished):
     for name in ("config.json", "metrics.jsonl", "checkpoints/12", "tokenizer"):
         assert (finished / name).exists(), name
     assert (finished / "samples" / "12.txt").read_text().startswith("ab")
@@ -181,7 +181,7 @@ def test_sigkill_of_a_process(tmp_path, tiny, finished, corpus):
     assert_same_run(directory, finished)
 
 
-def test_resuming_on_another_mesh_goes_on_with_the_curve(
+def test_resuming_on_another_mesh_continues_the_curve(
     tmp_path, tiny, finished, monkeypatch
 ):
     at_step(monkeypatch, 6, kill)

@@ -25,7 +25,7 @@ PEAK = 0.5
         ("wsd", {10: 1, 60: 1, 90: 1, 100: 0.55, 110: 0.1}),
     ],
 )
-def test_schedules_at_their_corners(schedule, corners):
+def test_schedules(schedule, corners):
     config = OptimConfig(
         schedule=schedule, learning_rate=PEAK, warmup_steps=10, final_fraction=0.1
     )
@@ -37,7 +37,7 @@ def test_schedules_at_their_corners(schedule, corners):
     assert all(a >= b for a, b in itertools.pairwise(after_warmup))
 
 
-def test_without_warmup_the_first_step_has_the_whole_rate():
+def test_without_warmup_the_first_step_has_the_full_learning_rate():
     for schedule in ("constant", "cosine", "linear", "inverse_sqrt", "wsd"):
         config = OptimConfig(schedule=schedule, learning_rate=PEAK)
         assert float(optim.make_schedule(config, num_steps=9)(0)) == PEAK
@@ -48,7 +48,7 @@ def build(model, **options):
     return optim.build(OptimConfig(**options), axes=model.axes, num_steps=10)
 
 
-def test_decay_falls_on_the_kinds_asked_for(tiny, random_params):
+def test_weight_decay_applies_to_the_chosen_kinds(tiny, random_params):
     model = tiny("gpt2")
     params = random_params(model)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -67,7 +67,7 @@ def test_decay_falls_on_the_kinds_asked_for(tiny, random_params):
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5, 1e6])
-def test_clipping_is_by_the_norm_of_all(tiny, random_params, clip_norm):
+def test_clipping_is_by_the_global_norm(tiny, random_params, clip_norm):
     model = tiny("llama")
     params = random_params(model)
     optimizer = build(model, name="sgd", weight_decay=0.0, clip_norm=clip_norm)
@@ -160,7 +160,7 @@ def test_adafactor_sees_one_layer_at_a_time(assert_close):
         assert_close(list(map(pick, stacked)), alone)
 
 
-def test_muon_orthogonalises_the_matrices_of_blocks_alone(tiny, random_params):
+def test_muon_orthogonalizes_kernels_only(tiny, random_params):
     model = tiny("llama")
     params = random_params(model)
     muon, adamw = (

@@ -1,4 +1,4 @@
-"""What a run checks before it trains, keeps while it does, and does at its end."""
+"""Checks before training, checkpoints that are kept, and the end of a run."""
 
 import errno
 import json
@@ -62,7 +62,7 @@ def test_a_prompt_of_too_many_tokens_is_refused_before_training(
     assert not (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_a_run_is_saved_before_it_samples(tmp_path, tiny, monkeypatch):
+def test_a_run_saves_before_it_samples(tmp_path, tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(samples, "write_samples", lambda *_: kill())
         with pytest.raises(Killed):
@@ -83,7 +83,9 @@ def test_only_the_best_and_the_newest_are_kept(tmp_path, tiny, monkeypatch):
     assert steps(tmp_path) == {3, 12}
 
 
-def test_the_test_split_is_measured_with_the_best(tmp_path, tiny, corpus, capsys):
+def test_the_test_split_is_evaluated_with_the_best_parameters(
+    tmp_path, tiny, corpus, capsys
+):
     config = tiny(*BEST, f"data.test_path={corpus}", "sample.prompts=()")
     assert loop.train(config, tmp_path)
     (logged,) = lines(tmp_path, "test")
@@ -97,7 +99,7 @@ def test_the_test_split_is_measured_with_the_best(tmp_path, tiny, corpus, capsys
     argv = ["--prompt=to", "--max_tokens=2", "--step=best"]
     assert main(["generate", directory, *argv]) == 0
     assert main(["score", directory, f"--input={corpus}", "--step=best"]) == 0
-    # Killed before the test split, it is made up for.
+    # A run that was killed before the test split evaluates it when it is resumed.
     text = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_text("".join(text[:-1]))
     assert loop.train(config, tmp_path)
@@ -123,7 +125,7 @@ def test_a_workdir_without_a_checkpoint(tmp_path, tiny, capsys):
 @pytest.mark.parametrize(
     "overrides", [("optim.weight_decay=0",), ("optim.clip_norm=0",)]
 )
-def test_runtime_leaves_may_become_zero_and_back(
+def test_leaves_that_may_change_may_become_zero_and_back(
     tmp_path, tiny, monkeypatch, overrides
 ):
     at_step(monkeypatch, 5, kill)
@@ -150,14 +152,14 @@ def test_a_trace_begins_where_a_run_resumes_and_ends_where_it_stops(
 
 
 @pytest.mark.parametrize("profile", ["0:3", "3:0", "-1:2"])
-def test_steps_to_trace_count_from_one(finished, capsys, profile):
+def test_profiled_steps_count_from_one(finished, capsys, profile):
     argv = ["train", "--config=experiments/lm/quickstart.py", f"--workdir={finished}"]
     assert main([*argv, f"--profile={profile}"]) == 2
     assert f"--profile={profile}" in capsys.readouterr().err
 
 
-def test_another_state_is_told_from_a_damaged_one(tmp_path, tiny, finished):
-    """As of a workdir made by `lmjax import`, which has parameters alone."""
+def test_a_checkpoint_of_another_state_is_not_called_damaged(tmp_path, tiny, finished):
+    """Such as that of an imported model, which has parameters only."""
     loop.train(tiny("num_steps=2"), tmp_path / "run")
     _, state = final_state(tmp_path / "run")
     save_params(tmp_path, state["params"])
@@ -167,7 +169,7 @@ def test_another_state_is_told_from_a_damaged_one(tmp_path, tiny, finished):
     assert steps(tmp_path) == {0}
 
 
-def test_another_shape_is_named(tmp_path, tiny, monkeypatch):
+def test_a_checkpoint_of_other_shapes_is_refused_by_name(tmp_path, tiny, monkeypatch):
     assert loop.train(tiny("num_steps=2"), tmp_path)
     monkeypatch.setattr(workdir, "check_same_run", lambda *_: None)
     with pytest.raises(UserError, match=r"params\.decoder.* is \(2, 16.* not \(2, 8"):
@@ -175,7 +177,7 @@ def test_another_shape_is_named(tmp_path, tiny, monkeypatch):
     assert steps(tmp_path) == {2}
 
 
-def test_what_cannot_be_read_is_moved_aside(tmp_path, tiny):
+def test_an_unreadable_checkpoint_is_moved_aside(tmp_path, tiny):
     config = tiny()
     assert loop.train(config, tmp_path)
     for i in range(2):
@@ -186,7 +188,7 @@ def test_what_cannot_be_read_is_moved_aside(tmp_path, tiny):
     assert steps(tmp_path) == {4, 8, 12}
 
 
-def test_a_disk_that_does_not_answer_changes_nothing(tmp_path, tiny, monkeypatch):
+def test_an_io_error_while_restoring_changes_nothing(tmp_path, tiny, monkeypatch):
     assert loop.train(tiny(), tmp_path)
     before = {
         path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")
@@ -205,7 +207,7 @@ def test_a_disk_that_does_not_answer_changes_nothing(tmp_path, tiny, monkeypatch
     assert loop.train(tiny(), tmp_path)
 
 
-def test_what_the_text_was_is_written_once_and_whole(tmp_path, tiny, capsys):
+def test_the_fingerprints_of_the_data_are_written_once(tmp_path, tiny, capsys):
     assert loop.train(tiny("num_steps=2"), tmp_path)
     path = tmp_path / "data.json"
     before = path.stat().st_mtime_ns
@@ -218,7 +220,7 @@ def test_what_the_text_was_is_written_once_and_whole(tmp_path, tiny, capsys):
         assert path.read_text() == text
 
 
-def test_the_cursor_comes_back_whatever_ends_a_run(
+def test_the_progress_bar_is_closed_however_a_run_ends(
     tmp_path, tiny, finished, monkeypatch
 ):
     closed = []
@@ -246,7 +248,7 @@ def test_the_cursor_comes_back_whatever_ends_a_run(
         ([0.5, math.inf, 0.6], 2),
     ],
 )
-def test_no_number_is_worse_than_any(values, count):
+def test_nan_is_never_the_best(values, count):
     assert evaluations_since_best(values, mode="min") == count
     values = [-value for value in values]
     assert evaluations_since_best(values, mode="max") == count
@@ -263,8 +265,10 @@ def test_metrics_are_json_without_nan(tmp_path, tiny):
     assert len(metric_log.history("valid", "loss")) == 2
 
 
-def test_a_resumed_run_logs_what_it_would_have(tmp_path, tiny, finished, monkeypatch):
-    """Tracing and asking for the best change no number."""
+def test_profiling_and_the_best_metric_change_no_number(
+    tmp_path, tiny, finished, monkeypatch
+):
+    """And neither does resuming."""
     at_step(monkeypatch, 6, kill)
     options = ("checkpoint.best_metric=loss",)
     with pytest.raises(Killed):
