@@ -1,4 +1,4 @@
-"""What importing costs: the time and peak memory of a large Hugging Face directory.
+"""Measure the time and peak memory of importing a large Hugging Face directory.
 
     python tools/import_memory.py [--gigabytes=2]
 

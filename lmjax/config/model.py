@@ -111,7 +111,7 @@ class ModelBaseConfig:
 
     @property
     def decoder_prefix_ids(self) -> tuple[int, ...]:
-        """Return what its decoder has read before it writes from a source."""
+        """Return the token ids fed to the decoder before the first target token."""
         return ()
 
     @property
@@ -315,7 +315,7 @@ class EncoderDecoderConfig(TransformerConfig):
 
     @property
     def decoder_prefix_ids(self) -> tuple[int, ...]:
-        """Return what its decoder has read before it writes from a source."""
+        """Return the token ids fed to the decoder before the first target token."""
         return (self.start_id, *self.opening)
 
     @property
@@ -398,7 +398,7 @@ class RecurrentEncoderDecoderConfig(RecurrentBaseConfig):
 
     @property
     def decoder_prefix_ids(self) -> tuple[int, ...]:
-        """Return what its decoder has read before it writes from a source."""
+        """Return the token ids fed to the decoder before the first target token."""
         return (self.start_id,)
 
     def validate(self, path: str) -> Iterator[str]:

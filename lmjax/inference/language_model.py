@@ -320,7 +320,7 @@ class LanguageModel:
         return [[]] * len(prompts) if "sources" in inputs else prompts
 
     def _decode_continuation(self, context: Sequence[int], ids: Sequence[int]) -> str:
-        """Decode `ids` as what follows a context: spaces between the two are kept."""
+        """Return the text of `ids` as a continuation, spaces at its start included."""
         prefix = self.tokenizer.decode(context)
         return self.tokenizer.decode([*context, *ids])[len(prefix) :]
 

@@ -1,4 +1,4 @@
-"""Who sees whom, and the kernels that compute attention.
+"""Attention kernels, and the context from which each makes its mask.
 
 B batch, T queries, S keys, N heads, K kv heads, G heads a kv head, H head_dim.
 """
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionContext:
-    """Who sees whom: the segment and position of each query and of each key.
+    """Which keys each query may attend to: segments and positions of both.
 
     A query sees the keys of its own segment: if `causal`, those at its position or
     before; with a `window`, those fewer than that many positions away. Padding

@@ -19,8 +19,8 @@ def text_shapes(batch_size: int, length: int) -> Batch:
 def token_loss(logits: Array, batch: Batch, config: TaskBaseConfig) -> LossOutput:
     """Return the loss of logits (..., V) for the batch's `targets` (...).
 
-    Those of `weights` (...) 0 carry none. The metric "loss" is in nats a target, and
-    knows neither label smoothing nor the z-loss.
+    Those of `weights` (...) 0 carry none. The metric "loss" is in nats a target,
+    without label smoothing and z-loss.
     """
     nll, objective = cross_entropy(
         logits,

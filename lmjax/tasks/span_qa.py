@@ -59,7 +59,7 @@ class SpanQA(Task):
             _targets(batch),
             label_smoothing=self.config.label_smoothing,
             z_loss=self.config.z_loss,
-            where=_allowed(batch)[:, None],
+            where=_answer_mask(batch)[:, None],
         )
         weights_B = batch["weights"]
         weight = weights_B.sum()
@@ -80,7 +80,7 @@ class SpanQA(Task):
     ) -> EvalOutput:
         """Return the plain loss, and the best span of each row."""
         logits_B2T = self.logits(model, params, batch)
-        allowed_B1T = _allowed(batch)[:, None]
+        allowed_B1T = _answer_mask(batch)[:, None]
         nll_B2, _ = cross_entropy(logits_B2T, _targets(batch), where=allowed_B1T)
         weights_B = batch["weights"]
         loss = (nll_B2.mean(axis=1) * weights_B).sum(), weights_B.sum()
@@ -140,7 +140,7 @@ def _targets(batch: Batch) -> Array:
     return jnp.stack([batch["starts"], batch["ends"]], axis=1)
 
 
-def _allowed(batch: Batch) -> Array:
+def _answer_mask(batch: Batch) -> Array:
     """Return bool (B, T): the tokens of the context, and the one for no answer."""
     index_T = jnp.arange(batch["context"].shape[1])
     return (batch["context"] > 0) | (index_T == batch["no_answer"][:, None])

@@ -1,4 +1,4 @@
-"""One training run: what stays the same from its first step to its last."""
+"""The program, the data and the open files of one training run."""
 
 import contextlib
 import dataclasses

@@ -13,7 +13,10 @@ VERSION = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ExamplePart:
-    """Examples and their features; a tokenizer is trained on them as documents."""
+    """The examples of one split, and how they are encoded.
+
+    As documents, which a tokenizer is trained on, they are their texts.
+    """
 
     examples: Examples
     features: Features

@@ -29,7 +29,7 @@ class Row:
     columns: Columns
     size: int  # the length of the shortest batch that holds it
     truncated: bool = False
-    trained: bool = True  # else it serves predictions alone, and no store holds it
+    used_for_training: bool = True  # else only predicted, and not stored
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Features:
     the model for the rows of an example become one prediction, in JSON.
     """
 
-    # Columns that `postprocess` reads but `batch` does not: training needs no such.
+    # Columns that `postprocess` reads but `batch` does not: training does without.
     prediction_columns: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -174,9 +174,9 @@ def wrapper_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int]]:
     return [*prefix], [*between], [*tokenizer.suffix_ids]
 
 
-def summary_end(config: Config) -> Literal["first", "last"]:
-    """Return the token of a word or row that has seen all of it, the first or the last.
+def pooling_end(config: Config) -> Literal["first", "last"]:
+    """Return which token represents a whole word or row, the first or the last.
 
-    A model that reads from left to right has seen it only at the last.
+    A causal model has seen all of it only at the last.
     """
     return "first" if config.model.is_bidirectional else "last"

@@ -18,7 +18,7 @@ from lmjax.data.features.features import (
     Features,
     Row,
     pad_token_rows,
-    summary_end,
+    pooling_end,
     wrapper_ids,
 )
 from lmjax.data.formats import fields
@@ -73,7 +73,7 @@ class SpanQAFeatures(Features):
             fields=config.data.fields,
             task=task,
             length=config.data.length,
-            none_at=summary_end(config),
+            none_at=pooling_end(config),
         )
 
     def texts(self, example: Example) -> list[str]:
@@ -227,7 +227,7 @@ class SpanQAFeatures(Features):
                 columns=columns,
                 size=len(tokens),
                 truncated=cut,
-                trained=positive or negatives,
+                used_for_training=positive or negatives,
             )
 
     def _wrapper_ids(

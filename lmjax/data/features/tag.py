@@ -22,7 +22,7 @@ from lmjax.data.features.features import (
     Row,
     find_label_id,
     pad_token_rows,
-    summary_end,
+    pooling_end,
     wrapper_ids,
 )
 from lmjax.data.features.word_windows import Window
@@ -82,7 +82,7 @@ class TagFeatures(Features):
             unscored=task.unscored,
             mark=task.mark_predicate,
             casing=task.casing,
-            label_at=summary_end(config),
+            label_at=pooling_end(config),
         )
 
     def texts(self, example: Example) -> list[str]:

@@ -21,11 +21,11 @@ from lmjax.errors import ConfigError, UserError, nearest
 
 
 class HoldoutExamples(HoldoutSplit):
-    """Every n-th example, or all but those; see `HeldOut`."""
+    """Every n-th example, or all but those; see `HoldoutSplit`."""
 
     def where(self, index: int, /) -> str:
         """Return FILE:LINE."""
-        # `HeldOut` is for any documents; here they are `Examples`.
+        # `HoldoutSplit` is for any documents; here they are `Examples`.
         return self._documents.where(self._whole_index(index))  # type: ignore[attr-defined]
 
 

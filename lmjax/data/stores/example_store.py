@@ -194,7 +194,7 @@ def _write_store(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> No
         for example, rows in _encode_examples(part, tokenizer, bad):
             write_example(example)
             num_truncated += any(row.truncated for row in rows)
-            trained = [row for row in rows if row.trained]
+            trained = [row for row in rows if row.used_for_training]
             row_counts.append((len(trained), len(rows)))
             sizes += [row.size for row in trained]
             for row in trained:
@@ -229,7 +229,7 @@ def _write_store(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> No
 def _open_examples_file(
     directory: Path, part: ExamplePart
 ) -> Generator[Callable[[Example], None], None, None]:
-    """Yield what keeps an example, if the part's are kept."""
+    """Yield a function that writes an example; it does nothing if none are stored."""
     if not part.keeps_examples:
         yield lambda example: None
         return

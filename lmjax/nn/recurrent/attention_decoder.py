@@ -66,8 +66,10 @@ class Bahdanau(nnx.Module):
         self.fed_dim = memory_dim
         self.layers = _layers(keys[0], c)
         self.attention = Additive(keys[1], c.hidden_dim, memory_dim=memory_dim)
-        self.fed = _fed(keys[2], c, fed_dim=self.fed_dim)
-        self.out = _out(keys[3], c, num_inputs=memory_dim + c.hidden_dim + c.dim)
+        self.fed = _input_feeding(keys[2], c, fed_dim=self.fed_dim)
+        self.out = _output_layer(
+            keys[3], c, num_inputs=memory_dim + c.hidden_dim + c.dim
+        )
 
     def __call__(
         self,
@@ -111,7 +113,7 @@ class Luong(nnx.Module):
         c, keys, memory_dim = config, jax.random.split(key, 3), 2 * config.hidden_dim
         self.layers = _layers(keys[0], c)
         self.attention = General(keys[1], c.hidden_dim, memory_dim=memory_dim)
-        self.out = _out(keys[2], c, num_inputs=memory_dim + c.hidden_dim)
+        self.out = _output_layer(keys[2], c, num_inputs=memory_dim + c.hidden_dim)
 
     def __call__(
         self,
@@ -142,7 +144,9 @@ class InputFeeding(Luong):
     def __init__(self, key: Array, config: RecurrentEncoderDecoderConfig) -> None:
         super().__init__(key, config)
         self.fed_dim = config.dim
-        self.fed = _fed(jax.random.fold_in(key, 3), config, fed_dim=self.fed_dim)
+        self.fed = _input_feeding(
+            jax.random.fold_in(key, 3), config, fed_dim=self.fed_dim
+        )
 
     def __call__(
         self,
@@ -240,7 +244,9 @@ def _layers(key: Array, config: RecurrentEncoderDecoderConfig) -> Recurrent:
     )
 
 
-def _fed(key: Array, config: RecurrentEncoderDecoderConfig, *, fed_dim: int) -> Linear:
+def _input_feeding(
+    key: Array, config: RecurrentEncoderDecoderConfig, *, fed_dim: int
+) -> Linear:
     """Return the map from the fed vector to its part of the first layer's gates."""
     gates = {"gates": CELLS[config.cell].num_gates, "mlp": config.hidden_dim}
     # As if the fed vector were a part of the layer's input.
@@ -248,7 +254,7 @@ def _fed(key: Array, config: RecurrentEncoderDecoderConfig, *, fed_dim: int) -> 
     return Linear(key, {"embed": fed_dim}, gates, bias=False, scale=scale)
 
 
-def _out(
+def _output_layer(
     key: Array, config: RecurrentEncoderDecoderConfig, *, num_inputs: int
 ) -> Linear:
     return Linear(key, {"embed": num_inputs}, {"features": config.dim}, bias=False)

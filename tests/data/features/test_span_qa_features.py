@@ -123,13 +123,15 @@ def test_windows_without_the_answer_are_trained_on_by_choice():
     for negative, count in ((False, 1), (True, 7)):
         features = make(negative_windows=negative)
         _, rows = encode(features, example("Ann"))
-        assert sum(row.trained for row in rows) == count
+        assert sum(row.used_for_training for row in rows) == count
         assert [*rows[2].columns["span"]] == [0, 0]
     features = make(no_answer=True)
     for more in ({"is_impossible": True}, {"answers": []}):
         question, rows = encode(features, example() | more)
         assert not question.answers
-        assert all(row.trained and not row.columns["span"].any() for row in rows)
+        assert all(
+            row.used_for_training and not row.columns["span"].any() for row in rows
+        )
 
 
 def test_long_questions_and_lost_answers_are_truncated():
@@ -138,7 +140,7 @@ def test_long_questions_and_lost_answers_are_truncated():
     assert all(row.truncated for row in rows)
     long = TEXT[4:40]  # in no window
     _, rows = encode(make(), example(long))
-    assert all(row.truncated and not row.trained for row in rows)
+    assert all(row.truncated and not row.used_for_training for row in rows)
 
 
 def test_the_most_frequent_answer_is_the_target():
