@@ -65,7 +65,7 @@ def any_process(flag: bool) -> bool:
     """Return whether the flag is set in any process; all must call it together."""
     if not several_processes():
         return flag
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+    return bool(_allgather(np.array(flag)).any())
 
 
 def allgather_strings(text: str) -> list[str]:
@@ -73,13 +73,19 @@ def allgather_strings(text: str) -> list[str]:
     if not several_processes():
         return [text]
     raw = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array(raw.size, np.int32))
+    sizes = _allgather(np.array(raw.size, np.int32))
     padded = np.zeros(max(1, sizes.max()), np.uint8)
     padded[: raw.size] = raw
-    rows = multihost_utils.process_allgather(padded)
+    rows = _allgather(padded)
     return [
         row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)
     ]
+
+
+def _allgather(array: np.ndarray) -> np.ndarray:
+    """Return the array of each process, stacked; through the devices."""
+    with jax.transfer_guard("allow"):
+        return multihost_utils.process_allgather(array)
 
 
 @contextlib.contextmanager
