@@ -47,6 +47,12 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def remove_partial_files(directory: Path) -> None:
+    """Remove what writers that were killed have left in a directory one has locked."""
+    for partial in directory.glob("*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically.
 

@@ -1,8 +1,10 @@
 """Who may import whom."""
 
 import ast
+import importlib
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,31 @@ from jax._src import xla_bridge
 print(xla_bridge.backends_are_initialized())
 """
     assert run(code).strip() == "False"
+
+
+REPOSITORY = ROOT.parent
+SCRIPTS = [*REPOSITORY.glob("tools/**/*.py"), *REPOSITORY.glob("experiments/**/*.py")]
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda f: f.stem)
+def test_scripts_use_names_that_exist(file):
+    """Type checks cover lmjax/ alone."""
+    modules = {}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lmjax"):
+            for alias in node.names:
+                value = resolve(node.module, alias.name)
+                if isinstance(value, types.ModuleType):
+                    modules[alias.asname or alias.name] = value
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=attr) if name in modules:
+                assert hasattr(modules[name], attr), f"{file.name}: {name}.{attr}"
+
+
+def resolve(module, name):
+    """Return a name of a module: an attribute, or a module inside it."""
+    value = importlib.import_module(module)
+    if hasattr(value, name):
+        return getattr(value, name)
+    return importlib.import_module(f"{module}.{name}")

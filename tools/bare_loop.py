@@ -162,10 +162,10 @@ def compare(config: Config, directory: Path, blocks: int, steps: int) -> None:
         cycle = itertools.cycle(on_device)
         rows = []
         for _ in range(blocks + 2):
-            state, a, waited = run_block(lmjax_step, state, batches, steps)
+            state, a, waited = run_block(lmjax_step, state, host_batches, steps)
             bare_state, b, _ = run_block(bare, bare_state, cycle, steps)
             rows.append((a, b, waited))
-        batches.close()
+        host_batches.close()
     rows = rows[2:]  # the first blocks are warm-up
     result = {
         "device": jax.devices()[0].device_kind,

@@ -25,8 +25,8 @@ def first_sentence(sentences: list[str], question: str) -> str:
 
 def most_shared_words(sentences: list[str], question: str) -> str:
     """Return the sentence that shares the most words with the question."""
-    question_words = {*squad.normalized(question).split()}
-    shared = lambda text: len(question_words & {*squad.normalized(text).split()})
+    question_words = {*squad.normalize(question).split()}
+    shared = lambda text: len(question_words & {*squad.normalize(text).split()})
     return max(sentences, key=shared)
 
 
@@ -48,8 +48,8 @@ def main() -> None:
             sentences = re.split(r"(?<=[.?!])\s+", example["context"].strip())
             answer = choose(sentences, example["question"])
             references = [reference["text"] for reference in example["answers"]]
-            scores[0] += squad.best(squad.exact_match, answer, references)
-            scores[1] += squad.best(squad.f1, answer, references)
+            scores[0] += squad.best_score(squad.exact_match, answer, references)
+            scores[1] += squad.best_score(squad.token_f1, answer, references)
         exact, f1 = (score / len(examples) for score in scores)
         print(f"{name}: exact match {exact:.4f}, F1 {f1:.4f}")
 

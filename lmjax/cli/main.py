@@ -25,13 +25,12 @@ from lmjax.errors import UserError
 def train(args: argparse.Namespace) -> int:
     """Train an experiment in a workdir; run it again to resume."""
     config = load(args.config, args.overrides, defaults=_init_from(args.workdir))
-    from lmjax import api
     from lmjax.cli import report
     from lmjax.parallel import processes
     from lmjax.training import loop
 
     processes.join_processes(detect=args.distributed)
-    finished = api.train(config, args.workdir, profile=args.profile).finished
+    finished = loop.train(config, Path(args.workdir), profile=args.profile)
     if not processes.is_first():
         return 0 if finished else loop.EXIT_STOPPED
     if not finished:

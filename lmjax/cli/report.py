@@ -1,11 +1,9 @@
-"""Reports: of a finished run, of an evaluation, and of the size of a model."""
+"""Reports: of a finished run, and of the parameters of a model."""
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
@@ -15,6 +13,7 @@ from lmjax import models, tasks
 from lmjax.config.experiment import Config
 from lmjax.data import compressors, example_datasets, pipeline
 from lmjax.parallel import sharding
+from lmjax.run.metric_log import read_metrics
 from lmjax.training.evaluate import prediction_metric_names
 from lmjax.types import named_leaves
 
@@ -25,7 +24,7 @@ def after_training(config: Config, directory: Path) -> None:
     The table has a line for gzip and for xz if `eval.compressors` is set.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    last = {line["split"]: line for line in _read_metrics(directory / "metrics.jsonl")}
+    last = {line["split"]: line for line in read_metrics(directory)}
     samples = [p for p in directory.glob("samples/*.txt") if p.stem.isdecimal()]
     if samples:
         newest = max(samples, key=lambda path: int(path.stem))
@@ -54,17 +53,6 @@ def after_training(config: Config, directory: Path) -> None:
     elif config.model.can_generate:
         command = f"lmjax generate --workdir={directory} --prompt='...'"
         console.print(f"next:    {command}", markup=False)
-
-
-def _read_metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of metrics.jsonl; damaged lines are skipped."""
-    for line in file.read_bytes().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and "split" in values:
-            yield values
 
 
 def describe(config: Config, *, num_devices: int) -> None:

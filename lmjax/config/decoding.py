@@ -57,12 +57,12 @@ def build_decoding(**leaves: Any) -> DecodingConfig:
     Raises:
       ConfigError: a leaf is unknown or out of range, as `parse` reports it.
     """
-    mistakes: list[str] = []
-    config = build(DecodingConfig, leaves, "write", mistakes)
-    if not mistakes:
-        mistakes += config.validate("write")
-    if mistakes:
-        raise ConfigError("; ".join(mistakes))
+    problems: list[str] = []
+    config = build(DecodingConfig, leaves, "write", problems)
+    if not problems:
+        problems += config.validate("write")
+    if problems:
+        raise ConfigError("; ".join(problems))
     assert isinstance(config, DecodingConfig)
     return config
 

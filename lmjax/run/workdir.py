@@ -8,7 +8,7 @@ from pathlib import Path
 from lmjax.config.experiment import Config, parse, to_dict
 from lmjax.config.parse import list_changes
 from lmjax.errors import ConfigError, UserError
-from lmjax.fileio import read_json, try_lock, write_json
+from lmjax.fileio import read_json, remove_partial_files, try_lock, write_json
 from lmjax.parallel import processes
 
 
@@ -23,6 +23,7 @@ def hold(workdir: Path) -> Iterator[None]:
         with processes.sync_errors():
             if processes.is_first():
                 held.enter_context(try_lock(workdir, flag="--workdir"))
+                remove_partial_files(workdir)
         yield
 
 

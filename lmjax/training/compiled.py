@@ -35,19 +35,21 @@ class CompiledStep:
         """Return the number of shapes that were compiled."""
         return len(self._compiled)
 
-    def __call__(
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Return the next state and the step's metrics; the state is donated."""
+        return self.compile(batch)(state, batch)
+
+    def compile(
         self,
-        state: TrainState,
         batch: Batch,
         *,
         compiling: Callable[
             [], contextlib.AbstractContextManager[Any]
         ] = contextlib.nullcontext,
-    ) -> tuple[TrainState, Metrics]:
-        """Return the next state and the step's metrics.
+    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+        """Return the step compiled for the shapes of a batch.
 
         Args:
-          state: donated.
           batch: global arrays.
           compiling: entered around a compilation, such as to measure its time.
         """
@@ -56,7 +58,7 @@ class CompiledStep:
             with compiling():
                 lowered = self._jitted.lower(self._state_shapes, batch)
                 self._compiled[shapes] = lowered.compile()
-        return self._compiled[shapes](state, batch)
+        return self._compiled[shapes]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

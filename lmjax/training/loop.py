@@ -50,7 +50,9 @@ def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool
             evaluate.check(config)
         with workdir.hold(directory):
             datasets = _prepare_data(config, directory)
-            stop.defer()
+            # From here on one of several processes cannot leave without the others.
+            if processes.several_processes():
+                stop.defer()
             mesh = sharding.make_mesh(config.mesh)
             with jax.set_mesh(mesh):
                 program = make_program(config, mesh)
@@ -104,6 +106,7 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
     train_step = run.program.train_step
     meter = Meter(run.metric_log, run.progress, program=run.program)
     finished = False
+    stop.defer()  # there is now a state that is worth saving
     profiler = Profiler(run.directory, profile)
     # An implicit transfer would make the host wait for the devices: it is an error but
     # where the meter is paused.
@@ -114,11 +117,14 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
                 host_batch = next(host_batches)
             batch = put_batch(host_batch, mesh)
 
+            # A shape of batch is compiled when it is first met.
+            compiled_step = train_step.compile(batch, compiling=meter.compiling)
+
             # The step. It is only dispatched: while the devices compute it, the host
-            # prepares the next batch. A new shape of batch is compiled first.
+            # prepares the next batch.
             profiler.begin(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = train_step(state, batch, compiling=meter.compiling)
+                state, metrics = compiled_step(state, batch)
             profiler.end(step, metrics)
 
             # The log: reads the metrics of a step that the devices have done by now.

@@ -272,3 +272,10 @@ def test_the_command_line_reports_an_error_in_one_line_and_under_three_seconds()
     assert done.stderr.startswith("error: config.model.dims")
     assert done.stderr.count("\n") == 1
     assert not (root / "unused").exists()
+
+
+def test_defaults(golden):
+    """A changed default changes runs whose configs do not mention the leaf."""
+    classes = [*typing.get_args(ModelConfig), *typing.get_args(TaskConfig)]
+    sections = {section.__name__: to_dict(section()) for section in classes}
+    golden("defaults", {"Config": to_dict(Config()), **sections})

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lmjax.generate.writer import choose_decoding
 
 from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import MeshConfig
@@ -18,6 +17,7 @@ from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
+from lmjax.generate.text_generator import choose_decoding
 from lmjax.nn.decode_state import take_beams
 from lmjax.parallel import sharding
 
@@ -289,6 +289,6 @@ def test_any_model_with_a_decode_state_can_be_searched(tiny):
         ({"top_p": 0.5}, "top_p = 0.5: must be 1 or left out with num_beams = 4"),
     ],
 )
-def test_mistakes(options, message):
+def test_user_errors(options, message):
     with pytest.raises(UserError, match=message):
         choose_decoding(**{"num_beams": 4, **options})

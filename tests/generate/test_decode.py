@@ -112,7 +112,7 @@ def test_ended_rows_wait_for_the_others(generator, params, greedy):
         ([[1] * 60], 5, r"at most 4 \(config\.model\.max_length = 64\)"),
     ],
 )
-def test_mistakes(generate, prompts, max_tokens, message):
+def test_user_errors(generate, prompts, max_tokens, message):
     with pytest.raises(UserError, match=message):
         generate(prompts, max_tokens=max_tokens)
 

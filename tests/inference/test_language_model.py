@@ -148,7 +148,7 @@ def test_beams(make_lm, architecture):
     assert lm.generate(prompts, max_tokens=6, temperature=0.0, num_beams=1) == greedy
 
 
-def test_mistakes_of_beams(lm):
+def test_user_errors_of_beams(lm):
     for options, message in (
         ({"num_beams": 2, "temperature": 0.5}, "temperature = 0.5: must be 0 or left"),
         ({"num_return": 2}, "num_return = 2: must be at most write.num_beams = 1"),

@@ -12,7 +12,7 @@ from lmjax.interop import hf
 from lmjax.interop.families import llama
 from lmjax.interop.registry import read_config
 from lmjax.interop.safetensors import Spec, open_tensors, write_tensors
-from lmjax.interop.table import named_leaves
+from lmjax.types import named_leaves
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

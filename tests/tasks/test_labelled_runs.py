@@ -180,7 +180,7 @@ def test_predictions_keep_the_order_and_resume(
     assert whole.read_bytes() == before
 
 
-def test_mistakes_in_examples_to_predict(finished, tmp_path, capsys):
+def test_user_errors_in_examples_to_predict(finished, tmp_path, capsys):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "good"}\n{"txt": "bad"}\n{"text": ""}\nx\n')
     assert predict(finished, source, target) == 2

@@ -8,11 +8,12 @@ import jax
 import pytest
 
 import lmjax
-from lmjax.cli import main, report
+from lmjax.cli import main
 from lmjax.config import decoding, experiment
 from lmjax.config.experiment import parse
 from lmjax.generate.text_generator import TextGenerator
 from lmjax.training import loop
+from lmjax.training.evaluate_workdir import evaluate_workdir
 
 MODEL = {"dim": 32, "num_layers": 1, "num_heads": 4, "max_length": 48}
 SECTIONS = {
@@ -208,7 +209,7 @@ def test_settings_of_decoding_are_overridden(finished, files, tmp_path, capsys):
         assert error.startswith("error: ") and said in error
 
 
-def test_mistakes_in_sources_to_translate(finished, tmp_path, capsys, caplog):
+def test_user_errors_in_sources_to_translate(finished, tmp_path, capsys, caplog):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     examples = [{"source": "a b"}, {"src": "b"}, {"source": ""}, {"source": "a " * 99}]
     source.write_text("".join(json.dumps(example) + "\n" for example in examples))
@@ -229,11 +230,11 @@ def test_eval_reads_other_pairs(finished, tmp_path, monkeypatch):
     overrides = [f"data.valid_path={path}", "data.test_path="]
     overrides.append("task.write.num_beams=1")
     run = finished("seq2seq")
-    (row,) = report.evaluate_workdir(run, step=None, overrides=overrides)
+    (row,) = evaluate_workdir(run, step=None, overrides=overrides)
     assert row["exact_match"] in (0.0, 1.0)
     overrides.append("task.metrics=('lead1_rouge',)")
     monkeypatch.setattr(TextGenerator, "generate", None)  # not called
-    (row,) = report.evaluate_workdir(run, step=None, overrides=overrides)
+    (row,) = evaluate_workdir(run, step=None, overrides=overrides)
     assert row["lead1_rouge1"] == 1
 
 

@@ -14,7 +14,7 @@ from lmjax.config.experiment import parse
 from lmjax.config.optim import OptimConfig
 from lmjax.config.text_task import CausalLMConfig
 from lmjax.data import pipeline
-from lmjax.data.lm import loader
+from lmjax.data.batches import train_batches
 from lmjax.errors import UserError
 from lmjax.parallel import sharding
 from lmjax.run.checkpoint import Checkpoints
@@ -150,7 +150,7 @@ def learner(tiny):
 def test_windows_are_read_as_one_text(tmp_path, learner):
     """The loss of each window, and the state after the last, are those of all."""
     program, state, datasets = learner(tmp_path, "optim.learning_rate=0")
-    batches = list(loader.train_batches(datasets, program.config, start_step=0))[:5]
+    batches = list(train_batches(datasets, program.config, start_step=0))[:5]
     run = jax.jit(
         functools.partial(
             step.train_step,
@@ -178,7 +178,7 @@ def test_nothing_is_carried_into_an_epoch(tmp_path, learner):
     program, state, datasets = learner(tmp_path)
     tokens = datasets.stores["train"][0].num_tokens
     epoch = -(-tokens // (4 * 16))
-    batches = loader.train_batches(datasets, program.config, start_step=0)
+    batches = train_batches(datasets, program.config, start_step=0)
     first = [next(batches) for _ in range(12)]
     begins = [(batch["positions"][:, 0] == 0).all() for batch in first]
     assert np.flatnonzero(begins).tolist() == [0, epoch]
@@ -203,7 +203,7 @@ def test_a_skipped_update_keeps_the_carry(tmp_path, learner):
         num_steps=9,
     )
     state = dataclasses.replace(state, opt_state=optimizer.init(state.params))
-    batch = next(loader.train_batches(datasets, program.config, start_step=0))
+    batch = next(train_batches(datasets, program.config, start_step=0))
     bad = {**batch, "weights": np.full_like(batch["weights"], np.inf)}
     after, _ = step.train_step(
         state,

@@ -97,7 +97,7 @@ def check_metric(config: Config, metric: str) -> None:
     from lmjax.data import pipeline
     from lmjax.training.evaluate import metric_names
 
-    if not pipeline.holds_out(config):
+    if not pipeline.has_valid_split(config):
         raise UserError(f"--metric={metric}: config.data has no valid split")
     names = metric_names(pipeline.resolve_vocabulary(config))
     if metric not in names:

@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.text import Text
 
+from lmjax import fileio
 from lmjax.errors import UserError
-from lmjax.fileio import locked
 
 from .report import best_trial, describe, print_table, write_best
 from .space import format_value
@@ -114,7 +114,7 @@ def _report(study: Study, sweep: Sweep, console: Console) -> None:
         return
     from .plot import write_plot  # matplotlib takes a while to import
 
-    with locked(sweep.workdir):  # other processes may end at the same time
+    with fileio.lock(sweep.workdir):  # other processes may end at the same time
         write_plot(study, sweep, sweep.workdir / "trials.png")
         best = write_best(study, sweep)
     console.print(f"results: {sweep.workdir}/ (best.json, trials.png, study.db)")

@@ -23,9 +23,9 @@ from optuna import Study, Trial
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from lmjax import fileio
 from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.errors import UserError
-from lmjax.fileio import locked
 
 from .space import Space
 
@@ -33,6 +33,8 @@ SAMPLERS = {
     "tpe": optuna.samplers.TPESampler,
     "random": optuna.samplers.RandomSampler,
 }
+
+_STUDY = "sweep"  # its name in study.db
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ def open_study(sweep: Sweep) -> Study:
     Raises:
       UserError: the file holds another search, or no study.
     """
-    with locked(sweep.workdir), study_errors(sweep):
+    with fileio.lock(sweep.workdir), study_errors(sweep):
         study = _load_or_create(sweep)
         now = _identity(sweep)
         before = study.user_attrs.get("sweep", now)
@@ -115,8 +117,13 @@ def _load_or_create(sweep: Sweep) -> Study:
         f"sqlite:///{sweep.workdir / 'study.db'}",
         engine_kwargs={"connect_args": {"timeout": 60}},
     )
+    names = optuna.get_all_study_names(storage)
+    if names and _STUDY not in names:
+        raise UserError(
+            f"{sweep.workdir / 'study.db'}: holds another program's study, {names[0]!r}"
+        )
     return optuna.create_study(
-        study_name="sweep",
+        study_name=_STUDY,
         storage=storage,
         pruner=pruner,
         direction=f"{sweep.mode}imize",
@@ -159,7 +166,7 @@ def claim(study: Study, sweep: Sweep) -> tuple[Trial, IO[str]] | None:
       The trial, with its values, and the lock by which it belongs to this process;
       None if `num_trials` have ended or are run by other processes.
     """
-    with locked(sweep.workdir):
+    with fileio.lock(sweep.workdir):
         trials = get_trials(study)
         running = [t.number for t in trials if t.state == TrialState.RUNNING]
         for number in running:

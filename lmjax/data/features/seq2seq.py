@@ -13,6 +13,7 @@ from lmjax.config.experiment import Config
 from lmjax.data.bucketing import MULTIPLE
 from lmjax.data.features.features import Columns, Row, pad_token_rows
 from lmjax.data.features.text_pairs import TextPair, TextPairFeatures
+from lmjax.data.padding import round_up
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Seq2SeqFeatures(TextPairFeatures):
     def target_bucket(self, length: int) -> int:
         """Return the length of targets in a bucket of a length of sources."""
         target_length = -(-length * self.target_length // self.length)
-        return -(-target_length // MULTIPLE) * MULTIPLE
+        return round_up(target_length, MULTIPLE)
 
     def _size(self, source: np.ndarray, target: np.ndarray) -> int:
         """Return the shortest bucket that holds a source and a target."""

@@ -31,7 +31,13 @@ from lmjax.data.formats.examples import (
 from lmjax.data.stores.store_manifest import MANIFEST, open_if_current
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import UserError
-from lmjax.fileio import lock, open_atomic, write_errors, write_json
+from lmjax.fileio import (
+    lock,
+    open_atomic,
+    remove_partial_files,
+    write_errors,
+    write_json,
+)
 
 EXAMPLES = "examples.jsonl"
 ROWS = "rows.npy"
@@ -157,6 +163,7 @@ def build_example_store(
         store = open_if_current(ExampleStore, directory, fingerprint)
         if store is None:
             (directory / MANIFEST).unlink(missing_ok=True)
+            remove_partial_files(directory)
             _write_store(directory, part, tokenizer)
             store = ExampleStore(directory)
     _log.info("%s: %s", label, store.describe())

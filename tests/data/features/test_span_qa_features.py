@@ -228,7 +228,7 @@ def test_metrics():
         ),
     ],
 )
-def test_mistakes(value, why):
+def test_user_errors(value, why):
     with pytest.raises(UserError, match=why) as error:
         make().parse(value)
     assert "\n" not in str(error.value)

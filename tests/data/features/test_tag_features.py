@@ -254,7 +254,7 @@ def test_a_word_without_tokens_keeps_its_place():
         ({"token": ["a"], "tags": ["O"]}, "did you mean 'token'"),
     ],
 )
-def test_mistakes(example, why):
+def test_user_errors(example, why):
     with pytest.raises(UserError, match=why):
         TAGS.parse(example)
 

@@ -143,7 +143,7 @@ def test_a_tokenizer_must_have_an_end_of_text():
         ({"source": "a", "target": "\ud800"}, "half of a surrogate"),
     ],
 )
-def test_mistakes(example, why):
+def test_user_errors(example, why):
     with pytest.raises(UserError, match=why):
         PAIR.parse(example)
 
