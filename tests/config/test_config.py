@@ -13,7 +13,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from lmjax.config.experiment import Config, load, parse, to_dict
+from lmjax.config.model import ModelConfig
 from lmjax.config.parse import list_changes
+from lmjax.config.task import TaskConfig
 from lmjax.errors import ConfigError, UserError
 
 GOOD = {"tokenizer": {"kind": "bytes"}, "data": {"source": "python_stdlib"}}
