@@ -70,8 +70,11 @@ def train_step(
         frozen=frozen,
         carry=state.carry,
     )
-    weight = jnp.where(weight_sum > 0, weight_sum, 1.0)
-    grads = jax.tree.map(lambda g: g / weight, grads)
+    # Divided leaf by leaf: if the weight were one value that all share, XLA would fuse
+    # the norms otherwise, and their last bits would change.
+    grads = jax.tree.map(
+        lambda g: g / jnp.where(weight_sum > 0, weight_sum, 1.0), grads
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, learning, state.step)
     grad_norm = optax.tree.norm(grads)
     params = _combine(optax.apply_updates(learning, updates), frozen)
