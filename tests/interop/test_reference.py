@@ -258,7 +258,7 @@ def test_beam_search(both, name, options):
         start_id, start = lm.config.model.start_id, 1
         more = {"decoder_start_token_id": start_id}
         read = {"prompts": [[start_id]] * 3, "sources": prompts}
-    found = lm._beam_search.search(
+    found = lm._searcher.search(
         lm.params,
         **read,
         config=DecodingConfig(num_return=4, max_tokens=16, **options),
