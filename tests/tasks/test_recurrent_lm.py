@@ -69,7 +69,7 @@ def test_generate_and_stream_agree(lm):
 def test_beams_carry_states_of_their_own(lm):
     """What a search finds is as likely as it says, and more than what is greedy."""
     prompt = [lm.tokenizer.bos_id, *b"to be"]
-    ((found,),) = lm._beam_search.search(
+    ((found,),) = lm._searcher.search(
         lm.params, [prompt], config=DecodingConfig(max_tokens=8), stop_ids=()
     )
     (greedy,) = lm._generator.generate(
