@@ -17,7 +17,7 @@ from lmjax.training.evaluate_workdir import evaluate_workdir
 
 MODEL = {"dim": 32, "num_layers": 1, "num_heads": 4, "max_length": 48}
 SECTIONS = {
-    "num_steps": 300,
+    "num_steps": 400,
     "batch_size": 32,
     "tokenizer": {"kind": "bytes"},
     "optim": {
