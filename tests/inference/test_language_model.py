@@ -153,7 +153,7 @@ def test_user_errors_of_beams(lm):
         ({"num_beams": 2, "temperature": 0.5}, "temperature = 0.5: "),
         ({"num_return": 2}, "num_return = 2: must be at most write.num_beams = 1"),
         ({"min_tokens": 65}, "min_tokens = 65: must be at most max_tokens = 62"),
-        ({"max_tokens": 63}, "max_tokens = 63: after a prompt of 2 tokens must be at m"),
+        ({"max_tokens": 63}, "max_tokens = 63: after a prompt of 2 tokens must be"),
         ({"max_tokens": 0}, "max_tokens = 0: must be >= 1"),
     ):
         with pytest.raises(UserError, match=message):
