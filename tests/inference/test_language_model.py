@@ -94,9 +94,7 @@ def test_by_default_as_many_tokens_as_fit_are_generated(lm):
         assert lm.generate([prompt], **common) == whole
         assert "".join(lm.stream(prompt, **common)) == whole[0]
     for way in ({}, {"num_beams": 2}):
-        with pytest.raises(
-            ConfigError, match=r"prompt: 70 tokens .*max_length = 6"
-        ):
+        with pytest.raises(ConfigError, match=r"prompt: 70 tokens .*max_length = 6"):
             lm.generate(["a" * 69], **way)
 
 
