@@ -29,6 +29,11 @@ def find_conflicts(config: Any, path: str) -> Iterator[str]:
             f"not {model.kind!r}"
         )
         return
+    if not getattr(model, "lm_head", True) and not task.uses_classifier:
+        yield (
+            f"{path}.model.lm_head = False: must be True for {path}.task.kind = "
+            f"{task.kind!r}, which predicts tokens"
+        )
     yield from _source_conflicts(config, path)
     if model.kind == "encoder" and config.sample.prompts:
         yield (

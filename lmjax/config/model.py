@@ -190,6 +190,9 @@ class TransformerConfig(ModelBaseConfig):
     remat: Literal["none", "dots", "full"] = runtime_field("none")
     # kernel. auto: cuDNN's flash attention where it applies, else XLA
     attention: Literal["auto", "xla", "cudnn"] = runtime_field("auto")
+    # the family of transformers (its model_type) that it is exported as, such as that
+    # of the model that it began with; "": the first that computes the same
+    family: str = runtime_field("")
 
     split_by_tensor = ("num_heads", "num_kv_heads", "mlp_dim")
 
@@ -271,6 +274,12 @@ class DecoderConfig(LabelHeadConfig, TransformerConfig):
     """A decoder-only Transformer, such as GPT-2, Llama or Gemma."""
 
     kind: Literal["decoder"] = "decoder"
+    lm_head: bool = True  # the output layer over the vocabulary
+
+    @property
+    def generation_obstacle(self) -> str:
+        """Return the leaf, `name = value`, that rules out generation; "" if none."""
+        return "" if self.lm_head else "lm_head = False"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -310,8 +319,14 @@ class EncoderDecoderConfig(TransformerConfig):
     # token ids that every target begins with (forced_bos_token_id), such as BART's <s>
     opening: tuple[NonNegativeInt, ...] = ()
     scale_logits: bool = False  # scale by 1/sqrt(dim) before the output layer, as in T5
+    lm_head: bool = True  # the output layer over the vocabulary
 
     is_encoder_decoder = True
+
+    @property
+    def generation_obstacle(self) -> str:
+        """Return the leaf, `name = value`, that rules out generation; "" if none."""
+        return "" if self.lm_head else "lm_head = False"
 
     @property
     def decoder_prefix_ids(self) -> tuple[int, ...]:

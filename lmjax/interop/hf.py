@@ -82,7 +82,9 @@ class HFCheckpoint:
         Raises:
           UserError: the tensors do not match the config.
         """
-        table = labels.name_head(self.family.table(self.config.model), self.config.task)
+        config = self.config
+        table = self.family.table(config.model)
+        table = labels.name_heads(table, config.model, config.task)
         total = sum(tensor.num_bytes for tensor in self.files.tensors.values())
         with _progress_bar(f"reading {self.directory.name}", total) as bar:
             return import_params(
@@ -194,7 +196,7 @@ def export_hf(
     saved = load_tokenizer(source / "tokenizer")
     values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
     files = tokenizer.export_files(saved)
-    table = labels.name_head(family.table(model.config), task)
+    table = labels.name_heads(family.table(model.config), model.config, task)
     prefix = family.prefix_to_drop(architecture, table)
     specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
     specs = {name.removeprefix(prefix): spec for name, spec in specs.items()}

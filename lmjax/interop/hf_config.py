@@ -37,6 +37,16 @@ class HFConfig:
     ) -> None:
         self.values, self.defaults, self.file = values, defaults, file
 
+    @property
+    def architecture(self) -> str:
+        """Return the class of transformers that the model was saved as, or ""."""
+        listed = self.values.get("architectures")
+        if listed is None or listed == []:
+            return ""
+        if not isinstance(listed, list) or not isinstance(listed[0], str):
+            raise self.error("architectures", "expected a list of names")
+        return listed[0]
+
     def get(self, key: str) -> Any:
         """Return a value, or its default, or None."""
         return self.values.get(key, self.defaults.get(key))

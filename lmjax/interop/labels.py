@@ -1,18 +1,23 @@
 """Heads that predict labels: a model's in transformers, a task's in lmjax."""
 
 import dataclasses
+import logging
+from collections.abc import Collection
 from typing import Any
 
 import jax
 
 from lmjax import models
-from lmjax.config.model import EncoderConfig
+from lmjax.config.model import EncoderConfig, ModelConfig
 from lmjax.config.task import TaskConfig
 from lmjax.errors import ConfigError
+from lmjax.interop.family import has_tensor
 from lmjax.interop.hf_config import HFConfig
 from lmjax.interop.table import Table
 from lmjax.models import Model
 from lmjax.types import Params
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,34 +26,98 @@ class LabelHead:
 
     Attributes:
       class_suffix: of the model class.
+      text: what it does.
       tensor: the prefix of the names of the head's tensors.
       uses_pooler: whether the head is on top of the pooler.
       names_labels: whether config.json names the labels.
     """
 
     class_suffix: str
+    text: str
     tensor: str = "classifier"
     uses_pooler: bool = False
     names_labels: bool = True
 
+    def is_of(self, architecture: str) -> bool:
+        """Return whether a class of transformers has this head."""
+        return architecture.endswith(self.class_suffix)
+
 
 # By the kind of the task.
 HEADS = {
-    "classify": LabelHead(class_suffix="ForSequenceClassification", uses_pooler=True),
-    "tag": LabelHead(class_suffix="ForTokenClassification"),
+    "classify": LabelHead(
+        class_suffix="ForSequenceClassification",
+        text="it classifies texts",
+        uses_pooler=True,
+    ),
+    "tag": LabelHead(class_suffix="ForTokenClassification", text="it labels tokens"),
     "span_qa": LabelHead(
-        class_suffix="ForQuestionAnswering", tensor="qa_outputs", names_labels=False
+        class_suffix="ForQuestionAnswering",
+        text="it finds answers",
+        tensor="qa_outputs",
+        names_labels=False,
     ),
 }
+
+
+def find_task(hf: HFConfig, tensors: Collection[str]) -> str:
+    """Return the kind of the task whose head a model has; "" if it has none.
+
+    `architectures` of config.json says it. Only where that is missing do the names of
+    the tensors: other heads may be among them, which the class does not use.
+    """
+    if name := hf.architecture:
+        kinds = (kind for kind, head in HEADS.items() if head.is_of(name))
+        return next(kinds, "")
+    if has_tensor(tensors, "qa_outputs.weight"):
+        return "span_qa"
+    if not has_tensor(tensors, "classifier.weight"):
+        return ""
+    kind = "classify" if has_tensor(tensors, "pooler.dense.weight") else "tag"
+    log.warning(
+        "%s: has no `architectures`: by its tensors %s", hf.file, HEADS[kind].text
+    )
+    return kind
+
+
+def read_task(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    """Return fields of the task config, none if the model has no label head.
+
+    Raises:
+      UserError: the head is not trained to choose one of several labels.
+    """
+    kind = find_task(hf, tensors)
+    if not kind or not HEADS[kind].names_labels:
+        return {"kind": kind} if kind else {}
+    if kind == "classify":
+        hf.require("problem_type", None, "single_label_classification")
+    labels = read_labels(hf)
+    if len(labels) < 2:
+        key = "id2label" if hf.get("id2label") else "num_labels"
+        raise hf.error(key, "one output is a regression; expected 2 labels or more")
+    return {"kind": kind, "labels": labels}
+
+
+def count_labels(hf: HFConfig, tensors: Collection[str]) -> int:
+    """Return the number of outputs of the label head; 0 if there is none."""
+    kind = find_task(hf, tensors)
+    if not kind:
+        return 0
+    # span_qa predicts the start and the end of an answer.
+    return len(read_labels(hf)) if HEADS[kind].names_labels else 2
 
 
 def read_labels(hf: HFConfig) -> tuple[str, ...]:
     """Return the labels that a config.json names, in the order of their numbers.
 
+    Without names there are `num_labels`, by default 2, named as transformers does.
+
     Raises:
       UserError: they are not numbered from 0.
     """
     id2label = hf.get("id2label")
+    if id2label is None:
+        return default_labels(hf.get_int("num_labels", 2))
     try:
         labels = {int(number): str(label) for number, label in id2label.items()}
     except (AttributeError, ValueError) as error:
@@ -89,8 +158,14 @@ def write_task(task: TaskConfig, architecture: str) -> dict[str, Any]:
     return {"architectures": [name]}
 
 
-def name_head(table: Table, task: TaskConfig) -> Table:
-    """Return the table in which the label head has the tensor names of a task."""
+def name_heads(table: Table, model: ModelConfig, task: TaskConfig) -> Table:
+    """Return the table in which the label head has the tensor names of a task.
+
+    A model without a head over the vocabulary has no tensor that is tied to one.
+    """
+    if not getattr(model, "lm_head", True):
+        copies = {k: v for k, v in table.copies.items() if k != "lm_head.weight"}
+        table = dataclasses.replace(table, copies=copies)
     head = HEADS.get(task.kind)
     if head is None:
         return table

@@ -1,9 +1,11 @@
 """Every tensor of the files and every parameter of the model, matched one to one.
 
-Nothing is left over and nothing is made up: a tensor that no parameter takes, or a
-parameter without its tensor, is an error.
+Nothing is made up: a parameter without its tensor is an error. So is a tensor that no
+parameter takes, unless it is of a head that the class of the model does not use: these
+are left out, and the log says so.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -14,6 +16,8 @@ from lmjax.errors import UserError
 from lmjax.interop.safetensors import TensorFiles
 from lmjax.interop.table import Entry, Shape, Table
 from lmjax.types import Params, named_leaves
+
+log = logging.getLogger(__name__)
 
 _COMPARED_ROWS = 1024  # of two copies, read at a time
 
@@ -56,10 +60,17 @@ def match_tensors(
             f"{files.directory}: {_summarize(missing)} missing; config.json implies "
             "them"
         )
-    if unexpected:
+    dropped = [name for name in unexpected if _is_any(table.heads, name)]
+    if unexpected := [name for name in unexpected if name not in dropped]:
         raise UserError(
             f"{files.directory}: {_summarize(unexpected)} unexpected; the model that "
             "config.json describes has none of that name"
+        )
+    if dropped:
+        log.warning(
+            "%s: left out, as the class that config.json names has no such head: %s",
+            files.directory,
+            _summarize(dropped),
         )
     matches: dict[str, list[Match]] = {}
     for entry in entries:
@@ -97,13 +108,17 @@ def _find_tensors(
             copies.setdefault(original, []).append(name)
         elif aliased in expected:
             aliases[aliased] = name
-        elif not any(re.search(pattern, name) for pattern in table.ignored):
+        elif not _is_any(table.ignored, name):
             unexpected.append(name)
     for tensor, names in copies.items():
         first = found.setdefault(tensor, names[0])
         for name in names:
             _check_equal(files, first, name)
     return aliases | found, unexpected
+
+
+def _is_any(patterns: Sequence[str], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def _spellings(name: str, table: Table) -> Iterator[str]:

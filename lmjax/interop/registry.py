@@ -1,7 +1,7 @@
 """All families, and which of them a model belongs to, in either direction."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lmjax.config.experiment import Config, parse
@@ -32,7 +32,7 @@ FAMILIES: tuple[Family, ...] = (
     MARIAN,
     T5,
 )
-# Fields that do not change the logits of a trained model.
+# Fields that do not change the logits of a model that is trained already.
 _TRAINING_FIELDS = ("dropout", "attention_dropout", "opening")
 
 
@@ -44,22 +44,37 @@ def find_family(values: Mapping[str, Any], *, file: str) -> Family:
       file: how errors name it.
 
     Raises:
-      UserError: it is not supported; the text lists the supported ones.
+      UserError: it is not supported, and the text lists what is; or the two keys
+        contradict each other.
     """
-    architectures = values.get("architectures") or ()
+    architecture = HFConfig(values, {}, file=file).architecture
     model_type = values.get("model_type")
-    for family in FAMILIES:
-        if set(architectures) & set(family.architectures):
-            return family
-        if not architectures and model_type == family.model_type:
-            return family
-    if architectures:
-        supported = [name for family in FAMILIES for name in family.architectures]
-        key, value = "architectures", architectures[0]
-    else:
+    if not architecture:
+        for family in FAMILIES:
+            if family.model_type == model_type:
+                return family
         supported = [family.model_type for family in FAMILIES]
-        key, value = "model_type", model_type
+        raise _unsupported(file, "model_type", model_type, supported)
+    families = [family for family in FAMILIES if architecture in family.architectures]
+    if not families:
+        supported = [name for family in FAMILIES for name in family.architectures]
+        raise _unsupported(file, "architectures", architecture, supported)
+    if model_type is None:
+        return families[0]
+    for family in families:
+        if family.model_type == model_type:
+            return family
     raise UserError(
+        f"{file}: model_type = {model_type!r}: has no class {architecture!r}, which "
+        f"architectures names; expected {families[0].model_type!r}"
+    )
+
+
+def _unsupported(
+    file: str, key: str, value: Any, supported: Sequence[str]
+) -> UserError:
+    supported = list(dict.fromkeys(supported))
+    return UserError(
         f"{file}: {key} = {value!r}: not supported{nearest(str(value), supported)}; "
         f"supported: {', '.join(supported)}"
     )
@@ -85,7 +100,10 @@ def read_config(
     """
     hf = HFConfig(values, family.defaults, file=file)
     hf.require("quantization_config", None)
-    model = family.config_from_hf(hf, tensors)
+    model = {"family": family.model_type, **family.config_from_hf(hf, tensors)}
+    is_base = hf.architecture == family.base_architecture
+    if is_base and family.kind != "encoder" and not model["tie_embeddings"]:
+        model["lm_head"] = False
     sections = {
         "model": model,
         "tokenizer": {"kind": "ids", "vocab_size": model["vocab_size"]},
@@ -109,10 +127,12 @@ def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
     """
     kind = model.config.kind
     differences: dict[str, list[str]] = {}
-    for family in FAMILIES:
+    for family in _preferred_first(getattr(model.config, "family", "")):
         if family.kind != kind:
             continue
         values = family.config_to_hf(model.config)
+        if not getattr(model.config, "lm_head", True):
+            values["architectures"] = [family.base_architecture]
         differences[family.model_type] = _find_differences(family, values, model)
         if not differences[family.model_type]:
             return family, values
@@ -125,6 +145,21 @@ def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
         "config.model: transformers has no such architecture; the nearest is "
         f"{name}, which differs: {'; '.join(differences[name])}"
     )
+
+
+def _preferred_first(name: str) -> list[Family]:
+    """Return all families, that of `config.model.family` before the others.
+
+    Raises:
+      ConfigError: it is unknown.
+    """
+    names = [family.model_type for family in FAMILIES]
+    if name and name not in names:
+        raise ConfigError(
+            f"config.model.family = {name!r}: allowed: {', '.join(names)}"
+            f"{nearest(name, names)}"
+        )
+    return sorted(FAMILIES, key=lambda family: family.model_type != name)
 
 
 def _find_differences(
@@ -154,7 +189,10 @@ def _effective_fields(config: ModelConfig, family: Family) -> dict[str, Any]:
     values = {name: getattr(config, name) for name in fields}
     if values["attention_scale"] == values["head_dim"] ** -0.5:
         values["attention_scale"] = 0.0  # the default
-    for name in (*_unused_fields(values), *family.unused_fields(config)):
+    unused = [*_unused_fields(values), *family.unused_fields(config)]
+    if not getattr(config, "lm_head", True):
+        unused += ["tie_embeddings", "head_bias", "logit_softcap"]
+    for name in unused:
         values[name] = fields[name].default
     return values
 

@@ -23,6 +23,14 @@ T = TypeVar("T")
 Shape = tuple[int, ...]
 Layout = Literal["same", "flat", "unsqueezed", "linear", "conv1d"]
 
+# Tensors of heads, as regular expressions. Files may hold some that the class of the
+# model does not use: of its pretraining, or of another task.
+HEADS = (
+    r"^(cls|classifier|pre_classifier|classification_head|lm_head|qa_outputs|score)\.",
+    r"^(vocab_(transform|layer_norm|projector)|v_head|sop_classifier)\.",
+    r"(^|\.)pooler\.dense\.",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -145,6 +153,8 @@ class Table:
       entries: for all parameters that a model of the family may have.
       prefix: of the tensor names; files of a model without a head may lack it.
       ignored: regular expressions of tensors that hold nothing trained.
+      heads: regular expressions of the tensors of heads: those that belong to no
+        parameter of the model are left out, and the log says so.
       copies: tensors that are equal to another one, by name: tied embeddings.
       aliases: tensors that older files have in place of another one. If both are there,
         the alias is ignored; exports write both.
@@ -153,6 +163,7 @@ class Table:
     entries: tuple[Entry, ...]
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    heads: tuple[str, ...] = HEADS
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

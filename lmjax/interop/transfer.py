@@ -46,7 +46,7 @@ def import_params(
       on_bytes: called with the number of bytes of each tensor that was read.
 
     Raises:
-      UserError: the files do not hold this model.
+      UserError: the files do not hold this model, or a value is not finite in float32.
     """
     matches = match_tensors(files, table, shapes)
     named_shardings = named_leaves(shardings)
@@ -70,18 +70,29 @@ def _load_param(
         convert = _compile_convert(matches[0].entry, leaf.shape, leaf.dtype, sharding)
         part = _read_part(files, matches[0], leaf.shape, mesh, spec, [])
         on_bytes(part.nbytes)
-        return jax.block_until_ready(convert(part))
+        param, is_finite = convert(part)
+        _check_finite(files, matches[0].tensor, is_finite)
+        return param
     param = _compile_zeros(leaf.shape, leaf.dtype, sharding)()
     buffers: Buffers = []
     for match in matches:
         update = _compile_update(match.entry, leaf.shape, leaf.dtype, sharding)
         part = _read_part(files, match, leaf.shape[1:], mesh, spec[1:], buffers)
         # Wait, and free the part before the next one is read: else they pile up.
-        param = jax.block_until_ready(update(param, part, match.layer))
+        param, is_finite = jax.block_until_ready(update(param, part, match.layer))
+        _check_finite(files, match.tensor, is_finite)
         on_bytes(part.nbytes)
         del part
         _wait_until_freed(buffers)
     return param
+
+
+def _check_finite(files: TensorFiles, tensor: str, is_finite: Array) -> None:
+    if not is_finite:
+        raise UserError(
+            f"{files.tensors[tensor].file}: tensor {tensor!r} holds values that are "
+            "not finite (NaN or infinite)"
+        )
 
 
 def _read_part(
@@ -148,25 +159,35 @@ def _compile_zeros(shape: Shape, dtype: Any, sharding: NamedSharding) -> Any:
 def _compile_convert(
     entry: Entry, shape: Shape, dtype: Any, sharding: NamedSharding
 ) -> Any:
-    """Compile `convert(part)`, which returns a parameter that is not stacked."""
+    """Compile `convert(part)`, which returns a parameter that is not stacked.
 
-    def convert(part: Array) -> Array:
-        return entry.to_param(part, shape).astype(dtype)
+    It also returns whether all of its values are finite.
+    """
 
-    return jax.jit(convert, out_shardings=sharding, donate_argnums=0)
+    def convert(part: Array) -> tuple[Array, Array]:
+        value = entry.to_param(part, shape).astype(dtype)
+        return value, jnp.isfinite(value).all()
+
+    outputs = (sharding, NamedSharding(sharding.mesh, PartitionSpec()))
+    return jax.jit(convert, out_shardings=outputs, donate_argnums=0)
 
 
 @functools.cache
 def _compile_update(
     entry: Entry, shape: Shape, dtype: Any, sharding: NamedSharding
 ) -> Any:
-    """Compile `update(param, part, layer)`, which sets one layer in place."""
+    """Compile `update(param, part, layer)`, which sets one layer in place.
 
-    def update(param: Array, part: Array, layer: Array) -> Array:
+    It also returns whether all values of the layer are finite.
+    """
+
+    def update(param: Array, part: Array, layer: Array) -> tuple[Array, Array]:
         value = entry.to_param(part, shape[1:]).astype(dtype)
-        return jax.lax.dynamic_update_index_in_dim(param, value, layer, axis=0)
+        param = jax.lax.dynamic_update_index_in_dim(param, value, layer, axis=0)
+        return param, jnp.isfinite(value).all()
 
-    return jax.jit(update, out_shardings=sharding, donate_argnums=0)
+    outputs = (sharding, NamedSharding(sharding.mesh, PartitionSpec()))
+    return jax.jit(update, out_shardings=outputs, donate_argnums=0)
 
 
 def export_tensors(

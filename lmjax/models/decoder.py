@@ -6,7 +6,7 @@ from flax import nnx
 
 from lmjax.config.model import DecoderConfig
 from lmjax.models import flops
-from lmjax.models.heads import Classifier, Head
+from lmjax.models.heads import Classifier, Head, apply_head
 from lmjax.nn.kv_cache import TransformerDecodeState
 from lmjax.nn.linear import Embed
 from lmjax.nn.stack import TransformerStack, resolve_stack
@@ -25,7 +25,9 @@ class Decoder(nnx.Module):
         self.decoder = TransformerStack(
             keys[1], c, num_layers=c.num_layers, causal=True
         )
-        self.head = Head(keys[2], c, logit_softcap=c.logit_softcap)
+        self.head = (
+            Head(keys[2], c, logit_softcap=c.logit_softcap) if c.lm_head else None
+        )
         self.classifier = (
             Classifier(
                 jax.random.fold_in(key, 3), c.dim, c.num_labels, dropout=c.dropout
@@ -72,8 +74,12 @@ class Decoder(nnx.Module):
         )
 
     def logits(self, x: Array) -> Array:
-        """Return float32 logits (..., V) of hidden states (..., D)."""
-        return self.head(x, self.embed)
+        """Return float32 logits (..., V) of hidden states (..., D).
+
+        Raises:
+          ConfigError: the model has no head over the vocabulary.
+        """
+        return apply_head(self.head, x, self.embed)
 
     def summary(self, x_BTD: Array, segments_BT: Array) -> Array:
         """Return one vector for each row (B, D): its last token's."""

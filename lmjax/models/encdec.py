@@ -9,7 +9,7 @@ from flax import nnx
 
 from lmjax.config.model import EncoderDecoderConfig
 from lmjax.models import flops
-from lmjax.models.heads import Head
+from lmjax.models.heads import Head, apply_head
 from lmjax.nn.kv_cache import TransformerDecodeState
 from lmjax.nn.linear import Embed
 from lmjax.nn.stack import TransformerStack, resolve_stack
@@ -32,7 +32,11 @@ class EncoderDecoder(nnx.Module):
             keys[2], c, num_layers=c.num_layers, causal=True, cross=True
         )
         scale = c.dim**-0.5 if c.scale_logits else 1.0
-        self.head = Head(keys[3], c, scale=scale, logit_softcap=c.logit_softcap)
+        self.head = (
+            Head(keys[3], c, scale=scale, logit_softcap=c.logit_softcap)
+            if c.lm_head
+            else None
+        )
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the decoder's last hidden states (B, T, D); dropout with a key.
@@ -95,8 +99,12 @@ class EncoderDecoder(nnx.Module):
         )
 
     def logits(self, x: Array) -> Array:
-        """Return float32 logits (..., V) of hidden states (..., D)."""
-        return self.head(x, self.embed)
+        """Return float32 logits (..., V) of hidden states (..., D).
+
+        Raises:
+          ConfigError: the model has no head over the vocabulary.
+        """
+        return apply_head(self.head, x, self.embed)
 
     @staticmethod
     def count_macs(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import EncoderConfig, ModelBaseConfig
+from lmjax.errors import ConfigError
 from lmjax.nn.feedforward import ACTIVATIONS
 from lmjax.nn.linear import Embed, Linear, table_logits
 from lmjax.nn.norm import make_norm
@@ -56,6 +57,17 @@ class Head(nnx.Module):
         if logits.ndim == 3:
             logits = constrain(logits, "batch", "length", "vocab")
         return logits
+
+
+def apply_head(head: Head | None, x: Array, embed: Embed) -> Array:
+    """Return float32 logits (..., V) of hidden states (..., D).
+
+    Raises:
+      ConfigError: there is no head.
+    """
+    if head is None:
+        raise ConfigError("config.model.lm_head = False: there are no logits")
+    return head(x, embed)
 
 
 class MaskedLMHead(Head):

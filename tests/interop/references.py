@@ -63,6 +63,7 @@ CASES = {
         | {"mlp_bias": True, "head_dim": 16},
     ),
     "smollm2": ("LlamaForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
+    "llama_base": ("LlamaModel", GROUPED),
     "mistral": ("MistralForCausalLM", {**GROUPED, "sliding_window": 5}),
     "mistral_linear": (
         "MistralForCausalLM",
@@ -83,10 +84,15 @@ CASES = {
         "BertForSequenceClassification",
         {**SMALL, "id2label": {0: "bad", 1: "fair", 2: "good"}},
     ),
+    "bert_pairs": ("BertForNextSentencePrediction", SMALL),
     "bert_tag": ("BertForTokenClassification", {**SMALL, "num_labels": 5}),
     "bert_span_qa": (
         "BertForQuestionAnswering",
         {**SMALL, "max_position_embeddings": 240},
+    ),
+    "roberta_classify": (
+        "RobertaForSequenceClassification",
+        {**SMALL, "type_vocab_size": 1, "num_labels": 3},
     ),
     "roberta_tag": (
         "RobertaForTokenClassification",
@@ -111,6 +117,7 @@ CASES = {
         | {"pad_token_id": 66, "decoder_start_token_id": 66},
     ),
     "t5": ("T5ForConditionalGeneration", T5),
+    "t5_v11_base": ("T5Model", {**T5, "feed_forward_proj": "gated-gelu"}),
     "t5_v11": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
     "t5_v11_new": ("T5ForConditionalGeneration", {**T5, "num_decoder_layers": 2}),
 }
@@ -129,7 +136,8 @@ def build_reference(name, **changes):
     )
     model = model_class(config).eval()
     if name.startswith("t5_v11"):  # as published: not tied
-        model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(67, 32))
+        if name != "t5_v11_base":
+            model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(67, 32))
         model.config.scale_decoder_outputs = False
     with torch.no_grad():
         for key, parameter in model.named_parameters():

@@ -55,18 +55,23 @@ def compute_outputs(name, model, params, batch):
     import jax
 
     hidden = jax.jit(model.hidden)(params, batch)
-    if CASES[name][0] in ("GPT2Model", "BertModel", "RobertaModel", "BartModel"):
+    architecture = CASES[name][0]
+    if architecture.endswith("Model") and not architecture.endswith(
+        ("LMHeadModel", "MTModel")
+    ):
         found = {"last_hidden_state": hidden}
         if getattr(model.config, "pooler", False):
             found["pooler_output"] = jax.jit(model.pooled)(params, hidden)
         return found
-    if name.endswith("span_qa"):
+    if architecture.endswith("ForQuestionAnswering"):
         logits = jax.jit(model.label_logits)(params, hidden)
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
-    if name in ("bert_classify", "bert_tag", "roberta_tag"):
-        if name == "bert_classify":
+    if architecture.endswith("Classification"):
+        if architecture.endswith("ForSequenceClassification"):
             hidden = jax.jit(model.summary)(params, hidden, batch["segments"])
         return {"logits": jax.jit(model.label_logits)(params, hidden)}
+    if architecture.endswith("ForNextSentencePrediction"):
+        return {"logits": jax.jit(model.pair_logits)(params, hidden)}
     if name == "bert_pretraining":
         return {
             "prediction_logits": jax.jit(model.token_logits)(params, hidden),

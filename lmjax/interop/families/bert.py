@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from lmjax.config.model import EncoderConfig
@@ -26,7 +26,6 @@ _BERT = {
     "add_cross_attention": False,
     "position_embedding_type": "absolute",
     "tie_word_embeddings": True,
-    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
 }
 _ROBERTA = {**_BERT, "vocab_size": 50265, "pad_token_id": 1}
 
@@ -59,25 +58,6 @@ def _read(hf: HFConfig) -> dict[str, Any]:
     }
 
 
-def _read_task(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
-    """Return the task of the label head, if the files hold one.
-
-    A classifier of texts comes with a pooler, one of tokens without.
-    """
-    if has_tensor(tensors, "qa_outputs.weight"):
-        return {"kind": "span_qa"}
-    if not has_tensor(tensors, "classifier.weight"):
-        return {}
-    hf.require("problem_type", None, "single_label_classification")
-    kind = "classify" if has_tensor(tensors, "pooler.dense.weight") else "tag"
-    return {"kind": kind, "labels": labels.read_labels(hf)}
-
-
-def _count_labels(task: Mapping[str, Any]) -> int:
-    # span_qa predicts the start and the end of an answer.
-    return 2 if task.get("kind") == "span_qa" else len(task.get("labels", ()))
-
-
 def _write_label_head(prefix: str, config: EncoderConfig) -> dict[str, Any]:
     """Return the class of a model with a label head, and default labels."""
     head = labels.HEADS["classify" if config.pooler else "tag"]
@@ -87,31 +67,43 @@ def _write_label_head(prefix: str, config: EncoderConfig) -> dict[str, Any]:
 
 def _read_heads(
     hf: HFConfig, tensors: Collection[str], *, dense: str, pair: str
-) -> dict[str, bool]:
-    """Return the fields that say which heads the files hold.
+) -> dict[str, Any]:
+    """Return the fields that say which heads the model has.
 
-    `architectures` does not name all of them. `dense` and `pair` are tensors of the
-    heads for masked tokens and for sentence pairs.
+    A class with labels has its own head alone. Of the others `architectures` decides
+    on the head for masked tokens; a pooler and a head for pairs that were pretrained
+    are kept, if the files hold them, for runs that begin with them.
+
+    Args:
+      hf: the config.json.
+      tensors: the names in the files.
+      dense: a tensor of the head for masked tokens.
+      pair: a tensor of the head for sentence pairs.
     """
-    mlm_head = has_tensor(tensors, dense)
+    task, name = labels.find_task(hf, tensors), hf.architecture
+    masked = has_tensor(tensors, dense)
+    if name:
+        masked = name.endswith(("ForMaskedLM", "ForPreTraining"))
+    pairs = name.endswith(("ForPreTraining", "ForNextSentencePrediction"))
+    pooler = pairs or has_tensor(tensors, "pooler.dense.weight")
+    mlm_head = masked and not task
     return {
         "mlm_head": mlm_head,
         "head_bias": mlm_head,
         "tie_embeddings": hf.get_bool("tie_word_embeddings") or not mlm_head,
-        "pooler": has_tensor(tensors, "pooler.dense.weight"),
-        "pair_head": has_tensor(tensors, pair),
+        "pooler": labels.HEADS[task].uses_pooler if task else pooler,
+        "pair_head": not task and pooler and (pairs or has_tensor(tensors, pair)),
+        "num_labels": labels.count_labels(hf, tensors),
     }
 
 
 def _read_bert(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
-    heads = _read_heads(
+    return _read(hf) | _read_heads(
         hf,
         tensors,
         dense="predictions.transform.dense.weight",
         pair="cls.seq_relationship.weight",
     )
-    num_labels = _count_labels(_read_task(hf, tensors))
-    return _read(hf) | heads | {"num_labels": num_labels}
 
 
 def _read_roberta(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
@@ -121,14 +113,7 @@ def _read_roberta(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
     # The first position is pad_token_id + 1.
     offset = hf.get_int("pad_token_id") + 1
     length = hf.get_int("max_position_embeddings") - offset
-    fields = _read(hf) | heads | {"max_length": length, "position_offset": offset}
-    return fields | {"num_labels": _count_labels(_read_roberta_task(hf, tensors))}
-
-
-def _read_roberta_task(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
-    """Return the task of a head over tokens; RoBERTa's over texts has another layer."""
-    task = _read_task(hf, tensors)
-    return {} if task.get("kind") == "classify" else task
+    return _read(hf) | heads | {"max_length": length, "position_offset": offset}
 
 
 def _write(config: EncoderConfig) -> dict[str, Any]:
@@ -151,7 +136,9 @@ def _write(config: EncoderConfig) -> dict[str, Any]:
 def _write_bert(config: EncoderConfig) -> dict[str, Any]:
     name = "BertForMaskedLM" if config.mlm_head else "BertModel"
     if config.pair_head:
-        name = "BertForPreTraining"
+        name = (
+            f"BertFor{'PreTraining' if config.mlm_head else 'NextSentencePrediction'}"
+        )
     values = {"architectures": [name], "model_type": "bert", **_write(config)}
     return values | (_write_label_head("Bert", config) if config.num_labels else {})
 
@@ -184,7 +171,6 @@ def _encoder(prefix: str) -> tuple[Entry, ...]:
         *linear(f"{blocks}.mlp.up", f"{layer}.intermediate.dense"),
         *linear(f"{blocks}.mlp.down", f"{layer}.output.dense"),
         *norm(f"{blocks}.mlp_norm", f"{layer}.output.LayerNorm"),
-        *linear("pooler", f"{prefix}pooler.dense"),
     )
 
 
@@ -206,6 +192,8 @@ def _table(
     embedding = f"{prefix}embeddings.word_embeddings.weight"
     tied = config.tie_embeddings
     copies = {f"{module}.decoder.weight": embedding, decoder_bias: bias}
+    if not config.mlm_head:  # one that the files hold is left out, equal or not
+        copies = {}
     return Table(
         entries=(
             *_encoder(prefix),
@@ -222,6 +210,7 @@ def _table(
 
 def _bert_table(config: EncoderConfig) -> Table:
     head = (
+        *linear("pooler", "bert.pooler.dense"),
         *linear("head.dense", "cls.predictions.transform.dense"),
         *norm("head.norm", "cls.predictions.transform.LayerNorm"),
         *linear("pair", "cls.seq_relationship"),
@@ -231,10 +220,15 @@ def _bert_table(config: EncoderConfig) -> Table:
 
 
 def _roberta_table(config: EncoderConfig) -> Table:
+    # A classifier of texts has a layer of its own in place of the pooler.
+    pooler, classifier = "roberta.pooler.dense", "classifier"
+    if config.num_labels and config.pooler:
+        pooler, classifier = "classifier.dense", "classifier.out_proj"
     head = (
+        *linear("pooler", pooler),
         *linear("head.dense", "lm_head.dense"),
         *norm("head.norm", "lm_head.layer_norm"),
-        *linear("classifier", "classifier"),
+        *linear("classifier", classifier),
     )
     return _table(config, prefix="roberta.", head=head, bias="lm_head.bias")
 
@@ -251,6 +245,7 @@ BERT = Family(
         "BertModel",
         "BertForMaskedLM",
         "BertForPreTraining",
+        "BertForNextSentencePrediction",
         "BertForSequenceClassification",
         "BertForTokenClassification",
         "BertForQuestionAnswering",
@@ -260,7 +255,7 @@ BERT = Family(
     config_to_hf=_write_bert,
     table=_bert_table,
     kind="encoder",
-    task_from_hf=_read_task,
+    task_from_hf=labels.read_task,
     unused_fields=_unused_fields,
     base_architecture="BertModel",
 )
@@ -269,6 +264,7 @@ ROBERTA = Family(
     architectures=(
         "RobertaModel",
         "RobertaForMaskedLM",
+        "RobertaForSequenceClassification",
         "RobertaForTokenClassification",
         "RobertaForQuestionAnswering",
     ),
@@ -277,7 +273,7 @@ ROBERTA = Family(
     config_to_hf=_write_roberta,
     table=_roberta_table,
     kind="encoder",
-    task_from_hf=_read_roberta_task,
+    task_from_hf=labels.read_task,
     unused_fields=_unused_fields,
     base_architecture="RobertaModel",
 )

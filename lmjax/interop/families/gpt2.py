@@ -116,6 +116,7 @@ _TABLE = Table(
 GPT2 = Family(
     model_type="gpt2",
     architectures=("GPT2LMHeadModel", "GPT2Model"),
+    base_architecture="GPT2Model",
     defaults=_DEFAULTS,
     config_from_hf=_read,
     config_to_hf=_write,

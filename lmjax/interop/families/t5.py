@@ -73,8 +73,9 @@ def _read_head(hf: HFConfig, tensors: Collection[str]) -> dict[str, bool]:
     """
     tied = hf.get_bool("tie_word_embeddings")
     if hf.get("scale_decoder_outputs") is False:
+        is_base = hf.architecture == "T5Model"  # its head is left out, not tied
         return {
-            "tie_embeddings": "lm_head.weight" not in tensors,
+            "tie_embeddings": "lm_head.weight" not in tensors and not is_base,
             "scale_logits": False,
         }
     return {"tie_embeddings": tied, "scale_logits": tied}
@@ -165,7 +166,8 @@ def _table(config: EncoderDecoderConfig) -> Table:
 
 T5 = Family(
     model_type="t5",
-    architectures=("T5ForConditionalGeneration", "T5WithLMHeadModel"),
+    architectures=("T5ForConditionalGeneration", "T5WithLMHeadModel", "T5Model"),
+    base_architecture="T5Model",
     defaults=_DEFAULTS,
     config_from_hf=_read,
     config_to_hf=_write,
