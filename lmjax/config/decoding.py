@@ -13,6 +13,18 @@ MIN_TARGET_LENGTH = 2  # a token, and the end
 
 # See lmjax/metrics/text.py. lead1: of the source's first sentence, a baseline.
 Metric = Literal["bleu", "chrf", "rouge", "lead1_rouge", "exact_match"]
+BleuTokenizer = Literal[
+    "auto",
+    "13a",
+    "zh",
+    "ja-mecab",
+    "ko-mecab",
+    "char",
+    "flores101",
+    "flores200",
+    "intl",
+    "none",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

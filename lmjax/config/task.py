@@ -5,11 +5,17 @@ and, if it learns from examples, its features to `lmjax/data/features/registry.p
 """
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from lmjax.config.decoding import DecodingConfig, Metric, decoding_conflicts
+from lmjax.config.decoding import (
+    BleuTokenizer,
+    DecodingConfig,
+    Metric,
+    decoding_conflicts,
+)
 from lmjax.config.leaf_types import NonNegativeInt, PositiveInt, runtime_field
 from lmjax.config.model import CAUSAL_KINDS, SOURCE_KINDS
 from lmjax.config.text_task import (
@@ -26,6 +32,8 @@ MAX_SPECIAL_TOKENS = 8  # around texts; no known model has more than four
 # How a word is spelled (Collobert et al. 2011): in small letters, in capitals, the
 # first of them a capital, or another one; or it has no letters.
 CASES = ("none", "lower", "upper", "title", "mixed")
+# Of tags, each with its letters; BMES is also BMEWO.
+Scheme = Literal["auto", "IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU", "BMES"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,11 @@ class GenerationTaskConfig(PredictionTaskConfig):
 
     template: str = "{source}"  # the input of the model, such as "summarize: {source}"
     metrics: tuple[Metric, ...] = runtime_field(("bleu", "chrf"))  # of the predictions
+    # Of the targets, such as "en" or "zh-CN", for the metrics; "": that of the name of
+    # parallel files, else found by their script.
+    language: str = runtime_field("")
+    # sacrebleu's; "auto": by the language
+    bleu_tokenizer: BleuTokenizer = runtime_field("auto")
     write: DecodingConfig = runtime_field(DecodingConfig())
     example_sources = ("parallel", "jsonl", "tsv", "csv", "tfds")
     has_target = True
@@ -56,9 +69,22 @@ class GenerationTaskConfig(PredictionTaskConfig):
         """Return how predictions are decoded."""
         return self.write
 
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems of the fields."""
+        yield from language_problems(self.language, path)
+
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
         """Yield the conflicts of the task with other sections of a `Config`."""
         yield from decoding_conflicts(config, path)
+
+
+def language_problems(language: str, path: str) -> Iterator[str]:
+    """Yield the problem of a code of a language, if it is none."""
+    if language and not re.fullmatch("[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*", language):
+        yield (
+            f"{path}.language = {language!r}: must be the code of a language, such as "
+            "en, zh-CN or jpn_Jpan, or empty"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,6 +181,10 @@ class TagConfig(LabelTaskConfig, PredictionTaskConfig):
     casing: bool = False  # a token's type is the case of its word, one of CASES
     # How a predicate is marked: its tokens are of type 1, or between separators.
     mark_predicate: Literal["token_types", "separators"] = "token_types"
+    # What the letters of tags mean; "auto": found by the labels and the training data.
+    scheme: Scheme = runtime_field("auto")
+    # Spans are read as by seqeval's mode="strict", else as in the scoring of CoNLL.
+    strict: bool = runtime_field(default=False)
     # Types of spans that precision, recall and F1 leave out.
     unscored: tuple[str, ...] = ()
     example_sources = ("conll", "props", "jsonl", "tfds")
@@ -193,6 +223,8 @@ class SpanQAConfig(PredictionTaskConfig):
     max_answer_tokens: PositiveInt = runtime_field(30)  # of a prediction
     negative_windows: bool = True  # train on windows without the answer, too
     no_answer: bool = False  # some questions have none (SQuAD 2.0)
+    # Of the answers, such as "de" or "zh-CN", for the metrics; "": by their script.
+    language: str = runtime_field("")
     # lead of "no answer" over the best span
     no_answer_threshold: float = runtime_field(0.0)
     model_kinds = LABEL_KINDS
@@ -204,6 +236,10 @@ class SpanQAConfig(PredictionTaskConfig):
     def output_names(self) -> tuple[str, ...]:
         """Return the two ends of an answer."""
         return ("start", "end")
+
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems of the fields."""
+        yield from language_problems(self.language, path)
 
     def prediction_conflicts(self, config: Any, path: str) -> Iterator[str]:
         """Yield lengths with which an answer could be split between two windows."""

@@ -1,5 +1,6 @@
 """Open the examples of a config, and find their labels."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,9 @@ from lmjax.data.formats.registry import open_examples
 from lmjax.data.formats.tfds import TfdsExamples
 from lmjax.data.sources.registry import Split
 from lmjax.errors import ConfigError, UserError
+from lmjax.metrics import spans
+
+_NUM_TAGGED = 1000  # sentences that show the scheme of tags
 
 
 def reads_examples(config: Config) -> bool:
@@ -30,7 +34,10 @@ def resolve_labels(config: Config) -> Config:
     if not task.has_labels:
         return config
     if not task.labels:
-        task = dataclasses.replace(task, labels=_find_labels(config))
+        examples = _open_split(config, "train")
+        assert examples is not None
+        task = dataclasses.replace(task, labels=_find_labels(config, examples))
+        task = _resolve_scheme(dataclasses.replace(config, task=task), examples)
     model = resolve_num_labels(config.model, task)
     config = dataclasses.replace(config, task=task, model=model)
     make_features(config).check_labels()
@@ -70,14 +77,26 @@ def _open_split(config: Config, split: Split) -> Examples | None:
     return examples
 
 
-def _find_labels(config: Config) -> tuple[str, ...]:
+def _resolve_scheme(config: Config, examples: Examples) -> Any:
+    """Return the task with the scheme of the tags of some training examples."""
+    task: Any = config.task
+    if task.kind != "tag" or task.scheme != "auto":
+        return task
+    features = make_features(config)
+    sentences = []
+    for i in range(min(len(examples), _NUM_TAGGED)):
+        with contextlib.suppress(UserError):  # reported where labels are collected
+            sentences.append(features.labels_of(examples[i]))
+    scheme = spans.find_scheme(task.labels, sentences)
+    return dataclasses.replace(task, scheme=scheme or task.scheme)
+
+
+def _find_labels(config: Config, examples: Examples) -> tuple[str, ...]:
     """Return the labels of the training data, sorted.
 
     For a TFDS dataset that declares class names, these, in its order.
     """
     features = make_features(config)
-    examples = _open_split(config, "train")
-    assert examples is not None
     field = features.label_field
     if isinstance(examples, TfdsExamples) and examples.class_names(field):
         return examples.class_names(field)

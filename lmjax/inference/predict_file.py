@@ -26,7 +26,10 @@ _PROGRESS_DELAY = 5.0  # seconds before a progress bar is shown
 # only decide the metrics of predictions.
 _SECTIONS = ("model", "task")
 _DATA_LEAVES = ("fields", "columns", "length", "target_length", "on_bad_text")
-_METRIC_LEAVES = ("config.task.metrics", "config.task.num_answers")
+_METRIC_LEAVES = tuple(
+    f"config.task.{leaf}"
+    for leaf in ("metrics", "num_answers", "language", "bleu_tokenizer", "strict")
+)
 
 log = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ from lmjax.tasks import EvalOutput
 from lmjax.training.compiled import Program
 from lmjax.types import Params
 
+_NUM_CHECKED = 1000  # examples of a split, to find out their language
 Outputs = Mapping[int, Mapping[str, Any]]  # of the model, by the row of a store
 
 
@@ -34,7 +35,22 @@ class Evaluation:
     program: Program
     datasets: Datasets
 
-    def metrics(self, split: str, params: Params) -> dict[str, float]:
+    def check(self) -> None:
+        """Check that the metrics can judge the held-out examples.
+
+        Raises:
+          ConfigError: a package or a file that their language needs is not installed.
+        """
+        for split in self.datasets.stores:
+            if split == "train" or not (chosen := self._choose_examples(split)):
+                continue
+            (store,) = self.datasets.stores[split]
+            features = self._predictor.features
+            some = batches.spread_evenly(len(chosen), _NUM_CHECKED)
+            examples = [store.examples[chosen[i]] for i in some]
+            features.sign_metrics([features.parse(example) for example in examples])
+
+    def metrics(self, split: str, params: Params) -> dict[str, Any]:
         """Return the metrics on a split, each the exact weighted mean.
 
         They are the task's own; the metrics of its predictions for whole examples; and,
@@ -46,6 +62,8 @@ class Evaluation:
 
         The model runs once over the stored rows. Only texts are then decoded, and
         examples predicted that are not whole in the store.
+
+        `signatures` has, by name, how metrics of texts are computed, if there are any.
         """
         chosen = self._choose_examples(split)
         stored = self._stored_rows(split, chosen)
@@ -114,7 +132,7 @@ class Evaluation:
         chosen: Sequence[int],
         stored: Mapping[int, range],
         outputs: Outputs,
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Compare the predictions for the chosen examples with their labels."""
         if not chosen:
             return {}
@@ -134,10 +152,12 @@ class Evaluation:
                 encoded = predictor.encode_examples(unlabelled)
                 predicted = predictor.predict(params, encoded, mesh=self.program.mesh)
                 predictions |= dict(zip(rest, predicted, strict=True))
-        return features.compute_metrics(
-            [predictions[i] for i in chosen] if predictions else [],
-            [parsed[i] for i in chosen],
+        examples = [parsed[i] for i in chosen]
+        metrics = features.compute_metrics(
+            [predictions[i] for i in chosen] if predictions else [], examples
         )
+        signatures = features.sign_metrics(examples)
+        return {**metrics, "signatures": signatures} if signatures else metrics
 
     def _decode(
         self, split: str, params: Params, stored: Mapping[int, range]
@@ -218,6 +238,7 @@ def prediction_metric_names(config: Config) -> tuple[str, ...]:
     return make_features(config).metric_names
 
 
-def describe_metrics(metrics: Mapping[str, float]) -> str:
+def describe_metrics(metrics: Mapping[str, Any]) -> str:
     """Format the metrics on one line, for the console."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+    return "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())

@@ -37,6 +37,7 @@ def evaluate_workdir(
         evaluation = Evaluation(make_program(lm.config, lm.mesh), datasets)
         for split in datasets.stores:
             metrics = evaluation.metrics(split, lm.params)
+            metrics.pop("signatures", None)  # they are logged; a line has numbers
             yield {"step": lm.step, "split": split, **metrics}
 
 

@@ -82,6 +82,7 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
     """Train from a state to the end, or to a signal; return whether it is the end."""
     config, mesh, start = run.config, run.program.mesh, int(state.step)
     samples.check_prompts(run)
+    run.evaluation.check()
 
     # A finished run: only its last samples and its test metrics may be missing, if it
     # was killed before they were written.

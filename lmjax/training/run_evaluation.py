@@ -1,5 +1,7 @@
 """Evaluations during a run: logged, compared with the best, and at the end on test."""
 
+from typing import Any
+
 import jax
 
 from lmjax.training.evaluate import describe_metrics, evaluations_since_best
@@ -9,7 +11,7 @@ from lmjax.types import Params, TrainState
 
 def evaluate_split(
     run: Run, split: str, params: Params, *, step: int, params_step: int | None = None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Evaluate, log and print; return the metrics, {} if the data has no such split.
 
     Args:

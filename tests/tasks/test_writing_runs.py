@@ -1,6 +1,7 @@
 """Runs of generation tasks: trained, evaluated, predicted, on any mesh."""
 
 import dataclasses
+import importlib
 import json
 import random
 
@@ -11,7 +12,10 @@ import lmjax
 from lmjax.cli import main
 from lmjax.config import decoding, experiment
 from lmjax.config.experiment import parse
+from lmjax.errors import UserError
 from lmjax.generate.text_generator import TextGenerator
+from lmjax.metrics import text
+from lmjax.run import workdir
 from lmjax.training import loop
 from lmjax.training.evaluate_workdir import evaluate_workdir
 
@@ -114,6 +118,10 @@ def test_a_run_learns_to_generate(finished, kind):
     assert test["lead1_rouge1"] == 1  # case does not count
     assert test["perplexity"] == pytest.approx(2.71828 ** test["loss"], rel=1e-3)
     assert valid["exact_match"] in {i / 5 for i in range(6)}  # of num_answers
+    signatures = test["signatures"]
+    assert "tok:13a" in signatures["bleu"]
+    assert "nc:6" in signatures["chrf"]
+    assert "stem:porter" in signatures["rouge"]
     train = metrics(directory, "train")
     assert all(0 <= row["padding"] < 1 for row in train)
     assert max(row.get("num_compilations", 0) for row in train) <= 2
@@ -133,6 +141,7 @@ def test_evaluation_is_the_same_whatever_buckets_and_mesh(
     for name in ("loss", "accuracy", "bleu", "chrf", "rouge2", "exact_match"):
         assert test[name] == pytest.approx(expected[name], rel=1e-4), name
     assert {"bleu", "lead1_rougeL"} <= valid.keys()
+    assert all(isinstance(v, int | float) for k, v in test.items() if k != "split")
 
 
 def predict(workdir, source, target, *flags):
@@ -300,3 +309,20 @@ def test_every_leaf_of_generation_is_read(make, kind, tmp_path, monkeypatch):
 def shallow(config):
     """Stand in for `dataclasses.asdict`, which would read every leaf."""
     return json.loads(json.dumps(config, default=lambda c: dict(vars(c))))
+
+
+def test_what_the_language_of_the_targets_needs_is_checked_before_training(
+    make, tmp_path, monkeypatch
+):
+    pytest.importorskip("sacrebleu")
+    module = importlib.import_module("sacrebleu.tokenizers.tokenizer_ja_mecab")
+    monkeypatch.setattr(module, "MeCab", None)
+    text._make_bleu.cache_clear()
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    path = tmp_path / "ja.jsonl"
+    path.write_text('{"source": "a", "target": "今日は天気が良い。"}\n' * 8)
+    leaves = [f"data.{split}path={path}" for split in ("", "valid_", "test_")]
+    with pytest.raises(UserError, match=r"'ja-mecab'.*'sacrebleu\[ja\]'"):
+        loop.train(make("seq2seq", *leaves), tmp_path / "run")
+    assert not workdir.has_checkpoints(tmp_path / "run")
+    text._make_bleu.cache_clear()

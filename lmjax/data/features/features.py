@@ -137,6 +137,17 @@ class Features:
         """
         return {}
 
+    def sign_metrics(self, parsed: Sequence[Any]) -> dict[str, str]:
+        """Return how `compute_metrics` compares texts, by the name of the metric.
+
+        Args:
+          parsed: the examples, or enough of them to know their language.
+
+        Raises:
+          ConfigError: a package or a file that it needs for them is not installed.
+        """
+        return {}
+
 
 def find_label_id(label: str, labels: Sequence[str]) -> int:
     """Return the number of a label.

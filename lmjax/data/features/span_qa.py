@@ -169,15 +169,11 @@ class SpanQAFeatures(Features):
         self, predictions: Sequence[Mapping[str, Any]], parsed: Sequence[Question]
     ) -> dict[str, float]:
         """Return SQuAD's exact match and F1, means over the questions in 0..1."""
-        pairs = [
-            (prediction["answer"], [answer.text for answer in question.answers])
-            for prediction, question in zip(predictions, parsed, strict=True)
-        ]
-        scorers = {"exact_match": squad.exact_match, "f1": squad.token_f1}
-        return {
-            name: sum(squad.best_score(scorer, *pair) for pair in pairs) / len(pairs)
-            for name, scorer in scorers.items()
-        }
+        return squad.score_answers(
+            [prediction["answer"] for prediction in predictions],
+            [[answer.text for answer in question.answers] for question in parsed],
+            language=self.task.language,
+        )
 
     def identity(self) -> Any:
         """Return the fields, the length, and how windows are cut and trained on."""

@@ -4,6 +4,7 @@ B rows, T tokens in a row, W words in a sentence.
 """
 
 import dataclasses
+import functools
 import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from lmjax.config.data import FieldsConfig
 from lmjax.config.experiment import Config
-from lmjax.config.task import CASES, TagConfig
+from lmjax.config.task import CASES, Scheme, TagConfig
 from lmjax.data.features import word_windows
 from lmjax.data.features.features import (
     FIELDS,
@@ -64,6 +65,8 @@ class TagFeatures(Features):
     labels: tuple[str, ...]
     length: int
     repair: bool
+    scheme: Scheme = "auto"  # of tags; here the one that has the labels
+    strict: bool = False  # how spans are read
     unscored: tuple[str, ...] = ()  # types of spans
     mark: Literal["token_types", "separators"] = "token_types"
     casing: bool = False  # token types are those of `CASES` instead
@@ -79,6 +82,8 @@ class TagFeatures(Features):
             labels=task.labels,
             length=config.data.length,
             repair=task.repair,
+            scheme=task.scheme,
+            strict=task.strict,
             unscored=task.unscored,
             mark=task.mark_predicate,
             casing=task.casing,
@@ -108,14 +113,8 @@ class TagFeatures(Features):
         Raises:
           ConfigError: some are and some are not, or `unscored` names no type of span.
         """
-        types = spans.span_types(self.labels)
-        for label in self.labels if types else ():
-            if not spans.is_bio_scheme([label]):
-                tags = [tag for tag in self.labels if spans.is_bio_scheme([tag])]
-                raise ConfigError(
-                    f"config.task.labels: {label!r} is neither O nor B-, I-, E- or S- "
-                    f"with a type, as others are{nearest(label, tags)}"
-                )
+        spans.check_labels(self.labels, scheme=self.scheme, strict=self.strict)
+        types = spans.span_types(self.labels) if self._scheme else []
         for name in self.unscored:
             if name not in types:
                 raise ConfigError(
@@ -177,13 +176,13 @@ class TagFeatures(Features):
         outputs: Sequence[Mapping[str, np.ndarray]],
     ) -> dict[str, Any]:
         """Return the label of each word; O for one that is in no row."""
-        tags = [spans.OUTSIDE] * len(parsed.words)
+        tags = [self._outside] * len(parsed.words)
         for row, output in zip(rows, outputs, strict=True):
             ids = output["tags"][row["place"]]
             first = int(row["first"][0])
             tags[first : first + len(ids)] = [self.labels[i] for i in ids]
-        if self.repair:
-            tags = spans.repair_tags(tags, labels=self.labels)
+        if self.repair and self._scheme:
+            tags = spans.repair_tags(tags, labels=self.labels, scheme=self._scheme)
         return {"tags": tags}
 
     @property
@@ -193,7 +192,7 @@ class TagFeatures(Features):
         Raises:
           ConfigError: the labels are tags of spans, and seqeval is not installed.
         """
-        if not spans.is_bio_scheme(self.labels):
+        if self._scheme is None:
             return ("accuracy",)
         spans.import_seqeval()
         return ("accuracy", *spans.METRICS)
@@ -207,8 +206,14 @@ class TagFeatures(Features):
         words = [*itertools.chain.from_iterable(true)]
         correct = map(operator.eq, itertools.chain.from_iterable(predicted), words)
         metrics = {"accuracy": sum(correct) / len(words)}
-        if spans.is_bio_scheme(self.labels):
-            metrics |= spans.score_spans(predicted, true, unscored=self.unscored)
+        if self._scheme is not None:
+            metrics |= spans.score_spans(
+                predicted,
+                true,
+                unscored=self.unscored,
+                scheme=self._scheme,
+                strict=self.strict,
+            )
         return metrics
 
     def identity(self) -> Any:
@@ -216,6 +221,17 @@ class TagFeatures(Features):
         names = self.fields.tokens, self.fields.tags, self.fields.predicate
         marks = self.mark, self.casing, self.label_at
         return ["tag", *names, self.labels, self.length, *marks]
+
+    @functools.cached_property
+    def _scheme(self) -> Scheme | None:
+        """Return the scheme of the labels; None if they are not tags of spans."""
+        guessed = spans.guess_scheme(self.labels)
+        return guessed if self.scheme == "auto" else self.scheme
+
+    @property
+    def _outside(self) -> str:
+        """Return the label of words outside of all spans, as the labels spell it."""
+        return next(filter(spans.is_outside, self.labels), spans.OUTSIDE)
 
     def _words(self, example: Example) -> list[str]:
         leaf = f"{FIELDS}.tokens"

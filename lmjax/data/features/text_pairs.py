@@ -17,6 +17,8 @@ from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 from lmjax.metrics import text as text_metrics
+from lmjax.metrics import words
+from lmjax.metrics.text import TextOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,7 @@ class TextPairFeatures(Features):
     fields: FieldsConfig
     template: str
     metrics: tuple[Metric, ...]
+    options: TextOptions = TextOptions()  # of the metrics
     length: int
     target_length: int
     # Enters the fingerprint, by which stores know their examples: never change it.
@@ -48,6 +51,9 @@ class TextPairFeatures(Features):
             fields=config.data.fields,
             template=task.template,
             metrics=task.metrics,
+            options=TextOptions(
+                bleu_tokenizer=task.bleu_tokenizer, language=_target_language(config)
+            ),
             length=config.data.length,
             target_length=config.data.target_length,
             **more,
@@ -96,7 +102,7 @@ class TextPairFeatures(Features):
         Raises:
           ConfigError: a package that computes one of them is not installed.
         """
-        return text_metrics.metric_names(self.metrics)
+        return text_metrics.metric_names(self.metrics, self.options)
 
     @property
     def needs_predictions(self) -> bool:
@@ -112,7 +118,13 @@ class TextPairFeatures(Features):
             predictions=[prediction["text"] for prediction in predictions],
             targets=[pair.target for pair in parsed],
             sources=[pair.source for pair in parsed],
+            options=self.options,
         )
+
+    def sign_metrics(self, parsed: Sequence[TextPair]) -> dict[str, str]:
+        """Return how the metrics compare texts, by name."""
+        targets = [pair.target for pair in parsed]
+        return text_metrics.sign_metrics(self.metrics, targets, options=self.options)
 
     def encode_texts(
         self, pairs: Sequence[TextPair], tokenizer: Tokenizer
@@ -142,3 +154,10 @@ class TextPairFeatures(Features):
     def _text(self, example: Example, name: str) -> str:
         field = getattr(self.fields, name)
         return fields.get_text(example, field, leaf=f"{FIELDS}.{name}")
+
+
+def _target_language(config: Config) -> str:
+    """Return `task.language`, or that of the name of parallel files; "" if unknown."""
+    task: Any = config.task
+    name = config.data.fields.target if config.data.source == "parallel" else ""
+    return task.language or (name if words.is_known_language(name) else "")

@@ -300,7 +300,7 @@ def test_spans_of_some_types_are_not_scored():
 
 def test_all_labels_are_tags_of_spans_or_none_is(monkeypatch):
     for labels in (("B-X", "I-X", "S-X"), ("B", "I", "O"), LABELS):
-        assert spans.is_bio_scheme(labels)
+        assert spans.guess_scheme(labels)
     monkeypatch.setattr(spans, "import_seqeval", None)  # not called
     speech = dataclasses.replace(TAGS, labels=("NN", "O", "VB-"))
     assert speech.metric_names == ("accuracy",)
@@ -308,7 +308,7 @@ def test_all_labels_are_tags_of_spans_or_none_is(monkeypatch):
     assert speech.compute_metrics([{"tags": ["NN", "NN"]}], sentences) == {
         "accuracy": 0.5
     }
-    for odd in ("X-PER", "b-PER", "PER", "B-"):
+    for odd in ("X-PER", "PER", "B-"):
         config = parse(sections(labels=("B-PER", odd, "I-PER", "O")))
         with pytest.raises(UserError, match=rf"'{odd}' is neither O .*mean '"):
             example_datasets.resolve_labels(config)
