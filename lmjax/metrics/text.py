@@ -109,8 +109,8 @@ def compute_metrics(
             texts = [first_sentence(source) for source in sources]
         computed = metric.compute(_import_library(name), texts, targets, options)
         values |= dict(zip(metric.names, computed, strict=True))
-    for name, signature in sign_metrics(metrics, targets, options=options).items():
-        _log_once(logging.INFO, f"{name}: {signature}")
+    for signed, signature in sign_metrics(metrics, targets, options=options).items():
+        _log_once(logging.INFO, f"{signed}: {signature}")
     return values
 
 
