@@ -25,8 +25,8 @@ def first_sentence(sentences: list[str], question: str) -> str:
 
 def most_shared_words(sentences: list[str], question: str) -> str:
     """Return the sentence that shares the most words with the question."""
-    question_words = {*squad.normalize(question).split()}
-    shared = lambda text: len(question_words & {*squad.normalize(text).split()})
+    question_words = {*squad.split_english(question)}
+    shared = lambda text: len(question_words & {*squad.split_english(text)})
     return max(sentences, key=shared)
 
 
