@@ -1,6 +1,7 @@
 """The config of the optimizer and its learning rate schedule."""
 
 import dataclasses
+import fnmatch
 from collections.abc import Iterator
 from typing import Literal
 
@@ -62,6 +63,14 @@ class OptimConfig:
     ema_decay: Rate = 0.0
     # when loss or gradients are not finite: stop the run, or skip the update
     on_nonfinite: Literal["stop", "skip"] = runtime_field("stop")
+
+    def is_trainable(self, name: str) -> bool:
+        """Return whether `trainable` matches a parameter, or `frozen` does not."""
+
+        def matches(patterns: tuple[str, ...]) -> bool:
+            return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+        return matches(self.trainable) or not matches(self.frozen)
 
     def unused_leaves(self, path: str) -> Iterator[str]:
         """Yield a line for each leaf that is set, but that this optimizer ignores.

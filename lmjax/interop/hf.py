@@ -71,6 +71,7 @@ class HFCheckpoint:
     architecture: str  # the class in transformers
     config: Config
     files: TensorFiles
+    origin: str  # the directory, or its name on the hub
 
     def load_params(self, model: Model, shardings: Params) -> Params:
         """Load the parameters in float32.
@@ -117,6 +118,9 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
         architecture=(values.get("architectures") or [family.model_type])[0],
         config=config,
         files=files,
+        origin=str(directory.resolve())
+        if Path(source).expanduser().is_dir()
+        else str(source),
     )
 
 
@@ -148,6 +152,7 @@ def import_hf(
             config = dataclasses.replace(
                 config, tokenizer=dataclasses.replace(config.tokenizer, path=path)
             )
+        config = dataclasses.replace(config, init_from=checkpoint.origin)
         model, shardings = build_model(config, mesh)
         save_params(staging, checkpoint.load_params(model, shardings))
         if jax.process_index() == 0:

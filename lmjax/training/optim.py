@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,13 +96,7 @@ def _trainable_mask(config: OptimConfig, axes: Axes) -> Any:
                     f"{nearest(pattern, names)}"
                 )
 
-    def matches(path: Any, patterns: Sequence[str]) -> bool:
-        return any(fnmatch.fnmatchcase(leaf_name(path), p) for p in patterns)
-
-    def is_trainable(path: Any, _: Any) -> bool:
-        return matches(path, config.trainable) or not matches(path, config.frozen)
-
-    mask = _map_axes(is_trainable, axes)
+    mask = _map_axes(lambda path, _: config.is_trainable(leaf_name(path)), axes)
     if not any(jax.tree.leaves(mask)):
         raise ConfigError(
             f"config.optim.frozen = {config.frozen}: freezes all parameters"
