@@ -75,7 +75,7 @@ def export_adapters(
     merged, params = labels.drop_unused_heads(merged, params, config.task)
     family, values = choose_family(merged)
     values |= labels.write_task(config.task, values["architectures"][0])
-    table = labels.name_head(family.table(merged.config), config.task)
+    table = labels.name_heads(family.table(merged.config), merged.config, config.task)
     modules = _Modules(
         table, params, family.prefix_to_drop(values["architectures"][0], table)
     )
