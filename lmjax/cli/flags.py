@@ -213,7 +213,12 @@ HF_SOURCE = Flag(
     required=True,
     metavar="DIR|NAME",
 )
-IMPORTED = Flag("--workdir", "the directory to create", required=True, metavar="DIR")
+IMPORTED = Flag("--workdir", "the directory to create", metavar="DIR")
+DRY_RUN = Flag(
+    "--dry_run",
+    "say what would be imported and what would be dropped, and write nothing",
+    action="store_true",
+)
 HF_TARGET = Flag("--to", "the directory to create", required=True, metavar="DIR")
 DTYPE = Flag(
     "--dtype",

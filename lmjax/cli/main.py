@@ -128,8 +128,13 @@ def describe(args: argparse.Namespace) -> int:
 
 def import_model(args: argparse.Namespace) -> int:
     """Import a Hugging Face model as a workdir."""
-    from lmjax.interop import hf
+    from lmjax.interop import dry_run, hf
 
+    if args.dry_run:
+        print(dry_run.describe_import(args.source))
+        return 0
+    if args.workdir is None:
+        raise UserError("--workdir: must be given, unless --dry_run is")
     print(hf.import_hf(args.source, Path(args.workdir)))
     return 0
 
@@ -197,7 +202,7 @@ VERBS = {
         flags.STEP,
         takes_overrides=True,
     ),
-    "import": Verb(import_model, flags.HF_SOURCE, flags.IMPORTED),
+    "import": Verb(import_model, flags.HF_SOURCE, flags.IMPORTED, flags.DRY_RUN),
     "export": Verb(
         export_model,
         flags.WORKDIR,

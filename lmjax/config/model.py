@@ -53,6 +53,42 @@ class LoraConfig:
         return self.rank if named else 0
 
 
+Activation = Literal["none", "tanh", "relu", "gelu", "silu"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseConfig:
+    """A linear layer on the vector of a text."""
+
+    dim: Size = 768  # of its outputs
+    bias: bool = True
+    activation: Activation = "tanh"
+
+
+Pooling = Literal["first", "max", "mean", "mean_sqrt", "weighted_mean", "last"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEmbeddingConfig:
+    """The vector of a text, as `lm.embed` returns it."""
+
+    # what becomes of the last hidden states: that of the first or the last token, the
+    # maximum, the mean, the sum over the square root of their number, or the mean
+    # weighted by position. Of several the vectors are concatenated
+    pooling: tuple[Pooling, ...] = ("mean",)
+    dense: tuple[DenseConfig, ...] = ()  # layers after it
+    normalize: bool = False  # to length 1, at the end
+    # tokens at which a text is cut, special ones included; 0: those of the model
+    max_length: NonNegativeInt = 0
+    prompt: str = ""  # put before each text
+    lowercase: bool = False  # texts are read in small letters
+
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields."""
+        if not self.pooling:
+            yield f"{path}.pooling = (): must name at least one"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelBaseConfig:
     """The leaves of all models."""
@@ -136,6 +172,7 @@ class LabelHeadConfig(ModelBaseConfig):
 
     # outputs of the label head; 0: those of the task, and no head if it has no labels
     num_labels: NonNegativeInt = 0
+    text_embedding: TextEmbeddingConfig = TextEmbeddingConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,7 +326,8 @@ class EncoderConfig(LabelHeadConfig, TransformerConfig):
     kind: Literal["encoder"] = "encoder"
     num_token_types: NonNegativeInt = 0  # token type (segment) embeddings; 0: none
     mlm_head: bool = True  # the head that predicts masked tokens
-    pooler: bool = False  # a tanh layer on the first token, for classification
+    pooler: bool = False  # a layer on the first token, for classification
+    pooler_activation: Literal["tanh", "relu", "gelu"] = "tanh"
     pair_head: bool = False  # predicts the order of two texts; for task.sentence_order
 
     @property

@@ -1,4 +1,4 @@
-"""Embeddings of texts by mean pooling. N texts, T length, D dim."""
+"""Vectors of texts, by batches of similar length. N texts, B rows, T length, E dim."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,32 +24,34 @@ def encode_truncated(
     return [[*before, *ids[:room].tolist(), *after] for ids in encoded]
 
 
-def mean_pool(
+def embed_rows(
     rows: Sequence[Sequence[int]],
-    hidden: Callable[..., Any],
+    embed: Callable[..., Any],
     *,
-    dim: int,
     max_length: int,
 ) -> np.ndarray:
-    """Return the mean of each row's last hidden states, float32 (N, D).
+    """Return the vector of each row, float32 (N, E).
 
     Args:
-      rows: token ids; the mean of an empty row is 0.
-      hidden: from tokens (B, T) and `segments` to hidden states (B, T, D).
-      dim: D.
+      rows: token ids; the vector of an empty row is that of padding.
+      embed: from tokens (B, T) and `segments` to vectors (B, E).
       max_length: of the model.
     """
-    means = np.zeros((len(rows), dim), np.float32)
-    for first in range(0, len(rows), ROWS):
-        group = rows[first : first + ROWS]
-        longest = max(1, *map(len, group))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    vectors: dict[int, np.ndarray] = {}
+    for first in range(0, max(len(rows), 1), ROWS):  # no text: the size of a vector
+        group = [rows[i] for i in order[first : first + ROWS]]
+        longest = max(1, 1, *map(len, group))
         length = max(longest, min(-(-longest // MULTIPLE) * MULTIPLE, max_length))
+        group = group or [[]]
         tokens = np.zeros((len(group), length), np.int32)
         for target, row in zip(tokens, group, strict=True):
             target[: len(row)] = row
-        lengths = np.array([len(row) for row in group])
+        lengths = np.array([*map(len, group)])
         inside = np.arange(length) < lengths[:, None]
-        states = np.asarray(hidden(tokens, segments=inside.astype(np.int32)))
-        sums = np.where(inside[..., None], states, 0).sum(axis=1)
-        means[first : first + len(group)] = sums / np.maximum(lengths, 1)[:, None]
-    return means
+        found = np.asarray(embed(tokens, segments=inside.astype(np.int32)))
+        vectors |= dict(zip(order[first : first + ROWS], found, strict=False))
+    size = found.shape[1]
+    return np.array([vectors[i] for i in range(len(rows))], np.float32).reshape(
+        len(rows), size
+    )

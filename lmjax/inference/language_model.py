@@ -15,11 +15,12 @@ from lmjax import models
 from lmjax.config import decoding as decoding_config
 from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import Config, MeshConfig
+from lmjax.config.model import LabelHeadConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
-from lmjax.generate.embed import encode_truncated, mean_pool
+from lmjax.generate.embed import embed_rows, encode_truncated
 from lmjax.generate.prompts import encode_prompts
 from lmjax.generate.score import Scorer, encode_pairs
 from lmjax.generate.text_generator import choose_decoding
@@ -94,18 +95,34 @@ class LanguageModel:
         return encode_truncated(self.tokenizer, texts, max_length=limit)
 
     def embed(self, texts: Sequence[str], *, max_length: int = 0) -> np.ndarray:
-        """Return the mean of each text's last hidden states, float32 (N, D).
+        """Return the vector of each text, float32 (N, E).
 
-        Arguments as for `encode_rows`. (Sentence-BERT, Reimers and Gurevych 2019.)
+        The leaves of `config.model.text_embedding` say which one: the mean of the last
+        hidden states, or what the imported directory of sentence-transformers says.
+
+        Args:
+          texts: to encode.
+          max_length: as for `encode_rows`; 0: that of the leaf.
 
         Raises:
           UserError: the model is an encoder-decoder.
         """
-        rows = self.encode_rows(texts, max_length=max_length)
         config = self.model.config
-        return mean_pool(
-            rows, self.hidden, dim=config.width, max_length=config.max_length
-        )
+        if not isinstance(config, LabelHeadConfig):
+            raise UserError(
+                f"embed: config.model.kind = {config.kind!r} has no vector of a text"
+            )
+        leaves = config.text_embedding
+        texts = [leaves.prompt + text for text in texts]
+        if leaves.lowercase:
+            texts = [text.lower() for text in texts]
+        rows = self.encode_rows(texts, max_length=max_length or leaves.max_length)
+        return embed_rows(rows, self._embed_batch, max_length=config.max_length)
+
+    def _embed_batch(self, tokens: Any, *, segments: Any) -> Array:
+        batch = self._batch(tokens, None, None, segments, None)
+        with jax.set_mesh(self.mesh):
+            return self._embedding(self.params, batch)
 
     def generate(
         self,
@@ -331,6 +348,10 @@ class LanguageModel:
     @functools.cached_property
     def _hidden(self) -> Any:
         return jax.jit(self.model.hidden)
+
+    @functools.cached_property
+    def _embedding(self) -> Any:
+        return jax.jit(self.model.embedding)
 
     @functools.cached_property
     def _generator(self) -> Generator:

@@ -17,10 +17,17 @@ from rich.filesize import decimal
 
 from lmjax import models
 from lmjax.config.experiment import Config, MeshConfig
+from lmjax.config.model import LabelHeadConfig
 from lmjax.data.tokenizers.tokenizer import find_tokenizer, load_tokenizer
 from lmjax.errors import UserError, nearest
 from lmjax.fileio import read_json
-from lmjax.interop import hub, labels, tokenizer
+from lmjax.interop import (
+    hub,
+    labels,
+    sentence_transformers,
+    text_length,
+    tokenizer,
+)
 from lmjax.interop.family import Family
 from lmjax.interop.registry import choose_family, find_family, read_config
 from lmjax.interop.safetensors import (
@@ -29,6 +36,7 @@ from lmjax.interop.safetensors import (
     write_tensors,
 )
 from lmjax.interop.staging import check_unused, staged_directory
+from lmjax.interop.table import Table
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
 from lmjax.nn import lora
@@ -72,6 +80,13 @@ class HFCheckpoint:
     config: Config
     files: TensorFiles
     origin: str  # the directory, or its name on the hub
+    dense: tuple[Path, ...] = ()  # the directories of sentence-transformers' layers
+
+    @property
+    def table(self) -> Table:
+        """The table of the tensors in the files."""
+        model = self.config.model
+        return labels.name_heads(self.family.table(model), model, self.config.task)
 
     def load_params(self, model: Model, shardings: Params) -> Params:
         """Load the parameters in float32.
@@ -83,14 +98,22 @@ class HFCheckpoint:
         Raises:
           UserError: the tensors do not match the config.
         """
-        config = self.config
-        table = self.family.table(config.model)
-        table = labels.name_heads(table, config.model, config.task)
+        table = self.table
         total = sum(tensor.num_bytes for tensor in self.files.tensors.values())
+        shapes = {k: v for k, v in model.shapes.items() if k != "embedding"}
         with _progress_bar(f"reading {self.directory.name}", total) as bar:
-            return import_params(
-                self.files, table, model.shapes, shardings, on_bytes=bar.advance
+            params = import_params(
+                self.files, table, shapes, shardings, on_bytes=bar.advance
             )
+        for i, directory in enumerate(self.dense):
+            name = f"dense_{i}"
+            params.setdefault("embedding", {})[name] = import_params(
+                open_tensors(directory),
+                sentence_transformers.DENSE,
+                model.shapes["embedding"][name],
+                shardings["embedding"][name],
+            )
+        return params
 
 
 def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
@@ -103,12 +126,19 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
     Raises:
       UserError: it holds no model that lmjax supports.
     """
-    directory = hub.find_directory(str(source), flag=flag)
+    root = hub.find_directory(str(source), flag=flag)
+    modules = sentence_transformers.find_modules(root)
+    directory = modules[0][1] if modules else root
     file = directory / "config.json"
     values = read_json(file)
     family = find_family(values, file=str(file))
     files = open_tensors(directory)
-    config = read_config(family, values, files.tensors, file=str(file))
+    length = text_length.read_max_length(directory)
+    config = read_config(
+        family, values, files.tensors, file=str(file), max_length=length
+    )
+    if modules:
+        config = _with_modules(config, root, modules, tokenizer_length=length)
     tokenizer_config = find_tokenizer(directory)
     if tokenizer_config is not None:
         config = dataclasses.replace(config, tokenizer=tokenizer_config)
@@ -121,7 +151,32 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
         origin=str(directory.resolve())
         if Path(source).expanduser().is_dir()
         else str(source),
+        dense=tuple(path for kind, path in modules if kind == "Dense"),
     )
+
+
+def _with_modules(
+    config: Config,
+    root: Path,
+    modules: list[tuple[str, Path]],
+    *,
+    tokenizer_length: int,
+) -> Config:
+    """Return the config with what the modules make of hidden states."""
+    model = config.model
+    if not isinstance(model, LabelHeadConfig):
+        raise UserError(
+            f"{root / 'modules.json'}: lmjax has no vectors of an encoder-decoder"
+        )
+    embedding = sentence_transformers.read_embedding(
+        root,
+        modules,
+        dim=model.width,
+        max_length=model.max_length,
+        tokenizer_length=tokenizer_length,
+    )
+    model = dataclasses.replace(model, text_embedding=embedding)
+    return dataclasses.replace(config, model=model)
 
 
 def import_hf(
@@ -160,7 +215,7 @@ def import_hf(
     return Summary(
         directory=target,
         architecture=checkpoint.architecture,
-        num_parameters=_count(model),
+        num_parameters=count_params(model),
         tokenizer="its own" if has_tokenizer else "none, texts are token ids",
     )
 
@@ -189,18 +244,24 @@ def export_hf(
         raise UserError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
     source, target = Path(directory).expanduser(), Path(target).expanduser()
     check_unused(target, flag="--to")
-    task = workdir.read_config(source).task
+    config = workdir.read_config(source)
+    task = config.task
     model, params = restore_model(source, step)
     if model.config.adapter_rank:
-        params, config = lora.merge_adapters(params, model.config)
-        model = models.build(config, platform=jax.default_backend())
+        params, merged = lora.merge_adapters(params, model.config)
+        model = models.build(merged, platform=jax.default_backend())
     model, params = labels.drop_unused_heads(model, params, task)
     family, values = choose_family(model)
     values |= labels.write_task(task, values["architectures"][0])
     architecture = values["architectures"][0]
     saved = load_tokenizer(source / "tokenizer")
     values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
-    files = tokenizer.export_files(saved)
+    files = dict(tokenizer.export_files(saved))
+    if config.task.uses_classifier:
+        files = text_length.write_max_length(files, config.data.length)
+    modules = sentence_transformers.write_modules(model.config)
+    params, dense = dict(params), params.get("embedding", {})
+    params.pop("embedding", None)
     table = labels.name_heads(family.table(model.config), model.config, task)
     prefix = family.prefix_to_drop(architecture, table)
     specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
@@ -214,13 +275,28 @@ def export_hf(
         if jax.process_index() == 0:
             write_tensors(staging, specs, arrays)
             (staging / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-            for name, content in files.items():
+            for name, content in (
+                files | sentence_transformers.encode_files(modules)
+            ).items():
+                (staging / name).parent.mkdir(exist_ok=True)
                 (staging / name).write_bytes(content)
         for _ in arrays:  # other processes: each array is gathered from all of them
             pass
+        for i in range(len(dense)):
+            target_i = staging / sentence_transformers.dense_directory(i)
+            _write_dense(dense[f"dense_{i}"], target_i, dtype=DTYPES[dtype])
     return Summary(
-        target, architecture, _count(model), ", ".join(sorted(files)) or "none"
+        target, architecture, count_params(model), ", ".join(sorted(files)) or "none"
     )
+
+
+def _write_dense(params: Params, directory: Path, *, dtype: Any) -> None:
+    """Write a layer of sentence-transformers into its directory."""
+    specs, arrays = export_tensors(params, sentence_transformers.DENSE, dtype=dtype)
+    if jax.process_index() == 0:
+        write_tensors(directory, specs, arrays)
+    for _ in arrays:
+        pass
 
 
 def build_model(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:
@@ -251,7 +327,8 @@ def restore_model(source: Path, step: Step) -> tuple[Model, Params]:
     return model, restore_params(source, config, model, mesh, step=step)
 
 
-def _count(model: Model) -> int:
+def count_params(model: Model) -> int:
+    """Return the number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
 
 

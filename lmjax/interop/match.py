@@ -7,7 +7,7 @@ are left out, and the log says so.
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -31,7 +31,11 @@ class Match(NamedTuple):
 
 
 def match_tensors(
-    files: TensorFiles, table: Table, shapes: Params
+    files: TensorFiles,
+    table: Table,
+    shapes: Params,
+    *,
+    on_dropped: Callable[[list[str]], None] | None = None,
 ) -> dict[str, list[Match]]:
     """Match the tensors of the files to the parameters of a model.
 
@@ -39,6 +43,8 @@ def match_tensors(
       files: the tensors; only copies are read, to compare them.
       table: of the model's family.
       shapes: of the parameters.
+      on_dropped: called with the tensors that are left out, if there are some; by
+        default the log names them.
 
     Returns:
       The tensors of each parameter, in the order of the layers.
@@ -66,7 +72,9 @@ def match_tensors(
             f"{files.directory}: {_summarize(unexpected)} unexpected; the model that "
             "config.json describes has none of that name"
         )
-    if dropped:
+    if dropped and on_dropped is not None:
+        on_dropped(dropped)
+    elif dropped:
         log.warning(
             "%s: left out, as the class that config.json names has no such head: %s",
             files.directory,

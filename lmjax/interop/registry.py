@@ -7,14 +7,16 @@ from typing import Any
 from lmjax.config.experiment import Config, parse
 from lmjax.config.model import ModelConfig
 from lmjax.errors import ConfigError, UserError, nearest
-from lmjax.interop.families.bart import BART, MARIAN
-from lmjax.interop.families.bert import BERT, ROBERTA
+from lmjax.interop.families.bart import BART, MARIAN, MBART, PEGASUS
+from lmjax.interop.families.bert import BERT, CAMEMBERT, ROBERTA, XLM_ROBERTA
+from lmjax.interop.families.distilbert import DISTILBERT
 from lmjax.interop.families.gemma import GEMMA, GEMMA2
 from lmjax.interop.families.gpt2 import GPT2
 from lmjax.interop.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
-from lmjax.interop.families.t5 import T5
+from lmjax.interop.families.t5 import MT5, MT5_ENCODER, T5, T5_ENCODER
 from lmjax.interop.family import Family
 from lmjax.interop.hf_config import HFConfig
+from lmjax.interop.text_length import fit_windows
 from lmjax.models import Model
 from lmjax.types import named_leaves
 
@@ -28,12 +30,20 @@ FAMILIES: tuple[Family, ...] = (
     GEMMA2,
     BERT,
     ROBERTA,
+    XLM_ROBERTA,
+    CAMEMBERT,
+    DISTILBERT,
+    T5_ENCODER,
+    MT5_ENCODER,
     BART,
     MARIAN,
+    MBART,
+    PEGASUS,
     T5,
+    MT5,
 )
 # Fields that do not change the logits of a model that is trained already.
-_TRAINING_FIELDS = ("dropout", "attention_dropout", "opening")
+_TRAINING_FIELDS = ("dropout", "attention_dropout", "opening", "text_embedding")
 
 
 def find_family(values: Mapping[str, Any], *, file: str) -> Family:
@@ -86,6 +96,7 @@ def read_config(
     tensors: Collection[str],
     *,
     file: str,
+    max_length: int = 0,
 ) -> Config:
     """Return the config of a Hugging Face model.
 
@@ -94,6 +105,7 @@ def read_config(
       values: of its config.json.
       tensors: their names in its files.
       file: how errors name the config.json.
+      max_length: at which its tokenizer cuts texts; 0: nowhere.
 
     Raises:
       UserError: lmjax does not support the value of a key.
@@ -104,11 +116,12 @@ def read_config(
     is_base = hf.architecture == family.base_architecture
     if is_base and family.kind != "encoder" and not model["tie_embeddings"]:
         model["lm_head"] = False
+    length = min(model["max_length"], max_length or 1024)
     sections = {
         "model": model,
         "tokenizer": {"kind": "ids", "vocab_size": model["vocab_size"]},
-        "data": {"source": "none", "length": min(model["max_length"], 1024)},
-        "task": family.task_from_hf(hf, tensors),
+        "data": {"source": "none", "length": length},
+        "task": fit_windows(family.task_from_hf(hf, tensors), length),
     }
     try:
         return parse(sections)

@@ -6,7 +6,7 @@ from flax import nnx
 
 from lmjax.config.model import DecoderConfig
 from lmjax.models import flops
-from lmjax.models.heads import Classifier, Head, apply_head
+from lmjax.models.heads import Classifier, Head, TextEmbedding, apply_head
 from lmjax.nn.kv_cache import TransformerDecodeState
 from lmjax.nn.linear import Embed
 from lmjax.nn.stack import TransformerStack, resolve_stack
@@ -35,6 +35,8 @@ class Decoder(nnx.Module):
             if c.num_labels
             else None
         )
+        own = jax.random.fold_in(key, 7)
+        self.embedding = TextEmbedding(own, c.text_embedding, dim=c.width)
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the last hidden states (B, T, D); dropout only with a key."""

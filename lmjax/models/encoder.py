@@ -7,14 +7,14 @@ from flax import nnx
 from lmjax.config.model import EncoderConfig
 from lmjax.errors import ConfigError
 from lmjax.models import flops
-from lmjax.models.heads import Classifier, MaskedLMHead, Pooler
+from lmjax.models.heads import Classifier, MaskedLMHead, Pooler, TextEmbedding
 from lmjax.nn.linear import Embed, Linear
 from lmjax.nn.stack import TransformerStack, resolve_stack
 from lmjax.types import Array, Batch
 
 
 class Encoder(nnx.Module):
-    """BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
+    """BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), and all of their kind."""
 
     resolve = staticmethod(resolve_stack)
 
@@ -28,7 +28,9 @@ class Encoder(nnx.Module):
             keys[2], c, num_layers=c.num_layers, causal=False
         )
         self.head = MaskedLMHead(keys[3], c) if c.mlm_head else None
-        self.pooler = Pooler(keys[4], c.dim) if c.pooler else None
+        self.pooler = (
+            Pooler(keys[4], c.dim, activation=c.pooler_activation) if c.pooler else None
+        )
         pair = {"embed": c.dim}, {"features": 2}
         self.pair = Linear(keys[5], *pair, bias=True) if c.pair_head else None
         self.classifier = (
@@ -38,6 +40,8 @@ class Encoder(nnx.Module):
             if c.num_labels
             else None
         )
+        own = jax.random.fold_in(key, 7)
+        self.embedding = TextEmbedding(own, c.text_embedding, dim=c.width)
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the last hidden states (B, T, D); dropout only with a key.

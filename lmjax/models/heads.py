@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config.model import EncoderConfig, ModelBaseConfig
+from lmjax.config.model import (
+    EncoderConfig,
+    ModelBaseConfig,
+    Pooling,
+    TextEmbeddingConfig,
+)
 from lmjax.errors import ConfigError
 from lmjax.nn.feedforward import ACTIVATIONS
 from lmjax.nn.linear import Embed, Linear, table_logits
@@ -88,14 +93,68 @@ class MaskedLMHead(Head):
 
 
 class Pooler(Linear):
-    """A tanh layer on the first token's hidden state (BERT, Devlin et al. 2019)."""
+    """A layer on the first token's hidden state (BERT, Devlin et al. 2019)."""
 
-    def __init__(self, key: Array, dim: int) -> None:
+    def __init__(self, key: Array, dim: int, *, activation: str = "tanh") -> None:
         super().__init__(key, {"embed": dim}, {"features": dim}, bias=True)
+        self.activation = activation
 
     def __call__(self, x_BTD: Array) -> Array:
         """Return one vector for each row (B, D)."""
-        return jnp.tanh(super().__call__(x_BTD[:, 0]))
+        return ACTIVATIONS[self.activation](super().__call__(x_BTD[:, 0]))
+
+
+class TextEmbedding(nnx.Module):
+    """The vector of each text: its hidden states pooled, then linear layers.
+
+    Sentence-BERT (Reimers and Gurevych 2019), and the modules of its library.
+    """
+
+    def __init__(self, key: Array, config: TextEmbeddingConfig, *, dim: int) -> None:
+        self.config = config
+        size = dim * len(config.pooling)
+        for i, layer in enumerate(config.dense):
+            dims = {"embed": size}, {"features": layer.dim}
+            dense = Linear(jax.random.fold_in(key, i), *dims, bias=layer.bias)
+            setattr(self, f"dense_{i}", dense)
+            size = layer.dim
+
+    def __call__(self, x_BTD: Array, segments_BT: Array) -> Array:
+        """Return one vector for each row, float32; of a row of padding it is 0.
+
+        A row holds one text, which begins at its left.
+        """
+        real_BT = segments_BT > 0
+        x_BTD = jnp.where(real_BT[..., None], x_BTD, 0.0).astype(jnp.float32)
+        pooled = [pool(x_BTD, real_BT, mode) for mode in self.config.pooling]
+        x = jnp.concatenate(pooled, axis=-1)
+        for i, layer in enumerate(self.config.dense):
+            x = getattr(self, f"dense_{i}")(x)
+            if layer.activation != "none":
+                x = ACTIVATIONS[layer.activation](x)
+        if self.config.normalize:
+            x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+        return x
+
+
+def pool(x_BTD: Array, real_BT: Array, mode: Pooling) -> Array:
+    """Return one vector for each row (B, D), of the states where `real_BT` is true.
+
+    The real ones come first in a row, and the others are 0.
+    """
+    if mode == "max":
+        lowest = jnp.where(real_BT, 0.0, -jnp.inf)[..., None]
+        return jnp.where(real_BT.any(axis=1)[:, None], (x_BTD + lowest).max(axis=1), 0)
+    index_1T = jnp.arange(x_BTD.shape[1])[None]
+    count_B1 = jnp.maximum(real_BT.sum(axis=1, keepdims=True), 1)
+    weights_BT = {
+        "first": index_1T == 0,
+        "last": index_1T == count_B1 - 1,
+        "mean": real_BT / count_B1,
+        "mean_sqrt": real_BT / jnp.sqrt(count_B1),
+        "weighted_mean": real_BT * (index_1T + 1) / (count_B1 * (count_B1 + 1) / 2),
+    }[mode]
+    return jnp.einsum("BT,BTD->BD", weights_BT.astype(x_BTD.dtype), x_BTD)
 
 
 class Classifier(Linear):

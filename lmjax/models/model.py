@@ -29,7 +29,8 @@ from lmjax.types import Array, Axes, Batch, Params
 #   init_decode_state(...) and extend(tokens, state, ...): decoding, if it generates;
 #   resolve(config, platform): the config with each "auto" decided;
 #   count_macs(config, kernels, batch): the multiply-adds of a row.
-# Labels need `classifier` and `summary`, a carry between windows `apply_with_carry`.
+# Labels need `classifier` and `summary`, vectors of texts `embedding`, and a carry
+# between windows `apply_with_carry`.
 MODELS: dict[str, Any] = {
     "decoder": Decoder,
     "encoder": Encoder,
@@ -151,6 +152,11 @@ class Model:
     def summary(self, params: Params, hidden_BTD: Array, segments_BT: Array) -> Array:
         """Return the vector (B, D) of each row that is classified."""
         return self._module(params).summary(hidden_BTD, segments_BT)
+
+    def embedding(self, params: Params, batch: Batch) -> Array:
+        """Return the vector of each row, float32 (B, E): `config.text_embedding`."""
+        module = self._module(params)
+        return module.embedding(module(batch), batch["segments"])
 
     def label_logits(
         self, params: Params, x: Array, *, key: Array | None = None

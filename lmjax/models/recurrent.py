@@ -10,7 +10,7 @@ from flax import nnx
 from lmjax.config.model import RecurrentConfig
 from lmjax.errors import ConfigError
 from lmjax.models import flops
-from lmjax.models.heads import Classifier, Head
+from lmjax.models.heads import Classifier, Head, TextEmbedding
 from lmjax.nn.linear import Embed
 from lmjax.nn.recurrent.decode_state import RecurrentDecodeState
 from lmjax.nn.recurrent.layers import Recurrent, State, zero_state
@@ -52,6 +52,8 @@ class RecurrentNetwork(nnx.Module):
             if c.num_labels
             else None
         )
+        seventh = jax.random.fold_in(key, 7)
+        self.embedding = TextEmbedding(seventh, c.text_embedding, dim=c.width)
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the last hidden states (B, T, H); dropout only with a key.

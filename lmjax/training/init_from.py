@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # Parameters that a task adds to a model: they may be new, and may be left out. All
 # others must be there, with the same shape except for the axes that may grow.
-HEADS = ("head", "pooler", "pair", "classifier")
+HEADS = ("head", "pooler", "pair", "classifier", "embedding")
 GROWING = ("vocab", "length", "token_types")
 
 
@@ -69,6 +69,7 @@ def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
         config = open_pretrained(path).config
     model = to_dict(config.model)
     model.pop("num_labels", None)  # follows from the task
+    model.pop("text_embedding", None)  # of the model as it was trained before
     return {"model": model, "tokenizer": to_dict(config.tokenizer)}
 
 

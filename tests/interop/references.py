@@ -26,6 +26,15 @@ BART = {
     "decoder_ffn_dim": 48,
     "max_position_embeddings": 64,
 }
+DISTILBERT = {
+    "vocab_size": 67,
+    "dim": 32,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+}
 T5 = {
     "vocab_size": 67,
     "d_model": 32,
@@ -104,6 +113,31 @@ CASES = {
     ),
     "roberta_base": ("RobertaModel", {**SMALL, "type_vocab_size": 1}),
     "roberta": ("RobertaForMaskedLM", {**SMALL, "type_vocab_size": 1}),
+    "xlm_roberta": ("XLMRobertaForMaskedLM", {**SMALL, "type_vocab_size": 1}),
+    "xlm_roberta_classify": (
+        "XLMRobertaForSequenceClassification",
+        {**SMALL, "type_vocab_size": 1, "num_labels": 3},
+    ),
+    "camembert_base": ("CamembertModel", {**SMALL, "type_vocab_size": 1}),
+    "distilbert_base": ("DistilBertModel", DISTILBERT),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert_untied": (
+        "DistilBertForMaskedLM",
+        {**DISTILBERT, "tie_word_embeddings": False, "sinusoidal_pos_embds": True},
+    ),
+    "distilbert_classify": (
+        "DistilBertForSequenceClassification",
+        {**DISTILBERT, "num_labels": 3},
+    ),
+    "distilbert_tag": (
+        "DistilBertForTokenClassification",
+        {**DISTILBERT, "num_labels": 5},
+    ),
+    "distilbert_span_qa": (
+        "DistilBertForQuestionAnswering",
+        {**DISTILBERT, "max_position_embeddings": 240},
+    ),
+    "t5_encoder": ("T5EncoderModel", T5),
     "bert_untied": ("BertForMaskedLM", {**SMALL, "tie_word_embeddings": False}),
     "roberta_untied": (
         "RobertaForMaskedLM",
@@ -116,7 +150,21 @@ CASES = {
         {**BART, "scale_embedding": True, "activation_function": "swish"}
         | {"pad_token_id": 66, "decoder_start_token_id": 66},
     ),
+    "mbart": (
+        "MBartForConditionalGeneration",
+        {**BART, "scale_embedding": True, "forced_bos_token_id": 5},
+    ),
+    "mbart_base": ("MBartModel", {**BART, "tie_word_embeddings": True}),
+    "pegasus": (
+        "PegasusForConditionalGeneration",
+        {**BART, "scale_embedding": True, "activation_function": "relu"},
+    ),
     "t5": ("T5ForConditionalGeneration", T5),
+    "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
+    "mt5_encoder": (
+        "MT5EncoderModel",
+        {**T5, "feed_forward_proj": "gated-gelu"},
+    ),
     "t5_v11_base": ("T5Model", {**T5, "feed_forward_proj": "gated-gelu"}),
     "t5_v11": ("T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}),
     "t5_v11_new": ("T5ForConditionalGeneration", {**T5, "num_decoder_layers": 2}),
@@ -136,12 +184,13 @@ def build_reference(name, **changes):
     )
     model = model_class(config).eval()
     if name.startswith("t5_v11"):  # as published: not tied
-        if name != "t5_v11_base":
-            model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(67, 32))
         model.config.scale_decoder_outputs = False
+    if name in ("t5_v11", "t5_v11_new", "mt5"):
+        model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn(67, 32))
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if name != "marian" or "embed_positions" not in key:  # sinusoids
+            sinusoids = name in ("marian", "pegasus") and "embed_positions" in key
+            if not sinusoids:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         for key, buffer in model.named_buffers():
             if key == "final_logits_bias":

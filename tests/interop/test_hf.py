@@ -72,6 +72,25 @@ def test_import_and_export_commands(directory, tmp_path, capsys):
     ]
 
 
+def test_a_dry_run_says_what_an_import_would_make(directory, tmp_path, capsys):
+    extra = {"score.weight": np.zeros((2, 16), np.float32)}
+    arrays = {
+        n: open_tensors(directory).read(n) for n in open_tensors(directory).tensors
+    }
+    arrays |= extra
+    specs = {name: Spec(a.dtype, a.shape) for name, a in arrays.items()}
+    write_tensors(directory, specs, arrays.values())
+    assert main(["import", f"--from={directory}", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("llama (LlamaForCausalLM)", "4,944", "2 layers", "vocabulary 32"):
+        assert part in printed
+    assert "none, texts are token ids" in printed
+    assert printed.splitlines()[-1].split() == ["dropped", "score.weight"]
+    assert [path.name for path in tmp_path.iterdir()] == [directory.name]
+    assert main(["import", f"--from={directory}"]) == 2
+    assert "--workdir: must be given" in capsys.readouterr().err
+
+
 def test_a_failed_import_leaves_nothing(directory, tmp_path, capsys):
     workdir = tmp_path / "workdir"
     command = ["import", f"--from={directory}", f"--workdir={workdir}"]

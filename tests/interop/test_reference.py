@@ -33,6 +33,10 @@ LONG = {
         name: {"max_position_embeddings": 128, "eos_token_id": 2}
         for name in ("llama_rope", "gemma2", "qwen2", "bart", "marian")
     },
+    "mt5": {"num_decoder_layers": 2, "eos_token_id": 2},
+    "mbart": {"max_position_embeddings": 128, "eos_token_id": 2}
+    | {"decoder_start_token_id": 2},
+    "pegasus": {"max_position_embeddings": 128, "eos_token_id": 2},
 }
 MINILM = Path.home() / ".cache" / "lmjax-data" / "minilm"
 
@@ -104,12 +108,13 @@ def test_t5_reads_sources_beyond_its_distance_buckets(both):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama_rope", "bert", "t5"])
+@pytest.mark.parametrize("name", ["gpt2", "llama_rope", "bert", "t5", "mbart"])
 def test_gradients(both, name):
     """Compare the gradients of the mean negative log-likelihood of all parameters."""
     reference, lm = both(name)
     tokens, targets = random_ids(3, 12), random_ids(3, 12, seed=1)
-    source = {"source": random_ids(3, 9, seed=2)} if name == "t5" else {}
+    has_source = lm.config.model.is_encoder_decoder
+    source = {"source": random_ids(3, 9, seed=2)} if has_source else {}
     batch = lm._batch(tokens, source.get("source"), None, None, None)
 
     def loss(params):

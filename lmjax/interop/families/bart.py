@@ -1,4 +1,7 @@
-"""BART (Lewis et al. 2020) and Marian (Junczys-Dowmunt et al. 2018)."""
+"""BART, mBART, Marian and Pegasus.
+
+Lewis et al. 2020, Liu et al. 2020, Junczys-Dowmunt et al. 2018, Zhang et al. 2020.
+"""
 
 from collections.abc import Collection
 from typing import Any
@@ -31,12 +34,21 @@ _MARIAN = {
     "decoder_start_token_id": 58100,
     "share_encoder_decoder_embeddings": True,
 }
+_MBART = {
+    **_BART,
+    "eos_token_id": 2,
+    "decoder_start_token_id": None,
+}
+_PEGASUS = {**_BART, "decoder_start_token_id": 0}
 _OFFSET = 2  # unused positions, before the first one
 
 
-def _read(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
-    for key in ("normalize_before", "add_final_layer_norm", "is_decoder"):
-        hf.require(key, None, False)
+def _read(
+    hf: HFConfig, tensors: Collection[str], *, norm_place: str = "post"
+) -> dict[str, Any]:
+    hf.require("is_decoder", None, False)
+    for key in ("normalize_before", "add_final_layer_norm"):
+        hf.require(key, None, norm_place == "pre")
     return {
         "kind": "encoder_decoder",
         "vocab_size": hf.get_int("vocab_size"),
@@ -50,14 +62,14 @@ def _read(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
         "max_length": hf.get_int("max_position_embeddings"),
         "norm": "layernorm",
         "norm_epsilon": 1e-5,
-        "norm_place": "post",
+        "norm_place": norm_place,
         "scale_embeddings": hf.get_bool("scale_embedding"),
         "activation": hf.look_up("activation_function", ACTIVATIONS),
         "gated": False,
         "use_bias": True,
         "tie_embeddings": hf.get_bool("tie_word_embeddings"),
         "head_bias": has_tensor(tensors, "final_logits_bias"),
-        "start_id": hf.get_int("decoder_start_token_id"),
+        "start_id": hf.get_int("decoder_start_token_id", 0),
         "dropout": hf.get_float("dropout"),
         "attention_dropout": hf.get_float("attention_dropout"),
     }
@@ -82,6 +94,27 @@ def _read_marian(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
     hf.require("share_encoder_decoder_embeddings", True)
     hf.require("decoder_vocab_size", None, hf.get_int("vocab_size"))
     return _read(hf, tensors) | {"position": "sinusoidal"}
+
+
+def _read_mbart(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    hf.require("normalize_embedding", None, True)
+    hf.require("static_position_embeddings", None, False)
+    # Targets begin with the id of their language, which is given for each text.
+    forced = hf.get("forced_bos_token_id")
+    start = hf.get_int("decoder_start_token_id", hf.get_int("eos_token_id"))
+    return _read(hf, tensors, norm_place="pre") | {
+        "position": "learned",
+        "position_offset": _OFFSET,
+        "embedding_norm": True,
+        "start_id": start,
+        "opening": () if forced is None else (hf.get_int("forced_bos_token_id"),),
+    }
+
+
+def _read_pegasus(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    hf.require("normalize_embedding", None, False)
+    hf.require("static_position_embeddings", None, True)
+    return _read(hf, tensors, norm_place="pre") | {"position": "sinusoidal"}
 
 
 def _write(config: EncoderDecoderConfig) -> dict[str, Any]:
@@ -127,6 +160,16 @@ def _write_marian(config: EncoderDecoderConfig) -> dict[str, Any]:
     }
 
 
+def _write_mbart(config: EncoderDecoderConfig) -> dict[str, Any]:
+    names = {"architectures": ["MBartForConditionalGeneration"], "model_type": "mbart"}
+    return _write_bart(config) | names
+
+
+def _write_pegasus(config: EncoderDecoderConfig) -> dict[str, Any]:
+    name = "PegasusForConditionalGeneration"
+    return _write(config) | {"architectures": [name], "model_type": "pegasus"}
+
+
 def _attention(param: str, tensor: str) -> tuple[Entry, ...]:
     return (
         *linear(f"{param}.query", f"{tensor}.q_proj"),
@@ -148,6 +191,7 @@ def _stack(stack: str) -> tuple[Entry, ...]:
         *linear(f"{blocks}.mlp.up", f"{layer}.fc1"),
         *linear(f"{blocks}.mlp.down", f"{layer}.fc2"),
         *norm(f"{blocks}.mlp_norm", f"{layer}.final_layer_norm"),
+        *norm(f"{stack}.norm", f"model.{stack}.layer_norm"),
     )
 
 
@@ -175,7 +219,7 @@ def _table(*ignored: str) -> Table:
 
 
 _BART_TABLE = _table()
-_MARIAN_TABLE = _table(r"(en|de)coder\.embed_positions\.weight$")  # sinusoids
+_SINUSOIDS_TABLE = _table(r"(en|de)coder\.embed_positions\.weight$")
 
 BART = Family(
     model_type="bart",
@@ -194,6 +238,26 @@ MARIAN = Family(
     defaults=_MARIAN,
     config_from_hf=_read_marian,
     config_to_hf=_write_marian,
-    table=lambda config: _MARIAN_TABLE,
+    table=lambda config: _SINUSOIDS_TABLE,
+    kind="encoder_decoder",
+)
+MBART = Family(
+    model_type="mbart",
+    architectures=("MBartForConditionalGeneration", "MBartModel"),
+    base_architecture="MBartModel",
+    defaults=_MBART,
+    config_from_hf=_read_mbart,
+    config_to_hf=_write_mbart,
+    table=lambda config: _BART_TABLE,
+    kind="encoder_decoder",
+)
+PEGASUS = Family(
+    model_type="pegasus",
+    architectures=("PegasusForConditionalGeneration", "PegasusModel"),
+    base_architecture="PegasusModel",
+    defaults=_PEGASUS,
+    config_from_hf=_read_pegasus,
+    config_to_hf=_write_pegasus,
+    table=lambda config: _SINUSOIDS_TABLE,
     kind="encoder_decoder",
 )

@@ -1,5 +1,6 @@
-"""BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019)."""
+"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and its descendants."""
 
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -27,7 +28,7 @@ _BERT = {
     "position_embedding_type": "absolute",
     "tie_word_embeddings": True,
 }
-_ROBERTA = {**_BERT, "vocab_size": 50265, "pad_token_id": 1}
+_ROBERTA = {**_BERT, "pad_token_id": 1}
 
 
 def _read(hf: HFConfig) -> dict[str, Any]:
@@ -58,15 +59,15 @@ def _read(hf: HFConfig) -> dict[str, Any]:
     }
 
 
-def _write_label_head(prefix: str, config: EncoderConfig) -> dict[str, Any]:
+def write_label_head(prefix: str, config: EncoderConfig) -> dict[str, Any]:
     """Return the class of a model with a label head, and default labels."""
     head = labels.HEADS["classify" if config.pooler else "tag"]
     names = labels.write_labels(labels.default_labels(config.num_labels))
     return {"architectures": [prefix + head.class_suffix], **names}
 
 
-def _read_heads(
-    hf: HFConfig, tensors: Collection[str], *, dense: str, pair: str
+def read_heads(
+    hf: HFConfig, tensors: Collection[str], *, dense: str, pair: str = "-"
 ) -> dict[str, Any]:
     """Return the fields that say which heads the model has.
 
@@ -78,7 +79,7 @@ def _read_heads(
       hf: the config.json.
       tensors: the names in the files.
       dense: a tensor of the head for masked tokens.
-      pair: a tensor of the head for sentence pairs.
+      pair: a tensor of the head for sentence pairs, if there may be one.
     """
     task, name = labels.find_task(hf, tensors), hf.architecture
     masked = has_tensor(tensors, dense)
@@ -98,7 +99,7 @@ def _read_heads(
 
 
 def _read_bert(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
-    return _read(hf) | _read_heads(
+    return _read(hf) | read_heads(
         hf,
         tensors,
         dense="predictions.transform.dense.weight",
@@ -107,7 +108,7 @@ def _read_bert(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
 
 
 def _read_roberta(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
-    heads = _read_heads(hf, tensors, dense="lm_head.dense.weight", pair="-")
+    heads = read_heads(hf, tensors, dense="lm_head.dense.weight")
     if heads["mlm_head"]:
         hf.require("hidden_act", "gelu")  # the head always uses gelu
     # The first position is pad_token_id + 1.
@@ -140,17 +141,19 @@ def _write_bert(config: EncoderConfig) -> dict[str, Any]:
             f"BertFor{'PreTraining' if config.mlm_head else 'NextSentencePrediction'}"
         )
     values = {"architectures": [name], "model_type": "bert", **_write(config)}
-    return values | (_write_label_head("Bert", config) if config.num_labels else {})
+    return values | (write_label_head("Bert", config) if config.num_labels else {})
 
 
-def _write_roberta(config: EncoderConfig) -> dict[str, Any]:
+def _write_roberta(
+    config: EncoderConfig, *, model_type: str, prefix: str
+) -> dict[str, Any]:
     values = {
-        "architectures": ["RobertaForMaskedLM" if config.mlm_head else "RobertaModel"],
-        "model_type": "roberta",
+        "architectures": [prefix + ("ForMaskedLM" if config.mlm_head else "Model")],
+        "model_type": model_type,
         **_write(config),
         "pad_token_id": max(config.position_offset - 1, 0),
     }
-    return values | (_write_label_head("Roberta", config) if config.num_labels else {})
+    return values | (write_label_head(prefix, config) if config.num_labels else {})
 
 
 def _encoder(prefix: str) -> tuple[Entry, ...]:
@@ -174,37 +177,44 @@ def _encoder(prefix: str) -> tuple[Entry, ...]:
     )
 
 
-def _table(
-    config: EncoderConfig, *, prefix: str, head: tuple[Entry, ...], bias: str
+def head_table(
+    config: EncoderConfig,
+    entries: tuple[Entry, ...],
+    *,
+    prefix: str,
+    embedding: str,
+    bias: str,
+    decoder: str,
 ) -> Table:
-    """Return the table of a model with the head for masked tokens or without.
+    """Return the table of an encoder with the last layer of its masked tokens' head.
 
     Args:
       config: of the model.
+      entries: all but those of this layer.
       prefix: of the tensors of the encoder.
-      head: the entries of the heads, but for the last layer of that for masked tokens.
+      embedding: the tensor of token embeddings.
       bias: of this last layer. The files have it under a second name as well,
-        `decoder.bias`: tied heads have equal copies; in others `decoder.bias` is used,
+        the decoder's: tied heads have equal copies; in others the decoder's is used,
         and older files that lack it have `bias` alone.
+      decoder: the prefix of the layer's tensors.
     """
-    module, own = bias.rsplit(".", 1)
-    decoder_bias = f"{module}.decoder.{own}"
-    embedding = f"{prefix}embeddings.word_embeddings.weight"
+    decoder_bias = f"{decoder}.bias"
     tied = config.tie_embeddings
-    copies = {f"{module}.decoder.weight": embedding, decoder_bias: bias}
+    copies = {f"{decoder}.weight": embedding}
+    if bias != decoder_bias:
+        copies[decoder_bias] = bias
     if not config.mlm_head:  # one that the files hold is left out, equal or not
         copies = {}
     return Table(
         entries=(
-            *_encoder(prefix),
-            *head,
+            *entries,
             Entry("head.bias", bias if tied else decoder_bias),
-            Entry("head.embedding", f"{module}.decoder.weight"),
+            Entry("head.embedding", f"{decoder}.weight"),
         ),
         prefix=prefix,
         ignored=(r"embeddings\.position_ids$",),
         copies=copies if tied else {},
-        aliases={} if tied else {bias: decoder_bias},
+        aliases={} if tied or bias == decoder_bias else {bias: decoder_bias},
     )
 
 
@@ -216,7 +226,14 @@ def _bert_table(config: EncoderConfig) -> Table:
         *linear("pair", "cls.seq_relationship"),
         *linear("classifier", "classifier"),
     )
-    return _table(config, prefix="bert.", head=head, bias="cls.predictions.bias")
+    return head_table(
+        config,
+        (*_encoder("bert."), *head),
+        prefix="bert.",
+        embedding="bert.embeddings.word_embeddings.weight",
+        bias="cls.predictions.bias",
+        decoder="cls.predictions.decoder",
+    )
 
 
 def _roberta_table(config: EncoderConfig) -> Table:
@@ -230,13 +247,21 @@ def _roberta_table(config: EncoderConfig) -> Table:
         *norm("head.norm", "lm_head.layer_norm"),
         *linear("classifier", classifier),
     )
-    return _table(config, prefix="roberta.", head=head, bias="lm_head.bias")
+    return head_table(
+        config,
+        (*_encoder("roberta."), *head),
+        prefix="roberta.",
+        embedding="roberta.embeddings.word_embeddings.weight",
+        bias="lm_head.bias",
+        decoder="lm_head.decoder",
+    )
 
 
-def _unused_fields(config: EncoderConfig) -> tuple[str, ...]:
-    """Return the fields of the head for masked tokens if there is none."""
+def unused_fields(config: EncoderConfig) -> tuple[str, ...]:
+    """Return the fields of the heads that there are not."""
     no_head = ("tie_embeddings", "head_bias", "logit_softcap")
-    return () if config.mlm_head else no_head
+    unused = () if config.mlm_head else no_head
+    return unused if config.pooler else (*unused, "pooler_activation")
 
 
 BERT = Family(
@@ -256,24 +281,43 @@ BERT = Family(
     table=_bert_table,
     kind="encoder",
     task_from_hf=labels.read_task,
-    unused_fields=_unused_fields,
+    unused_fields=unused_fields,
     base_architecture="BertModel",
 )
-ROBERTA = Family(
-    model_type="roberta",
-    architectures=(
-        "RobertaModel",
-        "RobertaForMaskedLM",
-        "RobertaForSequenceClassification",
-        "RobertaForTokenClassification",
-        "RobertaForQuestionAnswering",
-    ),
-    defaults=_ROBERTA,
-    config_from_hf=_read_roberta,
-    config_to_hf=_write_roberta,
-    table=_roberta_table,
-    kind="encoder",
-    task_from_hf=labels.read_task,
-    unused_fields=_unused_fields,
-    base_architecture="RobertaModel",
-)
+
+
+def _make_roberta(model_type: str, prefix: str) -> Family:
+    """Return a family whose models are RoBERTa's under names of their own.
+
+    Args:
+      model_type: as config.json has it.
+      prefix: of the names of the classes.
+    """
+    suffixes = (
+        "Model",
+        "ForMaskedLM",
+        *(head.class_suffix for head in labels.HEADS.values()),
+    )
+    return Family(
+        model_type=model_type,
+        architectures=tuple(
+            name + suffix
+            for name in dict.fromkeys((prefix, "Roberta"))  # older files have both
+            for suffix in suffixes
+        ),
+        defaults=_ROBERTA,
+        config_from_hf=_read_roberta,
+        config_to_hf=functools.partial(
+            _write_roberta, model_type=model_type, prefix=prefix
+        ),
+        table=_roberta_table,
+        kind="encoder",
+        task_from_hf=labels.read_task,
+        unused_fields=unused_fields,
+        base_architecture=f"{prefix}Model",
+    )
+
+
+ROBERTA = _make_roberta("roberta", "Roberta")
+XLM_ROBERTA = _make_roberta("xlm-roberta", "XLMRoberta")  # Conneau et al. 2020
+CAMEMBERT = _make_roberta("camembert", "Camembert")  # Martin et al. 2020

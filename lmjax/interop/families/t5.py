@@ -1,12 +1,17 @@
-"""T5 (Raffel et al. 2020), as first published and as version 1.1."""
+"""T5 (Raffel et al. 2020) as first published and as version 1.1, and mT5 (Xue 2021)."""
 
+import dataclasses
+import functools
 from collections.abc import Collection
 from typing import Any
 
-from lmjax.config.model import EncoderDecoderConfig
+from lmjax.config.model import EncoderConfig, EncoderDecoderConfig
+from lmjax.interop.families.bert import unused_fields
 from lmjax.interop.family import Family
 from lmjax.interop.hf_config import HFConfig
-from lmjax.interop.table import Entry, Table, linear, norm
+from lmjax.interop.table import HEADS, Entry, Table, linear, norm
+
+AnyT5 = EncoderConfig | EncoderDecoderConfig
 
 _DEFAULTS = {
     "vocab_size": 32128,
@@ -24,6 +29,14 @@ _DEFAULTS = {
     "n_positions": 512,  # in the files; relative positions have no limit
     "tie_word_embeddings": True,
 }
+_MT5 = {
+    **_DEFAULTS,
+    "vocab_size": 250112,
+    "d_ff": 1024,
+    "num_layers": 8,
+    "num_heads": 6,
+    "feed_forward_proj": "gated-gelu",
+}
 # feed_forward_proj: (gated, activation). "gated-gelu" is the tanh form.
 _FEED_FORWARD = {
     "relu": (False, "relu"),
@@ -36,15 +49,15 @@ _FEED_FORWARD = {
 }
 
 
-def _read(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+def _read_encoder(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    """Return the fields of the encoder alone, whose hidden states are the output."""
     gated, activation = hf.look_up("feed_forward_proj", _FEED_FORWARD)
-    num_layers = hf.get_int("num_layers")
     return {
-        "kind": "encoder_decoder",
+        "kind": "encoder",
+        "mlm_head": False,
         "vocab_size": hf.get_int("vocab_size"),
         "dim": hf.get_int("d_model"),
-        "num_layers": hf.get_int("num_decoder_layers", num_layers),
-        "num_encoder_layers": num_layers,
+        "num_layers": hf.get_int("num_layers"),
         "num_heads": hf.get_int("num_heads"),
         "head_dim": hf.get_int("d_kv"),
         "mlp_dim": hf.get_int("d_ff"),
@@ -57,11 +70,31 @@ def _read(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
         "activation": activation,
         "gated": gated,
         "attention_scale": 1.0,
-        "start_id": hf.get_int("decoder_start_token_id", hf.get_int("pad_token_id")),
-        **_read_head(hf, tensors),
         "dropout": hf.get_float("dropout_rate"),
         "attention_dropout": hf.get_float("dropout_rate"),
     }
+
+
+def _read_both(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    num_layers = hf.get_int("num_layers")
+    fields = _read_encoder(hf, tensors) | {
+        "kind": "encoder_decoder",
+        "num_layers": hf.get_int("num_decoder_layers", num_layers),
+        "num_encoder_layers": num_layers,
+        "start_id": hf.get_int("decoder_start_token_id", hf.get_int("pad_token_id")),
+    }
+    fields.pop("mlm_head")
+    return fields
+
+
+def _read(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    return _read_both(hf, tensors) | _read_head(hf, tensors)
+
+
+def _read_mt5(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
+    # Never scaled; tied only where the files have no other matrix.
+    tied = "lm_head.weight" not in tensors and hf.architecture != "MT5Model"
+    return _read_both(hf, tensors) | {"tie_embeddings": tied, "scale_logits": False}
 
 
 def _read_head(hf: HFConfig, tensors: Collection[str]) -> dict[str, bool]:
@@ -81,15 +114,14 @@ def _read_head(hf: HFConfig, tensors: Collection[str]) -> dict[str, bool]:
     return {"tie_embeddings": tied, "scale_logits": tied}
 
 
-def _write(config: EncoderDecoderConfig) -> dict[str, Any]:
+def _write_encoder(config: AnyT5, *, prefix: str = "T5") -> dict[str, Any]:
     feed_forward = {value: key for key, value in _FEED_FORWARD.items()}
     return {
-        "architectures": ["T5ForConditionalGeneration"],
-        "model_type": "t5",
+        "architectures": [f"{prefix}EncoderModel"],
+        "model_type": prefix.lower(),
         "vocab_size": config.vocab_size,
         "d_model": config.dim,
-        "num_layers": config.num_encoder_layers,
-        "num_decoder_layers": config.num_layers,
+        "num_layers": config.num_layers,
         "num_heads": config.num_heads,
         "d_kv": config.head_dim,
         "d_ff": config.mlp_dim,
@@ -102,10 +134,18 @@ def _write(config: EncoderDecoderConfig) -> dict[str, Any]:
             (config.gated, config.activation), "relu"
         ),
         "tie_word_embeddings": config.tie_embeddings,
+        "dropout_rate": config.dropout,
+    }
+
+
+def _write(config: EncoderDecoderConfig, *, prefix: str = "T5") -> dict[str, Any]:
+    return _write_encoder(config, prefix=prefix) | {
+        "architectures": [f"{prefix}ForConditionalGeneration"],
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_layers,
         "scale_decoder_outputs": config.scale_logits,
         "decoder_start_token_id": config.start_id,
         "is_encoder_decoder": True,
-        "dropout_rate": config.dropout,
     }
 
 
@@ -143,16 +183,19 @@ def _stack(stack: str, *, gated: bool) -> tuple[Entry, ...]:
     )
 
 
-def _table(config: EncoderDecoderConfig) -> Table:
+def _table(config: AnyT5) -> Table:
+    decoder = _stack("decoder", gated=config.gated)
     return Table(
         entries=(
             Entry("embed.embedding", "shared.weight"),
             *_stack("encoder", gated=config.gated),
-            *_stack("decoder", gated=config.gated),
+            *(decoder if config.is_encoder_decoder else ()),
             Entry("head.embedding", "lm_head.weight"),
         ),
         # In the first files, but unused: cross-attention has no positions.
         ignored=(r"EncDecAttention\.relative_attention_bias\.weight$",),
+        # The encoder alone may be among the files of the whole.
+        heads=HEADS if config.is_encoder_decoder else (*HEADS, r"^decoder\."),
         copies=dict.fromkeys(
             (
                 "encoder.embed_tokens.weight",
@@ -173,4 +216,33 @@ T5 = Family(
     config_to_hf=_write,
     table=_table,
     kind="encoder_decoder",
+)
+MT5 = Family(
+    model_type="mt5",
+    architectures=("MT5ForConditionalGeneration", "MT5Model", *T5.architectures),
+    base_architecture="MT5Model",
+    defaults=_MT5,
+    config_from_hf=_read_mt5,
+    config_to_hf=functools.partial(_write, prefix="MT5"),
+    table=_table,
+    kind="encoder_decoder",
+)
+T5_ENCODER = Family(
+    model_type="t5",
+    architectures=("T5EncoderModel",),
+    base_architecture="T5EncoderModel",
+    defaults=_DEFAULTS,
+    config_from_hf=_read_encoder,
+    config_to_hf=_write_encoder,
+    table=_table,
+    kind="encoder",
+    unused_fields=unused_fields,
+)
+MT5_ENCODER = dataclasses.replace(
+    T5_ENCODER,
+    model_type="mt5",
+    architectures=("MT5EncoderModel", "T5EncoderModel"),
+    base_architecture="MT5EncoderModel",
+    defaults=_MT5,
+    config_to_hf=functools.partial(_write_encoder, prefix="MT5"),
 )
