@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from lmjax.types import Array
@@ -158,6 +159,8 @@ class Table:
       copies: tensors that are equal to another one, by name: tied embeddings.
       aliases: tensors that older files have in place of another one. If both are there,
         the alias is ignored; exports write both.
+      constants: tensors that hold nothing trained, but that exports write: transformers
+        reports them as missing.
     """
 
     entries: tuple[Entry, ...]
@@ -166,6 +169,7 @@ class Table:
     heads: tuple[str, ...] = HEADS
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def entries_for(self, params: Mapping[str, Any]) -> list[Entry]:
         """Return the entries of a model with these parameters, in the table's order."""

@@ -222,11 +222,15 @@ def export_tensors(
     for alias, tensor in table.aliases.items():
         if tensor in specs:  # transformers reports a missing alias
             specs[alias], origins[alias] = specs[tensor], origins[tensor]
+    for name, constant in table.constants.items():
+        specs[name] = Spec(np.dtype(dtype), constant.shape)
 
     def gather_tensors() -> Iterator[np.ndarray]:
         for name, (entries, layer) in origins.items():
             params = [leaves[entry.param] for entry in entries]
             yield _gather_tensor(name, entries, params, layer, np.dtype(dtype))
+        for constant in table.constants.values():
+            yield constant.astype(dtype)
 
     return specs, gather_tensors()
 

@@ -3,6 +3,7 @@
 Lewis et al. 2020, Liu et al. 2020, Junczys-Dowmunt et al. 2018, Zhang et al. 2020.
 """
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any
 
@@ -10,6 +11,7 @@ from lmjax.config.model import EncoderDecoderConfig
 from lmjax.interop.family import Family, has_tensor
 from lmjax.interop.hf_config import ACTIVATIONS, HF_ACTIVATIONS, HFConfig
 from lmjax.interop.table import Entry, Table, linear, norm
+from lmjax.nn.position import sinusoids
 
 _BART = {
     "vocab_size": 50265,
@@ -218,6 +220,13 @@ def _table(*ignored: str) -> Table:
     )
 
 
+def _pegasus_table(config: EncoderDecoderConfig) -> Table:
+    table = sinusoids(config.max_length, config.dim)
+    names = ("model.encoder.embed_positions", "model.decoder.embed_positions")
+    constants = {f"{name}.weight": table for name in names}
+    return dataclasses.replace(_SINUSOIDS_TABLE, constants=constants)
+
+
 _BART_TABLE = _table()
 _SINUSOIDS_TABLE = _table(r"(en|de)coder\.embed_positions\.weight$")
 
@@ -258,6 +267,6 @@ PEGASUS = Family(
     defaults=_PEGASUS,
     config_from_hf=_read_pegasus,
     config_to_hf=_write_pegasus,
-    table=lambda config: _SINUSOIDS_TABLE,
+    table=_pegasus_table,
     kind="encoder_decoder",
 )
