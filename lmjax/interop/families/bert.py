@@ -286,12 +286,13 @@ BERT = Family(
 )
 
 
-def _make_roberta(model_type: str, prefix: str) -> Family:
+def _make_roberta(model_type: str, prefix: str, *, vocab_size: int = 30522) -> Family:
     """Return a family whose models are RoBERTa's under names of their own.
 
     Args:
       model_type: as config.json has it.
       prefix: of the names of the classes.
+      vocab_size: where config.json has none.
     """
     suffixes = (
         "Model",
@@ -305,7 +306,7 @@ def _make_roberta(model_type: str, prefix: str) -> Family:
             for name in dict.fromkeys((prefix, "Roberta"))  # older files have both
             for suffix in suffixes
         ),
-        defaults=_ROBERTA,
+        defaults={**_ROBERTA, "vocab_size": vocab_size},
         config_from_hf=_read_roberta,
         config_to_hf=functools.partial(
             _write_roberta, model_type=model_type, prefix=prefix
@@ -318,6 +319,6 @@ def _make_roberta(model_type: str, prefix: str) -> Family:
     )
 
 
-ROBERTA = _make_roberta("roberta", "Roberta")
+ROBERTA = _make_roberta("roberta", "Roberta", vocab_size=50265)
 XLM_ROBERTA = _make_roberta("xlm-roberta", "XLMRoberta")  # Conneau et al. 2020
 CAMEMBERT = _make_roberta("camembert", "Camembert")  # Martin et al. 2020
