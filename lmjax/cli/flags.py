@@ -185,6 +185,11 @@ TEXTS = Flag(
     metavar="FILE",
 )
 EOS = Flag("--eos", "also score the end of each text", action="store_true")
+PER_TOKEN = Flag(
+    "--per_token",
+    "also print the log-probability of each token, and whether it is the most likely",
+    action="store_true",
+)
 EXAMPLES = Flag(
     "--input", "the file of examples or texts", required=True, metavar="FILE"
 )
@@ -205,6 +210,13 @@ SKIP_BAD = Flag(
     "--skip_bad",
     'write {"error": ...} for an example that cannot be used, and continue',
     action="store_true",
+)
+KEEP = Flag(
+    "--keep",
+    "fields of an example that its prediction has, too, separated by commas; input: "
+    "the whole example; default: id, where there is one",
+    default="id",
+    metavar="FIELD,...|input",
 )
 HF_SOURCE = Flag(
     "--from",

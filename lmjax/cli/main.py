@@ -75,7 +75,11 @@ def score(args: argparse.Namespace) -> int:
     from lmjax.run.metric_log import json_line
 
     for line in score_file(
-        Path(args.workdir), Path(args.input), step=args.step, eos=args.eos
+        Path(args.workdir),
+        Path(args.input),
+        step=args.step,
+        eos=args.eos,
+        per_token=args.per_token,
     ):
         print(json_line(line), flush=True)
     return 0
@@ -92,6 +96,7 @@ def predict(args: argparse.Namespace) -> int:
         step=args.step,
         skip_bad=args.skip_bad,
         format=args.format,
+        keep=args.keep,
         overrides=args.overrides,
     )
     return 0
@@ -191,7 +196,9 @@ VERBS = {
         flags.SEED,
         flags.STEP,
     ),
-    "score": Verb(score, flags.WORKDIR, flags.TEXTS, flags.EOS, flags.STEP),
+    "score": Verb(
+        score, flags.WORKDIR, flags.TEXTS, flags.EOS, flags.PER_TOKEN, flags.STEP
+    ),
     "predict": Verb(
         predict,
         flags.WORKDIR,
@@ -199,6 +206,7 @@ VERBS = {
         flags.OUTPUT,
         flags.FORMAT,
         flags.SKIP_BAD,
+        flags.KEEP,
         flags.STEP,
         takes_overrides=True,
     ),

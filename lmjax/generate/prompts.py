@@ -41,6 +41,14 @@ def encode_prompts(
     }
 
 
+def decode_continuation(
+    tokenizer: Tokenizer, context: Sequence[int], ids: Sequence[int]
+) -> str:
+    """Return the text of `ids` after a context, spaces at its start included."""
+    prefix = tokenizer.decode(context)
+    return tokenizer.decode([*context, *ids])[len(prefix) :]
+
+
 def check_sources(
     sources: Sequence[Sequence[int]] | None, *, config: ModelConfig, name: str
 ) -> None:

@@ -9,16 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config.model import ModelConfig
-from lmjax.data.tokenizers.special_ids import not_none
-from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
-from lmjax.generate.prompts import (
-    check_sources,
-    check_utf8,
-    encode_prompts,
-    pad_sources,
-)
+from lmjax.generate.prompts import check_sources, pad_sources
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import cross_entropy
@@ -27,6 +19,9 @@ from lmjax.types import Array, Batch, HostBatch, Params
 # Of a batch. Its largest array are the logits, tokens x vocabulary.
 MAX_ROWS = 16
 MAX_TOKENS = 8192
+MAX_LOGITS = 1 << 27  # 512 MiB
+
+TokenPairs = Sequence[tuple[Sequence[int], Sequence[int]]]  # contexts and texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +31,53 @@ class Window:
     text: int  # its index
     tokens: Sequence[int]
     num_scored: int  # the last so many tokens; those before are their context
+    first: int = 0  # how many scored tokens of the text are in windows before
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenScores:
+    """The scored tokens of a text, the last ones of it: N of them."""
+
+    log_probs: np.ndarray  # float32 (N,), in nats
+    is_greedy: np.ndarray  # bool (N,): no token is more likely
+
+    @property
+    def log_prob(self) -> float:
+        """Return the log-probability of all tokens, in nats."""
+        return float(self.log_probs.sum(dtype=np.float64))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scorer:
-    """Computes log-probabilities of texts, compiled once for each padded length."""
+    """Computes log-probabilities of texts, in batches of similar length.
+
+    Lengths and numbers of rows are padded to a few sizes, each compiled once.
+    """
 
     model: Model
 
     def log_probs(
         self,
         params: Params,
-        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        texts: TokenPairs,
         *,
         sources: Sequence[Sequence[int]] | None = None,
     ) -> list[tuple[float, int]]:
         """Return log P(text | context) in nats and the number of scored tokens.
+
+        Arguments and errors as of `score_tokens`.
+        """
+        scores = self.score_tokens(params, texts, sources=sources)
+        return [(score.log_prob, len(score.log_probs)) for score in scores]
+
+    def score_tokens(
+        self,
+        params: Params,
+        texts: TokenPairs,
+        *,
+        sources: Sequence[Sequence[int]] | None = None,
+    ) -> list[TokenScores]:
+        """Return the log-probability of each token of the texts, given all before it.
 
         Without a context the first token of a text is not scored. A text longer than
         the model's positions is cut into windows that overlap by half: each token is
@@ -68,29 +94,29 @@ class Scorer:
           ConfigError: the model generates no text, or a source is empty or longer than
             its positions.
         """
-        config, totals = self.model.config, [0.0] * len(texts)
+        config = self.model.config
         if not config.can_generate:
             obstacle = config.generation_obstacle
             raise ConfigError(f"config.model.{obstacle}: it scores no texts")
+        counts = [max(len(text) - (not context), 0) for context, text in texts]
+        scores = [
+            TokenScores(np.zeros(count, np.float32), np.zeros(count, bool))
+            for count in counts
+        ]
         if config.has_carry:
-            return self._log_probs_with_carry(params, texts)
+            self._score_with_carries(params, texts, scores)
+            return scores
         check_sources(sources, config=config, name="context")
-        counts = [0] * len(texts)
         for (num_rows, length, source_length), group in self._groups(texts, sources):
             batch = _make_batch(group, shape=(num_rows, length))
             if sources is not None:
                 group_sources = [sources[window.text] for window in group]
                 batch |= pad_sources(group_sources, shape=(num_rows, source_length))
-            sums = np.asarray(self._score(params, batch))
-            for window, total in zip(group, sums, strict=False):
-                totals[window.text] += float(total)
-                counts[window.text] += window.num_scored
-        return list(zip(totals, counts, strict=True))
+            _fill(scores, group, self._score(params, batch), start=0)
+        return scores
 
     def _groups(
-        self,
-        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
-        sources: Sequence[Sequence[int]] | None,
+        self, texts: TokenPairs, sources: Sequence[Sequence[int]] | None
     ) -> Iterator[tuple[tuple[int, int, int], list[Window]]]:
         """Yield windows of one padded length, after (rows, length, source length)."""
         config = self.model.config
@@ -103,90 +129,91 @@ class Scorer:
                 length = padded_length(len(window.tokens) - 1, limit=limit)
                 groups.setdefault((length, source_length), []).append(window)
         for (length, source_length), windows in groups.items():
-            num_tokens = max(length, source_length)
-            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // num_tokens))
-            for first in range(0, len(windows), num_rows):
-                group = windows[first : first + num_rows]
-                yield (num_rows, length, source_length), group
+            most = self._max_rows(length, source_length=source_length)
+            for first in range(0, len(windows), most):
+                group = windows[first : first + most]
+                yield (_power_of_two(len(group)), length, source_length), group
 
-    def _log_probs_with_carry(
-        self, params: Params, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
-    ) -> list[tuple[float, int]]:
-        """Return the same as `log_probs`, with a carry between the parts of a text."""
-        counts = [max(len(text) - (not context), 0) for context, text in texts]
-        scored = [i for i, count in enumerate(counts) if count]
-        windows = [Window(i, [*texts[i][0], *texts[i][1]], counts[i]) for i in scored]
+    def _max_rows(self, length: int, *, source_length: int = 0) -> int:
+        """Return how many rows of a length a batch has at most, a power of two."""
+        tokens = max(length, source_length)
+        logits = length * self.model.config.vocab_size
+        most = min(MAX_ROWS, MAX_TOKENS // tokens, MAX_LOGITS // logits)
+        return 1 << max(most, 1).bit_length() - 1
+
+    def _score_with_carries(
+        self, params: Params, texts: TokenPairs, scores: Sequence[TokenScores]
+    ) -> None:
+        """Fill in the scores, with a carry between the parts of a text."""
+        windows = [
+            Window(i, [*context, *text], len(score.log_probs))
+            for i, ((context, text), score) in enumerate(
+                zip(texts, scores, strict=True)
+            )
+            if len(score.log_probs)
+        ]
         windows.sort(key=lambda window: len(window.tokens), reverse=True)
-        totals = [0.0] * len(texts)
         while windows:
             longest = len(windows[0].tokens) - 1
             length = padded_length(longest, limit=self.model.config.max_length)
-            num_rows = max(1, min(MAX_ROWS, MAX_TOKENS // length))
-            group, windows = windows[:num_rows], windows[num_rows:]
+            group = windows[: self._max_rows(length)]
+            windows = windows[len(group) :]
+            num_rows = _power_of_two(len(group))
             batch = _make_batch(group, shape=(num_rows, -(-longest // length) * length))
             carry = self.model.init_carry(num_rows)
             for start in range(0, longest, length):
                 stop = start + length
                 part = {name: x[:, start:stop] for name, x in batch.items()}
-                sums, carry = self._score_with_carry(params, part, carry)
-                for window, total in zip(group, np.asarray(sums), strict=False):
-                    totals[window.text] += float(total)
-        return list(zip(totals, counts, strict=True))
+                *found, carry = self._score_with_carry(params, part, carry)
+                _fill(scores, group, found, start=start)
 
     @functools.cached_property
     def _score(self) -> Any:
         return jax.jit(
-            lambda params, batch: _sum_log_probs(self.model.apply(params, batch), batch)
+            lambda params, batch: _score_targets(self.model.apply(params, batch), batch)
         )
 
     @functools.cached_property
     def _score_with_carry(self) -> Any:
-        def score(params: Params, batch: Batch, carry: State) -> tuple[Array, State]:
+        def score(
+            params: Params, batch: Batch, carry: State
+        ) -> tuple[Array, Array, State]:
             logits, carry = self.model.apply_with_carry(params, batch, carry)
-            return _sum_log_probs(logits, batch), carry
+            return *_score_targets(logits, batch), carry
 
         return jax.jit(score)
 
 
-def _sum_log_probs(logits_BTV: Array, batch: Batch) -> Array:
-    """Return the summed log-probability of each row's weighted targets, (B,)."""
-    nll_BT, _ = cross_entropy(logits_BTV, batch["targets"])
-    return -jnp.sum(nll_BT * batch["weights"], axis=-1)
+def _score_targets(logits_BTV: Array, batch: Batch) -> tuple[Array, Array]:
+    """Return the log-probability of each target (B, T), and whether it is greedy."""
+    targets_BT = batch["targets"]
+    nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
+    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    return -nll_BT, target_BT >= logits_BTV.max(axis=-1)
 
 
-def encode_pairs(
-    tokenizer: Tokenizer,
-    texts: Sequence[str | tuple[str, str]],
-    *,
-    config: ModelConfig,
-    eos: bool,
-) -> dict[str, Any]:
-    """Return the ids of texts and their contexts: arguments of `Scorer.log_probs`.
+def _fill(
+    scores: Sequence[TokenScores], windows: Sequence[Window], found: Any, *, start: int
+) -> None:
+    """Put what was found for a part of some windows in its place.
 
     Args:
-      tokenizer: of the model.
-      texts: a text, or (context, text). An encoder-decoder needs pairs: the context is
-        its source.
-      config: of the model.
-      eos: append the tokenizer's EOS to each text.
-
-    Raises:
-      ConfigError: a text is not UTF-8, or lacks the context that the model needs.
+      scores: of each text, filled in.
+      windows: the rows.
+      found: the log-probability of each target (B, T), and whether it is greedy.
+      start: of the part, in tokens of the windows.
     """
-    alone = [i for i, text in enumerate(texts) if isinstance(text, str)]
-    if alone and config.is_encoder_decoder:
-        raise ConfigError(
-            f"score: text {alone[0]} has no context: config.model.kind = "
-            f"{config.kind!r} takes pairs (context, text), its source and target"
-        )
-    pairs = [("", text) if isinstance(text, str) else text for text in texts]
-    inputs = encode_prompts(tokenizer, [context for context, _ in pairs], config=config)
-    tail = not_none(tokenizer.eos_id) if eos else ()
-    ids = []
-    for context, (_, text) in zip(inputs.pop("prompts"), pairs, strict=True):
-        check_utf8(text, name="text")
-        ids.append((context, [*map(int, tokenizer.encode(text)), *tail]))
-    return {"texts": ids, **inputs}
+    log_probs_BT, is_greedy_BT = map(np.asarray, found)
+    length = log_probs_BT.shape[1]
+    for row, window in enumerate(windows):
+        stop = len(window.tokens) - 1  # of the targets; the last ones are scored
+        begin = stop - window.num_scored
+        low, high = max(begin, start), min(stop, start + length)
+        if low < high:
+            here = slice(window.first + low - begin, window.first + high - begin)
+            part = slice(low - start, high - start)
+            scores[window.text].log_probs[here] = log_probs_BT[row, part]
+            scores[window.text].is_greedy[here] = is_greedy_BT[row, part]
 
 
 def cut_windows(
@@ -194,19 +221,30 @@ def cut_windows(
 ) -> Iterator[Window]:
     """Yield windows of at most `length + 1` tokens that score each token once."""
     ids = [*context, *tokens]
-    scored_from = max(len(context), 1)
+    first = scored_from = max(len(context), 1)
     stride = length // 2
     start = max(0, scored_from - 1 - stride) if scored_from > length else 0
     while scored_from < len(ids):
         stop = min(start + length + 1, len(ids))
-        yield Window(text, ids[start:stop], stop - scored_from)
+        yield Window(text, ids[start:stop], stop - scored_from, scored_from - first)
         scored_from = stop
         start = stop - 1 - stride
 
 
 def padded_length(length: int, *, limit: int) -> int:
-    """Round up to a power of two >= 32, at most `limit`: few shapes are compiled."""
-    return min(max(32, 1 << (length - 1).bit_length()), limit)
+    """Round up to 32, 48, 64, 96, 128, ..., at most `limit`: few shapes are compiled.
+
+    At most a third of a padded text is padding, but for very short ones.
+    """
+    power = _power_of_two(max(length, 32))
+    return min(
+        power if length > power * 3 // 4 or power == 32 else power * 3 // 4, limit
+    )
+
+
+def _power_of_two(count: int) -> int:
+    """Return the power of two that is at least `count`."""
+    return 1 << (count - 1).bit_length()
 
 
 def _make_batch(windows: Sequence[Window], *, shape: tuple[int, int]) -> HostBatch:
@@ -216,11 +254,29 @@ def _make_batch(windows: Sequence[Window], *, shape: tuple[int, int]) -> HostBat
         name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segments")
     }
     batch["positions"] = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
-    batch["weights"] = np.zeros(shape, np.float32)
     for row, window in enumerate(windows):
         n = len(window.tokens) - 1
         batch["tokens"][row, :n] = window.tokens[:-1]
         batch["targets"][row, :n] = window.tokens[1:]
         batch["segments"][row, :n] = 1
-        batch["weights"][row, n - window.num_scored : n] = 1.0
     return batch
+
+
+def describe_score(
+    text: Sequence[int], scores: TokenScores, *, per_token: bool
+) -> dict[str, Any]:
+    """Return the scores of a text as JSON; see `LanguageModel.score`."""
+    count, log_prob = len(scores.log_probs), scores.log_prob
+    row: dict[str, Any] = {
+        "log_prob": log_prob,
+        "num_tokens": count,
+        "perplexity": float(np.exp(-log_prob / count)) if count else None,
+    }
+    if not per_token:
+        return row
+    return row | {
+        "tokens": [*text[len(text) - count :]],
+        "token_log_probs": scores.log_probs.tolist(),
+        "token_is_greedy": scores.is_greedy.tolist(),
+        "is_greedy": bool(scores.is_greedy.all()),
+    }

@@ -11,6 +11,7 @@ from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
+from lmjax.generate.prompts import decode_continuation
 from lmjax.generate.sampling import Sampling
 from lmjax.models import Model
 from lmjax.types import Params
@@ -80,8 +81,9 @@ class TextGenerator:
     ) -> list[list[dict[str, Any]]]:
         """Return the texts that the search finds for each row, the best first.
 
-        Each has `text`, without its end; `score`, by which hypotheses compare; and
-        `log_prob`, in nats, of its end too where that was generated.
+        Each has `text`, without its end, and as what follows the prompt of a decoder;
+        `score`, by which hypotheses compare; and `log_prob`, in nats, of its end too
+        where that was generated.
 
         Args:
           params: of the model.
@@ -92,9 +94,13 @@ class TextGenerator:
         hypotheses = self._search.search(
             params, **inputs, config=self.config, stop_ids=self.tokenizer.stop_ids
         )
+        contexts = inputs["prompts"] if "sources" not in inputs else [()] * len(rows)
         return [
-            [text.to_dict(self.tokenizer.decode(text.tokens)) for text in row]
-            for row in hypotheses
+            [
+                text.to_dict(decode_continuation(self.tokenizer, context, text.tokens))
+                for text in row
+            ]
+            for context, row in zip(contexts, hypotheses, strict=True)
         ]
 
     def cached_tokens(self, length: Any) -> Any:

@@ -71,3 +71,17 @@ def map_segments(compute: Callable[[Batch], Array], batch: Batch) -> Array:
         result = computed if result is None else jnp.where(mask_BT1, computed, result)
     assert result is not None
     return result
+
+
+def pad_lengths(batch: Batch, padded: Callable[[int], int]) -> Batch:
+    """Return arrays (B, T) padded on the right with 0, of segment 0.
+
+    Args:
+      batch: with segments, and of an encoder-decoder source_segments.
+      padded: from a length to the padded one.
+    """
+    widths = {name: max(padded(x.shape[1]), x.shape[1]) for name, x in batch.items()}
+    return {
+        name: jnp.pad(x, ((0, 0), (0, widths[name] - x.shape[1])))
+        for name, x in batch.items()
+    }

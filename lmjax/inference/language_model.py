@@ -21,11 +21,12 @@ from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.embed import embed_rows, encode_truncated
-from lmjax.generate.prompts import encode_prompts
-from lmjax.generate.score import Scorer, encode_pairs
+from lmjax.generate.prompts import decode_continuation, encode_prompts
+from lmjax.generate.score import Scorer, describe_score, padded_length
+from lmjax.generate.scored_texts import ScoredText, encode_scored
 from lmjax.generate.text_generator import choose_decoding
 from lmjax.generate.text_stream import TextStream
-from lmjax.inference.inputs import make_batch, map_segments
+from lmjax.inference.inputs import make_batch, map_segments, pad_lengths
 from lmjax.inference.predictor import Predictor
 from lmjax.models import Model
 from lmjax.parallel import sharding
@@ -36,7 +37,7 @@ from lmjax.types import Array, Batch, Params
 DEFAULT_MAX_TOKENS = 64
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LanguageModel:
     """The parameters of a checkpoint, their model and its tokenizer."""
 
@@ -46,6 +47,14 @@ class LanguageModel:
     params: Params
     mesh: Mesh
     step: int
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"LanguageModel({config.kind} of {num_params:,} parameters, vocabulary of "
+            f"{config.vocab_size:,}, task {self.config.task.kind}, step {self.step})"
+        )
 
     def logits(
         self,
@@ -57,6 +66,8 @@ class LanguageModel:
         source_segments: Any = None,
     ) -> Array:
         """Return float32 logits (B, T, V) of token ids (B, T).
+
+        Lengths are padded to a few sizes, each compiled once.
 
         Args:
           tokens: ids. A causal model's logits at token t predict token t + 1. The
@@ -219,36 +230,48 @@ class LanguageModel:
         yield text.rest()
 
     def score(
-        self, texts: Sequence[str | tuple[str, str]], *, eos: bool = False
-    ) -> list[dict[str, float | int | None]]:
+        self,
+        texts: Sequence[ScoredText],
+        *,
+        eos: bool = False,
+        prefix_token: int | None = None,
+        per_token: bool = False,
+    ) -> list[dict[str, Any]]:
         """Return the log-probability of each text, or of each (context, text) pair.
 
+        That of a text given a context is over the tokens of the whole that are not
+        those of the context alone, as in lm-evaluation-harness: a tokenizer may put a
+        space before a text, or merge the characters at the seam. The first token of a
+        text is conditioned on the tokenizer's BOS, and is not scored if there is
+        neither BOS nor context.
+
         Args:
-          texts: to score. The first token of a text is conditioned on the tokenizer's
-            BOS, and is not scored if there is neither BOS nor context. An
-            encoder-decoder takes pairs only: the context is its source.
+          texts: to score; each part may also be token ids, which are read as they are,
+            without BOS. An encoder-decoder takes pairs only: the context is its source.
           eos: also score the end of text.
+          prefix_token: the id that all of them begin with, in place of the BOS.
+          per_token: also return what is known of each scored token.
 
         Returns:
           `log_prob` in nats, `num_tokens` scored, `perplexity` (None without tokens).
+          With `per_token` also `tokens` (their ids), `token_log_probs`,
+          `token_is_greedy` (no other token is more likely), and `is_greedy`, of all.
 
         Raises:
-          UserError: the model generates no text, or an encoder-decoder has no source.
+          UserError: the model generates no text, an encoder-decoder has no source,
+            there is no such token, or no end of text.
         """
-        config = self.model.config
-        inputs = encode_pairs(self.tokenizer, texts, config=config, eos=eos)
+        inputs = encode_scored(
+            self.tokenizer,
+            texts,
+            config=self.model.config,
+            eos=eos,
+            prefix_token=prefix_token,
+        )
         with jax.set_mesh(self.mesh):
-            scores = self._scorer.log_probs(self.params, **inputs)
-        return [
-            {
-                "log_prob": log_prob,
-                "num_tokens": num_tokens,
-                "perplexity": float(np.exp(-log_prob / num_tokens))
-                if num_tokens
-                else None,
-            }
-            for log_prob, num_tokens in scores
-        ]
+            scores = self._scorer.score_tokens(self.params, **inputs)
+        rows = zip(inputs["texts"], scores, strict=True)
+        return [describe_score(text, s, per_token=per_token) for (_, text), s in rows]
 
     def predict(
         self, examples: Sequence[Mapping[str, Any] | str]
@@ -300,10 +323,14 @@ class LanguageModel:
 
     def _map_texts(self, compute: Any, batch: Batch) -> Array:
         """Apply a function of parameters and batch to all texts of a batch."""
+        length = batch["tokens"].shape[1]
+        limit = self.model.config.max_positions
+        padded = pad_lengths(batch, lambda n: padded_length(n, limit=limit))
         with jax.set_mesh(self.mesh):
             if self.config.model.one_text_per_row:
-                return map_segments(functools.partial(compute, self.params), batch)
-            return compute(self.params, batch)
+                apply = functools.partial(compute, self.params)
+                return map_segments(apply, padded)[:, :length]
+            return compute(self.params, padded)[:, :length]
 
     def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Any]:
         return encode_prompts(self.tokenizer, prompts, config=self.model.config)
@@ -338,8 +365,7 @@ class LanguageModel:
 
     def _decode_continuation(self, context: Sequence[int], ids: Sequence[int]) -> str:
         """Return the text of `ids` as a continuation, spaces at its start included."""
-        prefix = self.tokenizer.decode(context)
-        return self.tokenizer.decode([*context, *ids])[len(prefix) :]
+        return decode_continuation(self.tokenizer, context, ids)
 
     @functools.cached_property
     def _apply(self) -> Any:

@@ -4,16 +4,21 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.data.formats.examples import add_location
-from lmjax.data.formats.registry import find_input_file, open_input_file
+from lmjax.data.formats.registry import (
+    LINE_FORMATS,
+    find_input_file,
+    open_input_file,
+)
 from lmjax.data.sources.documents import read_errors
-from lmjax.errors import UserError
+from lmjax.errors import UserError, nearest
 from lmjax.inference import predictor
+from lmjax.inference.blank_lines import LinesAndBlanks, is_blank
 from lmjax.inference.language_model import LanguageModel, restore_language_model
 from lmjax.inference.prediction_file import PredictionFile, open_prediction_file
 from lmjax.progress import ProgressBar
@@ -31,6 +36,8 @@ _METRIC_LEAVES = tuple(
     for leaf in ("metrics", "num_answers", "language", "bleu_tokenizer", "strict")
 )
 
+_KEEP = "id"  # the field that answers are joined by
+
 log = logging.getLogger(__name__)
 
 
@@ -42,20 +49,26 @@ def predict_file(
     step: Step = None,
     skip_bad: bool = False,
     format: str = "",
+    keep: str = "id",
     overrides: Sequence[str] = (),
 ) -> None:
     """Write a prediction for each example of a file, in the order of the examples.
+
+    A line that holds no example, such as a blank one, has the prediction {"error": ...}
+    in its place.
 
     An interrupted file is resumed: see `prediction_file`.
 
     Args:
       directory: the workdir of a fine-tuned model.
       input: a file of examples as training reads them, whose labels or targets may be
-        missing, or of texts. Blank lines are skipped.
+        missing, or of texts.
       output: the file of predictions, one JSON object per line.
       step: of a checkpoint, or "best"; by default the newest.
       skip_bad: write {"error": ...} for an example that cannot be used.
       format: of the input; by default that of its suffix, else the run's.
+      keep: the fields of an example that its prediction has, too, separated by commas;
+        "input": all of it, as `input`. By default the field "id", if there is one.
       overrides: `a.b=value` of the run's config, as `load` takes them.
 
     Raises:
@@ -75,6 +88,7 @@ def predict_file(
             "saved": checkpoints.saved_at(step),
             "input": _fingerprint(examples.file),
             "format": examples.format,
+            **({} if keep == _KEEP else {"keep": keep}),
             **_decisive_leaves(config),
         }
         with open_prediction_file(
@@ -90,7 +104,7 @@ def predict_file(
             if num_done:
                 log.info("%s: resumes after example %d", target, num_done)
             lm = restore_language_model(directory, config, checkpoints, step=step)
-            _predict_rest(lm, examples, predictions, skip_bad=skip_bad)
+            _predict_rest(lm, examples, predictions, skip_bad=skip_bad, keep=keep)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,6 +127,8 @@ def _open_input(config: Config, source: Path, *, format: str) -> _Input:
         hint = f"read as {chosen}, like the run's data; --format=text reads texts"
     with _add_hints(hint):
         examples = open_input_file(config.data, file, kind=chosen, leaf="--input")
+    if chosen in LINE_FORMATS:
+        examples = LinesAndBlanks(examples, file)
     return _Input(file=file, format=chosen, examples=examples, hint=hint)
 
 
@@ -151,6 +167,7 @@ def _predict_rest(
     predictions: PredictionFile,
     *,
     skip_bad: bool,
+    keep: str,
 ) -> None:
     """Predict the examples that are not done yet, and log how many were truncated."""
     total, num_done = len(examples), predictions.num_done
@@ -160,7 +177,9 @@ def _predict_rest(
     ) as bar:
         for first in range(num_done, total, _BLOCK_SIZE):
             block = range(first, min(first + _BLOCK_SIZE, total))
-            lines, truncated = _predict_block(lm, examples, block, skip_bad=skip_bad)
+            lines, truncated = _predict_block(
+                lm, examples, block, skip_bad=skip_bad, keep=keep
+            )
             num_bad += sum("error" in line for line in lines)
             num_truncated += truncated
             predictions.append(lines)
@@ -172,21 +191,50 @@ def _predict_rest(
 
 
 def _predict_block(
-    lm: LanguageModel, examples: _Input, block: range, *, skip_bad: bool
+    lm: LanguageModel, examples: _Input, block: range, *, skip_bad: bool, keep: str
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the predictions for some examples, and how many were truncated."""
     predictions: dict[int, dict[str, Any]] = {}
-    parsed = {}
+    parsed, kept = {}, {}
     for i in block:
+        where = examples.examples.where
         try:
-            parsed[i] = lm.predictor.parse(examples.examples[i])
+            example = examples.examples[i]
+            if is_blank(example):
+                predictions[i] = {"error": f"{where(i)}: is blank"}
+                continue
+            kept[i] = _keep(example, keep)
+            parsed[i] = lm.predictor.parse(example)
         except UserError as error:
-            located = add_location(error, examples.examples.where(i))
+            located = add_location(error, where(i))
             if not skip_bad:
                 with _add_hints("--skip_bad writes the error instead", examples.hint):
                     raise located from error
-            predictions[i] = {"error": str(located)}
+            predictions[i] = kept.get(i, {}) | {"error": str(located)}
     encoded = lm.predictor.encode_examples([*parsed.values()])
     answers = lm.predictor.predict(lm.params, encoded, mesh=lm.mesh)
-    predictions |= dict(zip(parsed, answers, strict=True))
+    for i, answer in zip(parsed, answers, strict=True):
+        if clash := kept[i].keys() & answer.keys():
+            raise UserError(
+                f"--keep={keep}: predictions have their own {clash.pop()!r}"
+            )
+        predictions[i] = kept[i] | answer
     return [predictions[i] for i in block], encoded.num_truncated
+
+
+def _keep(example: Any, keep: str) -> dict[str, Any]:
+    """Return what a prediction has of its example.
+
+    Raises:
+      UserError: it lacks a field that is named.
+    """
+    if keep == "input":
+        return {"input": example}
+    fields = example if isinstance(example, Mapping) else {}
+    if keep == _KEEP:
+        return {_KEEP: fields[_KEEP]} if _KEEP in fields else {}
+    for name in keep.split(","):
+        if name not in fields:
+            hint = nearest(name, [*fields])
+            raise UserError(f"--keep={keep}: no field {name!r}{hint}")
+    return {name: fields[name] for name in keep.split(",")}

@@ -12,7 +12,7 @@ BLOCK_SIZE = 1024
 
 
 def score_file(
-    directory: Path, file: Path, *, step: Step, eos: bool
+    directory: Path, file: Path, *, step: Step, eos: bool, per_token: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Yield the score of each line of a file, `context<TAB>text` or `text`.
 
@@ -36,7 +36,8 @@ def score_file(
                     "source<TAB>target"
                 )
     for first in range(0, len(texts), BLOCK_SIZE):
-        yield from lm.score(texts[first : first + BLOCK_SIZE], eos=eos)
+        block = texts[first : first + BLOCK_SIZE]
+        yield from lm.score(block, eos=eos, per_token=per_token)
 
 
 def _parse_line(file: Path, number: int, line: bytes) -> str | tuple[str, str]:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
+from lmjax.generate import score
 from lmjax.generate.prompts import pad_sources
-from lmjax.generate.score import Scorer, cut_windows
+from lmjax.generate.score import Scorer, cut_windows, padded_length
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,52 @@ def test_scores_are_sums_of_log_probabilities(setup, apply, one_text):
         assert log_prob == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_one_compilation_for_a_padded_length(setup):
+def test_batches_have_few_shapes_and_little_padding(setup, monkeypatch):
     model, params, _ = setup
     scorer = Scorer(model)
-    for num_texts in (1, 17, 40):
-        scorer.log_probs(params, [([1], [2] * n) for n in range(num_texts)])
-    assert scorer._score._cache_size() == 1
+    for num_texts in (2, 17, 40):
+        scorer.log_probs(params, [([1], [2] * (1 + n % 9)) for n in range(num_texts)])
+    assert scorer._score._cache_size() == 4  # of 1, 2, 8 and 16 rows
     assert scorer.log_probs(params, []) == []
+    sizes = {1: 32, 33: 48, 48: 48, 49: 64, 65: 96, 129: 192, 653: 768, 1025: 1536}
+    assert {n: padded_length(n, limit=2000) for n in sizes} == sizes
+    assert padded_length(1537, limit=2000) == 2000
+    assert scorer._max_rows(16) == 16
+    monkeypatch.setattr(score, "MAX_LOGITS", 16 * 64 * 5)
+    assert scorer._max_rows(16) == 4
+    assert scorer._max_rows(4096) == 1
+
+
+def test_the_scores_of_tokens_are_those_of_the_whole(setup):
+    _, params, scorer = setup
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, 64, 40).tolist()
+    texts = [(ids[:9], ids[9:]), ([], ids), (ids[:1], [])]
+    for (context, text), found in zip(
+        texts, scorer.score_tokens(params, texts), strict=True
+    ):
+        count = max(len(text) - (not context), 0)
+        assert len(found.log_probs) == len(found.is_greedy) == count
+        for i in range(count):  # one at a time, through windows as the whole
+            (one,) = scorer.log_probs(
+                params, [(context, text[: i + 1 + (not context)])]
+            )
+            assert found.log_probs[: i + 1].sum() == pytest.approx(one[0], rel=1e-4)
+
+
+def test_a_token_is_greedy_if_no_other_is_more_likely(setup, apply, one_text):
+    model, params, scorer = setup
+    tokens = [3]
+    for _ in range(6):  # as greedy decoding continues
+        padded = np.zeros((1, 16), np.int32)
+        padded[0, : len(tokens)] = tokens
+        logits = np.asarray(apply(model)(params, one_text(padded)))
+        tokens.append(int(logits[0, len(tokens) - 1].argmax()))
+    (found,) = scorer.score_tokens(params, [(tokens[:1], tokens[1:])])
+    assert found.is_greedy.all()
+    changed = [*tokens[1:4], (tokens[4] + 1) % 64]
+    (found,) = scorer.score_tokens(params, [(tokens[:1], changed)])
+    assert found.is_greedy.tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart", "bahdanau", "luong"])

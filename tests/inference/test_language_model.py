@@ -1,11 +1,13 @@
 """The trained model in Python: texts in, texts and numbers out."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from lmjax.config.experiment import MeshConfig
-from lmjax.data.tokenizers.plain import Bytes
+from lmjax.data.tokenizers.plain import Bytes, Ids
 from lmjax.errors import ConfigError, UserError
 from lmjax.inference.language_model import LanguageModel
 from lmjax.parallel import sharding
@@ -76,6 +78,83 @@ def test_without_bos_the_first_token_is_not_scored(make_lm):
     assert score["log_prob"] == pytest.approx(expected, rel=1e-5)
     with pytest.raises(UserError, match="prompt: empty"):
         lm.generate([""])
+
+
+def numbers(score):
+    return score["log_prob"], score["num_tokens"]
+
+
+def test_ids_are_scored_as_they_are(lm, make_lm):
+    bos, ids = lm.tokenizer.bos_id, [*b"hello"]
+    given = ["hello", ("he", "llo")]
+    expected = [numbers(score) for score in lm.score(given, eos=True)]
+
+    def check(texts, **options):
+        for score, one in zip(lm.score(texts, **options), expected, strict=True):
+            assert numbers(score) == pytest.approx(one, rel=1e-5)
+
+    check([[bos, *ids], ([bos, *ids[:2]], ids[2:])], eos=True)
+    check([ids, (ids[:2], np.array(ids[2:]))], prefix_token=bos, eos=True)
+    check(["hello", ("he", ids[2:])], eos=True)
+    assert lm.score([ids])[0]["num_tokens"] == 4  # nothing is before the first
+    other, same = lm.score(["hello", ([7], ids)], prefix_token=7)
+    assert other["num_tokens"] == same["num_tokens"] == 5
+    assert other["log_prob"] != pytest.approx(expected[0][0])
+    for texts, options, why in (
+        ([[5, 999]], {}, r"texts\[0\]: no token id 999; .*vocab_size = 258"),
+        (["a", 5], {}, r"texts\[1\]: must be a text, token ids, .* not int"),
+        ([[0.5, 1.5, 2.5]], {}, r"texts\[0\]: must be text or a list of token ids"),
+        (["a"], {"prefix_token": 258}, "prefix_token: no token id 258"),
+    ):
+        with pytest.raises(UserError, match=why):
+            lm.score(texts, **options)
+    pairs = make_lm("t5")
+    text, ids = pairs.score([("ab", "cd"), ([257, *b"ab", 256], [*b"cd"])])
+    assert text == ids
+    with pytest.raises(UserError, match=r"prefix_token = 5: .* encoder-decoder"):
+        pairs.score([("ab", "cd")], prefix_token=5)
+
+
+def test_an_end_that_there_is_not_cannot_be_scored(lm):
+    deaf = dataclasses.replace(lm, tokenizer=Ids(258))
+    with pytest.raises(UserError, match="eos: the tokenizer has no end of text"):
+        deaf.score(["5 6"], eos=True)
+    ended = dataclasses.replace(lm, tokenizer=Ids(258, eos_id=256))
+    assert ended.score(["104 105"], eos=True)[0]["num_tokens"] == 2
+    joined, whole = ended.score([("5 6", "7"), ([5, 6], [7])])
+    assert joined == whole  # not "5 67"
+
+
+def test_each_token_is_scored_by_choice(lm):
+    (found,) = lm.score([("hé", "llo")], eos=True, per_token=True)
+    assert found["tokens"] == [*b"llo", 256]
+    each = log_probs(lm, [257, *"héllo".encode()])[3:]
+    expected = each[range(4), found["tokens"]]
+    np.testing.assert_allclose(found["token_log_probs"], expected, rtol=1e-5)
+    assert found["log_prob"] == pytest.approx(sum(expected), rel=1e-6)
+    greedy = [*(each.argmax(axis=1) == found["tokens"])]
+    assert found["token_is_greedy"] == greedy
+    assert found["is_greedy"] is bool(all(greedy))
+    likely = int(log_probs(lm, [*b"ab"])[-1].argmax())
+    (best,) = lm.score([([*b"ab"], [likely])], per_token=True)
+    assert best["is_greedy"] is True
+
+
+def test_logits_of_similar_lengths_share_a_compilation(make_lm):
+    lm = make_lm()
+    rows = {n: lm.logits([[5] * n]) for n in (1, 7, 31, 32)}
+    assert lm._apply._cache_size() == 1
+    for n, logits in rows.items():
+        assert logits.shape == (1, n, 258)
+        np.testing.assert_allclose(logits[0], rows[32][0, :n], rtol=1e-5, atol=1e-5)
+    assert lm.logits([[5] * 64]).shape == (1, 64, 258)  # all its positions
+
+
+def test_a_model_describes_itself_on_one_line(lm):
+    text = repr(lm)
+    assert "\n" not in text
+    assert len(text) < 150
+    assert "decoder" in text and "step 1" in text
 
 
 def test_segments_keep_texts_apart(lm):

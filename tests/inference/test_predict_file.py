@@ -61,9 +61,37 @@ def test_predictions_are_in_the_order_of_the_examples(run, examples, tmp_path):
     predict_file(run, examples, tmp_path / "out.jsonl")
     texts = [json.loads(line) for line in examples.read_text().splitlines() if line]
     expected = load(run).predict(texts)
-    for found, one in zip(read_lines(tmp_path / "out.jsonl"), expected, strict=True):
+    answers = read_lines(tmp_path / "out.jsonl")
+    assert answers.pop(3) == {"error": f"{examples}:4: is blank"}
+    for found, one in zip(answers, expected, strict=True):
         assert found["label"] == one["label"]
         assert found["probabilities"] == pytest.approx(one["probabilities"], abs=1e-5)
+
+
+def test_every_line_has_an_answer_that_can_be_joined(run, tmp_path):
+    rows = [{"id": "q1", "text": "a"}, None, {"id": 7, "text": "b", "n": [1]}, None]
+    lines = ("" if row is None else json.dumps(row) for row in rows)
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join([*lines, "  "]) + "\n")
+
+    def predict(name, **options):
+        predict_file(run, path, tmp_path / name, **options)
+        return read_lines(tmp_path / name)
+
+    answers = predict("by_id")
+    blank = ["error" in answer for answer in answers]
+    assert blank == [False, True, False, True, True]
+    assert [answer.get("id") for answer in answers] == ["q1", None, 7, None, None]
+    assert all("label" in answer for answer in (answers[0], answers[2]))
+    assert predict("inputs", keep="input")[2]["input"] == rows[2]
+    assert predict("fields", keep="n,text", skip_bad=True)[2]["n"] == [1]
+    with pytest.raises(UserError, match=r"in\.jsonl:1: --keep=nn: no field 'nn'"):
+        predict("typo", keep="nn")
+    texts = tmp_path / "in.txt"
+    texts.write_bytes(b"a\r\n\r\nb")
+    predict_file(run, texts, tmp_path / "texts", format="text", keep="input")
+    found = [line.get("input") for line in read_lines(tmp_path / "texts")]
+    assert found == ["a", None, "b"]
 
 
 def test_an_interrupted_file_is_resumed_to_the_same_bytes(run, examples, tmp_path):

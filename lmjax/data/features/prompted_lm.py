@@ -11,6 +11,7 @@ import numpy as np
 
 from lmjax.data.features.features import Columns, Row, pad_token_rows
 from lmjax.data.features.text_pairs import TextPair, TextPairFeatures
+from lmjax.data.tokenizers.continuation import encode_continuations
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 
@@ -24,7 +25,8 @@ class PromptedLMFeatures(TextPairFeatures):
 
     A prompt has the room that `length` leaves for `target_length`, however long its
     own target is: it must be the same where the target is not known. A prompt that is
-    too long is cut at the start, since its end asks for the target.
+    too long is cut at the start, since its end asks for the target. The target is
+    encoded as what follows the prompt.
 
     Columns: `tokens`, `prompt` (the number of those that are the prompt).
     """
@@ -35,8 +37,14 @@ class PromptedLMFeatures(TextPairFeatures):
         self, parsed: Sequence[TextPair], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
         """Return a row for each; prompts are cut at the start, targets at the end."""
-        pairs = self.encode_texts(parsed, tokenizer)
+        self.check_end(tokenizer)
+        texts = [(self.prompt(pair), pair.target) for pair in parsed]
+        pairs = encode_continuations(tokenizer, texts, keep_context=True)
         return [[self._row(*pair, tokenizer)] for pair in pairs]
+
+    def identity(self) -> Any:
+        """Return the fields, the template, the lengths, and how the seam is encoded."""
+        return [*super().identity(), "continuation"]
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
         """Return tokens, targets, segments, positions and weights, each (B, T).

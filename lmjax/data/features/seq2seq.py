@@ -45,7 +45,10 @@ class Seq2SeqFeatures(TextPairFeatures):
         self, parsed: Sequence[TextPair], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
         """Return a row for each; sources and targets are cut at the end."""
-        pairs = self.encode_texts(parsed, tokenizer)
+        self.check_end(tokenizer)
+        sources = tokenizer.encode_batch([self.prompt(pair) for pair in parsed])
+        targets = tokenizer.encode_batch([pair.target for pair in parsed])
+        pairs = zip(sources, targets, strict=True)
         return [[self._row(*pair, tokenizer)] for pair in pairs]
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":

@@ -126,19 +126,18 @@ class TextPairFeatures(Features):
         targets = [pair.target for pair in parsed]
         return text_metrics.sign_metrics(self.metrics, targets, options=self.options)
 
-    def encode_texts(
-        self, pairs: Sequence[TextPair], tokenizer: Tokenizer
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the ids of each source, in the template, and of its target; uncut.
+    def check_end(self, tokenizer: Tokenizer) -> None:
+        """Check that targets can end.
 
         Raises:
           ConfigError: the tokenizer has no end-of-text token.
         """
         if tokenizer.eos_id is None:
             raise ConfigError("config.tokenizer: has no end of text to end a target")
-        sources = [self.template.replace(SOURCE, pair.source) for pair in pairs]
-        encoded = tokenizer.encode_batch([*sources, *(pair.target for pair in pairs)])
-        return list(zip(encoded[: len(pairs)], encoded[len(pairs) :], strict=True))
+
+    def prompt(self, pair: TextPair) -> str:
+        """Return the source of a pair in the template."""
+        return self.template.replace(SOURCE, pair.source)
 
     def end_target(self, target: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
         """Cut a target to its length, and append the end of text."""

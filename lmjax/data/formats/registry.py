@@ -128,6 +128,10 @@ INPUT_FORMATS: dict[str, Opener] = {
 }
 
 
+# Those that have an example in each line but blank ones, which they skip.
+LINE_FORMATS = ("jsonl", "text")
+
+
 def _files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
     """Return the files that the pattern in a leaf of the config matches."""
     if config.source != "parallel":

@@ -86,6 +86,8 @@ class Ids(SpecialIds):
     No id is special, except those that an imported model without tokenizer names.
     """
 
+    separates_words = True
+
     def __init__(self, vocab_size: int, **special: Any) -> None:
         super().__init__(**special)
         self.vocab_size = vocab_size

@@ -1,7 +1,7 @@
 """Special token ids, by the same names for every kind of tokenizer."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
@@ -18,7 +18,10 @@ class SpecialIds:
       prefix_ids: before a single text, as its own model expects.
       suffix_ids: after a single text.
       pair_ids: between two texts.
+      separates_words: pieces are whole words, with white space between any two.
     """
+
+    separates_words: ClassVar[bool] = False
 
     bos_id: int | None = None
     eos_id: int | None = None

@@ -55,6 +55,10 @@ class Tokenizer(Protocol):
     suffix_ids: tuple[int, ...]
     pair_ids: tuple[int, ...]
 
+    @property
+    def separates_words(self) -> bool:
+        """Whether pieces are whole words, with white space between any two."""
+
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32, without special ids around it."""
 

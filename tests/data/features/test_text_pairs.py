@@ -98,6 +98,20 @@ def test_a_prompt_carries_no_loss():
     assert PROMPT.decoder_inputs(row.columns)["prompts"].tolist() == [BOS, *b"ab="]
 
 
+def test_a_target_is_encoded_as_what_follows_its_prompt():
+    class Opened(Bytes):
+        """Puts a space before a text."""
+
+        def encode_batch(self, texts):
+            return super().encode_batch([f" {text}" for text in texts])
+
+    row = encode(PROMPT, "ab", "xy", tokenizer=Opened(bos=True))
+    assert row.columns["tokens"].tolist() == [BOS, *b" ab=xy", EOS]
+    unknown = encode(PROMPT, "ab", tokenizer=Opened(bos=True))
+    prompts = [PROMPT.decoder_inputs(r.columns)["prompts"] for r in (row, unknown)]
+    assert prompts[0].tolist() == prompts[1].tolist() == [BOS, *b" ab="]
+
+
 def test_a_prompt_is_cut_from_its_left_whatever_its_target():
     known, unknown = encode(PROMPT, "0123456789", "x"), encode(PROMPT, "0123456789")
     assert known.truncated and unknown.truncated

@@ -57,6 +57,11 @@ class HFTokenizer(SpecialIds):
         self._dropped = {*self.stop_ids, *not_none(self.bos_id, self.pad_id)}
         self.vocab_size = _count_ids(core)
 
+    @property
+    def separates_words(self) -> bool:  # type: ignore[override]
+        """Return whether pieces are whole words."""
+        return type(self._core.model).__name__ == "WordLevel"
+
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32, without special ids around it."""
         return np.array(self._core.encode(text, add_special_tokens=False).ids, np.int32)
