@@ -312,6 +312,8 @@ class DecoderConfig(LabelHeadConfig, TransformerConfig):
 
     kind: Literal["decoder"] = "decoder"
     lm_head: bool = True  # the output layer over the vocabulary
+    # the label head has a bias; in transformers that of tokens has, that of texts not
+    label_bias: bool = True
 
     @property
     def generation_obstacle(self) -> str:

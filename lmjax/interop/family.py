@@ -22,11 +22,11 @@ class Family:
         cannot express may be lost: `registry.choose_family` reads it and compares.
       table: returns the table of a model config.
       kind: of the model config.
-      task_from_hf: returns fields of the task config if the files hold a head for it.
       unused_fields: returns the fields of a model config that change nothing in a model
         of this family.
       base_architecture: the class without a head, whose tensors lack the prefix of the
         table. "": none is exported.
+      has_tagger: whether a decoder has a class that labels tokens.
     """
 
     model_type: str
@@ -36,11 +36,18 @@ class Family:
     config_to_hf: Callable[[Any], dict[str, Any]]
     table: Callable[[Any], Table]
     kind: Literal["decoder", "encoder", "encoder_decoder"] = "decoder"
-    task_from_hf: Callable[[HFConfig, Collection[str]], dict[str, Any]] = (
-        lambda hf, tensors: {}
-    )
     unused_fields: Callable[[Any], tuple[str, ...]] = lambda config: ()
     base_architecture: str = ""
+    has_tagger: bool = True
+
+    @property
+    def label_architectures(self) -> tuple[str, ...]:
+        """The classes of a decoder that predict the label of a text, and of tokens."""
+        if self.kind != "decoder" or not self.base_architecture:
+            return ()
+        prefix = self.base_architecture.removesuffix("Model")
+        kinds = ("Sequence", "Token") if self.has_tagger else ("Sequence",)
+        return tuple(f"{prefix}For{kind}Classification" for kind in kinds)
 
     def prefix_to_drop(self, architecture: str, table: Table) -> str:
         """Return the prefix that the tensor names of a class lack, or ""."""

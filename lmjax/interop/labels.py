@@ -8,12 +8,12 @@ from typing import Any
 import jax
 
 from lmjax import models
-from lmjax.config.model import EncoderConfig, ModelConfig
+from lmjax.config.model import DecoderConfig, EncoderConfig, ModelConfig
 from lmjax.config.task import TaskConfig
 from lmjax.errors import ConfigError
 from lmjax.interop.family import has_tensor
 from lmjax.interop.hf_config import HFConfig
-from lmjax.interop.table import Table
+from lmjax.interop.table import Table, linear
 from lmjax.models import Model
 from lmjax.types import Params
 
@@ -166,6 +166,10 @@ def name_heads(table: Table, model: ModelConfig, task: TaskConfig) -> Table:
     if not getattr(model, "lm_head", True):
         copies = {k: v for k, v in table.copies.items() if k != "lm_head.weight"}
         table = dataclasses.replace(table, copies=copies)
+    if isinstance(model, DecoderConfig) and model.num_labels:
+        name = table.tag_head if task.kind == "tag" else "score"
+        own = linear("classifier", name)
+        return dataclasses.replace(table, entries=(*table.entries, *own))
     head = HEADS.get(task.kind)
     if head is None:
         return table
@@ -189,20 +193,40 @@ def drop_unused_heads(
     pooler as well.
 
     Raises:
-      ConfigError: the model has a label head, but the task has no labels.
+      ConfigError: the model has a label head, but the task has no labels, or there is
+        no class of transformers for a decoder with it.
     """
-    config = model.config
-    if not isinstance(config, EncoderConfig) or not config.num_labels:
+    config: ModelConfig = model.config
+    if not isinstance(config, EncoderConfig | DecoderConfig) or not config.num_labels:
         return model, params
     if not task.output_names:
         raise ConfigError(
             f"config.task.kind = {task.kind!r}: has no labels, but config.model."
             f"num_labels = {config.num_labels}"
         )
-    pooler = HEADS[task.kind].uses_pooler
-    config = dataclasses.replace(
-        config, mlm_head=False, pair_head=False, pooler=pooler, head_bias=False
-    )
-    unused = {"head", "pair"} if pooler else {"head", "pair", "pooler"}
+    unused = {"head"}
+    if isinstance(config, DecoderConfig):
+        _check_decoder_head(config, task)
+        config = dataclasses.replace(config, lm_head=False)
+    else:
+        pooler = HEADS[task.kind].uses_pooler
+        config = dataclasses.replace(
+            config, mlm_head=False, pair_head=False, pooler=pooler, head_bias=False
+        )
+        unused |= {"pair"} if pooler else {"pair", "pooler"}
     params = {name: tree for name, tree in params.items() if name not in unused}
     return models.build(config, platform=jax.default_backend()), params
+
+
+def _check_decoder_head(config: DecoderConfig, task: TaskConfig) -> None:
+    if task.kind not in ("classify", "tag"):
+        raise ConfigError(
+            f"config.task.kind = {task.kind!r}: transformers has no such head for this "
+            "decoder that lmjax can write"
+        )
+    has_bias = task.kind == "tag"
+    if config.label_bias != has_bias:
+        raise ConfigError(
+            f"config.model.label_bias = {config.label_bias}: must be {has_bias} to "
+            f"export a decoder with config.task.kind = {task.kind!r}"
+        )

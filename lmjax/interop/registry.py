@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lmjax.config.experiment import Config, parse
-from lmjax.config.model import ModelConfig
+from lmjax.config.model import DecoderConfig, ModelConfig
 from lmjax.errors import ConfigError, UserError, nearest
+from lmjax.interop import labels
 from lmjax.interop.families.bart import BART, MARIAN, MBART, PEGASUS
 from lmjax.interop.families.bert import BERT, CAMEMBERT, ROBERTA, XLM_ROBERTA
 from lmjax.interop.families.distilbert import DISTILBERT
@@ -65,9 +66,10 @@ def find_family(values: Mapping[str, Any], *, file: str) -> Family:
                 return family
         supported = [family.model_type for family in FAMILIES]
         raise _unsupported(file, "model_type", model_type, supported)
-    families = [family for family in FAMILIES if architecture in family.architectures]
+    classes = lambda family: (*family.architectures, *family.label_architectures)
+    families = [family for family in FAMILIES if architecture in classes(family)]
     if not families:
-        supported = [name for family in FAMILIES for name in family.architectures]
+        supported = [name for family in FAMILIES for name in classes(family)]
         raise _unsupported(file, "architectures", architecture, supported)
     if model_type is None:
         return families[0]
@@ -113,6 +115,10 @@ def read_config(
     hf = HFConfig(values, family.defaults, file=file)
     hf.require("quantization_config", None)
     model = {"family": family.model_type, **family.config_from_hf(hf, tensors)}
+    task = _read_task(family, hf, tensors)
+    if task and family.kind == "decoder":
+        model["num_labels"], model["lm_head"] = len(task["labels"]), False
+        model["label_bias"] = task["kind"] == "tag"
     is_base = hf.architecture == family.base_architecture
     if is_base and family.kind != "encoder" and not model["tie_embeddings"]:
         model["lm_head"] = False
@@ -121,7 +127,7 @@ def read_config(
         "model": model,
         "tokenizer": {"kind": "ids", "vocab_size": model["vocab_size"]},
         "data": {"source": "none", "length": length},
-        "task": fit_windows(family.task_from_hf(hf, tensors), length),
+        "task": fit_windows(task, length),
     }
     try:
         return parse(sections)
@@ -144,8 +150,7 @@ def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
         if family.kind != kind:
             continue
         values = family.config_to_hf(model.config)
-        if not getattr(model.config, "lm_head", True):
-            values["architectures"] = [family.base_architecture]
+        values |= _write_head(family, model.config)
         differences[family.model_type] = _find_differences(family, values, model)
         if not differences[family.model_type]:
             return family, values
@@ -158,6 +163,28 @@ def choose_family(model: Model) -> tuple[Family, dict[str, Any]]:
         "config.model: transformers has no such architecture; the nearest is "
         f"{name}, which differs: {'; '.join(differences[name])}"
     )
+
+
+def _read_task(
+    family: Family, hf: HFConfig, tensors: Collection[str]
+) -> dict[str, Any]:
+    """Return fields of the task config, none if the class has no label head."""
+    if family.kind == "encoder":
+        return labels.read_task(hf, tensors)
+    if hf.architecture in family.label_architectures:
+        return labels.read_task(hf, tensors)
+    return {}
+
+
+def _write_head(family: Family, config: ModelConfig) -> dict[str, Any]:
+    """Return the keys of config.json of a model without a head over the vocabulary."""
+    if getattr(config, "lm_head", True):
+        return {}
+    if isinstance(config, DecoderConfig) and config.num_labels:
+        names = labels.write_labels(labels.default_labels(config.num_labels))
+        classes = family.label_architectures[config.label_bias :]
+        return {"architectures": [*classes[:1]], **names}
+    return {"architectures": [family.base_architecture]}
 
 
 def _preferred_first(name: str) -> list[Family]:
@@ -205,6 +232,9 @@ def _effective_fields(config: ModelConfig, family: Family) -> dict[str, Any]:
     unused = [*_unused_fields(values), *family.unused_fields(config)]
     if not getattr(config, "lm_head", True):
         unused += ["tie_embeddings", "head_bias", "logit_softcap"]
+    if not getattr(config, "num_labels", 0):
+        unused.append("label_bias")
+    unused = [name for name in unused if name in fields]
     for name in unused:
         values[name] = fields[name].default
     return values

@@ -156,6 +156,7 @@ class Table:
       ignored: regular expressions of tensors that hold nothing trained.
       heads: regular expressions of the tensors of heads: those that belong to no
         parameter of the model are left out, and the log says so.
+      tag_head: of a decoder, the module that predicts the labels of tokens.
       copies: tensors that are equal to another one, by name: tied embeddings.
       aliases: tensors that older files have in place of another one. If both are there,
         the alias is ignored; exports write both.
@@ -167,6 +168,7 @@ class Table:
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     heads: tuple[str, ...] = HEADS
+    tag_head: str = "score"
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)

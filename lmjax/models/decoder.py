@@ -30,7 +30,11 @@ class Decoder(nnx.Module):
         )
         self.classifier = (
             Classifier(
-                jax.random.fold_in(key, 3), c.dim, c.num_labels, dropout=c.dropout
+                jax.random.fold_in(key, 3),
+                c.dim,
+                c.num_labels,
+                dropout=c.dropout,
+                bias=c.label_bias,
             )
             if c.num_labels
             else None

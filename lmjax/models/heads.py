@@ -161,9 +161,15 @@ class Classifier(Linear):
     """Logits over labels, of a text or of each token (BERT, Devlin et al. 2019)."""
 
     def __init__(
-        self, key: Array, dim: int, num_labels: int, *, dropout: float
+        self,
+        key: Array,
+        dim: int,
+        num_labels: int,
+        *,
+        dropout: float,
+        bias: bool = True,
     ) -> None:
-        super().__init__(key, {"embed": dim}, {"features": num_labels}, bias=True)
+        super().__init__(key, {"embed": dim}, {"features": num_labels}, bias=bias)
         self.dropout = dropout
 
     def __call__(self, x: Array, *, key: Array | None = None) -> Array:

@@ -72,6 +72,16 @@ CASES = {
         | {"mlp_bias": True, "head_dim": 16},
     ),
     "smollm2": ("LlamaForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
+    "llama_classify": (
+        "LlamaForSequenceClassification",
+        {**GROUPED, "id2label": {0: "bad", 1: "fair", 2: "good"}},
+    ),
+    "qwen3_tag": ("Qwen3ForTokenClassification", {**GROUPED, "num_labels": 5}),
+    "gpt2_classify": (
+        "GPT2ForSequenceClassification",
+        {**GPT2, "pad_token_id": 1, "num_labels": 3},
+    ),
+    "gpt2_tag": ("GPT2ForTokenClassification", {**GPT2, "num_labels": 5}),
     "llama_base": ("LlamaModel", GROUPED),
     "mistral": ("MistralForCausalLM", {**GROUPED, "sliding_window": 5}),
     "mistral_linear": (

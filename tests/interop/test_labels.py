@@ -23,6 +23,8 @@ pytest.importorskip("transformers", reason="is the reference")
         ("bert_tag", "tag", tuple(f"LABEL_{i}" for i in range(5))),
         ("roberta_tag", "tag", tuple(f"LABEL_{i}" for i in range(5))),
         ("roberta_classify", "classify", tuple(f"LABEL_{i}" for i in range(3))),
+        ("llama_classify", "classify", ("bad", "fair", "good")),
+        ("gpt2_tag", "tag", tuple(f"LABEL_{i}" for i in range(5))),
     ],
 )
 def test_labels_are_imported_and_exported(name, kind, labels, tmp_path):
@@ -93,6 +95,7 @@ TAGGER = {"classifier.weight": (5, 32), "classifier.bias": (5,)}
         ),
         ("bert_base", {"qa_outputs.bias": (2,)}, "causal_lm", "qa_outputs.bias"),
         ("bart", {"classification_head.dense.bias": (8,)}, "causal_lm", "head.dense"),
+        ("llama_classify", {"lm_head.weight": (67, 32)}, "classify", "lm_head.weight"),
         ("gpt2", {"score.weight": (2, 32)}, "causal_lm", "score.weight"),
         ("llama_base", {"lm_head.weight": (67, 32)}, "causal_lm", "lm_head.weight"),
     ],

@@ -280,7 +280,6 @@ BERT = Family(
     config_to_hf=_write_bert,
     table=_bert_table,
     kind="encoder",
-    task_from_hf=labels.read_task,
     unused_fields=unused_fields,
     base_architecture="BertModel",
 )
@@ -313,7 +312,6 @@ def _make_roberta(model_type: str, prefix: str, *, vocab_size: int = 30522) -> F
         ),
         table=_roberta_table,
         kind="encoder",
-        task_from_hf=labels.read_task,
         unused_fields=unused_fields,
         base_architecture=f"{prefix}Model",
     )

@@ -4,7 +4,6 @@ from collections.abc import Collection
 from typing import Any
 
 from lmjax.config.model import EncoderConfig
-from lmjax.interop import labels
 from lmjax.interop.families.bert import (
     head_table,
     read_heads,
@@ -130,7 +129,6 @@ DISTILBERT = Family(
     config_to_hf=_write,
     table=_table,
     kind="encoder",
-    task_from_hf=labels.read_task,
     unused_fields=unused_fields,
     base_architecture="DistilBertModel",
 )

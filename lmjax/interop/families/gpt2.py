@@ -111,6 +111,7 @@ _TABLE = Table(
     prefix="transformer.",
     ignored=(r"\.attn\.(bias|masked_bias)$",),  # the causal mask
     copies={"lm_head.weight": "transformer.wte.weight"},
+    tag_head="classifier",
 )
 
 GPT2 = Family(
