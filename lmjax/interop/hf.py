@@ -256,7 +256,7 @@ def export_hf(
     architecture = values["architectures"][0]
     saved = load_tokenizer(source / "tokenizer")
     values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
-    files = dict(tokenizer.export_files(saved))
+    files = dict(tokenizer.export_files(saved, config, model_config=values))
     if config.task.uses_classifier:
         files = text_length.write_max_length(files, config.data.length)
     modules = sentence_transformers.write_modules(model.config)

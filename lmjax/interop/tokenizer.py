@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.config.experiment import Config
+from lmjax.data.tokenizers.hf.export import choose_pad_id, export, unknown_id
+from lmjax.data.tokenizers.hf.special import Template
 from lmjax.data.tokenizers.plain import Ids
-from lmjax.data.tokenizers.sentencepiece import SentencePiece
+from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer, make_tokenizer
 from lmjax.errors import UserError
 from lmjax.fileio import read_json
 
 log = logging.getLogger(__name__)
 
+# Tasks whose texts have no end: it is to be written.
+_WITHOUT_END = ("causal_lm", "prompted_lm")
 # Settings of transformers' generate() that lmjax does not have.
 _UNSUPPORTED = (
     "forced_bos_token_id",
@@ -30,8 +34,8 @@ _UNSUPPORTED = (
 def open_tokenizer(config: Config, directory: Path) -> Tokenizer:
     """Open the tokenizer of a Hugging Face directory.
 
-    If it has none, the text is token ids; the ids that end a text are those of the
-    model's settings.
+    If it has none, the text is token ids; the ids of the end and of padding are those
+    of the model's settings.
 
     Args:
       config: of the model in this directory.
@@ -42,7 +46,14 @@ def open_tokenizer(config: Config, directory: Path) -> Tokenizer:
     """
     size = config.model.vocab_size
     if config.tokenizer.kind == "ids":
-        return Ids(size, stop_ids=_read_stop_ids(directory, size))
+        eos = _read_ids(directory, "eos", size)
+        pad = _read_ids(directory, "pad", size)
+        return Ids(
+            size,
+            eos_id=next(iter(eos), None),
+            stop_ids=eos,
+            pad_id=next(iter(pad), None),
+        )
     tokenizer = make_tokenizer(config.tokenizer, documents=None, seed=0)
     if tokenizer.vocab_size > size:
         raise UserError(
@@ -60,9 +71,9 @@ def warn_unsupported(directory: Path) -> None:
                 log.warning("%s: %s = %s: ignored", name, key, values[key])
 
 
-def _read_stop_ids(directory: Path, vocab_size: int) -> tuple[int, ...]:
+def _read_ids(directory: Path, role: str, vocab_size: int) -> tuple[int, ...]:
     for _, values in _read_settings(directory):
-        value = values.get("eos_token_id")
+        value = values.get(f"{role}_token_id")
         listed = value if isinstance(value, list) else [value]
         if ids := [i for i in listed if type(i) is int and 0 <= i < vocab_size]:
             return tuple(ids)
@@ -76,11 +87,69 @@ def _read_settings(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, read_json(directory / name)
 
 
-def export_files(tokenizer: Tokenizer) -> Mapping[str, bytes]:
-    """Return the files of a tokenizer in a Hugging Face directory, by their names."""
-    if isinstance(tokenizer, SentencePiece):
-        return {"tokenizer.model": tokenizer.model}
-    return getattr(tokenizer, "files", {})
+def export_files(
+    tokenizer: Tokenizer, config: Config, *, model_config: Mapping[str, Any]
+) -> Mapping[str, bytes]:
+    """Return the files of a tokenizer in a Hugging Face directory, by their names.
+
+    What transformers would read otherwise is logged.
+
+    Args:
+      tokenizer: of the workdir.
+      config: of the workdir.
+      model_config: the config.json of the directory.
+
+    Raises:
+      UserError: the directory cannot hold the tokenizer.
+    """
+    if isinstance(tokenizer, Ids):
+        return {}
+    _check_padding(tokenizer, model_config)
+    exported = export(
+        tokenizer,
+        template=_find_template(tokenizer, config),
+        model_config=model_config,
+        token_types=getattr(config.model, "num_token_types", 0) > 1,
+    )
+    for texts in exported.differences:
+        log.warning("tokenizer: transformers splits differently: %s", texts)
+    if model_config["model_type"] == "qwen2" and exported.is_generic:
+        log.warning(
+            "tokenizer: AutoTokenizer reads every tokenizer of a qwen2 model as Qwen's "
+            "byte-level BPE, which this is not; read it with "
+            "transformers.PreTrainedTokenizerFast.from_pretrained"
+        )
+    return exported.files
+
+
+def _find_template(tokenizer: Tokenizer, config: Config) -> Template:
+    """Return the ids around texts, as the model reads them.
+
+    A language model reads a text after a BOS, and it ends where it ends.
+    """
+    t = tokenizer
+    if config.model.kind == "decoder" and config.task.kind in _WITHOUT_END:
+        bos = not_none(t.bos_id)
+        if not getattr(t, "files", {}):  # trained here
+            return Template(bos, (), bos)
+    return Template(t.prefix_ids, t.suffix_ids, t.pair_ids)
+
+
+def _check_padding(tokenizer: Tokenizer, model_config: Mapping[str, Any]) -> None:
+    """Raise if RoBERTa would count a token of the text as padding.
+
+    Raises:
+      UserError: it numbers positions from the padding on, and texts have that id.
+    """
+    if model_config["model_type"] not in ("roberta", "xlm-roberta"):
+        return
+    pad = model_config["pad_token_id"]
+    if pad not in (choose_pad_id(tokenizer), unknown_id(tokenizer)):
+        raise UserError(
+            f"config.model.position_offset = {pad + 1}: transformers' RoBERTa has its "
+            f"padding at id {pad}, which is {tokenizer.id_to_piece(pad)!r} of this "
+            "tokenizer"
+        )
 
 
 def export_settings(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -89,6 +158,6 @@ def export_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     values = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": stop[0] if len(stop) == 1 else stop or None,
-        "pad_token_id": tokenizer.pad_id,
+        "pad_token_id": choose_pad_id(tokenizer),
     }
     return {key: value for key, value in values.items() if value is not None}

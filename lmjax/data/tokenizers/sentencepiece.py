@@ -28,6 +28,9 @@ MODEL = "sentencepiece.model"
 # SentencePiece writes a space as U+2581, so a U+2581 of the text would be decoded as a
 # space; a lossless tokenizer encodes its bytes instead.
 SPACE_MARK = "\u2581"
+# The scores of pieces trained here are multiples of 1 / 64: sums of up to 2^18 are
+# exact in float32, so that other programs decide alike between equal sums.
+SCORE_UNITS = 64
 _MASKS = ("<mask>", "[MASK]")
 _SILENT = 3  # SentencePiece's log level: fatal errors only
 _CHUNK = 4096  # characters of training text in one of SentencePiece's "sentences"
@@ -56,6 +59,7 @@ class SentencePiece(SpecialIds):
         self.vocab_size = int(self._processor.vocab_size())
         bos_id = _optional_id(self._processor.bos_id()) if bos else None
         eos_id = _optional_id(self._processor.eos_id())
+        self.unk_id = int(self._processor.unk_id())
         super().__init__(
             bos_id=bos_id,
             eos_id=eos_id,
@@ -222,7 +226,23 @@ def train(config: TokenizerConfig, sources: Sequence[Documents], *, seed: int) -
     trained = SentencePiece(model.getvalue(), bos=config.bos).vocab_size
     if trained != config.vocab_size:
         raise ConfigError(_explain_too_large(config, trained))
-    return model.getvalue()
+    return _round_scores(model.getvalue())
+
+
+def _round_scores(model: bytes) -> bytes:
+    """Return a model with scores that are multiples of 1 / `SCORE_UNITS`."""
+    proto = parse_proto(model)
+    for piece in proto.pieces:
+        piece.score = round(piece.score * SCORE_UNITS) / SCORE_UNITS
+    return bytes(proto.SerializeToString())
+
+
+def parse_proto(model: bytes) -> Any:
+    """Return a serialized model as a `ModelProto`."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    module: Any = sentencepiece_model_pb2
+    return module.ModelProto.FromString(model)
 
 
 # Every character of the text is decoded again.

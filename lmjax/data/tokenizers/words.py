@@ -15,6 +15,7 @@ from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.sources.documents import Documents
 from lmjax.data.tokenizers import stop_words
 from lmjax.data.tokenizers.hf import tokenizer
+from lmjax.data.tokenizers.hf.library import import_tokenizers
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none
 from lmjax.data.tokenizers.word_vectors import WordVectors
 from lmjax.errors import ConfigError
@@ -51,7 +52,7 @@ def train(
         )
     vector_words = list(_vector_words(core, config, words)) if config.path else []
     vocabulary = words | {w: len(words) + i for i, w in enumerate(vector_words)}
-    model = tokenizer.import_tokenizers().models.WordLevel
+    model = import_tokenizers().models.WordLevel
     core.model = model(vocabulary, unk_token=UNKNOWN)
     _log.info(
         "vocabulary: %s", _describe(len(words) - num_special, len(vector_words), config)
@@ -67,7 +68,7 @@ def train(
 
 def _count_words(config: TokenizerConfig, sources: Sequence[Documents]) -> Any:
     """Return a `tokenizers.Tokenizer` with a vocabulary of the words of the text."""
-    library = tokenizer.import_tokenizers()
+    library = import_tokenizers()
     core = library.Tokenizer(library.models.WordLevel({}, unk_token=UNKNOWN))
     if config.lowercase:
         core.normalizer = library.normalizers.Lowercase()

@@ -1,13 +1,22 @@
-"""Conversion of older formats of Hugging Face tokenizers to a tokenizer.json.
+"""Conversion of the files of a Hugging Face tokenizer to one tokenizer.json.
 
-WordPiece's vocab.txt (BERT) and the byte-level BPE of GPT-2 and RoBERTa.
+That of transformers' class for this family; WordPiece's vocab.txt (BERT); and the
+byte-level BPE of GPT-2 and RoBERTa.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles, token_text
+from lmjax.data.tokenizers.hf.added import add_tokens
+from lmjax.data.tokenizers.hf.classes import (
+    CLASSES,
+    TokenizerClass,
+    bert_normalizer,
+    find_class,
+)
+from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles
+from lmjax.data.tokenizers.hf.library import FILE, parse_tokenizer
 
 # Families whose tokenizers have these formats; "": the files name no family.
 _WORD_PIECE = {
@@ -22,37 +31,76 @@ _WORD_PIECE = {
 }
 _GPT2 = {"gpt2", "gptneo", "gptj", "gptbigcode", "opt"}
 _ROBERTA = {"roberta", "bart", "longformer", "led", "mvp"}
-_BERT_TOKENS = {
-    "unk": "[UNK]",
-    "sep": "[SEP]",
-    "pad": "[PAD]",
-    "cls": "[CLS]",
-    "mask": "[MASK]",
-}
-_GPT2_TOKENS = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>") | {"pad": ""}
-_ROBERTA_TOKENS = {
-    "bos": "<s>",
-    "eos": "</s>",
-    "unk": "<unk>",
-    "sep": "</s>",
-    "pad": "<pad>",
-    "cls": "<s>",
-    "mask": "<mask>",
-}
 
 
-def build_tokenizer_json(files: HFTokenizerFiles) -> bytes:
-    """Return the tokenizer.json of a directory, converted from older files if need be.
+def build_tokenizer_json(
+    files: HFTokenizerFiles,
+) -> tuple[bytes, Mapping[str, str]]:
+    """Return a tokenizer.json that says all that the files of a directory say.
+
+    It is the file of the directory where its settings add nothing to that. The second
+    value are the special tokens by role, where the settings name no other.
 
     Raises:
       UserError: a file is damaged, or the family is not known.
     """
-    if files.format == ("tokenizer.json",):
-        return files.contents["tokenizer.json"]
-    convert = (
-        _convert_wordpiece if files.format == ("vocab.txt",) else _convert_byte_level
-    )
-    return json.dumps(convert(files), ensure_ascii=False).encode()
+    if files.format != (FILE,):
+        wordpiece = files.format == ("vocab.txt",)
+        convert = _convert_wordpiece if wordpiece else _convert_byte_level
+        content = json.dumps(convert(files), ensure_ascii=False).encode()
+        return _add_tokens(content, files, None), {}
+    content = files.contents[FILE]
+    core = parse_tokenizer(content, name=str(files.path / FILE))
+    parsed = json.loads(core.to_str())
+    chosen = find_class(files, parsed)
+    if chosen is None:
+        return _add_tokens(content, files, None), {}
+    tokens = _find_tokens(files, chosen.tokens)
+    rebuilt = json.dumps(_rebuild(chosen, parsed, files, tokens), ensure_ascii=False)
+    content = _add_tokens(rebuilt.encode(), files, chosen)
+    if chosen.template is None:
+        return content, chosen.tokens
+    parsed = json.loads(content)
+    around = (map(tokens.__getitem__, roles) for roles in chosen.template)
+    find = _find_ids(parsed)
+    parsed["post_processor"] = template_processing(*around, token_to_id=find)
+    return json.dumps(parsed, ensure_ascii=False).encode(), chosen.tokens
+
+
+def _rebuild(
+    chosen: TokenizerClass,
+    parsed: dict[str, Any],
+    files: HFTokenizerFiles,
+    tokens: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return a tokenizer.json with the parts that a class has of its own.
+
+    Raises:
+      UserError: its model is not of the kind that the class reads.
+    """
+    kind = parsed["model"]["type"]
+    if kind != chosen.model:
+        why = f"a model of type {kind!r}; its tokenizer_class reads {chosen.model!r}"
+        raise files.error(FILE, why)
+    parts = chosen.parts(parsed, files.config, tokens)
+    listed = files.config.get("added_tokens_decoder") is not None
+    added = [] if listed else parsed["added_tokens"]  # those of the settings count
+    model = {**parsed["model"], **parts["model"]}
+    return {**parsed, **parts, "model": model, "added_tokens": added}
+
+
+def _add_tokens(
+    content: bytes, files: HFTokenizerFiles, chosen: TokenizerClass | None
+) -> bytes:
+    """Return a tokenizer.json with the tokens of the settings; unchanged without."""
+    core = parse_tokenizer(content, name=str(files.path / files.format[0]))
+    before = core.to_str()
+    defaults = {} if chosen is None else chosen.tokens
+    count = files.config.get("extra_ids", chosen.num_sentinels) if chosen else 0
+    sentinels = [f"<extra_id_{i}>" for i in range(count)]
+    add_tokens(core, files, defaults=defaults, extra=sentinels)
+    after = core.to_str()
+    return content if after == before else after.encode()
 
 
 def _convert_wordpiece(files: HFTokenizerFiles) -> dict[str, Any]:
@@ -60,7 +108,7 @@ def _convert_wordpiece(files: HFTokenizerFiles) -> dict[str, Any]:
         raise files.unknown_family_error()
     pieces = files.read_text("vocab.txt").removesuffix("\n").split("\n")
     vocab = {piece: i for i, piece in enumerate(pieces)}
-    tokens = _find_tokens(files, _BERT_TOKENS)
+    tokens = _find_tokens(files, CLASSES["bert"].tokens)
     for role in ("unk", "cls", "sep"):
         if tokens[role] not in vocab:
             raise files.error("vocab.txt", f"has no {tokens[role]!r}")
@@ -68,17 +116,10 @@ def _convert_wordpiece(files: HFTokenizerFiles) -> dict[str, Any]:
         files,
         vocab=vocab,
         tokens=tokens,
-        normalizer={
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": files.config.get("tokenize_chinese_chars", True),
-            "strip_accents": files.config.get("strip_accents"),
-            "lowercase": files.config.get("do_lower_case", True),
-        },
+        normalizer=bert_normalizer(files.config),
         pre_tokenizer={"type": "BertPreTokenizer"},
-        post_processor=_add_cls_and_sep(
-            cls=(tokens["cls"], vocab[tokens["cls"]]),
-            sep=(tokens["sep"], vocab[tokens["sep"]]),
+        post_processor=template_processing(
+            [tokens["cls"]], [tokens["sep"]], [tokens["sep"]], token_to_id=vocab.get
         ),
         decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
         model={
@@ -91,21 +132,53 @@ def _convert_wordpiece(files: HFTokenizerFiles) -> dict[str, Any]:
     )
 
 
-def _add_cls_and_sep(*, cls: tuple[str, int], sep: tuple[str, int]) -> dict[str, Any]:
-    """Return the post-processor that adds [CLS] and [SEP] to texts and pairs."""
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    before, after = (
-        {"SpecialToken": {"id": token, "type_id": 0}} for token, _ in (cls, sep)
-    )
+def template_processing(
+    prefix: Iterable[str],
+    suffix: Iterable[str],
+    between: Iterable[str],
+    *,
+    token_to_id: Callable[[str], int | None],
+    types: bool = False,
+) -> dict[str, Any]:
+    """Return the post-processor that puts tokens around texts and pairs.
+
+    Args:
+      prefix: the tokens before a text.
+      suffix: those after it.
+      between: those between two texts.
+      token_to_id: the vocabulary.
+      types: the second text of a pair, and what is after it, have type 1.
+    """
+    used: dict[str, int | None] = {}
+
+    def special(tokens: Iterable[str], kind: int = 0) -> list[dict[str, Any]]:
+        used.update({token: token_to_id(token) for token in tokens})
+        return [{"SpecialToken": {"id": token, "type_id": kind}} for token in tokens]
+
+    prefix, suffix, between = [*prefix], [*suffix], [*between]
+    kinds = (("A", 0), ("B", int(types)))
+    a, b = ({"Sequence": {"id": name, "type_id": kind}} for name, kind in kinds)
+    before, after = special(prefix), special(suffix)
+    last = special(suffix, int(types))
     return {
         "type": "TemplateProcessing",
-        "single": [before, first, after],
-        "pair": [before, first, after, second, after],
+        "single": [*before, a, *after],
+        "pair": [*before, a, *special(between), b, *last],
         "special_tokens": {
             token: {"id": token, "ids": [index], "tokens": [token]}
-            for token, index in (cls, sep)
+            for token, index in used.items()
+            if index is not None
         },
     }
+
+
+def _find_ids(parsed: Mapping[str, Any]) -> Callable[[str], int | None]:
+    """Return the vocabulary of a tokenizer.json, as a function."""
+    vocab = parsed["model"]["vocab"]
+    if isinstance(vocab, list):
+        vocab = {piece: index for index, (piece, _) in enumerate(vocab)}
+    vocab |= {token["content"]: token["id"] for token in parsed["added_tokens"]}
+    return vocab.get
 
 
 def _convert_byte_level(files: HFTokenizerFiles) -> dict[str, Any]:
@@ -116,7 +189,8 @@ def _convert_byte_level(files: HFTokenizerFiles) -> dict[str, Any]:
     if "\u0120" not in vocab:  # the piece of a space
         raise files.error(vocab_file, "not a byte-level vocabulary such as GPT-2's")
     roberta = _is_roberta(files, vocab)
-    tokens = _find_tokens(files, _ROBERTA_TOKENS if roberta else _GPT2_TOKENS)
+    defaults = CLASSES["roberta" if roberta else "gpt2"].tokens
+    tokens = _find_tokens(files, defaults)
     byte_level = {
         "type": "ByteLevel",
         "add_prefix_space": bool(files.config.get("add_prefix_space", False)),
@@ -193,8 +267,6 @@ def _assemble(
     mask = tokens.get("mask", "")
     if mask in vocab and parts["model"]["type"] == "BPE":
         added[vocab[mask]]["lstrip"] = True  # RoBERTa's includes the space before it
-    for i, token in list_added_tokens(files, special=tokens.values()):
-        added[i] = _describe_token(token)
     return {
         "version": "1.0",
         "truncation": None,
@@ -204,28 +276,7 @@ def _assemble(
     }
 
 
-def list_added_tokens(
-    files: HFTokenizerFiles, *, special: Collection[str] = ()
-) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield (id, description) of the tokens that the settings add to the vocabulary.
-
-    Args:
-      files: of the tokenizer.
-      special: the tokens of added_tokens.json that are special.
-    """
-    for token, index in files.settings["added_tokens.json"].items():
-        yield int(index), {"content": token, "special": token in special}
-    decoder = files.config.get("added_tokens_decoder") or {}
-    for index, token in decoder.items():
-        if token_text(token):
-            yield int(index), token
-
-
-def _describe_token(token: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a token as tokenizer.json has it; a text is a special token."""
+def _describe_token(token: str) -> dict[str, Any]:
+    """Return a special token as tokenizer.json has it."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    if isinstance(token, str):
-        return {"content": token, **flags, "special": True}
-    return {"content": token["content"], **flags, "special": False} | {
-        name: bool(token[name]) for name in (*flags, "special") if name in token
-    }
+    return {"content": token, **flags, "special": True}

@@ -103,7 +103,10 @@ class HFTokenizerFiles:
 
     def special_token(self, role: str) -> str | None:
         """Return the token that the settings name for a role: `eos_token` for "eos"."""
-        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        names = ["special_tokens_map.json", "tokenizer_config.json"]
+        if self.config.get("added_tokens_decoder") is not None:
+            names.reverse()  # transformers reads the map only without these
+        for name in names:
             if token := token_text(self.settings[name].get(f"{role}_token")):
                 return token
         return None
@@ -165,6 +168,32 @@ def read_tokenizer_files(path: Path, *, name: str) -> HFTokenizerFiles:
     }
     return HFTokenizerFiles(
         path=directory, format=names, contents=contents | given, settings=settings
+    )
+
+
+def files_in_memory(
+    contents: Mapping[str, bytes], *, model_config: Mapping[str, Any]
+) -> HFTokenizerFiles:
+    """Return the files of a directory that has not been written.
+
+    Args:
+      contents: of the files by name.
+      model_config: the config.json.
+
+    Raises:
+      UserError: they hold no tokenizer.
+    """
+    path = Path("tokenizer")
+    names = next((f for f in FORMATS if set(f) <= contents.keys()), None)
+    if names is None:
+        raise UserError(f"{path}: holds no tokenizer")
+    settings: dict[str, Mapping[str, Any]] = {
+        name: parse_json(contents[name], file=path / name) if name in contents else {}
+        for name in _TOKENIZER_SETTINGS
+    }
+    settings |= {"config.json": model_config, "generation_config.json": {}}
+    return HFTokenizerFiles(
+        path=path, format=names, contents=contents, settings=settings
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sentencepiece
 
-from lmjax.data.tokenizers.hf.convert import list_added_tokens
+from lmjax.data.tokenizers.hf.added import list_added_tokens, list_role_free_tokens
 from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles, token_text
 
 # The roles of the tokens before, after and between texts, by family.
@@ -147,12 +147,7 @@ def _filter_sentinels(tokens: Sequence[str]) -> list[str]:
 
 def _list_role_free(files: HFTokenizerFiles) -> list[str]:
     """Return the special and added tokens that have no role."""
-    tokens = []
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        for key in ("additional_special_tokens", "extra_special_tokens"):
-            value = files.settings[name].get(key) or []
-            listed = value.values() if isinstance(value, dict) else value
-            tokens += [text for token in listed if (text := token_text(token))]
+    tokens = list_role_free_tokens(files)
     return [*tokens, *(str(token_text(token)) for _, token in list_added_tokens(files))]
 
 

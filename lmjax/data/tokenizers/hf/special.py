@@ -1,7 +1,7 @@
 """The special ids of a tokenizer, from the files of a Hugging Face directory."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles
@@ -31,6 +31,7 @@ def find_special_ids(
     token_to_id: TokenToId,
     template: Template,
     size: int,
+    defaults: Mapping[str, str] | None = None,
 ) -> SpecialIds:
     """Return the special ids of a tokenizer.
 
@@ -42,10 +43,12 @@ def find_special_ids(
       token_to_id: its vocabulary.
       template: the ids that it adds to texts.
       size: of the vocabulary; the model's settings may have larger ids.
+      defaults: the special tokens of its class by role.
     """
 
     def candidates(role: str) -> Iterator[int]:
-        for token in (files.special_token(role), *_USUAL_TOKENS[role]):
+        own = (files.special_token(role), (defaults or {}).get(role))
+        for token in (*own, *_USUAL_TOKENS[role]):
             if token and (index := token_to_id(token)) is not None:
                 yield index
 

@@ -14,6 +14,7 @@ import numpy as np
 from lmjax.data.tokenizers.files import read_file, write_files, write_manifest
 from lmjax.data.tokenizers.hf.convert import build_tokenizer_json
 from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles
+from lmjax.data.tokenizers.hf.library import FILE, parse_tokenizer
 from lmjax.data.tokenizers.hf.special import Template, find_special_ids
 from lmjax.data.tokenizers.offsets import (
     Encoding,
@@ -21,9 +22,7 @@ from lmjax.data.tokenizers.offsets import (
     make_encoding,
 )
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
-from lmjax.errors import ConfigError, UserError
 
-FILE = "tokenizer.json"
 # White space at the start of a word, as byte-level pieces write it.
 _BYTE_LEVEL_SPACES = ("\u0120", "\u010a", "\u0109", "\u010d")
 _SPACE_MARK = "\u2581"
@@ -38,6 +37,7 @@ class HFTokenizer(SpecialIds):
       special: the special ids.
       files: the original files by name, for exports.
       recipe: a hash of what it was trained on; "" if it was not trained here.
+      split_special_tokens: a text cannot spell special tokens.
     """
 
     def __init__(
@@ -48,8 +48,11 @@ class HFTokenizer(SpecialIds):
         special: SpecialIds,
         files: Mapping[str, bytes],
         recipe: str = "",
+        split_special_tokens: bool = False,
     ) -> None:
         super().__init__(**special.special_ids())
+        self.split_special_tokens = split_special_tokens
+        core.encode_special_tokens = split_special_tokens
         self.serialized = serialized
         self.files = files
         self.recipe = recipe
@@ -108,22 +111,32 @@ class HFTokenizer(SpecialIds):
     def save(self, directory: str | Path) -> None:
         """Write tokenizer.json, the original files and the manifest."""
         write_files(directory, {**self.files, FILE: self.serialized})
+        split = {"split_special_tokens": True} if self.split_special_tokens else {}
         write_manifest(
             directory,
             kind="tokenizers",
             special=self.special_ids(),
             files=sorted(self.files),
             made_from=self.recipe,
+            **split,
         )
 
     def fingerprint(self) -> str:
         """Return a hash of the tokenizer.json and the special ids."""
         special = json.dumps(self.special_ids()).encode()
-        return hashlib.sha256(self.serialized + special).hexdigest()
+        split = b"split" * self.split_special_tokens
+        return hashlib.sha256(self.serialized + special + split).hexdigest()
+
+    def encodes_like(self, other: "HFTokenizer") -> bool:
+        """Return whether both have the same vocabulary and encode in the same way."""
+        a, b = (json.loads(tokenizer._core.to_str()) for tokenizer in (self, other))
+        a["post_processor"] = b["post_processor"] = None
+        return a == b and self.split_special_tokens == other.split_special_tokens
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For worker processes, which only encode: `files` stay behind.
-        return _rebuild, (self.serialized, self.special_ids())
+        split = self.split_special_tokens
+        return _rebuild, (self.serialized, self.special_ids(), split)
 
 
 def build(files: HFTokenizerFiles, *, bos: bool) -> HFTokenizer:
@@ -137,20 +150,21 @@ def build(files: HFTokenizerFiles, *, bos: bool) -> HFTokenizer:
       UserError: a file is damaged, or the family is not known.
       ConfigError: the library is not installed.
     """
-    serialized = build_tokenizer_json(files)
-    core = _parse(serialized, name=str(files.path / files.format[0]))
-    _check_added_tokens(core, files, serialized)
+    serialized, tokens = build_tokenizer_json(files)
+    core = parse_tokenizer(serialized, name=str(files.path / files.format[0]))
     special = find_special_ids(
         files,
         token_to_id=core.token_to_id,
         template=_find_template(core),
         size=_count_ids(core),
+        defaults=tokens,
     )
     return HFTokenizer(
         core,
         serialized=serialized,
         special=special if bos else without_bos(special),
         files=files.contents,
+        split_special_tokens=bool(files.config.get("split_special_tokens", False)),
     )
 
 
@@ -163,61 +177,23 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> HFTokenizer:
     serialized = read_file(directory / FILE)
     special = SpecialIds(**manifest["special"])
     return HFTokenizer(
-        _parse(serialized, name=str(directory / FILE)),
+        parse_tokenizer(serialized, name=str(directory / FILE)),
         serialized=serialized,
         special=special if manifest.get("bos", True) else without_bos(special),
         files={name: read_file(directory / name) for name in manifest["files"]},
         recipe=manifest.get("made_from", ""),
+        split_special_tokens=manifest.get("split_special_tokens", False),
     )
 
 
-def _rebuild(serialized: bytes, special: Mapping[str, Any]) -> HFTokenizer:
+def _rebuild(serialized: bytes, special: Mapping[str, Any], split: bool) -> HFTokenizer:
     return HFTokenizer(
-        _parse(serialized, name=FILE),
+        parse_tokenizer(serialized, name=FILE),
         serialized=serialized,
         special=SpecialIds(**special),
         files={},
+        split_special_tokens=split,
     )
-
-
-def import_tokenizers() -> Any:
-    """Return the module `tokenizers`.
-
-    Raises:
-      ConfigError: it is not installed.
-    """
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ConfigError(
-            "config.tokenizer.kind = 'tokenizers' or 'words': needs a package that is "
-            "not installed: pip install 'lmjax[hf]'"
-        ) from error
-    return tokenizers
-
-
-def _parse(serialized: bytes, *, name: str) -> Any:
-    """Return the `tokenizers.Tokenizer` of a tokenizer.json; `name` is for errors."""
-    tokenizer_class = import_tokenizers().Tokenizer
-    try:
-        core = tokenizer_class.from_buffer(serialized)
-    except Exception as error:  # the library raises nothing narrower
-        why = " ".join(str(error).split())
-        raise UserError(f"{name}: not a tokenizer.json: {why}") from error
-    core.no_truncation()
-    core.no_padding()
-    return core
-
-
-def _check_added_tokens(core: Any, files: HFTokenizerFiles, serialized: bytes) -> None:
-    """Check that added tokens of a converted tokenizer have the ids of the files."""
-    if files.format == (FILE,):
-        return
-    for token in json.loads(serialized)["added_tokens"]:
-        index = core.token_to_id(token["content"])
-        if index != token["id"]:
-            why = f"{token['content']!r} has id {token['id']}, but would get {index}"
-            raise files.error(files.format[0], why)
 
 
 def _count_ids(core: Any) -> int:
@@ -257,7 +233,14 @@ def _continuation_test(parsed: Mapping[str, Any]) -> Callable[[str], bool]:
         return lambda piece: not piece.startswith(_BYTE_LEVEL_SPACES)
     if "Metaspace" in names or _SPACE_MARK in names:
         return lambda piece: not piece.startswith(_SPACE_MARK)
+    if any(len(piece) > 1 and piece[0] == " " for piece in _list_pieces(model)):
+        return lambda piece: not piece[:1].isspace()
     return lambda piece: False
+
+
+def _list_pieces(model: Mapping[str, Any]) -> Iterator[str]:
+    vocab = model["vocab"]
+    return (piece if isinstance(piece, str) else piece[0] for piece in vocab)
 
 
 def _find_strings(value: Any) -> Iterator[str]:
