@@ -104,7 +104,7 @@ def export_files(
     """
     if isinstance(tokenizer, Ids):
         return {}
-    _check_padding(tokenizer, model_config)
+    _check_padding(tokenizer, config)
     exported = export(
         tokenizer,
         template=_find_template(tokenizer, config),
@@ -135,18 +135,19 @@ def _find_template(tokenizer: Tokenizer, config: Config) -> Template:
     return Template(t.prefix_ids, t.suffix_ids, t.pair_ids)
 
 
-def _check_padding(tokenizer: Tokenizer, model_config: Mapping[str, Any]) -> None:
+def _check_padding(tokenizer: Tokenizer, config: Config) -> None:
     """Raise if RoBERTa would count a token of the text as padding.
 
     Raises:
       UserError: it numbers positions from the padding on, and texts have that id.
     """
-    if model_config["model_type"] not in ("roberta", "xlm-roberta"):
+    offset = getattr(config.model, "position_offset", 0)
+    if config.model.kind != "encoder" or not offset:
         return
-    pad = model_config["pad_token_id"]
+    pad = offset - 1
     if pad not in (choose_pad_id(tokenizer), unknown_id(tokenizer)):
         raise UserError(
-            f"config.model.position_offset = {pad + 1}: transformers' RoBERTa has its "
+            f"config.model.position_offset = {offset}: transformers' RoBERTa has its "
             f"padding at id {pad}, which is {tokenizer.id_to_piece(pad)!r} of this "
             "tokenizer"
         )

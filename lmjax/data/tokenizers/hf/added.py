@@ -43,10 +43,10 @@ def add_tokens(
             wanted.append({**_describe(described.get(text, given)), "special": True})
     wanted += list(_other_tokens(settings)) or list(map(_describe, extra))
     present = {token.content for token in core.get_added_tokens_decoder().values()}
-    for token in map(_describe, wanted):
-        if token["content"] not in present:
-            present.add(token["content"])
-            core.add_tokens([tokenizers.AddedToken(**token)])
+    for options in map(_describe, wanted):
+        if options["content"] not in present:
+            present.add(options["content"])
+            core.add_tokens([tokenizers.AddedToken(**options)])
     in_config = files.config.get("added_tokens_decoder") is not None
     name = "tokenizer_config.json" if in_config else "added_tokens.json"
     for index, token in listed.items():
