@@ -116,6 +116,8 @@ def parse_json_line(
     Raises:
       UserError: the line is not JSON, or no object.
     """
+    if isinstance(content, str):
+        content = content.removeprefix("\ufeff")  # as where files are joined
     try:
         values = json.loads(content)
     except json.JSONDecodeError as error:

@@ -83,6 +83,9 @@ class SourceConfig:
     holdout_every: Annotated[int, Interval(2)] = 20
     # text that is not UTF-8: stop, or replace bad bytes by U+FFFD
     on_bad_text: Literal["error", "replace"] = "error"
+    # a file that is no text (compressed, binary, Parquet, UTF-16; not UTF-8, unless
+    # on_bad_text replaces) or has another structure: stop, or leave it out and name it
+    on_bad_file: Literal["error", "skip"] = "error"
     # an example that cannot be used: stop, or skip it and report the number skipped
     on_bad_example: Literal["error", "skip"] = "error"
     weight: Annotated[float, Interval(1e-6)] = (
@@ -97,6 +100,11 @@ class SourceConfig:
             yield (
                 f"{path}.path = {self.path!r}: must be '' for {path}.source = "
                 f"{self.source!r}"
+            )
+        if self.on_bad_file == "skip" and self.source in ("parallel", "tfds"):
+            yield (
+                f"{path}.on_bad_file = 'skip': must be 'error' for {path}.source = "
+                f"{self.source!r}, which needs each of its files"
             )
         for name in dict.fromkeys(self.columns):
             if self.columns.count(name) > 1:

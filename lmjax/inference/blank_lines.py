@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data.sources.documents import read_errors
+from lmjax.data.sources.text import BOM, read_errors
 
 
 class LinesAndBlanks:
@@ -19,6 +19,8 @@ class LinesAndBlanks:
 
     def __init__(self, examples: Any, file: Path) -> None:
         with read_errors(file, path="--input"), file.open("rb") as lines:
+            if lines.read(len(BOM)) != BOM:
+                lines.seek(0)
             has_example = np.array([bool(line.strip()) for line in lines], bool)
         assert has_example.sum() == len(examples)
         self._examples = examples

@@ -15,7 +15,7 @@ from lmjax.data.formats.registry import (
     find_input_file,
     open_input_file,
 )
-from lmjax.data.sources.documents import read_errors
+from lmjax.data.sources.text import read_errors
 from lmjax.errors import UserError, nearest
 from lmjax.inference import predictor
 from lmjax.inference.blank_lines import LinesAndBlanks, is_blank

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lmjax.data.sources.text import read_lines
 from lmjax.errors import UserError
 from lmjax.inference.language_model import load
 from lmjax.run.checkpoint import Step
@@ -20,13 +21,7 @@ def score_file(
       UserError: the file cannot be read, is not UTF-8, or has no context where the
         model needs one; the line is named.
     """
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"--input={file}: {error.strerror}") from error
-    if lines[-1] == b"":
-        lines.pop()
-    texts = [_parse_line(file, i, line) for i, line in enumerate(lines, start=1)]
+    texts = [*map(_parse_line, read_lines(file, path=f"--input={file}"))]
     lm = load(directory, step=step)
     if lm.model.config.is_encoder_decoder:
         for i, text in enumerate(texts, start=1):
@@ -40,10 +35,6 @@ def score_file(
         yield from lm.score(block, eos=eos, per_token=per_token)
 
 
-def _parse_line(file: Path, number: int, line: bytes) -> str | tuple[str, str]:
-    try:
-        text = line.decode().removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}:{number}: not UTF-8: {error.reason}") from error
-    context, tab, rest = text.partition("\t")
-    return (context, rest) if tab else text
+def _parse_line(line: str) -> str | tuple[str, str]:
+    context, tab, text = line.partition("\t")
+    return (context, text) if tab else line

@@ -13,21 +13,27 @@ from lmjax.errors import UserError
 _CELL = re.compile(r"(?:\(([^()*]+))?\*([^()*]*\))?")
 _NO_PREDICATE = ("-", "_")
 _DOCUMENT_LINES = (["#begin", "document"], ["#end", "document"])
+# CoNLL-U (universaldependencies.org/format.html): comments, and the ids of tokens of
+# several words, and of words that are not in the text.
+_COMMENT = re.compile(r"#\s*(?:[\w.:\[\]-]+\s*=|newdoc\b|newpar\b)")
+_SPACES = re.compile(r"[ \t]+")
+_NOT_A_WORD = re.compile(r"[0-9]+[-.][0-9]+")
+_CONLLU_COLUMNS = 10
 
 
 class ConllExamples(InMemoryExamples):
     """One example for each sentence.
 
     A sentence ends at a blank line, and at a line that begins with -DOCSTART-, "#begin
-    document" or "#end document". Columns are separated by tabs in a line that has a
-    tab, else by spaces.
+    document" or "#end document". Columns are separated by tabs in a file whose lines
+    have tabs, else by spaces. Comments before a sentence, and in CoNLL-U the lines of
+    tokens of several words and of empty nodes, are left out.
 
     Args:
       paths: the files.
       layouts: names of the columns, which are the fields of an example. A file has the
         first layout, or another one if that has as many columns as the file.
-      on_bad_text: see `SourceConfig`.
-      path: the dotted path of the source in the config.
+      options: see `TextFiles`.
     """
 
     fingerprint_name = "ConllExamples"
@@ -37,39 +43,39 @@ class ConllExamples(InMemoryExamples):
         paths: Sequence[Path],
         *,
         layouts: Sequence[Sequence[str]],
-        on_bad_text: str,
-        path: str,
+        **options: Any,
     ) -> None:
-        super().__init__(paths, on_bad_text=on_bad_text, path=path)
+        super().__init__(paths, **options)
         self._columns = tuple(layouts[0])
         self._layouts = {len(names): tuple(names) for names in reversed(layouts)}
-        self._examples = [
-            (file, *numbered)
-            for file in paths
-            for numbered in self._parse(self._text(file))
-        ]
+        numbered = self._read_files(
+            self._paths, lambda file: self._parse(self._lines(file))
+        )
+        self._examples = [(file, *example) for file, example in numbered]
 
     def fingerprint(self) -> str:
         """Hash the contents of the files, and the names of the columns."""
         return hash_json("conll", self._columns, super().fingerprint())
 
-    def _parse(self, text: str) -> Iterator[tuple[int, Example | str]]:
+    def _parse(self, lines: Sequence[str]) -> Iterator[tuple[int, Example | str]]:
         """Yield the line of each sentence, and its example or an error text."""
-        sentences = [*_split_sentences(text)]
-        widths = (len(row) for _, rows in sentences for row in rows)
+        sentences = [*_split_sentences(lines)]
+        widths = (len(row) for sentence in sentences for _, row in sentence)
         known = (self._layouts[width] for width in widths if width in self._layouts)
         names = next(known, self._columns)
-        for first, rows in sentences:
-            yield self._make_example(first, rows, names)
+        for sentence in sentences:
+            yield self._make_example(sentence, names)
 
     def _make_example(
-        self, first: int, rows: list[list[str]], names: Sequence[str]
+        self, sentence: "Sentence", names: Sequence[str]
     ) -> tuple[int, Example | str]:
-        for line, row in enumerate(rows, start=first):
+        for line, row in sentence:
             if len(row) != len(names):
                 return line, self._describe_width(row, names)
-        columns = map(list, zip(*rows, strict=True))
-        return first, dict(zip(names, columns, strict=True))
+            if "" in row:
+                return line, f"its column {names[row.index('')]!r} is empty"
+        columns = map(list, zip(*(row for _, row in sentence), strict=True))
+        return sentence[0][0], dict(zip(names, columns, strict=True))
 
     def _describe_width(self, row: list[str], names: Sequence[str]) -> str:
         """Return the error text for a line with a wrong number of columns."""
@@ -109,17 +115,18 @@ class PropsExamples(ConllExamples):
         names = self._fields.predicate, self._fields.tags
         return hash_json("props", *names, super().fingerprint())
 
-    def _parse(self, text: str) -> Iterator[tuple[int, Example | str]]:
+    def _parse(self, lines: Sequence[str]) -> Iterator[tuple[int, Example | str]]:
         """Yield the line of each predicate, and its example or an error text."""
-        for first, rows in _split_sentences(text):
-            names = self._layouts.get(len(rows[0]), self._columns)
-            yield from self._make_examples(first, rows, names)
+        for sentence in _split_sentences(lines):
+            names = self._layouts.get(len(sentence[0][1]), self._columns)
+            yield from self._make_examples(sentence, names)
 
     def _make_examples(
-        self, first: int, rows: list[list[str]], names: Sequence[str]
+        self, sentence: "Sentence", names: Sequence[str]
     ) -> Iterator[tuple[int, Example | str]]:
+        numbers, rows = zip(*sentence, strict=True)
         width, tags = len(rows[0]), self._fields.tags
-        for line, row in enumerate(rows, start=first):
+        for line, row in sentence:
             if len(row) < len(names) - (tags in names):
                 yield line, self._describe_width(row, names)
                 return
@@ -132,12 +139,12 @@ class PropsExamples(ConllExamples):
         try:
             for index, spans in parse_propositions(example[name], arguments):
                 if isinstance(spans, str):
-                    yield first + index, spans
+                    yield numbers[index], spans
                     continue
                 labels = {} if spans is None else {tags: spans}
-                yield first + index, {**example, name: index, **labels}
+                yield numbers[index], {**example, name: index, **labels}
         except UserError as error:
-            yield first, str(error)
+            yield numbers[0], str(error)
 
     def _split_columns(
         self, columns: list[list[str]], names: Sequence[str]
@@ -220,16 +227,56 @@ def list_layouts(columns: Sequence[str], fields: FieldsConfig) -> list[Sequence[
     return [columns, *filter(None, (without_tags, least))]
 
 
-def _split_sentences(text: str) -> Iterator[tuple[int, list[list[str]]]]:
-    """Yield the number of each sentence's first line, and the cells of its lines."""
-    rows: list[list[str]] = []
-    lines = [*text.split("\n"), ""]
-    for number, line in enumerate(lines, start=1):
-        line = line.strip(" \t\r")
-        row = line.split("\t") if "\t" in line else line.split(" ")
-        row = [cell for cell in row if cell]
-        if row and row[0] != "-DOCSTART-" and row[:2] not in _DOCUMENT_LINES:
-            rows.append(row)
-        elif rows:
-            yield number - len(rows), rows
-            rows = []
+# The number and the cells of each line.
+Sentence = list[tuple[int, list[str]]]
+
+
+def _split_sentences(lines: Sequence[str]) -> Iterator[Sentence]:
+    """Yield the lines of each sentence that are words."""
+    words = [x for x in lines if x.strip(" \t") and not _COMMENT.match(x)]
+    words = [line for line in words if line[0] != "#"] or words
+    by_tabs = 2 * sum("\t" in line for line in words) >= max(len(words), 1)
+    has_ids = any(re.match(r"#\s*global\.columns\s*=\s*ID\b", line) for line in lines)
+    block: list[tuple[int, str]] = []
+    for number, line in enumerate([*lines, ""], start=1):
+        start = _SPACES.split(line.strip(" \t"))[:2]
+        if start != [""] and start[0] != "-DOCSTART-" and start not in _DOCUMENT_LINES:
+            block.append((number, line))
+        elif block:
+            if sentence := _parse_block(block, by_tabs=by_tabs, has_ids=has_ids):
+                yield sentence
+            block = []
+
+
+def _parse_block(
+    block: Sequence[tuple[int, str]], *, by_tabs: bool, has_ids: bool
+) -> Sentence:
+    """Return the cells of the lines between blank ones that are words.
+
+    Args:
+      block: numbers and lines.
+      by_tabs: the lines of words in this file have tabs.
+      has_ids: the first column of the file has ids, as in CoNLL-U.
+    """
+    rows = [(number, _split_cells(line, by_tabs=by_tabs)) for number, line in block]
+    width = next((len(row) for _, row in rows if not row[0].startswith("#")), 0)
+    first = 0
+    for (_, line), (_, row) in zip(block, rows, strict=True):
+        # A word may be or begin with "#": then it is followed by what others are.
+        same = len(row) == (width or len(row)) and ("\t" in line) == by_tabs
+        if not line.startswith("#") or (same and not _COMMENT.match(line)):
+            break
+        first += 1
+    has_ids |= by_tabs and width == _CONLLU_COLUMNS
+    return [
+        (number, row)
+        for number, row in rows[first:]
+        if not (has_ids and _NOT_A_WORD.fullmatch(row[0]))
+    ]
+
+
+def _split_cells(line: str, *, by_tabs: bool) -> list[str]:
+    if by_tabs or "\t" in line:
+        # A cell is stripped, unless it is nothing but spaces.
+        return [cell.strip(" ") or cell for cell in line.rstrip(" \t").split("\t")]
+    return [cell for cell in line.split(" ") if cell]

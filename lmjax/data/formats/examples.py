@@ -4,15 +4,14 @@ In every format `examples[i]` is a dict, and `examples.where(i)` its FILE:LINE.
 """
 
 import csv
-import functools
-import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from lmjax.data.sources.documents import decode_utf8, hash_json, read_errors
+from lmjax.data.sources.documents import hash_json
 from lmjax.data.sources.files import Lines, TextFiles
+from lmjax.data.sources.text import read_lines
 from lmjax.errors import UserError
 from lmjax.fileio import parse_json_line
 
@@ -44,7 +43,7 @@ class JsonExamples(Lines):
 
     # `Lines` returns text, which is parsed here.
     def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
-        text = super().__getitem__(index).removeprefix("\ufeff")
+        text = super().__getitem__(index)
         return parse_json_line(text, where=lambda: self.where(index))
 
     def fingerprint(self) -> str:
@@ -78,17 +77,14 @@ class InMemoryExamples(TextFiles):
         """Hash the contents of the files."""
         return hash_json(self.fingerprint_name, self._on_bad_text, self._contents)
 
-    def _text(self, file: Path) -> str:
-        with read_errors(file, path=self._path):
-            raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        return "\n".join(
-            decode_utf8(
-                line,
-                where=functools.partial("{}:{}".format, file, number),
-                on_bad_text=self._on_bad_text,
-                path=self._path,
-            )
-            for number, line in enumerate(raw.split(b"\n"), start=1)
+    def _lines(self, file: Path, *, keep_ends: bool = False) -> list[str]:
+        """Return the lines of a file; see `read_lines`."""
+        return read_lines(
+            file,
+            path=self._path,
+            on_bad_text=self._on_bad_text,
+            source=self._path,
+            keep_ends=keep_ends,
         )
 
 
@@ -99,25 +95,31 @@ class TableExamples(InMemoryExamples):
       paths: the files.
       delimiter: "," for CSV, where line ends may be quoted, or a tab for TSV, where
         quotes have no meaning.
-      on_bad_text: see `SourceConfig`.
-      path: the dotted path of the source in the config.
+      options: see `TextFiles`.
     """
 
     fingerprint_name = "TableExamples"
 
     def __init__(
-        self, paths: Sequence[Path], *, delimiter: str, on_bad_text: str, path: str
+        self, paths: Sequence[Path], *, delimiter: str, **options: Any
     ) -> None:
-        super().__init__(paths, on_bad_text=on_bad_text, path=path)
-        self._delimiter = delimiter
-        self._examples = [(file, *row) for file in paths for row in self._parse(file)]
+        super().__init__(paths, **options)
+        parse = self._parse_tsv if delimiter == "\t" else self._parse_csv
+        rows = self._read_files(self._paths, parse)
+        self._examples = [(file, *row) for file, row in rows]
 
-    def _parse(self, file: Path) -> Iterator[tuple[int, Example | str]]:
+    def _parse_tsv(self, file: Path) -> Iterator[tuple[int, Example | str]]:
+        names: list[str] = []
+        for number, line in enumerate(self._lines(file), start=1):
+            row = line.split("\t")
+            if line and names:
+                yield number, _make_example(names, row)
+            elif line:
+                names = _check_header(row, where=f"{file}:{number}")
+
+    def _parse_csv(self, file: Path) -> Iterator[tuple[int, Example | str]]:
         csv.field_size_limit(1 << 30)
-        lines = io.StringIO(self._text(file), newline="")
-        table = csv.reader(lines, strict=True)
-        if self._delimiter == "\t":
-            table = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        table = csv.reader(self._lines(file, keep_ends=True), strict=True)
         names: list[str] = []
         while True:
             line = table.line_num + 1
@@ -141,7 +143,8 @@ def _describe_bad_row(first: int, last: int, error: csv.Error) -> str:
     what = "not a row of a table"
     if last > first:  # an open quote spans line ends
         what = f"lines {first:,} to {last:,} are {what}"
-    return f"{what}: {error}"
+    why = "CR within a line" if "new-line character" in str(error) else error
+    return f"{what}: {why}"
 
 
 def _check_header(names: list[str], *, where: str) -> list[str]:
@@ -163,9 +166,8 @@ class ParallelExamples(InMemoryExamples):
     Args:
       paths: the files.
       names: the fields that their lines are in the example.
-      on_bad_text: see `SourceConfig`.
       on_bad_example: see `SourceConfig`; for lines that another file does not have.
-      path: the dotted path of the source in the config.
+      options: see `TextFiles`.
 
     Raises:
       UserError: the files have different numbers of lines, and that is an error.
@@ -178,22 +180,18 @@ class ParallelExamples(InMemoryExamples):
         paths: Sequence[Path],
         *,
         names: Sequence[str],
-        on_bad_text: str,
         on_bad_example: str,
-        path: str,
+        **options: Any,
     ) -> None:
-        super().__init__(paths, on_bad_text=on_bad_text, path=path)
-        texts = [self._text(f).replace("\r\n", "\n").split("\n") for f in paths]
-        for lines in texts:
-            if lines[-1] == "":
-                lines.pop()
+        super().__init__(paths, **options)
+        texts = [*map(self._lines, self._paths)]
         counts = [len(lines) for lines in texts]
         sizes = (f"{f} has {n:,}" for f, n in zip(paths, counts, strict=True))
         unequal = f"unequal lines: {', '.join(sizes)}"
         if len({*counts}) > 1 and on_bad_example == "error":
             raise UserError(
-                f"{unequal} ({path}.on_bad_example='skip' skips the lines that one of "
-                "them does not have)"
+                f"{unequal} ({self._path}.on_bad_example='skip' skips the lines that "
+                "one of them does not have)"
             )
         longest = paths[counts.index(max(counts))]
         self._examples = [

@@ -16,7 +16,7 @@ from lmjax.data.formats.examples import (
 from lmjax.data.formats.squad import SquadExamples
 from lmjax.data.formats.tfds import open_tfds_examples
 from lmjax.data.sources.documents import HoldoutSplit, expand_path
-from lmjax.data.sources.files import Lines, check_not_compressed, find_files
+from lmjax.data.sources.files import Lines, find_files
 from lmjax.errors import ConfigError, UserError, nearest
 
 
@@ -65,13 +65,6 @@ def open_examples(
     return examples
 
 
-class Texts(Lines):
-    """A text for each line that is not blank."""
-
-    def __getitem__(self, index: int, /) -> str:
-        return super().__getitem__(index).removeprefix("\ufeff")
-
-
 Opener = Callable[..., Any]  # (config, files, path="config.data") -> Examples
 
 
@@ -85,7 +78,13 @@ def _make_opener(kind: Any, **options: Callable[[SourceConfig], Any]) -> Opener:
 
     def open_files(config: SourceConfig, files: Sequence[Path], *, path: str) -> Any:
         arguments = {name: get_value(config) for name, get_value in options.items()}
-        return kind(files, on_bad_text=config.on_bad_text, path=path, **arguments)
+        return kind(
+            files,
+            on_bad_text=config.on_bad_text,
+            on_bad_file=config.on_bad_file,
+            path=path,
+            **arguments,
+        )
 
     return open_files
 
@@ -124,7 +123,7 @@ INPUT_FORMATS: dict[str, Opener] = {
         names=lambda config: (config.fields.source,),
         on_bad_example=lambda config: config.on_bad_example,
     ),
-    "text": _make_opener(Texts),
+    "text": _make_opener(Lines),
 }
 
 
@@ -137,9 +136,7 @@ def _files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
     if config.source != "parallel":
         return find_files(pattern, path=leaf)
     names = config.fields.source, config.fields.target
-    files = [expand_path(f"{pattern}.{name}", leaf=leaf) for name in names]
-    check_not_compressed(files, path=leaf)
-    return files
+    return [expand_path(f"{pattern}.{name}", leaf=leaf) for name in names]
 
 
 def find_input_file(
@@ -189,6 +186,7 @@ def open_input_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -
       UserError: it is not in the format, or has no example.
     """
     own: Any = {"source": kind, "path": str(file), "valid_path": str(file)}
+    own["on_bad_file"] = "error"  # it is the only one
     config = dataclasses.replace(config, **own)
     for problem in config.validate("config.data"):
         raise ConfigError(f"{leaf}={file}: {problem}")

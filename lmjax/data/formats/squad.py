@@ -20,13 +20,15 @@ class SquadExamples(TextFiles):
       UserError: a file has another structure; names the place.
     """
 
-    def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
-        super().__init__(paths, on_bad_text=on_bad_text, path=path)
-        self._examples = [
-            (file, place, question)
-            for file in paths
-            for place, question in _list_questions(self._parse(file), where=str(file))
-        ]
+    by_line = False
+
+    def __init__(self, paths: Sequence[Path], **options: Any) -> None:
+        super().__init__(paths, **options)
+        questions = self._read_files(
+            self._paths,
+            lambda file: _list_questions(self._parse(file), where=str(file)),
+        )
+        self._examples = [(file, *question) for file, question in questions]
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -46,8 +48,7 @@ class SquadExamples(TextFiles):
         return hash_json("squad", self._on_bad_text, self._contents)
 
     def _parse(self, file: Path) -> Any:
-        text = self._text(file).removeprefix("\ufeff")
-        return parse_json(text, file=file)
+        return parse_json(self._text(file), file=file)
 
 
 def _list_questions(

@@ -7,7 +7,8 @@ import numpy as np
 
 from lmjax.config.data import SourceConfig
 from lmjax.data.sources import tfds
-from lmjax.data.sources.documents import decode_utf8, hash_json
+from lmjax.data.sources.documents import hash_json
+from lmjax.data.sources.text import decode_utf8
 from lmjax.errors import ConfigError
 
 
@@ -22,7 +23,7 @@ class TfdsExamples:
     def __init__(
         self, builder: Any, *, split: str, on_bad_text: str, path: str
     ) -> None:
-        self._records = builder.as_data_source(split)
+        self._records = tfds.open_records(builder, split, path=path)
         self._identity = tfds.identity(builder, split)
         self._leaves = dict(_leaves(builder.info.features))
         self._on_bad_text = on_bad_text

@@ -1,15 +1,14 @@
 """Documents: texts in a fixed order, read at random. Sources open them."""
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from lmjax.errors import ConfigError, UserError
+from lmjax.errors import ConfigError
 
 _MAX_SAMPLES = 1024  # documents from which a size is estimated
 
@@ -131,20 +130,6 @@ def expand_path(path: str, *, leaf: str) -> Path:
     return home
 
 
-@contextlib.contextmanager
-def read_errors(file: Path, *, path: str) -> Iterator[None]:
-    """Turn an `OSError` inside the block into a `UserError` that names the file.
-
-    Args:
-      file: the file that is read.
-      path: the dotted path in the config, or the flag, that names it.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot read {file}: {error.strerror}") from error
-
-
 def split_into_chunks(text: str, *, size: int) -> Iterator[str]:
     """Cut a text into chunks of `size` to 2 * `size` characters; "" is one chunk.
 
@@ -159,29 +144,6 @@ def split_into_chunks(text: str, *, size: int) -> Iterator[str]:
         yield text[start:stop]
         start = stop
     yield text[start:]
-
-
-def decode_utf8(
-    raw: bytes, *, where: Callable[[], str], on_bad_text: str, path: str
-) -> str:
-    """Decode UTF-8.
-
-    Args:
-      raw: the bytes.
-      where: returns FILE or FILE:LINE, for an error.
-      on_bad_text: "error", or "replace" with U+FFFD.
-      path: dotted path of the source in the config.
-
-    Raises:
-      UserError: the bytes are not UTF-8.
-    """
-    try:
-        return raw.decode("utf-8", "strict" if on_bad_text == "error" else "replace")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where()}: not UTF-8 at byte {error.start} ({raw[error.start]:#04x}); to "
-            f"read such bytes as U+FFFD set {path}.on_bad_text='replace'"
-        ) from error
 
 
 def hash_json(*parts: Any) -> str:

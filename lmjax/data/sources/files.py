@@ -3,24 +3,23 @@
 import functools
 import glob
 import hashlib
+import logging
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from lmjax.data.sources.documents import (
-    decode_utf8,
-    expand_path,
-    hash_json,
-    read_errors,
-)
+from lmjax.data.sources.documents import expand_path, hash_json
 from lmjax.data.sources.line_index import LineIndex
+from lmjax.data.sources.text import BOM, decode_utf8, find_fault, read_errors
 from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.fileio import parse_json_line
 
 _WHOLE_BYTES = 256 << 20  # a smaller corpus is hashed whole
 _END_BYTES = 64 << 10  # of a larger one only so many at both ends of each file
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_MAX_NAMED = 20  # files that are left out and named
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 def find_files(pattern: str, *, path: str) -> list[Path]:
@@ -31,7 +30,7 @@ def find_files(pattern: str, *, path: str) -> list[Path]:
       path: dotted path of the pattern in the config.
 
     Raises:
-      ConfigError: there is none, or one is compressed.
+      ConfigError: there is none.
     """
     whole = str(expand_path(pattern, leaf=path))
     matches = [Path(name) for name in glob.glob(whole, recursive=True)]  # noqa: PTH207
@@ -39,43 +38,90 @@ def find_files(pattern: str, *, path: str) -> list[Path]:
     if not files:
         why = "matches only directories" if matches else "matches no file"
         raise ConfigError(f"{path} = {pattern!r}: {why}")
-    check_not_compressed(files, path=path)
     return files
-
-
-def check_not_compressed(files: Sequence[Path], *, path: str) -> None:
-    """Raise if the name of a file says that it is compressed.
-
-    Raises:
-      ConfigError: it does; `path` is the leaf of the config that names the file.
-    """
-    for file in files:
-        if file.suffix in _COMPRESSED:
-            raise ConfigError(f"{path}: {file} is compressed; decompress it first")
 
 
 class TextFiles:
     """Text files, and hashes of their contents.
 
+    Files are looked at when the first of them is needed.
+
     Args:
       paths: the files.
       on_bad_text: "error", or "replace" bytes that are not UTF-8 with U+FFFD.
       path: dotted path of the source in the config.
+      on_bad_file: "error", or "skip" a file that is not text, and name it in the log.
     """
 
-    def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
-        self._paths = list(paths)
+    by_line: ClassVar[bool] = True  # files are read line by line
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        on_bad_text: str,
+        path: str,
+        on_bad_file: str = "error",
+    ) -> None:
+        self._matched = list(paths)
         self._on_bad_text = on_bad_text
+        self._on_bad_file = on_bad_file
         self._path = path
 
     @functools.cached_property
+    def _paths(self) -> list[Path]:
+        """Return the files that are text.
+
+        Raises:
+          UserError: one is not, and that is an error.
+        """
+        whole = self._on_bad_file == "skip" and self._on_bad_text == "error"
+
+        def check(file: Path) -> list[Path]:
+            fault = find_fault(file, path=self._path, lines=self.by_line, all=whole)
+            if fault:
+                raise UserError(f"{self._path}: {file} {fault}")
+            return [file]
+
+        return [file for _, file in self._read_files(self._matched, check)]
+
+    def _read_files(
+        self, files: Sequence[Path], read: Callable[[Path], Iterable[T]]
+    ) -> list[tuple[Path, T]]:
+        """Return each file with each item that it is read as.
+
+        Raises:
+          UserError: `read` did, and that is an error.
+        """
+        items: list[tuple[Path, T]] = []
+        faults = []
+        for file in files:
+            try:
+                items += [(file, item) for item in read(file)]
+            except UserError as error:
+                if self._on_bad_file == "error":
+                    hint = f"{self._path}.on_bad_file='skip' leaves such files out"
+                    raise type(error)(f"{error} ({hint})") from error
+                faults.append(str(error).removeprefix(f"{self._path}: "))
+        if faults:
+            more = len(faults) - _MAX_NAMED
+            named = "; ".join(faults[:_MAX_NAMED])
+            named += f"; and {more:,} more" if more > 0 else ""
+            counts = len(faults), len(files)
+            _log.warning("%s: left out %d of %d files: %s", self._path, *counts, named)
+        return items
+
+    @functools.cached_property
     def _contents(self) -> list[str]:
-        return _hash_files(self._paths, path=self._path)
+        """Return the hash of each file, and the choice to leave out bad ones."""
+        skip = self._on_bad_file == "skip"
+        hashes = [*_hash_files(self._matched, path=self._path, skip=skip)]
+        return [*hashes, "on_bad_file=skip"] if skip else hashes
 
     def _text(self, file: Path) -> str:
         """Return the whole text of a file."""
         with read_errors(file, path=self._path):
-            raw = file.read_bytes()
+            raw = file.read_bytes().removeprefix(BOM)
         return decode_utf8(
             raw,
             where=lambda: str(file),
@@ -85,7 +131,9 @@ class TextFiles:
 
 
 class Files(TextFiles):
-    """One document for each file."""
+    """One document for each file: its whole text, with the line ends on disk."""
+
+    by_line = False
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -109,10 +157,13 @@ class Lines(TextFiles):
     The files are scanned for their lines once, when the first one is needed.
     """
 
-    def __init__(self, paths: Sequence[Path], *, on_bad_text: str, path: str) -> None:
-        super().__init__(paths, on_bad_text=on_bad_text, path=path)
-        self._index = LineIndex(self._paths, path=path)
+    def __init__(self, paths: Sequence[Path], **options: Any) -> None:
+        super().__init__(paths, **options)
         self._maps: dict[int, mmap.mmap] = {}
+
+    @functools.cached_property
+    def _index(self) -> LineIndex:
+        return LineIndex(self._paths, path=self._path)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -165,10 +216,8 @@ class Lines(TextFiles):
 class JsonLines(Lines):
     """One document for each line of JSON: the text in one of its fields."""
 
-    def __init__(
-        self, paths: Sequence[Path], *, field: str, on_bad_text: str, path: str
-    ) -> None:
-        super().__init__(paths, on_bad_text=on_bad_text, path=path)
+    def __init__(self, paths: Sequence[Path], *, field: str, **options: Any) -> None:
+        super().__init__(paths, **options)
         self._field = field
 
     def __getitem__(self, index: int, /) -> str:
@@ -218,24 +267,47 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _hash_files(files: Sequence[Path], *, path: str) -> list[str]:
-    """Hash each file: whole if the corpus is small, else its size and both ends.
+def _hash_files(files: Sequence[Path], *, path: str, skip: bool) -> Iterator[str]:
+    """Yield the hash of each file: whole if the corpus is small, else size and ends.
 
-    Names and times do not count, so a corpus may be copied or moved.
+    Names, times and byte order marks do not count, so a corpus may be copied or moved.
+
+    Args:
+      files: the files.
+      path: dotted path of the source in the config.
+      skip: a file that cannot be read has a hash too.
+
+    Raises:
+      UserError: a file cannot be read.
     """
-    sizes = []
+    sizes: dict[Path, int] = {}
     for file in files:
-        with read_errors(file, path=path):
-            sizes.append(file.stat().st_size)
-    whole = sum(sizes) <= _WHOLE_BYTES
-    return [_hash_file(file, whole=whole, path=path) for file in files]
+        try:
+            with read_errors(file, path=path):
+                size = file.stat().st_size
+                if not file.is_file():
+                    raise UserError(f"{path}: {file} is not a regular file")
+                sizes[file] = size
+        except UserError:
+            if not skip:
+                raise
+    whole = sum(sizes.values()) <= _WHOLE_BYTES
+    for file in files:
+        try:
+            yield _hash_file(file, whole=whole, path=path) if file in sizes else ""
+        except UserError:
+            if not skip:
+                raise
+            yield ""
 
 
 def _hash_file(file: Path, *, whole: bool, path: str) -> str:
     with read_errors(file, path=path), file.open("rb") as opened:
-        size = file.stat().st_size
-        sha256 = hashlib.sha256(str(size).encode())
-        sha256.update(opened.read(size if whole else _END_BYTES))
-        opened.seek(max(opened.tell(), size - _END_BYTES))
+        stop = file.stat().st_size
+        start = len(BOM) if opened.read(len(BOM)) == BOM else 0
+        opened.seek(start)
+        sha256 = hashlib.sha256(str(stop - start).encode())
+        sha256.update(opened.read(stop if whole else _END_BYTES))
+        opened.seek(max(opened.tell(), stop - _END_BYTES))
         sha256.update(opened.read())
     return sha256.hexdigest()

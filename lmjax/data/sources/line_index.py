@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data.sources.documents import read_errors
+from lmjax.data.sources.text import BOM, read_errors
 
 _SCAN_BYTES = 8 << 20
 _LINE_END = 10
@@ -79,8 +79,10 @@ def line_starts(file: Path, *, path: str) -> np.ndarray:
       UserError: the file cannot be read.
     """
     all_starts = [np.zeros(0, np.int64)]
-    open_start, open_has_text = 0, False  # the line that continues in the next block
+    open_start, open_has_text = -1, False  # the line that continues in the next block
     for position, block in _read_blocks(file, path=path):
+        if open_start < 0:
+            open_start = position
         ends = np.flatnonzero(block == _LINE_END) + 1
         begins = np.concatenate([[0], ends[ends < len(block)]])
         has_text = np.logical_or.reduceat(~_IS_SPACE[block], begins)
@@ -99,9 +101,10 @@ def line_starts(file: Path, *, path: str) -> np.ndarray:
 
 
 def _read_blocks(file: Path, *, path: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the position of each block of a file, and its bytes."""
-    position = 0
+    """Yield the position of each block after a byte order mark, and its bytes."""
     with read_errors(file, path=path), file.open("rb") as opened:
+        position = len(BOM) if opened.read(len(BOM)) == BOM else 0
+        opened.seek(position)
         while block := opened.read(_SCAN_BYTES):
             yield position, np.frombuffer(block, np.uint8)
             position += len(block)

@@ -7,7 +7,7 @@ import functools
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lmjax.config.data import SourceConfig
 from lmjax.data.sources.documents import Documents, HoldoutSplit, NonEmptyDocuments
@@ -66,7 +66,7 @@ def _open_python_stdlib(config: SourceConfig, *, path: str) -> Opener:
         for file in root.rglob("*.py")
         if not _NOT_LIBRARY.intersection(file.relative_to(root).parts)
     )
-    documents = Files(files, on_bad_text=config.on_bad_text, path=path)
+    documents = Files(files, **_file_options(config, path=path))
 
     def open_split(split: Split) -> Documents | None:
         return None if split == "test" else _hold_out(documents, config, split=split)
@@ -76,15 +76,23 @@ def _open_python_stdlib(config: SourceConfig, *, path: str) -> Opener:
 
 def _open_text(config: SourceConfig, *, path: str) -> Opener:
     kind = Files if config.document == "file" else Lines
-    opener = functools.partial(kind, on_bad_text=config.on_bad_text, path=path)
+    opener = functools.partial(kind, **_file_options(config, path=path))
     return _open_globs(opener, config, path=path)
 
 
 def _open_jsonl(config: SourceConfig, *, path: str) -> Opener:
-    opener = functools.partial(
-        JsonLines, field=config.field, on_bad_text=config.on_bad_text, path=path
-    )
+    options = _file_options(config, path=path)
+    opener = functools.partial(JsonLines, field=config.field, **options)
     return _open_globs(opener, config, path=path)
+
+
+def _file_options(config: SourceConfig, *, path: str) -> dict[str, Any]:
+    """Return the options of `TextFiles`."""
+    return {
+        "on_bad_text": config.on_bad_text,
+        "on_bad_file": config.on_bad_file,
+        "path": path,
+    }
 
 
 SOURCES: dict[str, Callable[..., Opener]] = {

@@ -1,11 +1,13 @@
 """TensorFlow Datasets as documents, read without TensorFlow."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmjax.config.data import SourceConfig
-from lmjax.data.sources.documents import Documents, decode_utf8, expand_path, hash_json
+from lmjax.data.sources.documents import Documents, expand_path, hash_json
+from lmjax.data.sources.text import decode_utf8
 from lmjax.errors import ConfigError, nearest
 
 
@@ -15,7 +17,7 @@ class TfdsDocuments:
     def __init__(
         self, builder: Any, *, split: str, field: str, on_bad_text: str, path: str
     ) -> None:
-        self._examples = builder.as_data_source(split)
+        self._examples = open_records(builder, split, path=path)
         self._identity = identity(builder, split)
         self._field = field
         self._on_bad_text = on_bad_text
@@ -79,6 +81,24 @@ def open_split(
     return builder, name
 
 
+def open_records(builder: Any, split: str, *, path: str) -> Any:
+    """Return the records of a split, with random access.
+
+    Raises:
+      ConfigError: the files are missing or damaged.
+    """
+    try:
+        records = builder.as_data_source(split)
+        if len(records):
+            records[0]  # files are opened when they are read
+        return records
+    except Exception as error:  # many types, also of array_record in C++
+        raise ConfigError(
+            f"{path}.path: the split {split!r} of {builder.data_dir} cannot be read: "
+            f"{_first_line(error)}"
+        ) from error
+
+
 def identity(builder: Any, split: str) -> list[Any]:
     """Return the name and version of a dataset, the split, and its size."""
     splits = builder.info.splits
@@ -92,13 +112,23 @@ def _open_builder(name: str, *, path: str) -> Any:
 
     directory = expand_path(name, leaf=path)
     if (directory / "dataset_info.json").exists():
-        builder = tfds.builder_from_directory(directory)
+        try:
+            builder = tfds.builder_from_directory(directory)
+        except Exception as error:  # many types: other programs write such a file too
+            raise ConfigError(
+                f"{path} = {name!r}: its dataset_info.json is not one of TFDS: "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
         _check_format(builder, name, path=path)
         return builder
     try:
         # The one format that can be read in full without TensorFlow.
         builder = tfds.builder(name, file_format="array_record")
     except Exception as error:  # many types: for the name, the config, the version
+        if directory.exists():
+            raise ConfigError(
+                f"{path} = {name!r}: {_describe_path(directory)}"
+            ) from error
         base = name.partition("/")[0].partition(":")[0]
         catalog = tfds.list_builders(with_community_datasets=False)
         hint = "" if base in catalog else nearest(base, catalog)
@@ -113,6 +143,15 @@ def _open_builder(name: str, *, path: str) -> Any:
             f"{path} = {name!r}: cannot be prepared: {_first_line(error)}"
         ) from error
     return builder
+
+
+def _describe_path(path: Path) -> str:
+    """Return why a file or directory is not a dataset of TFDS."""
+    if not path.is_dir():
+        return "is a file, neither a directory that TFDS built nor in its catalog"
+    inner = sorted(file.parent for file in path.glob("**/dataset_info.json"))
+    hint = f"; {inner[0]} has one" if inner else ""
+    return f"TFDS built no such directory: it has no dataset_info.json{hint}"
 
 
 def _first_line(error: Exception) -> str:

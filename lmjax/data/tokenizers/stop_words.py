@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from lmjax.data.sources.documents import expand_path
-from lmjax.errors import ConfigError, nearest
+from lmjax.data.sources.text import read_text
+from lmjax.errors import ConfigError, UserError, nearest
 
 # Function words and the endings of contractions, but no negation: "not good" is not
 # "good".
@@ -34,12 +35,14 @@ def read(name: str) -> Sequence[str]:
     """
     if name == "english":
         return ENGLISH.split()
+    if not name:
+        return ()
     leaf = "config.tokenizer.stop_words"
     try:
-        return expand_path(name, leaf=leaf).read_text().split() if name else ()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not UTF-8"
+        return read_text(expand_path(name, leaf=leaf), path=leaf).split()
+    except UserError as error:
+        why = str(error).removeprefix(f"{leaf}: ")
         raise ConfigError(
-            f"{leaf} = {name!r}: neither 'english' nor a file"
+            f"{leaf} = {name!r}: neither 'english' nor a file of words"
             f"{nearest(name, ['english'])}: {why}"
         ) from error

@@ -7,15 +7,18 @@ and may hold the numbers as float32. The first bytes tell the formats apart.
 
 import dataclasses
 import hashlib
+import logging
 import mmap
 import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from lmjax.data.sources.documents import expand_path, read_errors
+from lmjax.data.sources.documents import expand_path
+from lmjax.data.sources.text import BOM, find_fault, read_errors
 from lmjax.errors import ConfigError, UserError
 
+log = logging.getLogger(__name__)
 _HEADER = re.compile(rb"([0-9]{1,18}) ([0-9]{1,9}) *\r?\n")
 _TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
 _NUMBER_BYTES = b"0123456789+-.eE "
@@ -46,12 +49,17 @@ class WordVectors:
         self._file = expand_path(path, leaf=leaf)
         try:
             with self._file.open("rb") as file:
+                if file.read(len(BOM)) != BOM:
+                    file.seek(0)
+                start = file.tell()
                 first = file.readline(1 << 20)
                 following = file.read(1 << 16)
         except OSError as error:
             why = f"cannot be read: {error.strerror}"
             raise ConfigError(f"{leaf} = {path!r}: {why}") from error
         self._header, self._binary = _HEADER.fullmatch(first), False
+        self._start = start + (self._header.end() if self._header else 0)
+        self._warned = False
         if self._header:
             self.dim = int(self._header[2])
             numbers = following.partition(b" ")[2]
@@ -61,8 +69,10 @@ class WordVectors:
             parts = first.split()[1:]
             self.dim, is_valid = len(parts), all(map(_is_number, parts))
         if self.dim < 1 or not is_valid:
+            fault = find_fault(self._file, path=leaf)
             why = (
                 "must begin with a word and numbers, in the format of GloVe or word2vec"
+                f"{'; it ' if fault else ''}{fault}"
             )
             raise ConfigError(f"{leaf} = {path!r}: {why}")
 
@@ -115,14 +125,14 @@ class WordVectors:
     def _text_entries(self) -> Iterator[Entry]:
         first, number = 1 + bool(self._header), 0
         with self._file.open("rb") as file:
-            file.seek(self._header.end() if self._header else 0)
+            file.seek(self._start)
             for number, line in enumerate(file, first):
                 line = line.rstrip(b" \t\r\n").replace(b"\t", b" ")
                 extra = line.count(b" ") - self.dim
                 word, _, raw = line.partition(b" ")
                 if extra:
                     word, raw = self._split_spaced_word(line, extra, number)
-                yield Entry(word.decode(errors="replace"), raw, number)
+                yield Entry(self._decode(word, number), raw, number)
         if self._header and (count := number + 1 - first) < int(self._header[1]):
             why = f"the file ends after {count} of {int(self._header[1])} words"
             raise self._make_error(number, why)
@@ -139,7 +149,7 @@ class WordVectors:
 
     def _binary_entries(self) -> Iterator[Entry]:
         assert self._header is not None
-        size, start = 4 * self.dim, self._header.end()
+        size, start = 4 * self.dim, self._start
         count = int(self._header[1])
         with (
             self._file.open("rb") as file,
@@ -151,9 +161,23 @@ class WordVectors:
                 if space < 0 or stop > len(data):
                     why = f"the file ends within this word of {count}"
                     raise self._make_error(number, why)
-                word = data[start:space].lstrip(b"\n").decode(errors="replace")
+                word = self._decode(data[start:space].lstrip(b"\n"), number)
                 yield Entry(word, data[space + 1 : stop], number)
                 start = stop
+
+    def _decode(self, word: bytes, number: int) -> str:
+        """Return a word; one that is not UTF-8 has U+FFFD in it, and the first is told.
+
+        Published files have such words, which no tokenizer finds in a text.
+        """
+        try:
+            return word.decode()
+        except UnicodeDecodeError:
+            if not self._warned:
+                why = "is not UTF-8, nor may others be; read with U+FFFD"
+                log.warning("%s", self._make_error(number, f"the word {word!r} {why}"))
+                self._warned = True
+            return word.decode(errors="replace")
 
     def _parse_numbers(self, entry: Entry) -> np.ndarray:
         if self._binary:

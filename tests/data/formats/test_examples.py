@@ -215,7 +215,7 @@ def test_a_path_that_cannot_exist(source):
 def test_a_compressed_file_is_an_error(tmp_path, end):
     for name in ("a.jsonl", "a.de"):
         (tmp_path / f"{name}.{end}").write_bytes(b"\x1f\x8b")
-    message = rf"config\.data\.path: .*a\.%s\.{end} .*compressed"
+    message = rf"config\.data: .*a\.%s\.{end} .*compressed"
     with pytest.raises(UserError, match=message % "jsonl"):
         open_split("jsonl", tmp_path / "a.json*")
     fields = FieldsConfig(source=f"de.{end}", target="en")

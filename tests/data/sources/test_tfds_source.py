@@ -1,10 +1,13 @@
 import pickle
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lmjax.config.data import SourceConfig
+from lmjax.data.formats.registry import open_examples
 from lmjax.data.sources.registry import open_splits
 from lmjax.errors import UserError
 
@@ -85,6 +88,37 @@ def test_errors_name_the_leaf(built, fields, message):
     with pytest.raises(UserError, match=message) as error:
         open_split(config, split="train")
     assert "\n" not in str(error.value)
+
+
+HF_INFO = '{"builder_name": "json", "features": {"text": {"dtype": "string"}}}'
+
+
+@pytest.mark.parametrize("source_of", ["documents", "examples"])
+def test_a_path_that_is_something_else(built, tmp_path, source_of):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    for name in ("empty", "hf", "list", "broken", "lost"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hf" / "dataset_info.json").write_text(HF_INFO)
+    (tmp_path / "list" / "dataset_info.json").write_text("[1]")
+    (tmp_path / "broken" / "dataset_info.json").write_bytes(b"\xff{")
+    parent = Path(built).parent
+    for name in ("dataset_info.json", "features.json"):
+        shutil.copy(f"{built}/{name}", tmp_path / "lost" / name)
+    for path, why in (
+        (tmp_path / "a.parquet", "is a file"),
+        (tmp_path / "empty", "has no dataset_info"),
+        (parent, "no dataset_info.json; .*1.0.0 has one"),
+        (tmp_path / "hf", "its dataset_info.json is not"),
+        (tmp_path / "list", "its dataset_info.json is not"),
+        (tmp_path / "broken", "its dataset_info.json is not"),
+        (tmp_path / "lost", "cannot be read"),
+    ):
+        config = SourceConfig(source="tfds", path=str(path))
+        with pytest.raises(UserError, match=rf"config\.data\.path.*{why}") as error:
+            if source_of == "examples":
+                open_examples(config, split="train")
+            open_split(config, split="train")
+        assert "\n" not in str(error.value)
 
 
 def test_no_network(monkeypatch):
