@@ -8,6 +8,7 @@ follows from the other leaves.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ from lmjax.config.optim import OptimConfig
 from lmjax.config.parse import (
     apply_override,
     build,
+    import_path,
     load_module,
     to_builtins,
     validate_tree,
@@ -43,7 +45,10 @@ from lmjax.config.task import (
 )
 from lmjax.config.text_task import CausalLMConfig
 from lmjax.config.tokenizer import TokenizerConfig
+from lmjax.config.unused import unused_leaves
 from lmjax.errors import ConfigError, UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,6 +183,14 @@ class Config:
                 f"{path}.optim.warmup_steps = {self.optim.warmup_steps}: must be at "
                 f"most {path}.num_steps = {self.num_steps}"
             )
+        decay = self.optim.decay_steps(self.num_steps)
+        left = self.num_steps - self.optim.warmup_steps
+        if self.optim.schedule == "wsd" and 0 <= left < decay:
+            yield (
+                f"{path}.optim.decay_fraction = {self.optim.decay_fraction}: of "
+                f"{path}.num_steps = {self.num_steps} these are {decay} steps, but "
+                f"{path}.optim.warmup_steps = {self.optim.warmup_steps} leaves {left}"
+            )
         for axis in self.model.split_by_tensor:
             if self.mesh.tensor > 0 and getattr(self.model, axis) % self.mesh.tensor:
                 yield (
@@ -223,10 +236,13 @@ def parse(
         what is allowed, and for a misspelt name the nearest one.
     """
     problems: list[str] = []
-    nested = to_builtins(source)
+    try:
+        nested = to_builtins(source)
+    except RecursionError as error:
+        raise ConfigError("config: holds itself, or is nested too deep") from error
     for override in overrides:
         apply_override(Config, nested, override, problems)
-    if defaults and nested.get("init_from"):
+    if defaults and nested.get("init_from") and isinstance(nested["init_from"], str):
         for name, section in defaults(nested["init_from"]).items():
             own = nested.setdefault(name, {})
             if not isinstance(own, dict):
@@ -332,12 +348,25 @@ def load(
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"{path}: has no function get_config()")
     try:
-        config = module.get_config(argument) if argument else module.get_config()
-    except Exception as error:
+        with import_path(path):
+            config = module.get_config(argument) if argument else module.get_config()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit
         why = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: get_config() failed: {why}") from error
     if not hasattr(config, "items"):
         raise UserError(
             f"{path}: get_config() returned {type(config).__name__}, not a ConfigDict"
         )
-    return parse(config, overrides, defaults=defaults)
+    try:
+        config = to_builtins(config)
+    except RecursionError:
+        pass  # `parse` reports it
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: what get_config() returned: {why}") from error
+    parsed = parse(config, overrides, defaults=defaults)
+    for line in unused_leaves(parsed):
+        log.warning("%s", line)
+    return parsed

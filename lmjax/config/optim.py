@@ -18,7 +18,8 @@ OPTIMIZER_LEAVES: dict[str, set[str]] = {
     "adamw": {"b1", "b2", "epsilon"},
     "adafactor": set(),
     "lion": {"b1", "b2"},
-    "muon": {"b1", "b2", "epsilon"},  # b2, epsilon: for the parameters left to AdamW
+    # b2, epsilon: for the parameters left to AdamW
+    "muon": {"b1", "b2", "epsilon", "muon_also"},
     "sgd": {"b1"},
 }
 SCHEDULE_LEAVES: dict[str, set[str]] = {
@@ -34,10 +35,11 @@ SCHEDULE_LEAVES: dict[str, set[str]] = {
 class OptimConfig:
     """The optimizer, the learning rate schedule, and the trainable parameters."""
 
-    # muon: Muon for matrices inside layers, AdamW for all other parameters
+    # muon: Muon for hidden matrices; AdamW for all other parameters, such as
+    # embeddings, heads, classifiers, poolers, norms, biases and adapters
     name: Literal["adamw", "adafactor", "lion", "muon", "sgd"] = "adamw"
     learning_rate: NonNegativeFloat = runtime_field(3e-4)  # the peak, after warmup
-    # wsd: warmup, stable, then linear decay over the last decay_fraction of the run
+    # wsd: warmup, stable, then linear decay in the last decay_fraction of num_steps
     schedule: Literal["constant", "cosine", "linear", "inverse_sqrt", "wsd"] = (
         runtime_field("cosine")
     )
@@ -45,6 +47,8 @@ class OptimConfig:
     # the final learning rate of a decay, as a fraction of learning_rate
     final_fraction: Fraction = runtime_field(0.1)
     decay_fraction: Fraction = runtime_field(0.2)  # wsd
+    # patterns of parameter names: other matrices that muon updates too
+    muon_also: tuple[str, ...] = ()
     b1: Rate = runtime_field(0.9)  # sgd, muon: momentum
     b2: Rate = runtime_field(0.95)
     epsilon: NonNegativeFloat = runtime_field(1e-8)
@@ -59,7 +63,9 @@ class OptimConfig:
     # exceptions from `frozen`; set alone, everything else is frozen. With LoRA, the
     # adapters (and a label head) are added here, and everything else is frozen
     trainable: tuple[str, ...] = ()
-    # also keep an exponential moving average of the parameters and evaluate it; 0: none
+    # also keep an exponential moving average of the parameters and evaluate it; 0:
+    # none. After t steps the decay is at most (1 + t) / (10 + t), so that the average
+    # of a short run is not that of its beginning
     ema_decay: Rate = 0.0
     # when loss or gradients are not finite: stop the run, or skip the update
     on_nonfinite: Literal["stop", "skip"] = runtime_field("stop")
@@ -71,6 +77,10 @@ class OptimConfig:
             return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
         return matches(self.trainable) or not matches(self.frozen)
+
+    def decay_steps(self, num_steps: int) -> int:
+        """Return in how many of the last steps "wsd" decays."""
+        return round(self.decay_fraction * num_steps)
 
     def unused_leaves(self, path: str) -> Iterator[str]:
         """Yield a line for each leaf that is set, but that this optimizer ignores.

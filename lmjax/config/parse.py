@@ -5,6 +5,7 @@ Problems are collected, so that the user sees all of them at once.
 """
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lmjax.errors import ConfigError, UserError, nearest
+from lmjax.errors import ConfigError, UserError, nearest, show
 
 
 def list_changes(old: Any, new: Any, path: str = "config") -> list[str]:
@@ -154,7 +155,7 @@ def build(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
       problems: a list to add to.
     """
     if not isinstance(value, dict):
-        problems.append(f"{path} = {value!r}: must be a section")
+        problems.append(f"{path} = {show(value)}: must be a section")
         return None
     kinds = _list_kinds(kind)
     if kinds and value.get("kind", kinds[0]) not in kinds:
@@ -217,14 +218,15 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)  # as in num_steps=1e6
     if not _is_allowed(allowed, kind, value):
-        problems.append(f"{path} = {value!r}: {_describe_allowed(allowed, value)}")
+        why = _describe_allowed(allowed, value)
+        problems.append(f"{path} = {show(value)}: {why}")
     return value
 
 
 def _is_allowed(allowed: Any, kind: Any, value: Any) -> bool:
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
-        return any(value == c and type(value) is type(c) for c in choices)
+        return any(type(value) is type(c) and value == c for c in choices)
     if not isinstance(kind, type) or type(value) is not kind:
         return False
     if isinstance(value, float) and not math.isfinite(value):
@@ -237,7 +239,8 @@ def _is_allowed(allowed: Any, kind: Any, value: Any) -> bool:
 def _describe_allowed(kind: Any, value: Any) -> str:
     if typing.get_origin(kind) is Literal:
         choices = [str(c) for c in typing.get_args(kind)]
-        return f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
+        hint = value if isinstance(value, str) else show(value)
+        return f"must be one of {', '.join(choices)}{nearest(hint, choices)}"
     if typing.get_origin(kind) is Annotated:
         base, limits = typing.get_args(kind)
         return f"must be {_TYPE_NAMES[base]} {limits}"
@@ -265,8 +268,29 @@ def _unknown_field(path: str, name: str, allowed: Sequence[str]) -> str:
     return f"{path}: no such field{nearest(name, allowed)}{names}"
 
 
+@contextlib.contextmanager
+def import_path(path: str | Path) -> Iterator[None]:
+    """Let an experiment file import its package, and what lies beside `lmjax`.
+
+    The root of its package comes first on `sys.path`; last comes the directory that
+    holds `lmjax`, so that `experiments.base` is found from anywhere.
+    """
+    root = Path(path).resolve().parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    before, beside = str(root), str(Path(__file__).parents[2])
+    sys.path.insert(0, before)
+    sys.path.append(beside)
+    try:
+        yield
+    finally:
+        sys.path.remove(before)
+        if beside in sys.path:
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(beside)]
+
+
 def load_module(path: str) -> types.ModuleType:
-    """Import an experiment file, with the root of its package on `sys.path`.
+    """Import an experiment file; see `import_path`.
 
     Raises:
       UserError: the file cannot be read, or running it fails; names file and line.
@@ -275,22 +299,19 @@ def load_module(path: str) -> types.ModuleType:
     if not file.is_file() or file.suffix != ".py":
         why = "not a Python file (*.py)" if file.exists() else "no such file"
         raise UserError(f"{path}: {why}")
-    root = file.resolve().parent
-    while (root / "__init__.py").exists():
-        root = root.parent
     spec = importlib.util.spec_from_file_location("lmjax_experiment", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(root))
     try:
-        spec.loader.exec_module(module)
+        with import_path(file):
+            spec.loader.exec_module(module)
     except SyntaxError as error:
         where = f"{error.filename}:{error.lineno}"
         raise UserError(f"{where}: not valid Python: {error.msg}") from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit: the file must not end the program
         line = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{line.filename}:{line.lineno}"
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(root))
     return module

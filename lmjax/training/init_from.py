@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from lmjax import models
 from lmjax.config.experiment import Config, to_dict
 from lmjax.config.parse import list_changes
+from lmjax.data.sources.documents import expand_path
 from lmjax.errors import ConfigError
 from lmjax.interop.hf import open_hf
 from lmjax.models import Model
@@ -45,7 +46,7 @@ def open_pretrained(path: str) -> PretrainedCheckpoint:
     Raises:
       UserError: it holds no model that can be read.
     """
-    directory = Path(path).expanduser()
+    directory = expand_path(path, leaf="config.init_from")
     if (directory / "checkpoints").is_dir():
         return _open_workdir(directory)
     opened = open_hf(path, flag="config.init_from")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -108,9 +109,11 @@ def make_schedule(config: OptimConfig, *, num_steps: int) -> Callable[[Array], A
     """Return the learning rate as a function of the number of updates done.
 
     It rises linearly over `warmup_steps`, then follows the named shape to `num_steps`;
-    "wsd" (warmup, stable, decay) decays linearly over the last `decay_fraction` only.
+    "wsd" (warmup, stable, decay) falls linearly in the last `decay_fraction` of
+    `num_steps`, from the first of these steps on.
     """
     warmup, final = config.warmup_steps, config.final_fraction
+    decay = config.decay_steps(num_steps)
     shapes = {
         "constant": lambda p, step: 1.0,
         "linear": lambda p, step: 1.0 - (1.0 - final) * p,
@@ -123,7 +126,7 @@ def make_schedule(config: OptimConfig, *, num_steps: int) -> Callable[[Array], A
         "wsd": lambda p, step: (
             1.0
             - (1.0 - final)
-            * jnp.clip(1.0 - (1.0 - p) / max(config.decay_fraction, 1e-9), 0.0, 1.0)
+            * jnp.clip((step + 1.0 - (num_steps - decay)) / (decay + 1), 0.0, 1.0)
         ),
     }
 
@@ -169,14 +172,34 @@ def _sgd(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
     return optax.trace(c.b1)
 
 
-def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the kernels, AdamW for all other parameters.
+# Axes of matrices that are not hidden ones: a Muon update suits neither tables nor
+# layers to labels, and adapters are factors of a matrix.
+_OUTER_AXES = {"vocab", "features", "token_types", "buckets", "rank"}
 
-    Orthogonalized updates are scaled to the RMS of AdamW's (Liu et al. 2025), so that
-    both share a learning rate.
+
+def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for hidden matrices, AdamW for all other parameters.
+
+    Embeddings, heads, classifiers, poolers and adapters are no hidden matrices; those
+    that `muon_also` names are treated as if they were. Orthogonalized updates are
+    scaled to the RMS of AdamW's (Liu et al. 2025), so that both share a learning rate.
+
+    Raises:
+      ConfigError: a pattern of `muon_also` matches no trainable matrix.
     """
-    numbers = _map_axes(_muon_numbers, axes)
-    labels = _map_axes(lambda path, _: _muon_label(path), axes)
+    _check_muon_also(c.muon_also, axes)
+    numbers = _map_axes(functools.partial(_muon_numbers, also=c.muon_also), axes)
+    is_masked = lambda x: isinstance(x, optax.MaskedNode)
+    labels = jax.tree.map(
+        lambda n: "adamw" if is_masked(n) else "muon",
+        numbers,
+        is_leaf=lambda x: is_masked(x) or _is_numbers(x),
+    )
+    if "muon" not in jax.tree.leaves(labels):
+        log.warning(
+            "config.optim.name = 'muon': no trainable parameter is a hidden matrix, so "
+            "AdamW updates all of them; config.optim.muon_also names others for Muon"
+        )
     muon = optax.chain(
         optax.contrib.scale_by_muon(beta=c.b1, weight_dimension_numbers=numbers),
         optax.stateless(lambda updates, _: _muon_scale(updates, numbers)),
@@ -184,17 +207,41 @@ def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
     return optax.partition({"muon": muon, "adamw": _adamw(c, axes)}, labels)
 
 
-def _muon_label(path: Any) -> str:
-    return "muon" if _kind(path) == "kernel" else "adamw"
-
-
-def _muon_numbers(path: Any, axes: tuple[str, ...]) -> Any:
-    """Return the input and the output dimensions of a kernel."""
-    if _muon_label(path) != "muon":
+def _muon_numbers(path: Any, axes: tuple[str, ...], *, also: Sequence[str] = ()) -> Any:
+    """Return the input and the output dimensions of a matrix that Muon updates."""
+    hidden = path[-1].key == "kernel" and not _OUTER_AXES & {*axes}
+    if not (hidden or (_is_matrix(path, axes) and _matches(leaf_name(path), also))):
         return optax.MaskedNode()
     dims = [i for i, axis in enumerate(axes) if axis != "layers"]
-    cut = 1 if axes[dims[0]] == "embed" else len(dims) - 1
+    cut = 1 if axes[dims[0]] in ("embed", "rank") else len(dims) - 1
     return optax.contrib.MuonDimensionNumbers(tuple(dims[:cut]), tuple(dims[cut:]))
+
+
+def _is_matrix(path: Any, axes: tuple[str, ...]) -> bool:
+    inner = [axis for axis in axes if axis != "layers"]
+    return path[-1].key not in ("bias", "scale") and len(inner) > 1
+
+
+def _check_muon_also(also: Sequence[str], axes: Axes) -> None:
+    matrices: list[str] = []
+    _map_axes(
+        lambda path, a: matrices.append(leaf_name(path)) if _is_matrix(path, a) else 0,
+        axes,
+    )
+    for pattern in also:
+        if not fnmatch.filter(matrices, pattern):
+            raise ConfigError(
+                f"config.optim.muon_also: {pattern!r} matches no trainable matrix"
+                f"{nearest(pattern, matrices)}"
+            )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_numbers(x: Any) -> bool:
+    return isinstance(x, optax.contrib.MuonDimensionNumbers)
 
 
 def _muon_scale(updates: Params, numbers: Any) -> Params:
@@ -203,8 +250,7 @@ def _muon_scale(updates: Params, numbers: Any) -> Params:
         longer = max(math.prod(update.shape[i] for i in side) for side in sides)
         return 0.2 * math.sqrt(longer) * update
 
-    is_numbers = lambda x: isinstance(x, optax.contrib.MuonDimensionNumbers)
-    return jax.tree.map(scale, numbers, updates, is_leaf=is_numbers)
+    return jax.tree.map(scale, numbers, updates, is_leaf=_is_numbers)
 
 
 OPTIMIZERS = {

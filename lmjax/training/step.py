@@ -78,7 +78,9 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, learning, state.step)
     grad_norm = optax.tree.norm(grads)
     params = _combine(optax.apply_updates(learning, updates), frozen)
-    ema_params = _update_average(state.ema_params, params, optimizer.ema_decay)
+    ema_params = _update_average(
+        state.ema_params, params, decay=optimizer.ema_decay, step=state.step
+    )
     num_skipped = state.num_skipped
     if optimizer.skip_nonfinite:
         is_finite = jnp.isfinite(grad_norm)
@@ -190,8 +192,14 @@ def _combine(a: Params, b: Params) -> Params:
 
 
 def _update_average(
-    average: Params | None, params: Params, decay: float
+    average: Params | None, params: Params, *, decay: float, step: Array
 ) -> Params | None:
+    """Return the next moving average of the parameters.
+
+    The decay rises with the number of updates done, as in TensorFlow's
+    ExponentialMovingAverage: else the average of a short run is that of its beginning.
+    """
     if average is None:
         return None
-    return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: kept * a + (1.0 - kept) * p, average, params)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,9 +17,20 @@ from lmjax.config.experiment import Config, load, parse, to_dict
 from lmjax.config.model import ModelConfig
 from lmjax.config.parse import list_changes
 from lmjax.config.task import TaskConfig
+from lmjax.config.unused import unused_leaves
 from lmjax.errors import ConfigError, UserError
 
 GOOD = {"tokenizer": {"kind": "bytes"}, "data": {"source": "python_stdlib"}}
+
+
+def test_wsd_has_steps_to_decay_after_its_warmup():
+    wsd = {**GOOD, "optim": {"schedule": "wsd", "warmup_steps": 800}}
+    assert parse(wsd).optim.decay_steps(1000) == 200
+    with pytest.raises(
+        ConfigError, match=r"optim\.decay_fraction = 0\.3: .* leaves 200"
+    ):
+        parse(wsd, ["optim.decay_fraction=0.3"])
+    parse(wsd, ["optim.decay_fraction=0.3", "optim.schedule=cosine"])
 
 
 def test_defaults_are_filled_in():
@@ -281,3 +293,98 @@ def test_defaults(golden):
     classes = [*typing.get_args(ModelConfig), *typing.get_args(TaskConfig)]
     sections = {section.__name__: to_dict(section()) for section in classes}
     golden("defaults", {"Config": to_dict(Config()), **sections})
+
+
+HELD = {}
+HELD["dim"] = HELD
+
+
+@pytest.mark.parametrize(
+    ("values", "defaults"),
+    [
+        ({"model": 5, "init_from": "x"}, True),
+        ({"tokenizer": (), "init_from": "x"}, True),
+        ({"init_from": 5}, True),
+        ({"init_from": {}}, True),
+        ({"seed": 10**5000}, False),
+        ({"optim": {"learning_rate": -(10**5000)}}, False),
+        ({"optim": {"name": 10**5000}}, False),
+        ({"model": HELD}, False),
+        ({"model": {"kind": []}}, False),
+        ({"model": {"norm": types.SimpleNamespace(x="a" * 10_000)}}, False),
+    ],
+)
+def test_whatever_a_config_holds_the_error_is_one_short_line(values, defaults):
+    sections = {"model": {"kind": "decoder"}, "tokenizer": {"kind": "bytes"}}
+    with pytest.raises(ConfigError) as error:
+        parse({**GOOD, **values}, defaults=lambda _: sections if defaults else None)
+    assert str(error.value).startswith("config") and len(str(error.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("import sys\ndef get_config(): sys.exit(3)", "get_config.* SystemExit: 3"),
+        ("import sys\nsys.exit('bye')", r"x\.py:2: SystemExit: bye"),
+        ("def get_config(): return get_config()", "RecursionError"),
+        ("raise BaseException('odd')", "BaseException: odd"),
+    ],
+)
+def test_an_experiment_file_does_not_end_the_program(tmp_path, source, why):
+    (tmp_path / "x.py").write_text(source)
+    with pytest.raises(UserError, match=why):
+        load(str(tmp_path / "x.py"))
+
+
+def test_an_experiment_file_anywhere_imports_the_builders_of_sections(tmp_path):
+    """Also in get_config, and without the checkout as the current directory."""
+    (tmp_path / "own.py").write_text("WIDTH = 48\n")
+    (tmp_path / "x.py").write_text(
+        "from experiments import base\n"
+        "def get_config():\n"
+        "    import own\n"
+        "    from experiments.lm import quickstart\n"
+        "    config = quickstart.get_config()\n"
+        "    config.model.dim = own.WIDTH\n"
+        "    config.optim = base.adamw(learning_rate=1e-3, warmup_steps=10)\n"
+        "    return config\n"
+    )
+    root = Path(__file__).parents[2]
+    code = (
+        f"import sys; sys.path[:0] = [{str(root)!r}]; import lmjax; sys.path.pop(0); "
+        "from lmjax.config.experiment import load; before = [*sys.path]; "
+        "print(load('x.py').model.dim); assert sys.path == before"
+    )
+    environment = {**os.environ, "PYTHONPATH": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout == "48\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("data.field=body", ["config.data.field = 'body'", "source = 'python_stdlib'"]),
+        ("tokenizer.lossless=false", ["lossless = False", "tokenizer.kind = 'bytes'"]),
+        ("sample.top_k=5", ["config.sample.top_k = 5", "prompts = ()"]),
+        ("model.relative_buckets=8", ["buckets = 8", "model.position = 'rope'"]),
+        ("model.rope_theta=5", []),
+        ("data.field=text", []),
+    ],
+)
+def test_leaves_without_effect_are_told(override, parts):
+    lines = [*unused_leaves(parse(GOOD, [override]))]
+    assert len(lines) == bool(parts)
+    assert all(part in line for line in lines for part in parts)
+
+
+def test_experiments_have_no_leaves_without_effect(caplog):
+    for file in (Path(__file__).parents[2] / "experiments").glob("lm/[!_]*.py"):
+        load(str(file))
+    assert not caplog.records

@@ -10,7 +10,9 @@ import optax
 import pytest
 
 from lmjax.config.optim import OPTIMIZER_LEAVES, SCHEDULE_LEAVES, OptimConfig
+from lmjax.errors import ConfigError
 from lmjax.training import optim
+from lmjax.types import named_leaves
 
 PEAK = 0.5
 
@@ -22,7 +24,7 @@ PEAK = 0.5
         ("cosine", {10: 1, 60: 0.55, 35: 0.55 + 0.45 * math.sqrt(0.5), 110: 0.1}),
         ("linear", {10: 1, 60: 0.55, 110: 0.1}),
         ("inverse_sqrt", {10: 1, 40: 0.5, 90: 1 / 3}),
-        ("wsd", {10: 1, 60: 1, 90: 1, 100: 0.55, 110: 0.1}),
+        ("wsd", {10: 1, 60: 1, 87: 1, 88: 1 - 0.9 / 23, 110: 0.1}),
     ],
 )
 def test_schedules(schedule, corners):
@@ -35,6 +37,26 @@ def test_schedules(schedule, corners):
     assert float(rate(10_000)) <= float(rate(110)) + 1e-7
     after_warmup = [float(rate(step)) for step in range(10, 111)]
     assert all(a >= b for a, b in itertools.pairwise(after_warmup))
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "warmup", "fraction"),
+    [(100, 0, 0.2), (100, 50, 0.2), (1000, 100, 0.2), (1000, 500, 0.5), (7, 0, 0.5)],
+)
+def test_wsd_falls_in_the_last_fraction_of_num_steps(num_steps, warmup, fraction):
+    config = OptimConfig(
+        schedule="wsd",
+        learning_rate=PEAK,
+        warmup_steps=warmup,
+        decay_fraction=fraction,
+        final_fraction=0.0,
+    )
+    rates = optim.make_schedule(config, num_steps=num_steps)(np.arange(num_steps))
+    falling = np.flatnonzero(np.diff(rates) < 0) + 1
+    assert falling[0] == num_steps - round(num_steps * fraction)
+    assert len(falling) == round(num_steps * fraction)
+    assert 0 < rates[-1] == pytest.approx(PEAK / (len(falling) + 1), rel=1e-4)
+    assert (rates[max(warmup - 1, 0) : falling[0]] == PEAK).all()
 
 
 def test_without_warmup_the_first_step_has_the_full_learning_rate():
@@ -186,6 +208,75 @@ def test_muon_orthogonalizes_kernels_only(tiny, random_params):
         singular = np.linalg.svd(np.asarray(matrix), compute_uv=False) / scale
         # Five Newton-Schulz steps bring them near 1, not to it.
         assert singular.min() > 0.3 and singular.max() < 1.4, (name, singular)
+
+
+def labels_of_muon(axes, **options):
+    """Return the names of the parameters that Muon updates."""
+    config = OptimConfig(name="muon", **options)
+    optim.build(config, axes=axes, num_steps=10)  # raises, warns
+    numbers = optim._map_axes(
+        lambda path, a: optim._muon_numbers(path, a, also=config.muon_also), axes
+    )
+    return {
+        name
+        for name, value in named_leaves(numbers, is_leaf=optim._is_numbers).items()
+        if optim._is_numbers(value)
+    }
+
+
+OUTER = ("embed", "head", "pooler", "pair", "classifier", "token_types", "positions")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [
+        ("gpt2", {}),
+        ("llama", {"tie_embeddings": False}),
+        ("bert", {"pooler": True, "pair_head": True, "num_labels": 3}),
+        ("t5", {}),
+        ("bart", {}),
+        ("lstm", {}),
+        ("luong", {}),
+    ],
+)
+def test_muon_takes_hidden_matrices_only(tiny, architecture, more):
+    axes = tiny(architecture, **more).axes
+    names = {*named_leaves(axes, is_leaf=lambda x: isinstance(x, tuple))}
+    found = labels_of_muon(axes)
+    inner = [n for n in names if not {*OUTER} & {*n.split(".")}]
+    matrices = {n for n in inner if n.endswith(".kernel") and "blocks" in n}
+    assert matrices <= found <= {n for n in inner if n.endswith(".kernel")}
+    assert found, "some are hidden"
+
+
+def test_muon_takes_other_matrices_when_asked(caplog):
+    axes = {
+        "embed": {"embedding": ("vocab", "embed")},
+        "block": {
+            "kernel": ("layers", "embed", "heads", "head_dim"),
+            "bias": ("layers", "heads", "head_dim"),
+            "lora_a": ("layers", "embed", "rank"),
+            "lora_b": ("layers", "rank", "heads", "head_dim"),
+        },
+        "classifier": {"kernel": ("embed", "features"), "bias": ("features",)},
+    }
+    assert labels_of_muon(axes) == {"block.kernel"}
+    asked = labels_of_muon(axes, muon_also=("classifier.*", "*.lora_?", "embed*"))
+    assert asked == {
+        *("block.kernel", "classifier.kernel", "block.lora_a", "block.lora_b"),
+        "embed.embedding",
+    }
+    numbers = optim._map_axes(
+        lambda path, a: optim._muon_numbers(path, a, also=("*",)), axes
+    )
+    lora_b = numbers["block"]["lora_b"]
+    assert (lora_b.reduction_axis, lora_b.output_axis) == ((1,), (2, 3))
+    for pattern in ("clasifier.kernel", "classifier.bias"):
+        with pytest.raises(ConfigError, match=rf"muon_also: '{pattern}' matches no"):
+            labels_of_muon(axes, muon_also=(pattern,))
+    assert not caplog.records
+    assert not labels_of_muon({"classifier": axes["classifier"]})
+    assert "no trainable parameter is a hidden matrix" in caplog.text
 
 
 def test_muon_knows_inputs_from_outputs(tiny):

@@ -133,8 +133,23 @@ def test_the_average_of_the_parameters(learner, make_batch, assert_close):
     average = state.ema_params
     for seed in range(3):
         state, _ = train(state, make_batch(seed=seed))
-        average = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, average, state.params)
+        kept = (1 + seed) / (10 + seed)  # less than 0.75
+        mix = lambda a, p, kept=kept: kept * a + (1 - kept) * p
+        average = jax.tree.map(mix, average, state.params)
     assert_close(state.ema_params, average, rtol=1e-6)
+
+
+def test_the_average_of_a_short_run_is_not_that_of_its_beginning():
+    average = {"x": jnp.float32(0.0)}
+    for t in range(100):  # a tenth of the steps that 0.999 averages over
+        average = step._update_average(
+            average, {"x": jnp.float32(1.0)}, decay=0.999, step=jnp.int32(t)
+        )
+    assert float(average["x"]) == pytest.approx(1.0, abs=1e-6)
+    late = step._update_average(
+        {"x": jnp.float32(0.0)}, average, decay=0.999, step=jnp.int32(100_000)
+    )
+    assert float(late["x"]) == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize("num_microbatches", [1, 4])
