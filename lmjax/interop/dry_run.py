@@ -7,9 +7,10 @@ from rich.filesize import decimal
 from lmjax import models
 from lmjax.config.experiment import Config
 from lmjax.config.model import LabelHeadConfig, TextEmbeddingConfig, TransformerConfig
-from lmjax.interop import tokenizer
+from lmjax.interop import sentence_transformers, tokenizer
 from lmjax.interop.hf import HFCheckpoint, count_params, open_hf
 from lmjax.interop.match import match_tensors
+from lmjax.interop.safetensors import open_tensors
 
 
 def describe_import(source: str | Path) -> str:
@@ -27,6 +28,9 @@ def describe_import(source: str | Path) -> str:
     dropped: list[str] = []
     shapes = {k: v for k, v in model.shapes.items() if k != "embedding"}
     match_tensors(checkpoint.files, checkpoint.table, shapes, on_dropped=dropped.extend)
+    for i, directory in enumerate(checkpoint.dense):
+        shapes = model.shapes["embedding"][f"dense_{i}"]
+        match_tensors(open_tensors(directory), sentence_transformers.DENSE, shapes)
     opened = tokenizer.open_tokenizer(config, checkpoint.directory)
     has_tokenizer = config.tokenizer.kind != "ids"
     lines = {

@@ -73,11 +73,7 @@ def find_task(hf: HFConfig, tensors: Collection[str]) -> str:
         return "span_qa"
     if not has_tensor(tensors, "classifier.weight"):
         return ""
-    kind = "classify" if has_tensor(tensors, "pooler.dense.weight") else "tag"
-    log.warning(
-        "%s: has no `architectures`: by its tensors %s", hf.file, HEADS[kind].text
-    )
-    return kind
+    return "classify" if has_tensor(tensors, "pooler.dense.weight") else "tag"
 
 
 def read_task(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
@@ -87,6 +83,9 @@ def read_task(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
       UserError: the head is not trained to choose one of several labels.
     """
     kind = find_task(hf, tensors)
+    if kind and not hf.architecture:
+        text = HEADS[kind].text
+        log.warning("%s: has no `architectures`: by its tensors %s", hf.file, text)
     if not kind or not HEADS[kind].names_labels:
         return {"kind": kind} if kind else {}
     if kind == "classify":

@@ -114,7 +114,8 @@ def read_embedding(
     dense: list[DenseConfig] = []
     size = dim
     for kind, path in modules[1:]:
-        hf = _open(path)
+        # Older versions write nothing for a Normalize.
+        hf = _open(path, may_lack=kind == "Normalize")
         if kind == "Pooling":
             fields["pooling"] = _read_pooling(hf, dim, has_prompt=bool(prompt))
             size = dim * len(fields["pooling"])
@@ -186,9 +187,9 @@ def encode_files(files: Mapping[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _open(directory: Path) -> HFConfig:
+def _open(directory: Path, *, may_lack: bool) -> HFConfig:
     file = directory / "config.json"
-    values = read_json(file) if file.is_file() else {}
+    values = {} if may_lack and not file.is_file() else read_json(file)
     tanh = "torch.nn.modules.activation.Tanh"
     defaults = {"bias": True, "activation_function": tanh}  # of a Dense layer
     return HFConfig(values, defaults, file=str(file))

@@ -169,7 +169,9 @@ def test_vectors_are_those_of_sentence_transformers(name, tmp_path):
 )
 def test_modules_that_cannot_be_computed_are_refused(change, message, tmp_path):
     save_reference("bert_base", tmp_path)
-    save_modules(tmp_path, dense(32, 8, torch.nn.Tanh()), pooling={})
+    layers = dense(32, 8, torch.nn.Tanh()), ("Normalize", None)
+    save_modules(tmp_path, *layers, pooling={})
+    assert hf.open_hf(tmp_path).config.model.text_embedding.normalize
     for name, value in change.items():
         (tmp_path / name).write_text(json.dumps(value))
     with pytest.raises(UserError, match=message) as error:
