@@ -1,5 +1,6 @@
 """Blank lines of files to predict: each has its place among the predictions."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ class LinesAndBlanks:
         with read_errors(file, path="--input"), file.open("rb") as lines:
             if lines.read(len(BOM)) != BOM:
                 lines.seek(0)
-            has_example = np.array([bool(line.strip()) for line in lines], bool)
+            first = lines.readline().removeprefix(BOM)
+            texts = itertools.chain([first] if first else [], lines)
+            has_example = np.array([bool(line.strip()) for line in texts], bool)
         assert has_example.sum() == len(examples)
         self._examples = examples
         self._file = file

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from lmjax.tasks import EvalOutput
 from lmjax.training.compiled import Program
 from lmjax.types import Params
 
+_log = logging.getLogger(__name__)
+_LONG_WORD_BYTES = 30  # on average; English has 6, Hindi 13, Chinese sentences 60
 _NUM_CHECKED = 1000  # examples of a split, to find out their language
 Outputs = Mapping[int, Mapping[str, Any]]  # of the model, by the row of a store
 
@@ -36,12 +39,18 @@ class Evaluation:
     datasets: Datasets
 
     def check(self) -> None:
-        """Check that the metrics can judge the held-out examples.
+        """Check that the metrics can judge the held-out data; warn where they cannot.
 
         Raises:
           ConfigError: a package or a file that their language needs is not installed.
         """
-        for split in self.datasets.stores:
+        for split, stores in self.datasets.stores.items():
+            if split != "train" and self._has_few_spaces(stores):
+                _log.warning(
+                    "warning: word_perplexity: the text of %s has few spaces, so that "
+                    "its words are whole phrases; bits_per_byte compares such texts",
+                    split,
+                )
             if split == "train" or not (chosen := self._choose_examples(split)):
                 continue
             (store,) = self.datasets.stores[split]
@@ -71,6 +80,13 @@ class Evaluation:
         if not self.program.config.task.reads_examples:
             return means | self._text_metrics(split, loss=means["loss"])
         return means | self._prediction_metrics(split, params, chosen, stored, outputs)
+
+    def _has_few_spaces(self, stores: Sequence[Any]) -> bool:
+        """Return whether a text is in a script without spaces, by its words' size."""
+        if not self.program.task.scores_text:
+            return False
+        words = pipeline.count_words(stores)
+        return pipeline.count_bytes(stores) > _LONG_WORD_BYTES * words
 
     def _run(
         self, split: str, params: Params, stored: Mapping[int, range]

@@ -35,6 +35,7 @@ def evaluate_workdir(
     datasets = _open_held_out(lm.config, saved, lm.tokenizer, directory=directory)
     with jax.set_mesh(lm.mesh):
         evaluation = Evaluation(make_program(lm.config, lm.mesh), datasets)
+        evaluation.check()
         for split in datasets.stores:
             metrics = evaluation.metrics(split, lm.params)
             metrics.pop("signatures", None)  # they are logged; a line has numbers

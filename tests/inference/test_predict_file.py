@@ -88,10 +88,16 @@ def test_every_line_has_an_answer_that_can_be_joined(run, tmp_path):
     with pytest.raises(UserError, match=r"in\.jsonl:1: --keep=nn: no field 'nn'"):
         predict("typo", keep="nn")
     texts = tmp_path / "in.txt"
-    texts.write_bytes(b"a\r\n\r\nb")
+    texts.write_bytes(b"\xef\xbb\xbfa\r\n\r\nb")
     predict_file(run, texts, tmp_path / "texts", format="text", keep="input")
     found = [line.get("input") for line in read_lines(tmp_path / "texts")]
     assert found == ["a", None, "b"]
+    table = tmp_path / "in.tsv"
+    table.write_text("id\ttext\n1\ta\n\n2\tb\n \t \n")
+    predict_file(run, table, tmp_path / "table")
+    rows = [*map(tuple, map(sorted, read_lines(tmp_path / "table")))]
+    answer = ("id", "label", "probabilities")
+    assert rows == [answer, ("error",), answer, ("error",)]
 
 
 def test_an_interrupted_file_is_resumed_to_the_same_bytes(run, examples, tmp_path):

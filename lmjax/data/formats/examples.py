@@ -95,15 +95,22 @@ class TableExamples(InMemoryExamples):
       paths: the files.
       delimiter: "," for CSV, where line ends may be quoted, or a tab for TSV, where
         quotes have no meaning.
+      keep_blank: a blank line is an example, too: {}.
       options: see `TextFiles`.
     """
 
     fingerprint_name = "TableExamples"
 
     def __init__(
-        self, paths: Sequence[Path], *, delimiter: str, **options: Any
+        self,
+        paths: Sequence[Path],
+        *,
+        delimiter: str,
+        keep_blank: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(paths, **options)
+        self._keep_blank = keep_blank
         parse = self._parse_tsv if delimiter == "\t" else self._parse_csv
         rows = self._read_files(self._paths, parse)
         self._examples = [(file, *row) for file, row in rows]
@@ -112,8 +119,8 @@ class TableExamples(InMemoryExamples):
         names: list[str] = []
         for number, line in enumerate(self._lines(file), start=1):
             row = line.split("\t")
-            if line and names:
-                yield number, _make_example(names, row)
+            if names and (line or self._keep_blank):
+                yield number, _make_example(names, row) if line else {}
             elif line:
                 names = _check_header(row, where=f"{file}:{number}")
 
@@ -133,8 +140,8 @@ class TableExamples(InMemoryExamples):
                 continue
             if row is None:
                 return
-            if names and row:
-                yield line, _make_example(names, row)
+            if names and (row or self._keep_blank):
+                yield line, _make_example(names, row) if row else {}
             elif row:
                 names = _check_header(row, where=f"{file}:{line}")
 

@@ -109,6 +109,12 @@ FORMATS: dict[str, Opener] = {
 # The formats of a file to predict: also texts, one per line. Labels may be missing.
 INPUT_FORMATS: dict[str, Opener] = {
     **FORMATS,
+    "tsv": _make_opener(
+        TableExamples, delimiter=lambda _: "\t", keep_blank=lambda _: True
+    ),
+    "csv": _make_opener(
+        TableExamples, delimiter=lambda _: ",", keep_blank=lambda _: True
+    ),
     "conll": _make_opener(
         ConllExamples,
         layouts=lambda config: list_layouts(config.columns, config.fields),

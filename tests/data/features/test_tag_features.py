@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmjax.config.data import FieldsConfig
-from lmjax.config.experiment import parse
+from lmjax.config.experiment import parse, to_dict
 from lmjax.data import example_datasets, pipeline
 from lmjax.data.features.registry import make_features
 from lmjax.data.features.tag import TagFeatures
@@ -337,6 +337,37 @@ def test_conll_columns_become_a_store(tmp_path):
     store = pipeline.prepare(config, workdir=tmp_path / "run").stores["train"][0]
     assert len(store) == 2
     assert store[1]["label"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "tags", "repaired"),
+    [
+        ("IOB1", ["I-X", "I-X", "B-X", "O"], ["O", "I-X", "I-X", "O"]),
+        ("IOB2", ["B-X", "I-X", "B-X", "O"], ["O", "B-X", "I-X", "O"]),
+    ],
+)
+def test_the_scheme_of_tags_is_that_of_the_training_data(
+    tmp_path, scheme, tags, repaired
+):
+    """Where spans begin with I-, a repair would make right tags wrong."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"tokens": [*"abcd"], "tags": tags}) + "\n")
+    given = sections()
+    given["data"] |= {"path": str(path), "valid_path": str(path)}
+    config = pipeline.resolve_vocabulary(parse(given))
+    assert config.task.scheme == scheme
+    assert parse(to_dict(config)) == config  # as it is saved
+    features = make_features(config)
+    sentence = features.parse({"tokens": [*"abcd"]}, labelled=False)
+    ((row,),) = features.encode([sentence], TOKENS)
+    output = np.zeros(16, int)
+    predicted = [config.task.labels.index(tag) for tag in ("O", "I-X", "I-X", "O")]
+    output[row.columns["place"]] = predicted
+    found = features.postprocess(sentence, [row.columns], [{"tags": output}])
+    assert found["tags"] == repaired
+    other = parse(given, ["task.scheme=IOE2"])
+    with pytest.raises(UserError, match=r"config\.task\.scheme = 'IOE2': has no 'B-X'"):
+        pipeline.resolve_vocabulary(other)
 
 
 def test_json_of_words_and_tags(tmp_path):
