@@ -81,8 +81,7 @@ def t5(
 ) -> ConfigDict:
     """Return T5 v1.1 (Raffel et al. 2020; Shazeer 2020), at any size.
 
-    Attention scores are divided by the square root of the head's size, where the
-    reference has a smaller initialization of the queries.
+    Attention scores are not scaled; the queries have a smaller initialization.
     """
     return ConfigDict(
         {
@@ -93,6 +92,7 @@ def t5(
             "mlp_dim": mlp_dim,
             "max_length": max_length,
             "position": "relative",
+            "attention_scale": 1.0,
             "norm": "rmsnorm",
             "norm_epsilon": 1e-6,
             "activation": "gelu_tanh",
@@ -131,8 +131,8 @@ def transformer(
 ) -> ConfigDict:
     """Return an encoder-decoder after Vaswani et al. 2017, at any size.
 
-    Unlike theirs it is pre-norm (Xiong et al. 2020) and has rotary position embeddings
-    (Su et al. 2021).
+    Unlike theirs it is pre-norm (Xiong et al. 2020), as Pegasus is (Zhang et al. 2020),
+    whose format it is exported in.
     """
     return ConfigDict(
         {
@@ -141,7 +141,8 @@ def transformer(
             "num_layers": num_layers,  # of the encoder, and of the decoder
             "num_heads": num_heads,
             "max_length": max_length,
-            "position": "rope",
+            "position": "sinusoidal",
+            "scale_embeddings": True,
             "norm": "layernorm",
             "activation": "relu",
             "gated": False,
@@ -202,14 +203,18 @@ def parallel_text(
     )
 
 
-def subwords(vocab_size: int) -> ConfigDict:
-    """Return a subword tokenizer, trained on sources and targets together."""
+def subwords(vocab_size: int, *, lossless: bool = False) -> ConfigDict:
+    """Return a subword tokenizer, trained on sources and targets together.
+
+    Texts are normalized (NFKC), which makes ASCII of the full-width punctuation of
+    Chinese and Japanese. With `lossless` they keep it, as every other character.
+    """
     return ConfigDict(
         {
             "algorithm": "bpe",
             "vocab_size": vocab_size,
             "bos": False,
-            "lossless": False,
+            "lossless": lossless,
             "num_training_bytes": 10_000_000,
         }
     )

@@ -8,6 +8,9 @@ holds {train,valid,test}.en and .de, here 31k pairs of technical help texts. in.
 has a line {"en": "..."} for each text. If you are online, TFDS has similar data as
 `wmt14_translate/de-en` (source="tfds", and fields `en`, `de`).
 
+It can be exported as a Pegasus. The figures were measured with rotary position
+embeddings, and not again with the sinusoids of the paper.
+
 Cost: "small" takes 52 minutes on two CPU cores shared with other programs: 1,600 steps
 of 1.0 second, and the evaluations.
 Score: "small" has BLEU 33.6 and chrF 59.0 on test. "full" is not trained.

@@ -28,7 +28,8 @@ class TokenizerConfig:
     # 0: that of the file in `path`, or of bytes
     vocab_size: NonNegativeInt = 0
     bos: bool = True  # begin each document with a BOS token, which is never a target
-    # sentencepiece to train: byte fallback, white space kept, no normalization
+    # sentencepiece to train: byte fallback, white space kept, no normalization. Without
+    # it NFKC makes ASCII of the full-width punctuation of Chinese and Japanese
     lossless: bool = True
     # sentencepiece to train: the size of the random sample of text to train on
     num_training_bytes: Annotated[int, Interval(1, below=1 << 40)] = 4_000_000

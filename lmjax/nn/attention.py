@@ -39,7 +39,11 @@ class Attention(nnx.Module):
         kv_heads = {"kv_heads": c.num_kv_heads, **head}
         qkv_bias = c.use_bias or c.qkv_bias
         lora = lambda matrix: lora_options(c, f"{name}.{matrix}")
-        self.query = Linear(keys[0], embed, heads, bias=qkv_bias, **lora("query"))
+        # Scores begin with their usual variance, whatever scales them (T5).
+        query_scale = c.head_dim**-0.5 / (c.attention_scale or c.head_dim**-0.5)
+        self.query = Linear(
+            *(keys[0], embed, heads), bias=qkv_bias, scale=query_scale, **lora("query")
+        )
         self.key = Linear(keys[1], embed, kv_heads, bias=qkv_bias, **lora("key"))
         self.value = Linear(keys[2], embed, kv_heads, bias=qkv_bias, **lora("value"))
         # Residual branches add up over 2 * num_layers sublayers (GPT-2).

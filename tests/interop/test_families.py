@@ -1,5 +1,6 @@
 """Reading and writing the config.json of each family."""
 
+import dataclasses
 import json
 
 import pytest
@@ -158,3 +159,15 @@ def test_the_chosen_family_computes_the_same():
         match=r"config\.model: .*gemma2.*attention_scale",
     ):
         choose(**gemma2 | {"attention_scale": 0.3})
+
+
+def test_recipes_have_a_family():
+    from experiments.seq2seq import t5_tiny, transformer_ende
+
+    for recipe, family in ((t5_tiny, "t5"), (transformer_ende, "pegasus")):
+        config = parse(recipe.get_config())
+        fields = {"vocab_size": 64, "num_layers": 1, "num_encoder_layers": 1}
+        model = dataclasses.replace(config.model, **fields)
+        assert (
+            choose_family(models.build(model, platform="cpu"))[0].model_type == family
+        )

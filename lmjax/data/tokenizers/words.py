@@ -29,6 +29,21 @@ _WORD = (
     r"|'(?i:s|re|ve|ll|d|m)\b|\w+|[^\s\w]"
 )
 
+# Scripts without spaces between words: their letters, and the greatest mean length of
+# words in characters.
+_WITHOUT_SPACES = {
+    "Chinese or Japanese": (
+        "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+        "\U00020000-\U0003ffff",
+        3,
+    ),
+    "Thai, Lao, Burmese or Khmer": (
+        "\u0e01-\u0e4e\u0e81-\u0ece\u1000-\u104f\u1780-\u17d3",
+        8,
+    ),
+}
+_SAMPLES, _SAMPLE_LENGTH = 100, 2000  # documents of a source, characters of each
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +56,10 @@ def train(
     not matter. The vocabulary may be smaller than `config.vocab_size`.
 
     Raises:
-      ConfigError: a file cannot be used, or no word is left.
+      ConfigError: a file cannot be used, no word is left, or the text has no spaces
+        between words.
     """
+    _check_script(sources)
     core = _count_words(config, sources)
     words, num_special = core.get_vocab(), len(_special_words(config))
     if len(words) <= num_special:
@@ -64,6 +81,28 @@ def train(
         files={},
         recipe=recipe,
     )
+
+
+def _check_script(sources: Sequence[Documents]) -> None:
+    """Raise if most of the text is in scripts that leave no spaces between words.
+
+    A text whose words have been separated is short runs of such letters.
+    """
+    text = "\n".join(
+        documents[i][:_SAMPLE_LENGTH]
+        for documents in sources
+        for i in range(0, len(documents), 1 + len(documents) // _SAMPLES)
+    )
+    num_letters = sum(map(str.isalpha, text))
+    for script, (letters, longest) in _WITHOUT_SPACES.items():
+        runs = re.findall(f"[{letters}]+", text)
+        size = sum(map(len, runs))
+        if size > num_letters / 2 and size > longest * len(runs):
+            raise ConfigError(
+                f"config.tokenizer.kind = 'words': the text is in {script}, without "
+                "spaces between words; use 'sentencepiece', or a text whose words a "
+                "segmenter has separated with spaces"
+            )
 
 
 def _count_words(config: TokenizerConfig, sources: Sequence[Documents]) -> Any:

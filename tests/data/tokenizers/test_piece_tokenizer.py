@@ -159,7 +159,7 @@ def test_t5(t5, t5_model):
         (
             {
                 "special_tokens_map.json": {
-                    "additional_special_tokens": ["<extra_id_0>", "<extra_id_1>", "<x>"]
+                    "additional_special_tokens": ["<extra_id_0>", "<extra_id_1>"]
                 }
             },
             2,
@@ -210,6 +210,15 @@ def test_added_tokens(tmp_path, model):
     assert (tok.vocab_size, tok.pad_id) == (size + 2, size + 1)
     assert tok.id_to_piece(size) == ""
     assert tok.encode("the<pad>").tolist()[-1] == size + 1
+
+
+def test_special_tokens_without_an_id_follow_the_pieces(tmp_path, model):
+    size = len(list_pieces(model))
+    settings = {"eos_token": "<|im_end|>", "additional_special_tokens": ["<x>"]}
+    files = {"tokenizer.model": model, "tokenizer_config.json": settings}
+    tok = open_tokenizer(write(tmp_path / "llama", files))
+    assert (tok.vocab_size, tok.eos_id) == (size + 2, size)
+    assert tok.encode("the<x>").tolist()[-1] == size + 1
 
 
 def test_marian(marian, model):

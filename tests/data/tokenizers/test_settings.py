@@ -43,12 +43,12 @@ def train_wordpiece():
     return json.loads(core.to_str())
 
 
-def train_unigram():
+def train_unigram(*special):
     core = tokenizers.Tokenizer(tokenizers.models.Unigram())
     core.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     trainer = tokenizers.trainers.UnigramTrainer(
         vocab_size=80,
-        special_tokens=["<pad>", "</s>", "<unk>", "<s>", "<mask>"],
+        special_tokens=[*special] or ["<pad>", "</s>", "<unk>", "<s>", "<mask>"],
         unk_token="<unk>",
         show_progress=False,
     )
@@ -74,6 +74,7 @@ def files():
         "wordpiece": train_wordpiece,
         "unigram": train_unigram,
         "metaspace": train_metaspace,
+        "xlmr": lambda: train_unigram("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
     }
     return {name: make() for name, make in makers.items()}
 
@@ -161,6 +162,10 @@ CASES = {
         {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False},
     ),
     "gemma": ("metaspace", "gemma", {}),
+    "pegasus": ("unigram", "pegasus", {"mask_token": "<mask>"}),
+    "xlm_roberta": ("xlmr", "xlm-roberta", {}),
+    "mbart": ("xlmr", "mbart", {"src_lang": "de_DE"}),
+    "camembert": ("xlmr", "camembert", {"add_prefix_space": False}),
 }
 
 

@@ -383,3 +383,13 @@ def test_recipes_from_before_masks_are_unchanged(texts):
 def test_config_errors(leaves, message):
     with pytest.raises(UserError, match=message):
         parse({"tokenizer": leaves, "data": {"source": "python_stdlib"}})
+
+
+def test_lossless_keeps_full_width_punctuation(texts):
+    text = "你好，世界！（全角）「かぎ」：Ａ１"
+    for lossless in (True, False):
+        config = TokenizerConfig(
+            algorithm="char", vocab_size=276 if lossless else 20, lossless=lossless
+        )
+        tok = make_tokenizer(config, documents=[texts([text] * 50)], seed=0)
+        assert (tok.decode(tok.encode(text)) == text) == lossless

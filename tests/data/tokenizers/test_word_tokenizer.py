@@ -168,3 +168,28 @@ def test_the_recipe_covers_settings_and_files(texts, tmp_path):
 def test_errors_name_the_leaf(make, leaves, why):
     with pytest.raises(UserError, match=why):
         make(**leaves)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["这是一个简单的测试，用来检查分词。", "これは簡単なテストです。日本語の文。"]
+    + ["ภาษาไทยไม่มีช่องว่างระหว่างคำ"],
+)
+def test_scripts_without_spaces_are_refused(make, text):
+    for split in ("punctuation", "white_space"):
+        with pytest.raises(UserError, match=r"tokenizer\.kind = 'words': .*segmenter"):
+            make([text] * 3, split=split)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "这 是 一个 简单 的 测试 ， 用来 检查 分词 。",
+        "これ は 簡単 な テスト です 。",
+        "ภาษา ไทย ไม่ มี ช่อง ว่าง",
+        "The word 日本語テスト means a test.",
+        "한국어 문장은 띄어쓰기가 있습니다.",
+    ],
+)
+def test_separated_words_and_other_scripts_are_not(make, text):
+    assert make([text] * 3).vocab_size > 5

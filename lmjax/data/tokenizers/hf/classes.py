@@ -6,7 +6,7 @@ builds by itself, as tokenizer_config.json says.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles
@@ -50,14 +50,14 @@ class TokenizerClass:
       parts: makes the parts of a tokenizer.json that it does not take from the file.
       template: the roles of the tokens before, after and between texts; None: those of
         the file.
-      num_sentinels: that it adds, if the settings name no tokens without a role.
+      more_tokens: those that it adds, if the settings name none without a role.
     """
 
     model: str
     tokens: Mapping[str, str]
     parts: MakeParts
     template: tuple[Roles, Roles, Roles] | None = None
-    num_sentinels: int = 0
+    more_tokens: Sequence[str] = ()
 
 
 def _bert(parsed: Json, config: Mapping[str, Any], tokens: Mapping[str, str]) -> Json:
@@ -175,6 +175,23 @@ def _xlm_roberta(*args: Any) -> Json:
     return parts | {"model": parts["model"] | {"unk_id": 3}}
 
 
+def _mbart(*args: Any) -> Json:
+    return _t5(*args) | {"normalizer": None, "model": {"unk_id": 3}}
+
+
+def _pegasus(*args: Any) -> Json:
+    parts = _t5(*args)
+    rules = [parts["normalizer"] or _replace(r"\n", " "), _replace(" {2,}", " ")]
+    return _unigram(*args) | {
+        "normalizer": {"type": "Sequence", "normalizers": rules},
+        "pre_tokenizer": _metaspace("always", split=True),
+    }
+
+
+def _replace(pattern: str, content: str) -> Json:
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+
+
 def _metaspace(scheme: str, *, split: bool) -> Json:
     options = {"prepend_scheme": scheme, "split": split}
     return {"type": "Metaspace", "replacement": _MARK, **options}
@@ -186,6 +203,11 @@ def _sentencepiece_decoder(*more: Json) -> Json:
     return {"type": "Sequence", "decoders": steps}
 
 
+_MBART_LANGUAGES = (
+    *("ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN"),
+    *("hi_IN", "it_IT", "ja_XX", "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP"),
+    *("nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN"),
+)
 _XLMR_TEMPLATE = (("bos",), ("eos",), ("eos", "eos"))
 CLASSES: dict[str, TokenizerClass] = {
     "bert": TokenizerClass("WordPiece", _BERT, _bert, (("cls",), ("sep",), ("sep",))),
@@ -204,7 +226,7 @@ CLASSES: dict[str, TokenizerClass] = {
         {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
         _t5,
         ((), ("eos",), ("eos",)),
-        num_sentinels=100,
+        more_tokens=[f"<extra_id_{i}>" for i in range(100)],
     ),
     "llama": TokenizerClass(
         "BPE", {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}, _llama
@@ -221,7 +243,27 @@ CLASSES: dict[str, TokenizerClass] = {
         _gemma,
     ),
     "xlmroberta": TokenizerClass("Unigram", _FAIRSEQ, _xlm_roberta, _XLMR_TEMPLATE),
-    "camembert": TokenizerClass("Unigram", _FAIRSEQ, _unigram, _XLMR_TEMPLATE),
+    "camembert": TokenizerClass(
+        "Unigram",
+        _FAIRSEQ,
+        _unigram,
+        _XLMR_TEMPLATE,
+        more_tokens=["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"],
+    ),
+    "mbart": TokenizerClass(
+        "Unigram",
+        _FAIRSEQ,
+        _mbart,
+        ((), ("eos", "language"), ()),
+        more_tokens=_MBART_LANGUAGES,
+    ),
+    "pegasus": TokenizerClass(
+        "Unigram",
+        {"eos": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask_2>"},
+        _pegasus,
+        ((), ("eos",), ()),
+        more_tokens=["<mask_1>", *(f"<unk_{i}>" for i in range(2, 103))],
+    ),
 }
 # Other names of these classes, and the class of a family whose settings name none:
 # as in AutoTokenizer's table.
@@ -237,6 +279,8 @@ _BY_FAMILY = {
     "qwen3": "qwen2",
     "xlmroberta": "xlmroberta",
     "camembert": "camembert",
+    "mbart": "mbart",
+    "pegasus": "pegasus",
 }
 # Families whose class does not depend on the settings; "": the generic one.
 _FORCED = {"qwen2": "qwen2", "phi3": "", "modernbert": "", "mistral": "", "olmo2": ""}

@@ -61,6 +61,7 @@ def build_tokenizer_json(
     if chosen.template is None:
         return content, chosen.tokens
     parsed = json.loads(content)
+    tokens["language"] = files.config.get("src_lang") or "en_XX"
     around = (map(tokens.__getitem__, roles) for roles in chosen.template)
     find = _find_ids(parsed)
     parsed["post_processor"] = template_processing(*around, token_to_id=find)
@@ -96,9 +97,10 @@ def _add_tokens(
     core = parse_tokenizer(content, name=str(files.path / files.format[0]))
     before = core.to_str()
     defaults = {} if chosen is None else chosen.tokens
-    count = files.config.get("extra_ids", chosen.num_sentinels) if chosen else 0
-    sentinels = [f"<extra_id_{i}>" for i in range(count)]
-    add_tokens(core, files, defaults=defaults, extra=sentinels)
+    more = () if chosen is None else chosen.more_tokens
+    if chosen is CLASSES["t5"]:
+        more = more[: files.config.get("extra_ids")]
+    add_tokens(core, files, defaults=defaults, extra=more)
     after = core.to_str()
     return content if after == before else after.encode()
 

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 import sentencepiece
 
-from lmjax.data.tokenizers.hf.added import list_added_tokens, list_role_free_tokens
+from lmjax.data.tokenizers.hf.added import (
+    ROLES,
+    list_added_tokens,
+    list_role_free_tokens,
+)
 from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles, token_text
 
 # The roles of the tokens before, after and between texts, by family.
@@ -69,9 +73,14 @@ def read_vocabulary(
         pieces, tokens = _number_pieces(files, family, source)
     for role in tokens:
         tokens[role] = files.special_token(role) or tokens[role]
+    given = [files.special_token(role) for role in ROLES]
+    for token in (*given, *list_role_free_tokens(files)):
+        if token and token not in pieces and family != "marian":
+            pieces.append(token)
     if tokens["unk"] not in pieces:
         raise files.error(files.format[-1], f"has no {tokens['unk']!r}")
     spelled = {*tokens.values(), *_list_role_free(files), *_filter_sentinels(pieces)}
+    spelled |= {token for token in given if token}
     vocabulary = PieceVocabulary(
         source=files.contents[files.format[0]],
         target=files.contents[files.format[1]] if family == "marian" else None,

@@ -55,7 +55,9 @@ def find_special_ids(
     prefix, suffix, pair = _apply_bos_eos_settings(files, token_to_id, template)
     eos, sep = (_find_declared(files, token_to_id, role) for role in ("eos", "sep"))
     model_eos = [i for i in _find_model_ids(files, "eos") if i < size]
-    all_eos = [*eos, *model_eos, *sep, *suffix[-1:], *candidates("eos")]
+    usual = [*candidates("eos")]
+    own = usual[:1] if (defaults or {}).get("eos") else []
+    all_eos = [*eos, *model_eos, *sep, *own, *suffix[-1:], *usual]
     pad = _find_declared(files, token_to_id, "pad")
     model_pad = (i for i in _find_model_ids(files, "pad") if i < size)
     return SpecialIds(
