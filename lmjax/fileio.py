@@ -9,6 +9,7 @@ import fcntl
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -129,6 +130,43 @@ def parse_json_line(
     return values
 
 
+def seal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object of JSON values with a checksum of them under "seal"."""
+    return {**values, "seal": _crc32_of_json(values)}
+
+
+def has_intact_seal(values: Mapping[str, Any], *, file: str | Path) -> bool:
+    """Return whether an object was sealed; files of earlier versions are not.
+
+    Raises:
+      UserError: it was, and is not what was written.
+    """
+    if "seal" not in values:
+        return False
+    rest = {name: value for name, value in values.items() if name != "seal"}
+    if _crc32_of_json(rest) != values["seal"]:
+        raise UserError(f"{file}: damaged: not what was written, by its checksum")
+    return True
+
+
+def _crc32_of_json(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def crc32_of_file(path: Path, *, stop: Callable[[], bool] = lambda: False) -> int:
+    """Return the CRC-32 of the bytes of a file; other threads run meanwhile.
+
+    Args:
+      path: of the file.
+      stop: asked at every block; True ends the reading early.
+    """
+    crc, block = 0, bytearray(1 << 20)
+    with path.open("rb", buffering=0) as file:
+        while (count := file.readinto(block)) and not stop():
+            crc = zlib.crc32(memoryview(block)[:count], crc)
+    return crc
+
+
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
     """Hold the lock of a directory, which is created if missing; wait for others.
@@ -151,7 +189,7 @@ def try_lock(directory: Path, *, flag: str) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / ".lock").open("a+")
+        file = (directory / ".lock").open("a+", errors="replace")
     except OSError as error:
         raise UserError(
             f"{flag}={directory}: cannot be written: {error.strerror}"

@@ -6,14 +6,15 @@ anything else: a bug in lmjax.
 """
 
 import argparse
-import logging
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmjax.cli import flags
+from lmjax.cli import flags, process_exit, streams
 from lmjax.cli.parser import Verb, parse_args
 from lmjax.config.experiment import load
 from lmjax.errors import UserError
@@ -28,14 +29,21 @@ def train(args: argparse.Namespace) -> int:
     from lmjax.cli import report
     from lmjax.parallel import processes
     from lmjax.training import loop
+    from lmjax.training.stop_signal import EXIT_STOPPED
 
     processes.join_processes(detect=args.distributed)
-    finished = loop.train(config, Path(args.workdir), profile=args.profile)
+    with _log_file(args):
+        finished = loop.train(
+            config,
+            Path(args.workdir),
+            profile=args.profile,
+            leave_now=process_exit.leave_now,
+        )
     if not processes.is_first():
-        return 0 if finished else loop.EXIT_STOPPED
+        return 0 if finished else EXIT_STOPPED
     if not finished:
         _print_error(f"stopped and saved: {args.workdir}; run it again to resume")
-        return loop.EXIT_STOPPED
+        return EXIT_STOPPED
     report.after_training(config, Path(args.workdir))
     return 0
 
@@ -108,9 +116,10 @@ def prepare(args: argparse.Namespace) -> int:
     from lmjax.data import pipeline
 
     job, num_jobs = args.job
-    datasets = pipeline.prepare_job(
-        config, workdir=Path(args.workdir), job=job, num_jobs=num_jobs
-    )
+    with _log_file(args):
+        datasets = pipeline.prepare_job(
+            config, workdir=Path(args.workdir), job=job, num_jobs=num_jobs
+        )
     if datasets is None:
         _print_error(f"job {job}/{num_jobs} is done; waiting for the others")
         return 0
@@ -154,6 +163,13 @@ def export_model(args: argparse.Namespace) -> int:
         return 0
     print(hf.export_hf(workdir, target, step=args.step, dtype=args.dtype))
     return 0
+
+
+def _log_file(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Send what libraries print to WORKDIR/log.txt, unless all is to be seen."""
+    if args.debug:
+        return contextlib.nullcontext()
+    return streams.log_file(Path(args.workdir) / "log.txt")
 
 
 def _init_from(workdir: str | None = None) -> Callable[[str], dict[str, Any]]:
@@ -225,9 +241,7 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("lmjax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save
+    streams.configure_logging(debug="--debug" in argv)
     try:
         args = parse_args(argv, VERBS)
         if args.version:
@@ -235,12 +249,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(__version__)
             return 0
+        if args.verb != "train":  # it handles signals itself
+            process_exit.raise_interrupts()
         return VERBS[args.verb].run(args)
     except BrokenPipeError:
         # The reader of our output has closed it. Python would fail again at exit, when
         # it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        if "--debug" in argv:
+            raise
+        _print_error("interrupted")
+        process_exit.leave_now(128 + signal.SIGINT)
     except (UserError, FloatingPointError, OSError, MemoryError) as error:
         if "--debug" in argv:
             raise

@@ -37,7 +37,10 @@ def after_training(config: Config, directory: Path) -> None:
     for split in ("valid", "test"):
         if split in last:
             values = (last[split].get(name) for name in names)
-            cells = ("-" if value is None else f"{value:.4g}" for value in values)
+            cells = (
+                f"{value:.4g}" if isinstance(value, int | float) else "-"
+                for value in values
+            )
             table.add_row(split, *cells)
     if config.eval.compressors and task.scores_text:
         documents = pipeline.open_sources(config)["valid"]

@@ -146,10 +146,10 @@ def _prepare_tokenizer(
     directory = Path(workdir) / "tokenizer"
     with write_errors(directory), lock(directory):
         if tokenizers.is_trained(config.tokenizer):
-            manifest = files.read_manifest(directory)
-            if manifest and manifest.get("made_from") == _recipe(config, documents):
-                return tokenizers.load_tokenizer(directory)
-            if manifest:
+            saved = _load_saved_tokenizer(directory)
+            if saved is not None and _is_made_from(config, documents, directory):
+                return saved
+            if saved is not None:
                 _log.warning(
                     "%s: trained on other text or with other settings; built again",
                     directory,
@@ -164,15 +164,15 @@ def _prepare_tokenizer(
 def _resume_tokenizer(
     config: Config, workdir: str | Path, sources: Sources
 ) -> Tokenizer:
-    """Load the tokenizer of a trained run, or build it again if it was lost.
+    """Load the tokenizer of a trained run; build it again if lost or damaged.
 
     Raises:
       UserError: the tokenizer, or the text of a store, is not that of the run.
     """
     directory = Path(workdir) / "tokenizer"
-    exists = files.read_manifest(directory) is not None
-    if exists:
-        tokenizer = tokenizers.load_tokenizer(directory)
+    tokenizer = _load_saved_tokenizer(directory)
+    exists = tokenizer is not None
+    if tokenizer is not None:
         _check_same_tokenizer(config, directory, sources["train"], tokenizer)
     else:
         tokenizer = tokenizers.make_tokenizer(
@@ -188,6 +188,17 @@ def _resume_tokenizer(
     return tokenizer
 
 
+def _load_saved_tokenizer(directory: Path) -> Tokenizer | None:
+    """Load the tokenizer of a workdir; None if it was lost, or is damaged."""
+    try:
+        if files.read_manifest(directory) is None:
+            return None
+        return tokenizers.load_tokenizer(directory)
+    except UserError as error:
+        _log.warning("%s: damaged, will be built again: %s", directory, error)
+        return None
+
+
 def _check_same_tokenizer(
     config: Config,
     directory: Path,
@@ -196,8 +207,7 @@ def _check_same_tokenizer(
 ) -> None:
     """Raise unless the config describes the tokenizer that `directory` holds."""
     if tokenizers.is_trained(config.tokenizer):
-        manifest = files.read_manifest(directory) or {}
-        same = manifest.get("made_from") == _recipe(config, documents)
+        same = _is_made_from(config, documents, directory)
         subject = "the text or the settings of config.tokenizer"
     else:
         given = tokenizers.make_tokenizer(config.tokenizer, documents=None, seed=0)
@@ -210,10 +220,14 @@ def _check_same_tokenizer(
 _CHANGED = "is not what this run was trained on; restore it, or use another --workdir"
 
 
-def _recipe(config: Config, documents: Sequence[Documents]) -> str:
-    return tokenizers.recipe_fingerprint(
+def _is_made_from(
+    config: Config, documents: Sequence[Documents], directory: Path
+) -> bool:
+    """Return whether a saved tokenizer was trained on this text in this way."""
+    recipe = tokenizers.recipe_fingerprint(
         config.tokenizer, documents=documents, seed=config.seed
     )
+    return (files.read_manifest(directory) or {}).get("made_from") == recipe
 
 
 @dataclasses.dataclass(frozen=True)

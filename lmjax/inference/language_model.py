@@ -415,9 +415,11 @@ def load(
     directory = Path(directory).expanduser()
     config = workdir.read_config(directory, overrides)
     with open_checkpoints(directory, config) as checkpoints:
-        step = checkpoints.find(step)
-        return restore_language_model(
-            directory, config, checkpoints, step=step, mesh=mesh
+        return checkpoints.read(
+            step,
+            lambda found: restore_language_model(
+                directory, config, checkpoints, step=found, mesh=mesh
+            ),
         )
 
 

@@ -1,16 +1,18 @@
 """Checkpoints, by Orbax: written in the background, visible once they are complete.
 
 CheckpointManager writes into a temporary directory and renames it to its step: a
-checkpoint is there if, and only if, a directory of that name is.
+checkpoint is there if, and only if, a directory of that name is. Each chunk of an array
+has a checksum (`checkpoint_format`), and so has the record of each checkpoint: whoever
+reads a checkpoint verifies what it reads.
 """
 
 import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,7 +23,15 @@ from lmjax.config.experiment import CheckpointConfig, Config
 from lmjax.errors import UserError
 from lmjax.models import Model
 from lmjax.parallel import processes, sharding
-from lmjax.types import Params, TrainState, named_leaves
+from lmjax.run import checkpoint_record
+from lmjax.run.checkpoint_format import (
+    array_handler,
+    describe_error,
+    restore_args,
+    save_args,
+)
+from lmjax.run.checkpoint_record import LogMark, Record, read_record, shapes_of
+from lmjax.types import Params, TrainState
 
 ITEMS = ("params", "ema_params", "train")
 # Errors of storage that may be gone at the next try.
@@ -37,7 +47,13 @@ TRANSIENT = [
 
 Step = int | Literal["best"] | None  # names a checkpoint; None is the newest
 
+Result = TypeVar("Result")
+
 log = logging.getLogger(__name__)
+
+
+class UnreadableError(UserError):
+    """A checkpoint that cannot be read."""
 
 
 class Checkpoints:
@@ -51,35 +67,41 @@ class Checkpoints:
     ) -> None:
         self.directory = (workdir / "checkpoints").absolute()
         self.config = config
-        policies: list[Any] = [preserve.LatestN(config.keep)]
-        if config.best_metric:
-            policies.append(
-                preserve.BestN(
-                    get_metric_fn=self._score,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self._metrics: dict[int, Mapping[str, float] | None] = {}  # read so far
+        policies: list[Any] = [preserve.LatestN(config.keep), _KeepBest(self)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preserve.AnyPreservationPolicy(policies),
-            best_fn=self._score,  # else orbax drops the metrics of before a restart
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             save_interval_steps=0 if read_only else 1,
             create=not read_only,
         )
-        handlers = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
+        handlers: dict[str, Any] = {item: array_handler() for item in ITEMS}
+        handlers[checkpoint_record.ITEM] = ocp.JsonCheckpointHandler(
+            checkpoint_record.FILE
+        )
+        open_manager = lambda: _Manager(
+            self.directory, options=options, item_handlers=handlers
+        )
         with _quiet_orbax():  # it warns that it was asked to only read
-            self.manager = ocp.CheckpointManager(
-                self.directory, options=options, item_handlers=handlers
-            )
+            try:
+                self.manager = open_manager()
+            except FileNotFoundError:  # a run has just removed a checkpoint
+                self.manager = open_manager()
 
-    def save(self, state: TrainState, *, metrics: Mapping[str, float] | None) -> None:
+    def save(
+        self,
+        state: TrainState,
+        *,
+        metrics: Mapping[str, float] | None,
+        log_mark: LogMark | None = None,
+    ) -> None:
         """Start to save a state: returns once it is copied off the devices.
 
         Args:
           state: its step names the checkpoint; one that exists already is kept.
           metrics: of the valid split at this step, if it was evaluated.
+          log_mark: how much the run has logged by now.
 
         Raises:
           UserError: this checkpoint, or the one before it, cannot be written.
@@ -88,14 +110,17 @@ class Checkpoints:
         if step in self.steps():
             return
         items = _items(state)
-        args = {item: ocp.args.StandardSave(tree) for item, tree in items.items()}
+        self._metrics[step] = dict(metrics) if metrics else None
+        record = Record(
+            shapes={item: shapes_of(tree) for item, tree in items.items()},
+            metrics=self._metrics[step],
+            log=log_mark,
+        )
+        args = {item: save_args(tree) for item, tree in items.items()}
+        args[checkpoint_record.ITEM] = ocp.args.JsonSave(record.to_json())
         with processes.sync_errors():
             self._write(
-                lambda: self.manager.save(
-                    step,
-                    args=ocp.args.Composite(**args),
-                    metrics=dict(metrics) if metrics else None,
-                )
+                lambda: self.manager.save(step, args=ocp.args.Composite(**args))
             )
 
     def steps(self) -> list[int]:
@@ -131,13 +156,22 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Return the step that is best by `best_metric`, or None if none has it."""
-        metrics = {step: self.manager.metrics(step) for step in self.steps()}
+        return self.best_of(self.steps())
+
+    def best_of(self, steps: Sequence[int]) -> int | None:
+        """Return which of some steps is best by `best_metric`, or None."""
         scores = {
             step: self._score(values)
-            for step, values in metrics.items()
-            if values and self.config.best_metric in values
+            for step in steps
+            if (values := self._read_metrics(step))
+            and self.config.best_metric in values
         }
         return max(scores, key=lambda step: (scores[step], step), default=None)
+
+    def log_mark(self, step: int) -> LogMark | None:
+        """Return how much was logged up to a step, if its checkpoint knows it."""
+        record = self._read_record(step)
+        return record.log if record else None
 
     def find(self, step: Step) -> int:
         """Return the step that is named, the best, or the newest.
@@ -157,20 +191,65 @@ class Checkpoints:
                     f"config.checkpoint.best_metric = {metric!r}"
                 )
         if step not in (None, *steps):
-            existing = ", ".join(map(str, steps))
             raise UserError(
-                f"--step={step}: not in {self.directory}; there are: {existing}"
+                f"--step={step}: not in {self.directory}; there are: "
+                f"{self._list_steps()}"
             )
         return steps[-1] if step is None else step
+
+    def _find_again(self, step: Step) -> int | None:
+        try:
+            return self.find(step)
+        except UserError:
+            return None
+
+    def _list_steps(self) -> str:
+        return ", ".join(map(str, self.steps())) or "none"
 
     def saved_at(self, step: int) -> str:
         """Return the time at which a step was saved, UTC to the nanosecond.
 
         No two checkpoints have the same: it identifies one.
         """
-        nanoseconds = self.manager.metadata(step).init_timestamp_nsecs or 0
+        record = self._read_record(step)
+        nanoseconds = (
+            record.saved_nanoseconds
+            if record
+            else self.manager.metadata(step).init_timestamp_nsecs or 0
+        )
         seconds, rest = divmod(nanoseconds, 10**9)
         return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{rest:09}"
+
+    def read(self, step: Step, read: Callable[[int], Result]) -> Result:
+        """Read the checkpoint that is named, while a run may be removing it.
+
+        Args:
+          step: names the checkpoint.
+          read: called with its step; once more with that of another checkpoint, if
+            `step` names that one by now.
+
+        Raises:
+          UserError: there is no such checkpoint, or it cannot be read.
+        """
+        while True:
+            found = self.find(step)
+            try:
+                return read(found)
+            except UnreadableError as error:
+                self.manager.reload()
+                if (named := self._find_again(step)) not in (None, found):
+                    continue
+                if named is None:
+                    where = self.directory / str(found)
+                    raise UserError(
+                        f"{where}: a run removed it while it was read; there are: "
+                        f"{self._list_steps()}"
+                    ) from error
+                others = [other for other in self.steps() if other != found]
+                if others:
+                    hint = f"--step={others[-1]} is there"
+                    raise UnreadableError(f"{error} ({hint})") from error
+                raise
 
     def restore_params(self, model: Model, mesh: Mesh, *, step: int) -> Params:
         """Return the parameters of a step, or their moving average if the run kept one.
@@ -181,18 +260,20 @@ class Checkpoints:
           step: of a checkpoint that exists.
 
         Raises:
-          UserError: they cannot be read.
+          UnreadableError: they cannot be read.
         """
-        average = self.directory / str(step) / "ema_params"
-        item = "ema_params" if average.is_dir() else "params"
+        directory = self.directory / str(step)
+        record = self._read_record(step)
+        items = record.shapes if record else [path.name for path in _listed(directory)]
+        item = "ema_params" if "ema_params" in items else "params"
         shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
         like = sharding.with_shardings(model.shapes, shardings)
         try:
-            args = ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
+            args = ocp.args.Composite(**{item: restore_args(like)})
             return self.manager.restore(step, args=args)[item]
         except Exception as error:
-            raise UserError(
-                f"{self.directory / str(step)}: cannot be read: {_first_line(error)}"
+            raise UnreadableError(
+                f"{directory}: cannot be read: {describe_error(error)}"
             ) from error
 
     def wait(self) -> None:
@@ -203,6 +284,33 @@ class Checkpoints:
     def close(self) -> None:
         """Finish writing and release the directory."""
         self._write(self.manager.close)
+
+    def check_for_errors(self) -> None:
+        """Raise what went wrong in the background since the last save.
+
+        Raises:
+          UserError: the last checkpoint could not be written.
+        """
+        self._write(self.manager.check_for_errors)
+
+    def _read_record(self, step: int) -> Record | None:
+        """Return the record of a checkpoint; None if it has none, or a damaged one."""
+        try:
+            return read_record(self.directory / str(step))
+        except UserError as error:
+            log.warning("%s", error)
+            return None
+
+    def _read_metrics(self, step: int) -> Mapping[str, float] | None:
+        """Return the metrics of a checkpoint, None if they are damaged; read once."""
+        if step not in self._metrics:
+            try:
+                found = checkpoint_record.read_metrics(self.directory / str(step))
+            except UserError as error:
+                log.warning("%s; its metrics count no more", error)
+                found = None
+            self._metrics[step] = found
+        return self._metrics[step]
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         """Return a number that is higher for better metrics."""
@@ -218,16 +326,17 @@ class Checkpoints:
           UserError: the files are intact but belong to another run, or the error may
             pass.
         """
-        args = {item: ocp.args.StandardRestore(tree) for item, tree in like.items()}
+        args = {item: restore_args(tree) for item, tree in like.items()}
         items, text = None, ""
         with processes.sync_errors():
             try:
-                self._check_same_shapes(step, like)
+                if not self._check_same_shapes(step, like):
+                    log.info("checkpoint %d: has no checksums to verify", step)
                 items = self.manager.restore(step, args=ocp.args.Composite(**args))
             except UserError:
                 raise
             except Exception as error:  # a damaged file may raise anything
-                text = _first_line(error)
+                text = describe_error(error)
                 if _is_transient(error):
                     raise UserError(
                         f"{self.directory / str(step)}: cannot be read now: {text} "
@@ -238,25 +347,39 @@ class Checkpoints:
         assert items is not None
         return {item: items[item] for item in like}, ""
 
-    def _check_same_shapes(self, step: int, like: dict[str, Any]) -> None:
+    def _check_same_shapes(self, step: int, like: dict[str, Any]) -> bool:
         """Check that a checkpoint has the arrays, and their shapes, of this run.
+
+        Returns:
+          Whether it has a record; one of an earlier version has not.
 
         Raises:
           UserError: it has others; the first is named.
         """
-        metadata = self.manager.metadata(step)
-        saved = metadata.item_metadata or {}
+        record = self._read_record(step)
+        saved = record.shapes if record else self._shapes_in_metadata(step)
         where = f"{self.directory / str(step)}: not a checkpoint of this run"
         for item, tree in like.items():
-            if metadata.item_handlers and item not in metadata.item_handlers:
+            if item not in saved:
                 raise UserError(f"{where}: it has no {item}")
-            if saved.get(item) is None:  # damaged: found when it is restored
+            if saved[item] is None:  # damaged: found when it is restored
                 continue
-            expected, found = _shapes(tree), _shapes(saved[item])
+            expected, found = shapes_of(tree), saved[item] or {}
             for name in sorted(expected.keys() | found.keys()):
                 a, b = found.get(name, "absent"), expected.get(name, "absent")
                 if a != b:
                     raise UserError(f"{where}: {item}.{name} is {a} there, not {b}")
+        return record is not None
+
+    def _shapes_in_metadata(self, step: int) -> dict[str, Any]:
+        """Return the shapes of each item by Orbax; None of one that is damaged."""
+        metadata = self.manager.metadata(step)
+        saved = metadata.item_metadata or {}
+        trees = {item: saved.get(item) for item in metadata.item_handlers or ITEMS}
+        return {
+            item: None if tree is None else shapes_of(tree)
+            for item, tree in trees.items()
+        }
 
     def _move_aside_after(self, step: int) -> None:
         """Move the checkpoints after `step`, which could not be read, out of the way.
@@ -281,8 +404,30 @@ class Checkpoints:
         except Exception as error:
             raise UserError(
                 f"{self.directory}: a checkpoint could not be written: "
-                f"{_first_line(error)} (complete ones: {self.steps()})"
+                f"{describe_error(error)} (complete ones: {self.steps()})"
             ) from error
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves the metrics to the record: one damaged file of Orbax's ends any run."""
+
+    def metrics(self, step: int) -> None:
+        """Return None for what lies in the files of earlier versions."""
+
+
+class _KeepBest:
+    """Preserves the checkpoint that is best by `best_metric`."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        if not self.checkpoints.config.best_metric:
+            return [False] * len(checkpoints)
+        best = self.checkpoints.best_of([info.step for info in checkpoints])
+        return [info.step == best for info in checkpoints]
 
 
 @contextlib.contextmanager
@@ -313,7 +458,9 @@ def restore_params(
       UserError: there is no such checkpoint, or it cannot be read.
     """
     with open_checkpoints(workdir, config) as checkpoints:
-        return checkpoints.restore_params(model, mesh, step=checkpoints.find(step))
+        return checkpoints.read(
+            step, lambda found: checkpoints.restore_params(model, mesh, step=found)
+        )
 
 
 @contextlib.contextmanager
@@ -335,19 +482,25 @@ def save_params(workdir: Path, params: Params) -> None:
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     limit = 1 + math.ceil(largest / 1e9)  # orbax refuses an array as large as that
     directory = (workdir / "checkpoints").absolute()
-    handler = ocp.PyTreeCheckpointHandler(
-        save_concurrent_gb=limit, save_device_host_concurrent_gb=limit
+    handlers = {
+        "params": array_handler(
+            save_concurrent_gb=limit, save_device_host_concurrent_gb=limit
+        ),
+        checkpoint_record.ITEM: ocp.JsonCheckpointHandler(checkpoint_record.FILE),
+    }
+    record = Record(shapes={"params": shapes_of(params)})
+    args = ocp.args.Composite(
+        params=save_args(params), record=ocp.args.JsonSave(record.to_json())
     )
-    args = ocp.args.Composite(params=ocp.args.PyTreeSave(params))
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     try:
         with ocp.CheckpointManager(
-            directory, options=options, item_handlers={"params": handler}
+            directory, options=options, item_handlers=handlers
         ) as manager:
             manager.save(0, args=args)
     except Exception as error:
         raise UserError(
-            f"{directory}: cannot be written: {_first_line(error)}"
+            f"{directory}: cannot be written: {describe_error(error)}"
         ) from error
 
 
@@ -390,11 +543,6 @@ def as_loss(value: float, *, mode: str) -> float:
     return math.inf if math.isnan(loss) else loss
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array by its name."""
-    return {name: tuple(leaf.shape) for name, leaf in named_leaves(tree).items()}
-
-
 def _is_transient(error: Exception) -> bool:
     """Return whether reading failed for a reason other than the checkpoint's files."""
     if isinstance(error, OSError):
@@ -405,6 +553,5 @@ def _is_transient(error: Exception) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+def _listed(directory: Path) -> list[Path]:
+    return [*directory.iterdir()] if directory.is_dir() else []

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from lmjax.config.parse import list_changes
 from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import read_json, remove_partial_files, try_lock, write_json
 from lmjax.parallel import processes
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -81,6 +84,11 @@ def check_same_run(workdir: Path, config: Config) -> None:
     """
     if not has_checkpoints(workdir):
         return
+    try:
+        read_json(workdir / "config.json")
+    except UserError as error:
+        log.warning("%s; taken to be the config of this command", error)
+        return
     before = read_config(workdir)
     if before.data.source == "none":
         raise UserError(
@@ -106,7 +114,12 @@ def check_same_data(workdir: Path, fingerprints: dict[str, str]) -> None:
       UserError: the data or the tokenizer differs; the section is named.
     """
     path = workdir / "data.json"
-    before = read_json(path) if has_checkpoints(workdir) and path.exists() else None
+    before = None
+    if has_checkpoints(workdir) and path.exists():
+        try:
+            before = read_json(path)
+        except UserError as error:
+            log.warning("%s; taken to be the data of this command", error)
     if before == fingerprints:
         return
     if before is not None:

@@ -11,6 +11,7 @@ from lmjax.config.experiment import Config
 from lmjax.data import pipeline
 from lmjax.data.datasets import Datasets
 from lmjax.data.stores import run_stores
+from lmjax.data.stores.verification import verify
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.inference.language_model import load
 from lmjax.run import workdir
@@ -33,6 +34,7 @@ def evaluate_workdir(
     saved = workdir.read_config(directory)
     lm = load(directory, step=step, overrides=overrides)
     datasets = _open_held_out(lm.config, saved, lm.tokenizer, directory=directory)
+    verify([store for opened in datasets.stores.values() for store in opened])
     with jax.set_mesh(lm.mesh):
         evaluation = Evaluation(make_program(lm.config, lm.mesh), datasets)
         evaluation.check()

@@ -1,5 +1,6 @@
 """Begin a run with the parameters of another run or of a Hugging Face model."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -14,7 +15,7 @@ from lmjax import models
 from lmjax.config.experiment import Config, to_dict
 from lmjax.config.parse import list_changes
 from lmjax.data.sources.documents import expand_path
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, UserError
 from lmjax.interop.hf import open_hf
 from lmjax.models import Model
 from lmjax.nn import lora
@@ -65,7 +66,10 @@ def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
         its own config: what `path` names may be gone.
     """
     resumes = workdir is not None and has_checkpoints(workdir)
-    config = read_config(workdir) if resumes and workdir is not None else None
+    config = None
+    if resumes and workdir is not None:
+        with contextlib.suppress(UserError):  # damaged: the loop says so
+            config = read_config(workdir)
     if config is None or config.init_from != path:
         config = open_pretrained(path).config
     model = to_dict(config.model)

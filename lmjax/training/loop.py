@@ -2,17 +2,15 @@
 
 import contextlib
 import functools
-import signal
-import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import jax
 
 from lmjax.config.experiment import Config
 from lmjax.data import batches, pipeline
 from lmjax.data.datasets import Datasets
+from lmjax.data.stores.verification import Verification
 from lmjax.models import flops
 from lmjax.parallel import processes, sharding
 from lmjax.parallel.batch import local_rows, put_batch
@@ -21,19 +19,28 @@ from lmjax.training import evaluate, init_embedding, run_evaluation, samples
 from lmjax.training.compiled import make_program
 from lmjax.training.profiler import Profiler
 from lmjax.training.run import Run, open_run
+from lmjax.training.stop_signal import LeaveNow, StopSignal, raise_exit
 from lmjax.training.throughput import Meter, NonFiniteError
 from lmjax.types import TrainState
 
-EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: run the same command again to continue
+# Seconds for which a run waits, in the end, until the stores it read are verified.
+_VERIFICATION_SECONDS = 60.0
 
 
-def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool:
+def train(
+    config: Config,
+    directory: Path,
+    *,
+    profile: range = range(0),
+    leave_now: LeaveNow = raise_exit,
+) -> bool:
     """Train to `config.num_steps` in a workdir, from its newest checkpoint.
 
     Args:
       config: the experiment.
       directory: the workdir; created if missing.
       profile: the steps to write a profiler trace of.
+      leave_now: how to exit at once, when a signal says so.
 
     Returns:
       Whether training is finished. If not, a signal stopped it: the state is saved,
@@ -44,7 +51,7 @@ def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool
       FloatingPointError: the loss is not finite and `optim.on_nonfinite` is "stop";
         the text names the step, its samples and the last good checkpoint.
     """
-    with StopSignal() as stop:
+    with StopSignal(leave_now) as stop:
         with processes.sync_errors():
             config = pipeline.resolve_vocabulary(config)
             evaluate.check(config)
@@ -54,13 +61,24 @@ def train(config: Config, directory: Path, *, profile: range = range(0)) -> bool
             if processes.several_processes():
                 stop.defer()
             mesh = sharding.make_mesh(config.mesh)
-            with jax.set_mesh(mesh):
-                program = make_program(config, mesh)
-                with open_run(program, datasets, directory) as (run, state):
-                    try:
-                        return _train(run, state, stop=stop, profile=profile)
-                    except NonFiniteError as error:
-                        raise _explain_nonfinite(run, error) from None
+            with (
+                jax.set_mesh(mesh),
+                _verify(datasets) as verification,
+                open_run(make_program(config, mesh), datasets, directory) as (
+                    run,
+                    state,
+                ),
+            ):
+                try:
+                    return _train(
+                        run,
+                        state,
+                        stop=stop,
+                        verification=verification,
+                        profile=profile,
+                    )
+                except NonFiniteError as error:
+                    raise _explain_nonfinite(run, error) from None
 
 
 def _prepare_data(config: Config, directory: Path) -> Datasets:
@@ -78,7 +96,31 @@ def _prepare_data(config: Config, directory: Path) -> Datasets:
     return datasets
 
 
-def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -> bool:
+@contextlib.contextmanager
+def _verify(datasets: Datasets) -> Iterator[Verification]:
+    """Verify the stores in the background, and small ones before training begins.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    stores = [store for opened in datasets.stores.values() for store in opened]
+    share = (0, 1)
+    if processes.several_processes():
+        share = (jax.process_index(), jax.process_count())
+    with contextlib.closing(Verification(stores, share=share)) as verification:
+        with processes.sync_errors():
+            verification.check(wait_seconds=1.0)
+        yield verification
+
+
+def _train(
+    run: Run,
+    state: TrainState,
+    *,
+    stop: StopSignal,
+    verification: Verification,
+    profile: range,
+) -> bool:
     """Train from a state to the end, or to a signal; return whether it is the end."""
     config, mesh, start = run.config, run.program.mesh, int(state.step)
     samples.check_prompts(run)
@@ -92,6 +134,8 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
         return True
 
     run.progress.print(f"training from step {start} to {config.num_steps}")
+    if start and _is_due(start, config.sample.every_steps):
+        _write_missing_samples(run, state)
     data_shards = sharding.data_shards(mesh)
     if shapes := batches.describe(run.datasets, config, data_shards=data_shards):
         run.progress.print(shapes)
@@ -142,13 +186,23 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
             # Whether to leave: at the end, where patience ends, or after a signal.
             finished = step == config.num_steps or run_evaluation.stops_early(run)
             sync = _is_due(step, config.log.every_steps)
-            leave = finished or stop.is_requested(sync=sync)
+            leave = finished or stop.is_requested(
+                sync=sync, or_else=verification.has_failed
+            )
+            if leave:
+                # Before the state is saved: it has learnt from what was damaged.
+                with processes.sync_errors():
+                    verification.check(wait_seconds=_VERIFICATION_SECONDS * finished)
 
             # A checkpoint: now and then, of the best, and before leaving.
             best = bool(evaluated) and run_evaluation.is_best(run)
             if leave or best or _is_due(step, config.checkpoint.every_steps):
                 with meter.paused():
-                    run.checkpoints.save(state, metrics=evaluated)
+                    run.checkpoints.save(
+                        state, metrics=evaluated, log_mark=run.metric_log.mark
+                    )
+            elif not processes.several_processes():
+                run.checkpoints.check_for_errors()
 
             # Samples of text; after the last step they follow in `_finish`.
             if _is_due(step, config.sample.every_steps) and not finished:
@@ -166,9 +220,14 @@ def _train(run: Run, state: TrainState, *, stop: "StopSignal", profile: range) -
 
 def _finish(run: Run, state: TrainState) -> None:
     """Write the last samples and evaluate on the test split, unless that was done."""
+    _write_missing_samples(run, state)
+    run_evaluation.evaluate_test(run, state)
+
+
+def _write_missing_samples(run: Run, state: TrainState) -> None:
+    """Write the samples of a step, unless they were written before the run resumed."""
     if not samples.has_samples(run, int(state.step)):
         samples.write_samples(run, state)
-    run_evaluation.evaluate_test(run, state)
 
 
 def _is_due(step: int, every_steps: int) -> bool:
@@ -189,46 +248,3 @@ def _explain_nonfinite(run: Run, error: NonFiniteError) -> FloatingPointError:
         f"{error}; {batch}; {good} "
         "(config.optim.on_nonfinite='skip' leaves such updates out)"
     )
-
-
-class StopSignal:
-    """SIGTERM and SIGINT: finish the step, save, and leave.
-
-    Until `defer` is called there is nothing to save, and a signal exits at once. After
-    it a second SIGINT does.
-    """
-
-    def __init__(self) -> None:
-        self.requested = self.deferred = False
-        self.previous: dict[int, Any] = {}  # handlers
-
-    def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def defer(self) -> None:
-        """From now on only note a signal, for `is_requested`."""
-        self.deferred = True
-
-    def is_requested(self, *, sync: bool) -> bool:
-        """Return whether to leave after this step.
-
-        Several processes leave together: they ask each other, which costs a little, at
-        the steps where all of them `sync`.
-        """
-        if not processes.several_processes():
-            return self.requested
-        return sync and processes.any_process(self.requested)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.deferred:
-            raise SystemExit(EXIT_STOPPED)
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True

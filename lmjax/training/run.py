@@ -65,7 +65,12 @@ def open_run(
             state = initial_state(program)
             state = init_embedding.with_word_vectors(state, program, datasets)
         start = int(state.step)
-        metric_log = MetricLog(directory, config.log, start_step=start)
+        metric_log = MetricLog(
+            directory,
+            config.log,
+            start_step=start,
+            expected=checkpoints.log_mark(start),
+        )
         files.enter_context(contextlib.closing(metric_log))
         progress = ProgressBar(
             "step", total=config.num_steps, done=start, visible=processes.is_first()

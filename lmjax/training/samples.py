@@ -1,14 +1,18 @@
 """Continuations of the config's prompts, written to samples/STEP.txt of a run."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from lmjax.errors import ConfigError, UserError
+from lmjax.fileio import write_bytes, write_errors
 from lmjax.generate.prompts import encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import processes
 from lmjax.training.run import Run
 from lmjax.types import TrainState
+
+log = logging.getLogger(__name__)
 
 
 def check_prompts(run: Run) -> None:
@@ -52,8 +56,13 @@ def write_samples(run: Run, state: TrainState) -> None:
     ]
     if processes.is_first():
         path = _path(run, step)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n----\n".join(texts) + "\n")
+        content = "\n----\n".join(texts) + "\n"
+        try:
+            with write_errors(path):
+                path.parent.mkdir(exist_ok=True)
+            write_bytes(path, content.encode())
+        except UserError as error:  # not worth the end of a run
+            log.warning("%s; training goes on without this sample", error)
 
 
 def has_samples(run: Run, step: int) -> bool:

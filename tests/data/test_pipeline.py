@@ -339,14 +339,27 @@ def test_a_lost_tokenizer_is_not_built_from_other_text(corpus, tmp_path):
     assert snapshot(work) == before
 
 
-def test_a_damaged_tokenizer_is_one_line(corpus, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("lmjax_tokenizer.json", b"[]"),
+        ("lmjax_tokenizer.json", b""),
+        ("lmjax_tokenizer.json", b'{"kind": "sentencepiece"}'),
+        ("sentencepiece.model", b""),
+        ("sentencepiece.model", b"\x00\xff" * 9),
+    ],
+)
+def test_a_damaged_tokenizer_is_built_again(corpus, tmp_path, caplog, file, content):
     config = trained(corpus, vocab_size=290)
     work = tmp_path / "work"
-    pipeline.prepare(config, workdir=work)
-    (work / "tokenizer" / "lmjax_tokenizer.json").write_text("[]")
+    before = pipeline.prepare(config, workdir=work).tokenizer.fingerprint()
     for prepare in (resume, lambda c, w: pipeline.prepare(c, workdir=w)):
-        with pytest.raises(UserError, match=r"tokenizer\.json: not a JSON object"):
-            prepare(config, work)
+        (work / "tokenizer" / file).write_bytes(content)
+        with pytest.raises(UserError, match=str(work / "tokenizer")):
+            tokenizer.load_tokenizer(work / "tokenizer")
+        caplog.clear()
+        assert prepare(config, work).tokenizer.fingerprint() == before
+        assert "tokenizer: damaged, will be built again" in caplog.text
 
 
 @pytest.mark.parametrize("document", ["file", "line"])

@@ -1,10 +1,14 @@
 """Checkpoints: when they become visible, which are kept, and what is restored."""
 
+import dataclasses
 import json
 import logging
 import os
+import random
+import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -15,6 +19,7 @@ import pytest
 from lmjax.config.experiment import CheckpointConfig, MeshConfig
 from lmjax.errors import UserError
 from lmjax.parallel import sharding
+from lmjax.run import checkpoint_record
 from lmjax.run.checkpoint import (
     Checkpoints,
     as_loss,
@@ -22,6 +27,7 @@ from lmjax.run.checkpoint import (
     restore_params,
     save_params,
 )
+from lmjax.run.checkpoint_record import LogMark
 from lmjax.types import TrainState
 
 
@@ -259,3 +265,115 @@ def test_nan_is_worse_than_any_number(mode):
     worst = as_loss(float("nan"), mode=mode)
     assert all(as_loss(x, mode=mode) < worst for x in (-1e30, 0.0, 1e30))
     assert json.dumps(as_loss(1.0, mode=mode)) == ("1.0" if mode == "min" else "-1.0")
+
+
+def flip(file, place):
+    """Flip one bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 1 << 3
+    file.write_bytes(content)
+
+
+def array_files(checkpoint):
+    """Return the files with the values of arrays, the largest first."""
+    files = [path for path in checkpoint.rglob("*") if path.parent.name == "d"]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_a_flipped_bit_of_an_array_is_told(model, tmp_path, caplog, sizes):
+    """On the mesh that wrote it and on another; the array is named."""
+    checkpoints = open_all(tmp_path)
+    rng = np.random.default_rng(0)
+    for step in (1, 2):
+        state = make_state(model, make_mesh(), step=step)
+        noise = lambda x: x + rng.standard_normal(x.shape).astype(np.float32)
+        state = dataclasses.replace(state, params=jax.tree.map(noise, state.params))
+        checkpoints.save(state, metrics=None)
+    checkpoints.close()
+    like = shapes(make_state(model, make_mesh(**sizes), step=0))
+    file = array_files(tmp_path / "checkpoints" / "2" / "params")[0]
+    flip(file, 0.5)
+    with (
+        open_checkpoints(tmp_path, model_config()) as opened,
+        pytest.raises(UserError) as error,
+    ):
+        opened.read(2, lambda s: opened.restore_params(model, make_mesh(), step=s))
+    names = [f"{n}:" for n in checkpoint_record.shapes_of(like.params)]
+    assert any(name in str(error.value) for name in names), error.value
+    assert "checkpoints/2" in str(error.value) and "Digest mismatch" in str(error.value)
+    assert "--step=1 is there" in str(error.value)
+    with caplog.at_level(logging.WARNING):
+        restored = open_all(tmp_path).restore(like)
+    assert int(restored.step) == 1
+    assert "checkpoint 2 cannot be read" in caplog.text
+
+
+def model_config():
+    return types.SimpleNamespace(checkpoint=CheckpointConfig())
+
+
+def test_no_flipped_bit_changes_a_value_without_a_word(model, tmp_path, caplog):
+    """In any file of a checkpoint."""
+    config = {"best_metric": "loss"}
+    checkpoints = open_all(tmp_path, **config)
+    state = make_state(model, make_mesh(), step=1)
+    mark = LogMark(num_lines=3, crc32=7)
+    checkpoints.save(state, metrics={"loss": 2.5}, log_mark=mark)
+    checkpoints.close()
+    like = shapes(state)
+    files = [p for p in (tmp_path / "checkpoints" / "1").rglob("*") if p.is_file()]
+    rng = random.Random(0)
+    noticed = 0
+    for file in files * 2:
+        original = file.read_bytes()
+        if not original:
+            continue
+        flip(file, rng.random())
+        caplog.clear()
+        opened = open_all(tmp_path, **config)
+        try:
+            found = opened.restore(like)
+        except UserError:
+            noticed += 1
+        else:
+            if caplog.records:
+                noticed += 1
+            else:
+                assert value(found.params) == 1 and int(found.step) == 1, file
+                assert int(found.opt_state["count"]) == 7, file
+                assert opened.best() == 1 and opened.log_mark(1) == mark, file
+        opened.close()
+        file.write_bytes(original)
+    assert noticed > 5
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"loss": "low"}', "[" * 100_000])
+def test_damaged_metrics_of_earlier_versions(save, tmp_path, content):
+    """They count no more; nothing else is lost."""
+    save(1, 2, losses=(1.0, 2.0), best_metric="loss")
+    for step in (1, 2):
+        checkpoint = tmp_path / "checkpoints" / str(step)
+        shutil.rmtree(checkpoint / "record")
+        (checkpoint / "metrics").mkdir()
+        (checkpoint / "metrics" / "metrics").write_text('{"loss": 3.0}')
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text(content)
+    assert open_all(tmp_path, best_metric="loss").best() == 2
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read(model, save, tmp_path):
+    """The newest is read instead; a step that was asked for is missed by name."""
+    save(1, 2)
+    with open_checkpoints(tmp_path, model_config()) as opened:
+
+        def read(step):
+            if (tmp_path / "checkpoints" / "2").exists():
+                shutil.rmtree(tmp_path / "checkpoints" / "2")
+            return value(opened.restore_params(model, make_mesh(), step=step))
+
+        assert opened.read(None, read) == 1
+        opened.manager.reload()
+        shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / "2")
+        opened.manager.reload()
+        with pytest.raises(UserError, match=r"checkpoints/2: .* removed.*there are: 1"):
+            opened.read(2, read)

@@ -28,15 +28,21 @@ from lmjax.data.formats.examples import (
     add_location,
     explain_bad_example,
 )
-from lmjax.data.stores.store_manifest import MANIFEST, open_if_current
+from lmjax.data.stores.store_manifest import (
+    MANIFEST,
+    open_if_current,
+    parse_checksums,
+    read_manifest,
+    write_manifest,
+)
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import UserError
 from lmjax.fileio import (
+    crc32_of_file,
     lock,
     open_atomic,
     remove_partial_files,
     write_errors,
-    write_json,
 )
 
 EXAMPLES = "examples.jsonl"
@@ -57,7 +63,8 @@ class ExampleStore:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        manifest = json.loads((self.directory / MANIFEST).read_text())
+        manifest = read_manifest(self.directory)
+        self.checksums = parse_checksums(manifest)
         try:
             if manifest["examples"] != VERSION:
                 raise ValueError(f"version {manifest['examples']}, not {VERSION}")
@@ -220,6 +227,8 @@ def _write_store(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> No
     _save(directory / "size.npy", np.array(sizes, np.int32))
     if part.keeps_examples:
         _save(directory / ROWS, np.array(row_counts, np.int32))
+    files = [EXAMPLES, ROWS] if part.keeps_examples else []
+    files += [f"{name}.{kind}.npy" for name in columns for kind in ("starts", "values")]
     manifest = {
         "examples": VERSION,
         "made_from": part.identity(tokenizer),
@@ -228,8 +237,11 @@ def _write_store(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> No
         "num_skipped": len(bad),
         "columns": [*columns],
         "row_counts": part.keeps_examples,
+        "checksums": {
+            name: crc32_of_file(directory / name) for name in ["size.npy", *files]
+        },
     }
-    write_json(directory / MANIFEST, manifest, indent=1)
+    write_manifest(directory, manifest)
 
 
 @contextlib.contextmanager

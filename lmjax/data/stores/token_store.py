@@ -13,14 +13,17 @@ BOS is not stored; `packing` inserts it. Readers see one stream over all shards.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmjax.data.stores.store_manifest import MANIFEST
+from lmjax.data.stores.store_manifest import (
+    MANIFEST,
+    parse_checksums,
+    read_manifest,
+)
 
 VERSION = 2
 
@@ -90,7 +93,8 @@ class TokenStore:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        manifest = json.loads((self.directory / MANIFEST).read_text())
+        manifest = read_manifest(self.directory)
+        self.checksums = parse_checksums(manifest)
         try:
             if manifest["version"] != VERSION:
                 raise ValueError(f"version {manifest['version']}, not {VERSION}")

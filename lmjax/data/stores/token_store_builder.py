@@ -12,6 +12,8 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
@@ -20,12 +22,24 @@ from pathlib import Path
 import numpy as np
 
 from lmjax.data.sources.documents import Documents, estimate_bytes, split_into_chunks
-from lmjax.data.stores.store_manifest import MANIFEST, open_if_current
+from lmjax.data.stores.store_manifest import (
+    MANIFEST,
+    open_if_current,
+    parse_checksums,
+    write_manifest,
+)
 from lmjax.data.stores.token_store import VERSION, Counts, ShardFiles, TokenStore
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import UserError
-from lmjax.fileio import lock, open_atomic, write_errors
+from lmjax.fileio import (
+    has_intact_seal,
+    lock,
+    open_atomic,
+    read_json,
+    seal,
+    write_errors,
+)
 
 # Characters encoded at once; a document of twice as many is split. SentencePiece takes
 # 30 to 100 bytes of memory for each. The ids of a split document depend on it: when it
@@ -141,13 +155,18 @@ class Plan:
         """Return the counts of a shard that is complete and up to date, else None."""
         files = self.files(shard)
         try:
-            noted = json.loads(files.counts.read_text())
+            noted = read_json(files.counts)
+            has_intact_seal(noted, file=files.counts)
             counts = Counts(**noted["counts"])
             up_to_date = noted["made_from"] == self.fingerprint
             complete = files.match(counts, dtype=self.dtype)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return counts if up_to_date and complete else None
+
+    def read_checksums(self, shard: int) -> dict[str, int]:
+        """Return the CRC-32 of the files of a complete shard by their names."""
+        return parse_checksums(read_json(self.files(shard).counts))
 
 
 def plan_store(
@@ -267,6 +286,8 @@ _worker_plan: Plan  # of a worker process: sent once, not with each shard
 def _start_worker(plan: Plan) -> None:
     global _worker_plan
     _worker_plan = plan
+    # A terminal sends it to all processes: the one that started this one handles it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _build_shard_in_worker(shard: int) -> int:
@@ -281,18 +302,25 @@ def _build_shard(plan: Plan, shard: int) -> int:
     """
     files = plan.files(shard)
     files.counts.unlink(missing_ok=True)
-    counts, offsets = Counts(), [np.zeros(0, np.int64)]
+    counts, offsets, crc = Counts(), [np.zeros(0, np.int64)], 0
     with open_atomic(files.tokens) as out:
         for chunks in batch_chunks(plan.documents, plan.documents_in(shard)):
             tokens, starts = encode_chunks(chunks, tokenizer=plan.tokenizer)
             offsets.append(starts + counts.num_tokens)
             counts += count_chunks(chunks, num_tokens=len(tokens))
-            out.write(tokens.astype(plan.dtype).tobytes())
+            raw = tokens.astype(plan.dtype).tobytes()
+            crc = zlib.crc32(raw, crc)
+            out.write(raw)
+    raw = np.concatenate(offsets).astype("<i8").tobytes()
     with open_atomic(files.offsets) as out:
-        out.write(np.concatenate(offsets).astype("<i8").tobytes())
-    noted = {"made_from": plan.fingerprint, "counts": dataclasses.asdict(counts)}
+        out.write(raw)
+    noted = {
+        "made_from": plan.fingerprint,
+        "counts": dataclasses.asdict(counts),
+        "checksums": {files.tokens.name: crc, files.offsets.name: zlib.crc32(raw)},
+    }
     with open_atomic(files.counts) as out:
-        out.write(json.dumps(noted).encode())
+        out.write(json.dumps(seal(noted)).encode())
     return counts.num_documents
 
 
@@ -306,9 +334,13 @@ def _write_manifest(plan: Plan) -> None:
         "tokenizer": plan.tokenizer.fingerprint(),
         "dtype": plan.dtype.str,
         "shards": [dataclasses.asdict(shard) for shard in shards if shard],
+        "checksums": {
+            name: crc
+            for shard in range(plan.num_shards)
+            for name, crc in plan.read_checksums(shard).items()
+        },
     }
-    with open_atomic(plan.directory / MANIFEST) as out:
-        out.write(json.dumps(manifest, indent=1).encode())
+    write_manifest(plan.directory, manifest)
 
 
 def _remove_leftovers(plan: Plan) -> None:

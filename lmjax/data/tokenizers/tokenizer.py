@@ -285,6 +285,11 @@ _OPENERS: dict[str, Callable[[TokenizerConfig], tuple[Tokenizer, str]]] = {
 def _load(directory: Path, manifest: Mapping[str, Any]) -> Tokenizer:
     try:
         return _LOADERS[manifest["kind"]](directory, manifest)
+    except UserError:
+        raise
     except (KeyError, TypeError) as error:
         file = directory / MANIFEST
         raise UserError(f"{file}: cannot be used: {error!r}") from error
+    except Exception as error:  # a damaged file may raise anything
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{directory}: cannot be used: {why}") from error

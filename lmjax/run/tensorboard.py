@@ -1,0 +1,76 @@
+"""TensorBoard event files, written in the caller's thread.
+
+tensorboardX's own `SummaryWriter` has a thread that dies on a full disk, and then its
+caller waits for it for ever.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+_FLUSH_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class TensorBoard:
+    """Writes scalars; the first error of the disk is a warning and ends the writing.
+
+    Args:
+      directory: of the event files; created if missing.
+      purge_step: TensorBoard hides what earlier files have from this step on.
+    """
+
+    def __init__(self, directory: Path, *, purge_step: int) -> None:
+        self.directory = directory
+        self.writer: EventsWriter | None = None
+        self.flushed = 0.0
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self.writer = EventsWriter(str(directory / "events"))
+            start = SessionLog(status=SessionLog.START)
+            self.writer.write_event(Event(step=purge_step, session_log=start))
+        except OSError as error:
+            self._give_up(error)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write the numbers among some values."""
+        if self.writer is None:
+            return
+        now = time.time()
+        try:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    event = Event(step=step, wall_time=now, summary=scalar(name, value))
+                    self.writer.write_event(event)
+            if now - self.flushed > _FLUSH_SECONDS:
+                self.writer.flush()
+                self.flushed = now
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        if self.writer is not None:
+            try:
+                self.writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        _log.warning(
+            "%s: cannot be written: %s; training goes on without it",
+            self.directory,
+            error.strerror,
+        )
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with contextlib.suppress(OSError):  # what it had not written yet is lost
+                writer._py_recordio_writer.close()
