@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from lmjax.config.leaf_types import (
+    Fraction,
     Interval,
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,6 +16,7 @@ from lmjax.config.leaf_types import (
     SizeOrZero,
     runtime_field,
 )
+from lmjax.config.rope import validate_rope
 from lmjax.errors import nearest
 
 UNLIMITED = 1 << 30  # the length in tokens of what has no limit
@@ -160,6 +162,10 @@ class ModelBaseConfig:
         """Return how many tokens a text may have."""
         return self.max_length
 
+    def longest_continuation(self, length: int) -> int:
+        """Return how many tokens a text of `length` may grow to, token by token."""
+        return self.longest_text
+
     @property
     def longest_source(self) -> int:
         """Return how many tokens a source may have."""
@@ -188,13 +194,28 @@ class TransformerConfig(ModelBaseConfig):
     # learned: unused rows at the beginning of the table (2 in RoBERTa and BART)
     position_offset: NonNegativeInt = 0
     rope_theta: NonNegativeFloat = 10_000.0  # base of the frequencies
+    # base in the layers with a window, which are not scaled (Gemma 3); 0: no other
+    rope_local_theta: NonNegativeFloat = 0.0
+    rope_fraction: Fraction = 1.0  # of the dimensions of each head, that are rotated
     # for contexts longer than in pretraining. linear: divide all frequencies by
-    # rope_factor; llama3: only the low ones (the factors below; Llama 3.1)
-    rope_scaling: Literal["none", "linear", "llama3"] = "none"
+    # rope_factor; llama3: only the low ones, by wavelength; yarn: by dimension;
+    # dynamic: the more, the longer the text; longrope: by given factors
+    rope_scaling: Literal["none", "linear", "llama3", "yarn", "dynamic", "longrope"] = (
+        "none"
+    )
     rope_factor: NonNegativeFloat = 1.0
-    rope_low_frequency_factor: NonNegativeFloat = 1.0
+    rope_original_length: PositiveInt = 8192  # all but linear: max_length before
+    rope_low_frequency_factor: NonNegativeFloat = 1.0  # llama3
     rope_high_frequency_factor: NonNegativeFloat = 4.0
-    rope_original_length: PositiveInt = 8192  # llama3: max_length in pretraining
+    rope_beta_fast: NonNegativeFloat = 32.0  # yarn: turns from which nothing is scaled
+    rope_beta_slow: NonNegativeFloat = 1.0  # yarn: turns below which all is scaled
+    rope_truncate: bool = True  # yarn: round the bounds to whole dimensions
+    # yarn, longrope: factor of the rotated queries and keys; 0: by rope_factor
+    rope_attention_factor: NonNegativeFloat = 0.0
+    # longrope: divisors of the frequencies, in texts of up to rope_original_length
+    # tokens and in longer ones
+    rope_short_factors: tuple[NonNegativeFloat, ...] = ()
+    rope_long_factors: tuple[NonNegativeFloat, ...] = ()
     relative_buckets: Annotated[int, Interval(4)] = 32  # relative: number of buckets
     # relative: all larger distances share the last bucket
     relative_max_distance: PositiveInt = 128
@@ -202,19 +223,28 @@ class TransformerConfig(ModelBaseConfig):
     norm: Literal["layernorm", "rmsnorm", "rmsnorm1p"] = "rmsnorm"
     norm_epsilon: NonNegativeFloat = 1e-5
     # pre: before each sublayer; post: after the residual connection, as in BERT;
-    # both: before each sublayer and on its output, as in Gemma 2
-    norm_place: Literal["pre", "post", "both"] = "pre"
+    # both: before each sublayer and on its output, as in Gemma 2; output: only there,
+    # as in OLMo 2
+    norm_place: Literal["pre", "post", "both", "output"] = "pre"
+    # attention and MLP read the same hidden states, as in GPT-NeoX
+    parallel_residual: bool = False
     embedding_norm: bool = False  # a norm after the embeddings
     scale_embeddings: bool = False  # multiply embeddings by sqrt(dim)
     activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "silu"  # of MLPs
     gated: bool = True  # gated MLP: with silu SwiGLU, with gelu GeGLU
     use_bias: bool = False  # biases in linear layers and norms
-    qkv_bias: bool = False  # biases of queries, keys and values, without use_bias too
+    # biases of attention or of MLPs. auto: as use_bias
+    attention_bias: Literal["auto", True, False] = "auto"
+    mlp_bias: Literal["auto", True, False] = "auto"
+    qkv_bias: bool = False  # biases of queries, keys and values alone, as in Qwen 2
     qk_norm: bool = False  # norms on queries and keys
+    # qk_norm: of each head by itself, or of all heads together, as in OLMo 2
+    qk_norm_over: Literal["head", "all"] = "head"
     # sliding-window attention: the number of tokens that each token attends to,
     # itself included; 0: all
     window: NonNegativeInt = 0
     global_every: NonNegativeInt = 0  # every n-th layer ignores the window; 0: none
+    global_layers: tuple[NonNegativeInt, ...] = ()  # or these do; 0 is the first
     attention_scale: NonNegativeFloat = 0.0  # of attention scores; 0: 1/sqrt(head_dim)
     attention_softcap: NonNegativeFloat = 0.0  # soft cap of attention scores; 0: none
     logit_softcap: NonNegativeFloat = 0.0  # soft cap of output logits; 0: none
@@ -253,6 +283,39 @@ class TransformerConfig(ModelBaseConfig):
         has_table = self.position in ("learned", "sinusoidal")
         return self.max_length if has_table else UNLIMITED
 
+    @property
+    def rotary_dim(self) -> int:
+        """Return how many dimensions of each head are rotated."""
+        return int(self.head_dim * self.rope_fraction)
+
+    @property
+    def rope_follows_length(self) -> bool:
+        """Return whether a token's rotation depends on the length of its text."""
+        return self.position == "rope" and self.rope_scaling in ("dynamic", "longrope")
+
+    def longest_continuation(self, length: int) -> int:
+        """Return how many tokens a text of `length` may grow to, token by token.
+
+        Where rotations depend on the length of the text, those of all its tokens change
+        beyond the original length, and with them what a cache holds: such a text would
+        have to be read anew. LongRoPE changes them once.
+        """
+        longest, original = self.longest_text, self.rope_original_length
+        if not self.rope_follows_length:
+            return longest
+        is_long = length > original and self.rope_scaling == "longrope"
+        return longest if is_long else min(original, longest)
+
+    def global_flags(self, num_layers: int) -> tuple[bool, ...]:
+        """Return of each layer whether its attention has no window."""
+        every = self.global_every
+        return tuple(
+            not self.window
+            or layer in self.global_layers
+            or (every > 0 and (layer + 1) % every == 0)
+            for layer in range(num_layers)
+        )
+
     def without_dropout(self) -> Self:
         """Return the config of the same model without dropout."""
         return dataclasses.replace(self, dropout=0.0, attention_dropout=0.0)
@@ -269,9 +332,34 @@ class TransformerConfig(ModelBaseConfig):
                 f"{path}.num_kv_heads = {self.num_kv_heads}: must divide "
                 f"{path}.num_heads = {self.num_heads}"
             )
+        if self.qk_norm_over != "head" and not self.qk_norm:
+            yield f"{path}.qk_norm_over = {self.qk_norm_over!r}: needs {path}.qk_norm"
+        if self.parallel_residual and self.norm_place == "post":
+            yield (
+                f"{path}.parallel_residual = True: needs {path}.norm_place = 'pre', "
+                "'both' or 'output', not 'post'"
+            )
+        yield from self._validate_windows(path)
+        yield from self._validate_positions(path)
+        if self.position == "rope":
+            yield from validate_rope(self, path)
+
+    def _validate_windows(self, path: str) -> Iterator[str]:
         if self.global_every and not self.window:
             yield f"{path}.global_every = {self.global_every}: needs {path}.window"
-        yield from self._validate_positions(path)
+        layers = self.global_layers
+        if layers and not self.window:
+            yield f"{path}.global_layers = {layers}: needs {path}.window"
+        if layers and self.global_every:
+            yield (
+                f"{path}.global_layers = {layers}: must be () with {path}.global_every "
+                f"= {self.global_every}"
+            )
+        if layers and max(layers) >= self.num_layers:
+            yield (
+                f"{path}.global_layers = {layers}: must be below {path}.num_layers = "
+                f"{self.num_layers}"
+            )
 
     def _validate_positions(self, path: str) -> Iterator[str]:
         if self.position == "sinusoidal" and self.dim % 2:
@@ -284,21 +372,13 @@ class TransformerConfig(ModelBaseConfig):
                 f"{path}.position_offset = {self.position_offset}: needs "
                 f"{path}.position = 'learned', not {self.position!r}"
             )
-        if self.position == "rope" and self.head_dim % 2:
-            yield (
-                f"{path}.head_dim = {self.head_dim}: must be even for {path}.position "
-                "= 'rope'"
-            )
-        if self.position == "rope" and min(self.rope_theta, self.rope_factor) <= 0:
-            yield (
-                f"{path}.rope_theta = {self.rope_theta}, {path}.rope_factor = "
-                f"{self.rope_factor}: must be > 0"
-            )
-        if self.rope_low_frequency_factor >= self.rope_high_frequency_factor:
-            yield (
-                f"{path}.rope_low_frequency_factor = {self.rope_low_frequency_factor}:"
-                f" must be below {path}.rope_high_frequency_factor"
-            )
+        for name in ("rope_scaling", "rope_fraction", "rope_local_theta"):
+            value = getattr(self, name)
+            if self.position != "rope" and value not in ("none", 1.0, 0.0):
+                yield (
+                    f"{path}.{name} = {value!r}: needs {path}.position = 'rope', not "
+                    f"{self.position!r}"
+                )
         if self.relative_max_distance <= self.relative_buckets // 2:
             yield (
                 f"{path}.relative_max_distance = {self.relative_max_distance}: must be "
@@ -377,6 +457,15 @@ class EncoderDecoderConfig(TransformerConfig):
     def longest_source(self) -> int:
         """Return how many tokens a source may have: relative positions have no end."""
         return UNLIMITED if self.position == "relative" else self.max_length
+
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields; defaults are resolved already."""
+        yield from super().validate(path)
+        if self.parallel_residual:
+            yield (
+                f"{path}.parallel_residual = True: must be False for {path}.kind = "
+                f"{self.kind!r}, whose decoder also reads the source"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -487,4 +576,12 @@ def resolve_model_defaults(config: ModelConfig) -> ModelConfig:
         num_kv_heads=config.num_kv_heads or config.num_heads,
         head_dim=config.head_dim or config.dim // config.num_heads,
         mlp_dim=config.mlp_dim or 4 * config.dim,
+        attention_bias=_resolve_bias(config.attention_bias, config),
+        mlp_bias=_resolve_bias(config.mlp_bias, config),
     )
+
+
+def _resolve_bias(
+    value: Literal["auto", True, False], config: TransformerConfig
+) -> bool:
+    return config.use_bias if value == "auto" else value

@@ -175,7 +175,20 @@ class Generator:
                 f"max_tokens = {max_tokens}: after a prompt of {longest} tokens must "
                 f"be at most {limit - longest} (config.model.max_length = {limit})"
             )
+        for prompt in prompts:
+            self._check_growth(len(prompt), max_tokens=max_tokens)
         check_sources(sources, config=self.model.config, name="prompt")
+
+    def _check_growth(self, length: int, *, max_tokens: int) -> None:
+        config = self.model.config
+        limit = config.longest_continuation(length)
+        if length + max_tokens > limit:
+            raise ConfigError(
+                f"max_tokens = {max_tokens}: after a prompt of {length} tokens must be "
+                f"at most {max(limit - length, 0)}: beyond {limit} tokens "
+                "(config.model.rope_original_length) config.model.rope_scaling changes "
+                "all tokens, which would have to be read anew"
+            )
 
     @functools.cached_property
     def _prefill(self) -> Any:

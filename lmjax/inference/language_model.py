@@ -339,8 +339,11 @@ class LanguageModel:
         """Return the tokens to generate: by default as many as fit, at most 64."""
         if requested is not None:
             return requested
-        longest = max(map(len, inputs["prompts"]), default=0)
-        room = self.model.config.longest_text - longest
+        limit, lengths = (
+            self.model.config.longest_continuation,
+            map(len, inputs["prompts"]),
+        )
+        room = min((limit(length) - length for length in lengths), default=0)
         return max(1, min(DEFAULT_MAX_TOKENS, room))
 
     def _beam_search(

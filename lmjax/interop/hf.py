@@ -5,6 +5,7 @@ README.md in this directory shows the steps.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,14 @@ from lmjax.run import workdir
 from lmjax.run.checkpoint import Step, restore_params, save_params
 from lmjax.types import Params
 
+log = logging.getLogger(__name__)
+
 DTYPES: dict[str, Any] = {
     "float32": np.float32,
     "bfloat16": ml_dtypes.bfloat16,
     "float16": np.float16,
 }
+_SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _PROGRESS_DELAY = 2.0  # seconds before a progress bar is shown
 
 
@@ -140,6 +144,8 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
     if modules:
         config = _with_modules(config, root, modules, tokenizer_length=length)
     tokenizer_config = find_tokenizer(directory)
+    if not getattr(config.model, "lm_head", True):
+        log.warning("%s: a base model: it gives hidden states, no logits", directory)
     if tokenizer_config is not None:
         config = dataclasses.replace(config, tokenizer=tokenizer_config)
     return HFCheckpoint(
@@ -256,6 +262,9 @@ def export_hf(
     architecture = values["architectures"][0]
     saved = load_tokenizer(source / "tokenizer")
     values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
+    if model.config.kind == "decoder":
+        # The defaults of the class are ids of its first model, not of this one.
+        values = dict.fromkeys(_SPECIAL_IDS) | values
     files = dict(tokenizer.export_files(saved, config, model_config=values))
     if config.task.uses_classifier:
         files = text_length.write_max_length(files, config.data.length)

@@ -235,11 +235,11 @@ def _read_adapters(
 def _join_parts(parts: list[tuple[Entry, np.ndarray, np.ndarray]]) -> Adapter:
     """Return one adapter of all matrices that are parts of one tensor."""
     a = np.concatenate([a for _, a, _ in parts])
-    num_outputs, rank = parts[0][2].shape
-    b = np.zeros((parts[0][0].num_parts * num_outputs, len(a)), np.float32)
-    for i, (entry, _, part) in enumerate(parts):
-        start = entry.part * num_outputs
-        b[start : start + num_outputs, i * rank : (i + 1) * rank] = part
+    entry, _, b_OR = parts[0]
+    rank = b_OR.shape[1]
+    b = np.zeros((entry.num_rows(len(b_OR)), len(a)), np.float32)
+    for i, (entry, _, b_OR) in enumerate(parts):
+        b[entry.rows(len(b_OR)), i * rank : (i + 1) * rank] = b_OR
     return Adapter(np.ascontiguousarray(a, np.float32), b)
 
 

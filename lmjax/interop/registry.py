@@ -5,15 +5,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lmjax.config.experiment import Config, parse
-from lmjax.config.model import DecoderConfig, ModelConfig
+from lmjax.config.model import DecoderConfig, ModelConfig, TransformerConfig
 from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.interop import labels
 from lmjax.interop.families.bart import BART, MARIAN, MBART, PEGASUS
 from lmjax.interop.families.bert import BERT, CAMEMBERT, ROBERTA, XLM_ROBERTA
 from lmjax.interop.families.distilbert import DISTILBERT
-from lmjax.interop.families.gemma import GEMMA, GEMMA2
+from lmjax.interop.families.gemma import GEMMA, GEMMA2, GEMMA3
 from lmjax.interop.families.gpt2 import GPT2
+from lmjax.interop.families.gpt_neox import GPT_NEOX
 from lmjax.interop.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from lmjax.interop.families.olmo import OLMO2
+from lmjax.interop.families.phi3 import PHI3
 from lmjax.interop.families.t5 import MT5, MT5_ENCODER, T5, T5_ENCODER
 from lmjax.interop.family import Family
 from lmjax.interop.hf_config import HFConfig
@@ -27,8 +30,12 @@ FAMILIES: tuple[Family, ...] = (
     MISTRAL,
     QWEN2,
     QWEN3,
+    PHI3,
+    OLMO2,
     GEMMA,
     GEMMA2,
+    GEMMA3,
+    GPT_NEOX,
     BERT,
     ROBERTA,
     XLM_ROBERTA,
@@ -227,6 +234,9 @@ def _effective_fields(config: ModelConfig, family: Family) -> dict[str, Any]:
         if not field.metadata.get("runtime") and field.name not in _TRAINING_FIELDS
     }
     values = {name: getattr(config, name) for name in fields}
+    if isinstance(config, TransformerConfig):  # two ways to say what has no window
+        values["global_layers"] = config.global_flags(config.num_layers)
+        values["global_every"] = 0
     if values["attention_scale"] == values["head_dim"] ** -0.5:
         values["attention_scale"] = 0.0  # the default
     unused = [*_unused_fields(values), *family.unused_fields(config)]
@@ -248,11 +258,14 @@ def _unused_fields(values: Mapping[str, Any]) -> list[str]:
         unused += ["rope_theta", "rope_scaling"]
     if scaling in ("", "none"):
         unused.append("rope_factor")
+    if scaling in ("", "none", "linear"):
+        unused.append("rope_original_length")
     if scaling != "llama3":
         unused += ["rope_low_frequency_factor", "rope_high_frequency_factor"]
-        unused.append("rope_original_length")
     if values["position"] != "relative":
         unused += ["relative_buckets", "relative_max_distance"]
-    if values["use_bias"]:
+    if values["attention_bias"]:
         unused.append("qkv_bias")
+    if values["norm"] != "layernorm":  # the others have no bias
+        unused.append("use_bias")
     return unused

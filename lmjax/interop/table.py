@@ -49,7 +49,10 @@ class Entry:
       num_inputs: the number of input dimensions of the parameter; they come first.
       part: where several parameters are concatenated in one tensor, along the outputs,
         the position of this one.
-      num_parts: the number of these parameters; all of them have the same shape.
+      num_parts: the number of such parts; all of them have the same shape.
+      span: the number of parts, from `part` on, that this parameter takes.
+      num_groups: the number of times that the parts follow one another: each parameter
+        is split into so many (heads).
     """
 
     param: str
@@ -58,6 +61,8 @@ class Entry:
     num_inputs: int = 1
     part: int = 0
     num_parts: int = 1
+    span: int = 1
+    num_groups: int = 1
 
     @property
     def is_stacked(self) -> bool:
@@ -92,8 +97,52 @@ class Entry:
     def tensor_shape(self, shape: Shape) -> Shape:
         """Return the shape of the tensor with all its parts."""
         sizes = list(self.part_shape(shape))
-        sizes[self.concat_axis] *= self.num_parts
+        sizes[self.concat_axis] = self.num_rows(sizes[self.concat_axis])
         return tuple(sizes)
+
+    def tensor_bounds(self, start: int, stop: int, *, size: int) -> tuple[int, int]:
+        """Return where rows of this parameter's part are in the tensor.
+
+        Args:
+          start: the first row, along `concat_axis`.
+          stop: the row after the last one.
+          size: the number of all rows of the part.
+        """
+        if self.num_groups == 1:
+            offset = self.part * (size // self.span)
+            return offset + start, offset + stop
+        # All parts of the groups, of which `take` chooses.
+        assert start * self.num_groups % size == stop * self.num_groups % size == 0
+        return self.num_rows(start), self.num_rows(stop)
+
+    def take(self, rows: np.ndarray, *, size: int) -> np.ndarray:
+        """Return this parameter's rows of those that `tensor_bounds` names."""
+        if self.num_groups == 1:
+            return rows
+        axis, unit = self.concat_axis, size // (self.num_groups * self.span)
+        shape = (*rows.shape[:axis], -1, self.num_parts, unit, *rows.shape[axis + 1 :])
+        chosen = range(self.part, self.part + self.span)
+        own = np.take(rows.reshape(shape), chosen, axis=axis + 1)
+        return own.reshape(*rows.shape[:axis], -1, *rows.shape[axis + 1 :])
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        """Return the tensor of the parts of all its parameters, in their order."""
+        axis, groups = self.concat_axis, self.num_groups
+        if groups == 1:
+            return jnp.concatenate(parts, axis=axis)
+        before, after = parts[0].shape[:axis], parts[0].shape[axis + 1 :]
+        grouped = [part.reshape(*before, groups, -1, *after) for part in parts]
+        return jnp.concatenate(grouped, axis=axis + 1).reshape(*before, -1, *after)
+
+    def num_rows(self, size: int) -> int:
+        """Return how many rows a tensor has in which this part has `size`."""
+        return size // self.span * self.num_parts
+
+    def rows(self, size: int) -> np.ndarray:
+        """Return which rows of the tensor are those of this part, (size,)."""
+        shape = (self.num_groups, self.num_parts, -1)
+        rows = np.arange(self.num_rows(size)).reshape(shape)
+        return rows[:, self.part : self.part + self.span].reshape(-1)
 
     def part_spec(self, spec: Sequence[Any]) -> PartitionSpec:
         """Return how the part is sharded, given the sharding of the parameter.

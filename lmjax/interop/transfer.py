@@ -121,6 +121,7 @@ def _read_part(
     @functools.cache  # devices with the same slice share it
     def read_slice(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
         array = files.read(match.tensor, [slice(*b) for b in bounds])
+        array = entry.take(array, size=part[axis])
         assert isinstance(array.base, np.ndarray)
         buffers.append(weakref.ref(array.base))
         return array
@@ -129,8 +130,7 @@ def _read_part(
         assert index is not None
         bounds = [s.indices(n)[:2] for s, n in zip(index, part, strict=True)]
         if entry.num_parts > 1:
-            start = entry.part * part[axis]
-            bounds[axis] = (start + bounds[axis][0], start + bounds[axis][1])
+            bounds[axis] = entry.tensor_bounds(*bounds[axis], size=part[axis])
         return read_slice(tuple(bounds))
 
     return jax.make_array_from_callback(part, sharding, read_index)
@@ -263,6 +263,6 @@ def _compile_gather(
         if stacked:
             params = [param[layer] for param in params]
         parts = [e.to_part(param) for e, param in zip(entries, params, strict=True)]
-        return jnp.concatenate(parts, axis=entries[0].concat_axis).astype(dtype)
+        return entries[0].join(parts).astype(dtype)
 
     return jax.jit(gather, out_shardings=sharding)

@@ -59,5 +59,6 @@ def causal_pairs(config: TransformerConfig, length: int) -> float:
     if not config.window or config.window >= length:
         return everything
     within = length * config.window * (1 - config.window / (2 * length))
-    share = 1 / config.global_every if config.global_every else 0
+    is_global = config.global_flags(config.num_layers)
+    share = sum(is_global) / len(is_global)
     return share * everything + (1 - share) * within

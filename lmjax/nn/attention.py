@@ -16,11 +16,9 @@ from lmjax.nn.attention_kernels import ATTENTION
 from lmjax.nn.kv_cache import KVCache, SourceKV
 from lmjax.nn.linear import Linear, lora_options
 from lmjax.nn.norm import make_norm
-from lmjax.nn.position import rotate
+from lmjax.nn.rope import Angles, rotate
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
-
-Angles = tuple[Array, Array]  # of `rope_angles`
 
 
 class Attention(nnx.Module):
@@ -37,7 +35,8 @@ class Attention(nnx.Module):
         embed, head = {"embed": c.dim}, {"head_dim": c.head_dim}
         heads = {"heads": c.num_heads, **head}
         kv_heads = {"kv_heads": c.num_kv_heads, **head}
-        qkv_bias = c.use_bias or c.qkv_bias
+        out_bias = c.attention_bias is True
+        qkv_bias = out_bias or c.qkv_bias
         lora = lambda matrix: lora_options(c, f"{name}.{matrix}")
         # Scores begin with their usual variance, whatever scales them (T5).
         query_scale = c.head_dim**-0.5 / (c.attention_scale or c.head_dim**-0.5)
@@ -49,13 +48,16 @@ class Attention(nnx.Module):
         # Residual branches add up over 2 * num_layers sublayers (GPT-2).
         scale = 1.0 / math.sqrt(2 * c.num_layers)
         self.out = Linear(
-            keys[3], heads, embed, bias=c.use_bias, scale=scale, **lora("out")
+            keys[3], heads, embed, bias=out_bias, scale=scale, **lora("out")
         )
         norm = functools.partial(
-            make_norm, kind=c.norm, size=c.head_dim, epsilon=c.norm_epsilon, bias=False
+            make_norm, kind=c.norm, epsilon=c.norm_epsilon, bias=False
         )
-        self.query_norm = norm(keys[4]) if c.qk_norm else None
-        self.key_norm = norm(keys[5]) if c.qk_norm else None
+        num_q, num_k = c.num_heads, c.num_kv_heads
+        if c.qk_norm_over == "head":
+            num_q = num_k = 1
+        self.query_norm = norm(keys[4], size=num_q * c.head_dim) if c.qk_norm else None
+        self.key_norm = norm(keys[5], size=num_k * c.head_dim) if c.qk_norm else None
 
     def __call__(
         self,
@@ -131,7 +133,7 @@ class Attention(nnx.Module):
         """Project hidden states to keys and values, (B, S, K, H) each."""
         k, v = self.key(x_BSD), self.value(x_BSD)
         if self.key_norm is not None:
-            k = self.key_norm(k)
+            k = self._normalize(k, self.key_norm)
         if angles is not None:
             k = rotate(k, angles)
         k = constrain(k, "batch", "length", "kv_heads", "head_dim")
@@ -140,10 +142,15 @@ class Attention(nnx.Module):
     def _queries(self, x_BTD: Array, angles: Angles | None) -> Array:
         q = self.query(x_BTD)
         if self.query_norm is not None:
-            q = self.query_norm(q)
+            q = self._normalize(q, self.query_norm)
         if angles is not None:
             q = rotate(q, angles)
         return constrain(q, "batch", "length", "heads", "head_dim")
+
+    def _normalize(self, x_BTNH: Array, norm: Any) -> Array:
+        if self.config.qk_norm_over == "head":
+            return norm(x_BTNH)
+        return norm(x_BTNH.reshape(*x_BTNH.shape[:2], -1)).reshape(x_BTNH.shape)
 
     def _attend(
         self,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import TransformerConfig
-from lmjax.nn.attention import Angles, Attention
+from lmjax.nn.attention import Attention
 from lmjax.nn.feedforward import FeedForward
 from lmjax.nn.kv_cache import KVCache, SourceKV
 from lmjax.nn.norm import make_norm
@@ -25,10 +25,12 @@ class BlockInputs:
     Masks are those of the config's attention kernel (`AttentionKernel.make_mask`).
     """
 
-    mask: Any
-    global_mask: Any = None  # for the layers without a window
+    # The mask and rotary angles, as keyword arguments of `Attention`: in all layers,
+    # or in those with a window; and in those without one, if there are both.
+    attention: dict[str, Any]
+    global_attention: dict[str, Any] | None = None
+    is_global: tuple[bool, ...] = ()  # of each layer: whether it has no window
     bias: Array | None = None  # added to the scores, (B or 1, N, T, S)
-    angles: Angles | None = None  # of rotary positions
     memory_mask: Any = None  # of tokens and the source
     memory_BSD: Array | None = None  # the encoded source, or when decoding,
     source: SourceKV | None = None  # its keys and values
@@ -38,7 +40,8 @@ class Block(nnx.Module):
     """Self-attention, cross-attention if there is a source, and a feed-forward layer.
 
     Each is a sublayer f within a residual connection, normalized
-      pre: x + f(norm(x));  post: norm(x + f(x));  both: x + post_norm(f(norm(x))).
+      pre: x + f(norm(x));  post: norm(x + f(x));
+      both: x + post_norm(f(norm(x)));  output: x + post_norm(f(x)).
     """
 
     def __init__(self, key: Array, config: TransformerConfig, *, cross: bool) -> None:
@@ -46,16 +49,18 @@ class Block(nnx.Module):
         norm = functools.partial(
             make_norm, kind=c.norm, size=c.dim, epsilon=c.norm_epsilon, bias=c.use_bias
         )
-        both = c.norm_place == "both"
+        output = c.norm_place == "output"  # there only
+        both = c.norm_place == "both" or output
         self.config = c
-        self.attention_norm = norm(keys[0])
+        self.attention_norm = None if output else norm(keys[0])
         self.attention = Attention(keys[1], c)
         self.attention_post_norm = norm(keys[2]) if both else None
+        # The output of cross-attention is normalized where its input is not.
         self.cross_attention_norm = norm(keys[3]) if cross else None
         self.cross_attention = (
             Attention(keys[4], c, name="cross_attention") if cross else None
         )
-        self.mlp_norm = norm(keys[5])
+        self.mlp_norm = None if output else norm(keys[5])
         self.mlp = FeedForward(keys[6], c)
         self.mlp_post_norm = norm(keys[7]) if both else None
 
@@ -71,11 +76,11 @@ class Block(nnx.Module):
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
         h_BTD = self.attention(
             self._pre_norm(x_BTD, self.attention_norm),
-            mask=self._mask(inputs, layer),
+            **_attention_inputs(inputs, layer),
             bias=inputs.bias,
-            angles=inputs.angles,
             key=keys[0],
         )
+        before_BTD = x_BTD
         x_BTD = self._add(
             x_BTD, h_BTD, self.attention_norm, self.attention_post_norm, key=keys[1]
         )
@@ -86,8 +91,8 @@ class Block(nnx.Module):
                 memory_BSD=inputs.memory_BSD,
                 key=keys[2],
             )
-            x_BTD = self._add(x_BTD, h_BTD, self.cross_attention_norm, key=keys[3])
-        h_BTD = self.mlp(self._pre_norm(x_BTD, self.mlp_norm))
+            x_BTD = self._add_cross(x_BTD, h_BTD, key=keys[3])
+        h_BTD = self._feed_forward(before_BTD, x_BTD)
         return self._add(x_BTD, h_BTD, self.mlp_norm, self.mlp_post_norm, key=keys[4])
 
     def extend(
@@ -107,10 +112,10 @@ class Block(nnx.Module):
             self._pre_norm(x_RTD, self.attention_norm),
             cache,
             layer=layer,
-            mask=self._mask(inputs, layer),
+            **_attention_inputs(inputs, layer),
             bias=inputs.bias,
-            angles=inputs.angles,
         )
+        before_RTD = x_RTD
         x_RTD = self._add(x_RTD, h_RTD, self.attention_norm, self.attention_post_norm)
         if self.cross_attention is not None:
             assert inputs.source is not None
@@ -120,20 +125,25 @@ class Block(nnx.Module):
                 layer=layer,
                 mask=inputs.memory_mask,
             )
-            x_RTD = self._add(x_RTD, h_RTD, self.cross_attention_norm)
-        h_RTD = self.mlp(self._pre_norm(x_RTD, self.mlp_norm))
+            x_RTD = self._add_cross(x_RTD, h_RTD)
+        h_RTD = self._feed_forward(before_RTD, x_RTD)
         x_RTD = self._add(x_RTD, h_RTD, self.mlp_norm, self.mlp_post_norm)
         return x_RTD, cache
 
-    def _mask(self, inputs: BlockInputs, layer: Array | int) -> Any:
-        if inputs.global_mask is None:
-            return inputs.mask
-        is_global = (layer + 1) % self.config.global_every == 0
-        choose = functools.partial(jnp.where, is_global)
-        return jax.tree.map(choose, inputs.global_mask, inputs.mask)
-
     def _pre_norm(self, x_BTD: Array, norm: Any) -> Array:
-        return x_BTD if self.config.norm_place == "post" else norm(x_BTD)
+        return x_BTD if self.config.norm_place in ("post", "output") else norm(x_BTD)
+
+    def _feed_forward(self, before_BTD: Array, x_BTD: Array) -> Array:
+        """Apply the MLP to the hidden states after attention, or to those before."""
+        x_BTD = before_BTD if self.config.parallel_residual else x_BTD
+        return self.mlp(self._pre_norm(x_BTD, self.mlp_norm))
+
+    def _add_cross(
+        self, x_BTD: Array, h_BTD: Array, *, key: Array | None = None
+    ) -> Array:
+        norm = self.cross_attention_norm
+        post_norm = norm if self.config.norm_place == "output" else None
+        return self._add(x_BTD, h_BTD, norm, post_norm, key=key)
 
     def _add(
         self,
@@ -151,3 +161,12 @@ class Block(nnx.Module):
         if self.config.norm_place == "post":
             x_BTD = norm(x_BTD)
         return constrain(x_BTD, "batch", "length", "embed")
+
+
+def _attention_inputs(inputs: BlockInputs, layer: Array | int) -> dict[str, Any]:
+    """Return the mask and angles of a layer; its number may be traced."""
+    if inputs.global_attention is None:
+        return inputs.attention
+    is_global = jnp.asarray(inputs.is_global)[layer]
+    choose = functools.partial(jnp.where, is_global)
+    return jax.tree.map(choose, inputs.global_attention, inputs.attention)

@@ -30,7 +30,7 @@ class FeedForward(nnx.Module):
         embed, mlp = {"embed": c.dim}, {"mlp": c.mlp_dim}
         scale = 1.0 / math.sqrt(2 * c.num_layers)
         self.activation = c.activation
-        linear = functools.partial(Linear, bias=c.use_bias)
+        linear = functools.partial(Linear, bias=c.mlp_bias is True)
         lora = lambda matrix: lora_options(c, f"mlp.{matrix}")
         self.up = linear(keys[0], embed, mlp, **lora("up"))
         self.down = linear(keys[1], mlp, embed, scale=scale, **lora("down"))

@@ -19,7 +19,8 @@ from lmjax.nn.kv_cache import SourceKV, TransformerDecodeState, empty_cache
 from lmjax.nn.linear import Embed
 from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout
-from lmjax.nn.position import RelativeBias, rope_angles, rope_frequencies, sinusoids
+from lmjax.nn.position import RelativeBias, sinusoids
+from lmjax.nn.rope import rope_angles, text_lengths
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
@@ -210,17 +211,34 @@ class TransformerStack(nnx.Module):
         self, context: AttentionContext, *, bias: Array | None
     ) -> BlockInputs:
         c = self.config
-        make_mask = ATTENTION[c.attention].make_mask
-        angles = None
-        if c.position == "rope":
-            assert context.positions_BT is not None
-            angles = rope_angles(context.positions_BT, rope_frequencies(c))
+        make = functools.partial(self._attention_inputs, context)
+        is_global = c.global_flags(self.num_layers)
+        if all(is_global):
+            return BlockInputs(attention=make(window=0), bias=bias)
         return BlockInputs(
-            mask=make_mask(dataclasses.replace(context, window=c.window)),
-            global_mask=make_mask(context) if c.global_every else None,
+            attention=make(window=c.window),
+            global_attention=make(window=0) if any(is_global) else None,
+            is_global=is_global,
             bias=bias,
-            angles=angles,
         )
+
+    def _attention_inputs(
+        self, context: AttentionContext, *, window: int
+    ) -> dict[str, Any]:
+        """Return the mask and angles of the layers with a window, or with none (0)."""
+        c = self.config
+        context = dataclasses.replace(context, window=window)
+        inputs = {"mask": ATTENTION[c.attention].make_mask(context)}
+        if c.position != "rope":
+            return inputs
+        assert context.positions_BT is not None
+        inputs["angles"] = rope_angles(
+            context.positions_BT,
+            c,
+            lengths_BT=text_lengths(context) if c.rope_follows_length else None,
+            local=window > 0,
+        )
+        return inputs
 
     def _memory_mask(self, segments_BT: Array, memory_segments_BS: Array) -> Any:
         return ATTENTION[self.config.attention].make_mask(

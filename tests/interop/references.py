@@ -56,6 +56,20 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+# Texts of more than 8 tokens are long.
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.3, 1.7],
+    "long_factor": [1.0, 1.5, 4.0, 9.0],
+}
+NEOX = {**SMALL, "hidden_size": 64}  # rotates 4 of 16 dimensions
+SLIDING = ("sliding_attention", "full_attention")
 
 # By name: the class of transformers and the arguments of its config.
 CASES = {
@@ -70,6 +84,14 @@ CASES = {
         "LlamaForCausalLM",
         {**GROUPED, "rope_parameters": LLAMA3, "attention_bias": True}
         | {"mlp_bias": True, "head_dim": 16},
+    ),
+    "llama_attention_bias": ("LlamaForCausalLM", {**GROUPED, "attention_bias": True}),
+    "llama_mlp_bias": ("LlamaForCausalLM", {**GROUPED, "mlp_bias": True}),
+    "llama_yarn": ("LlamaForCausalLM", {**GROUPED, "rope_parameters": YARN}),
+    "llama_dynamic": (
+        "LlamaForCausalLM",
+        {**GROUPED, "max_position_embeddings": 8}
+        | {"rope_parameters": {"rope_type": "dynamic", "factor": 16.0}},
     ),
     "smollm2": ("LlamaForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
     "llama_classify": (
@@ -89,13 +111,63 @@ CASES = {
         {**GROUPED, "sliding_window": None, "rope_parameters": LINEAR},
     ),
     "qwen2": ("Qwen2ForCausalLM", GROUPED),
+    "qwen2_windows": (
+        "Qwen2ForCausalLM",
+        {**GROUPED, "use_sliding_window": True, "sliding_window": 5}
+        | {"max_window_layers": 2},
+    ),
+    "qwen2_yarn": (
+        "Qwen2ForCausalLM",
+        {**GROUPED, "rope_parameters": {**YARN, "beta_fast": 4, "truncate": False}}
+        | {"num_attention_heads": 2},
+    ),
     "qwen3": ("Qwen3ForCausalLM", {**GROUPED, "head_dim": 16}),
+    "qwen3_bias": (
+        "Qwen3ForCausalLM",
+        {**GROUPED, "attention_bias": True}
+        | {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}},
+    ),
+    "phi3": ("Phi3ForCausalLM", {**GROUPED, "sliding_window": 5}),
+    "phi3_long": (
+        "Phi3ForCausalLM",
+        {**SMALL, "original_max_position_embeddings": 8, "rope_parameters": LONGROPE},
+    ),
+    "phi3_short": (
+        "Phi3ForCausalLM",
+        {**GROUPED, "original_max_position_embeddings": 16, "hidden_size": 64}
+        | {"tie_word_embeddings": True}
+        | {"rope_parameters": {**LONGROPE, "partial_rotary_factor": 0.5}},
+    ),
+    "olmo2": ("Olmo2ForCausalLM", GROUPED),
+    "olmo2_base": ("Olmo2Model", {**SMALL, "attention_bias": True}),
     "gemma": ("GemmaForCausalLM", {**GROUPED, "head_dim": 16}),
     "gemma2": (
         "Gemma2ForCausalLM",
         {**GROUPED, "head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 24}
         | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {**GROUPED, "head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 24}
+        | {"sliding_window_pattern": 2},
+    ),
+    "gemma3_scaled": (
+        "Gemma3ForCausalLM",
+        {**GROUPED, "head_dim": 16, "sliding_window": 5, "attention_bias": True}
+        | {"layer_types": [SLIDING[i] for i in (1, 0, 1)]}
+        | {
+            "rope_parameters": dict(
+                zip(SLIDING, ({"rope_type": "default"}, LINEAR), strict=True)
+            )
+        },
+    ),
+    "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
+    "gpt_neox_sequential": (
+        "GPTNeoXForCausalLM",
+        {**NEOX, "use_parallel_residual": False, "attention_bias": False}
+        | {"tie_word_embeddings": True, "rotary_pct": 1.0},
+    ),
+    "gpt_neox_base": ("GPTNeoXModel", NEOX),
     "bert_base": ("BertModel", SMALL),
     "bert": ("BertForMaskedLM", SMALL),
     "bert_pretraining": ("BertForPreTraining", {**SMALL, "hidden_act": "relu"}),

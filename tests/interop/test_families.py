@@ -26,7 +26,9 @@ def test_defaults_are_those_of_transformers(name):
     older = {"n_positions", "position_embedding_type"} if name != "gpt2" else set()
     older |= {"position_embedding_type", "decoder_start_token_id"}
     older |= {"attention_bias", "mlp_bias", "use_sliding_window", "max_window_layers"}
-    older |= {"hidden_act"} if name == "gemma2" else set()
+    older |= {"hidden_act"} if name.startswith("gemma") else set()
+    older |= {"rope_theta", "rope_local_base_freq", "sliding_window_pattern"}
+    older |= {"rotary_pct", "rotary_emb_base"}
     for key, value in FAMILY[name].defaults.items():
         if key in older and not hasattr(reference, key):
             continue
@@ -49,6 +51,40 @@ def test_rotary_positions_in_both_spellings():
     assert (plain.rope_scaling, plain.rope_theta) == ("none", 10_000.0)
 
 
+def test_lengths_before_scaling():
+    """Those beside the scaling have precedence; dynamic NTK goes beyond max_length."""
+    yarn = {"rope_type": "yarn", "factor": 4.0}
+    length = "original_max_position_embeddings"
+    sizes = {"max_position_embeddings": 4096}
+    inside = read(**sizes, rope_scaling={**yarn, length: 1024})
+    beside = read(**sizes, rope_scaling={**yarn, length: 77}, **{length: 1024})
+    assert inside.rope_original_length == beside.rope_original_length == 1024
+    assert read(**sizes, rope_scaling=yarn).rope_original_length == 4096
+    ratio = read(**sizes, rope_scaling={**yarn, "factor": None, length: 512})
+    assert ratio.rope_factor == 8.0
+    dynamic = read(**sizes, rope_scaling={"type": "dynamic", "factor": 2.0})
+    assert (dynamic.rope_original_length, dynamic.max_length) == (4096, 8192)
+    phi = {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 1024}
+    phi |= {length: 64}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    for name in ("longrope", "su", "yarn"):  # its older names
+        found = read("phi3", **phi, rope_scaling={"type": name, **factors})
+        assert (found.rope_scaling, found.rope_factor) == ("longrope", 16.0)
+        assert found.rope_long_factors == (2.0,) * 4
+
+
+def test_rotary_positions_by_layer_in_both_spellings():
+    linear = {"rope_type": "linear", "factor": 8.0}
+    old = read("gemma3_text", rope_scaling=linear, rope_theta=5e5)
+    both = {"full_attention": {**linear, "rope_theta": 5e5}}
+    both["sliding_attention"] = {"rope_type": "default", "rope_theta": 1e4}
+    assert read("gemma3_text", rope_parameters=both) == old
+    assert (old.rope_theta, old.rope_local_theta, old.rope_factor) == (5e5, 1e4, 8.0)
+    plain = read("gemma3_text")
+    assert (plain.rope_theta, plain.rope_local_theta) == (1e6, 1e4)
+    assert (plain.window, plain.global_every) == (4096, 6)
+
+
 def test_windows():
     sliding, full = "sliding_attention", "full_attention"
     gemma = read("gemma2", num_hidden_layers=4)
@@ -60,24 +96,44 @@ def test_windows():
     assert read("qwen2", **qwen, max_window_layers=0).window == 4096
     third = read("qwen3", **qwen, layer_types=[sliding, sliding, full, sliding])
     assert third.global_every == 3
-    with pytest.raises(UserError, match=r"max_window_layers|layer_types"):
-        read("qwen2", **qwen, max_window_layers=2)
+    first = read("qwen2", **qwen, max_window_layers=2)
+    assert (first.global_every, first.global_layers) == (0, (0, 1))
+    odd = read("gemma3_text", num_hidden_layers=3, layer_types=[full, sliding, full])
+    assert odd.global_layers == (0, 2)
 
 
 UNSUPPORTED = [
-    ("llama", {"rope_scaling": {"rope_type": "yarn"}}, r"rope_type = 'yarn': .*llama3"),
+    ("llama", {"rope_scaling": {"rope_type": "yarm"}}, r"rope_type = 'yarm': .*llama3"),
+    ("llama", {"rope_scaling": {"type": "linear", "factr": 2}}, r"factr.*'factor'"),
+    ("llama", {"rope_scaling": {"type": "yarn", "truncate": "no"}}, "truncate = 'no'"),
+    ("llama", {"rope_scaling": {"type": "longrope"}}, "short_factor = null: .*list"),
+    ("llama", {"rope_scaling": {"type": "dynamic"}}, "factor = null"),
+    ("phi3", {"rope_scaling": {"type": "linear", "factor": 2}}, "longrope"),
+    (
+        "phi3",
+        {"rope_scaling": {"type": "su", "short_factor": [1], "long_factor": [1]}},
+        "rope_short_factors = .*must be 48 numbers",
+    ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}},
+        "sliding_attention: rope_type = 'linear'",
+    ),
+    ("gemma3_text", {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters = "),
+    ("gemma3_text", {"sliding_window": 0}, "sliding_window = 0"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional"),
+    ("gpt_neox", {"rotary_pct": 0.0}, "rope_fraction = 0"),
+    ("gpt_neox", {"rotary_pct": 0.1}, "rope_fraction = 0.1: must be even"),
     ("llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling: factor = null"),
     ("llama", {"rope_scaling": "linear"}, "rope_scaling = 'linear'"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
     ("llama", {"hidden_act": "sillu"}, "hidden_act = 'sillu'.*'silu'"),
-    ("llama", {"attention_bias": True}, "mlp_bias = false: .*true"),
     ("llama", {"hidden_size": "big"}, "hidden_size = 'big'"),
     ("llama", {"hidden_size": True}, "hidden_size = true"),
     ("llama", {"tie_word_embeddings": 1}, "tie_word_embeddings = 1"),
     ("llama", {"num_attention_heads": 0}, "num_heads = 0"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     ("llama", {"hidden_size": 100, "num_attention_heads": 7}, "num_heads = 7"),
-    ("qwen3", {"attention_bias": True}, "attention_bias = true: .*false"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse"),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
     ("gemma", {"hidden_act": "silu"}, "hidden_act = 'silu'"),
@@ -152,7 +208,15 @@ def test_the_chosen_family_computes_the_same():
     assert choose(**gemma) == "gemma"
     gemma2 = {**gemma, "norm_place": "both", "attention_scale": 24**-0.5}
     assert choose(**gemma2) == "gemma2"
-    with pytest.raises(UserError, match=r"config\.model: .*llama.*norm_place = 'post'"):
+    local = {"qk_norm": True, "window": 4, "rope_local_theta": 50.0}
+    assert choose(**gemma2, **local, global_layers=(0,)) == "gemma3_text"
+    assert choose(attention_bias=True, mlp_bias=False) == "llama"
+    assert choose(window=4, rope_fraction=0.5, dropout=0.1) == "phi3"
+    olmo2 = {"norm_place": "output", "qk_norm": True, "qk_norm_over": "all"}
+    assert choose(**olmo2) == "olmo2"
+    neox = {"norm": "layernorm", "gated": False, "use_bias": True}
+    assert choose(**neox, parallel_residual=True) == "gpt_neox"
+    with pytest.raises(UserError, match=r"config\.model: .*norm_place = 'post'"):
         choose(norm_place="post")
     with pytest.raises(
         UserError,

@@ -110,6 +110,8 @@ QUERIES = "('*attention.query', '*attention.value')"
         ("qwen2", QUERIES, "('*.query.bias',)", "CAUSAL_LM"),  # of adapted matrices
         ("gpt2", "('attention.*', 'mlp.*')", "()", "CAUSAL_LM"),
         ("gpt2", "('attention.query',)", "('*norm*', '*.positions.*')", "CAUSAL_LM"),
+        ("phi3", "('attention.*', 'mlp.*')", "()", "CAUSAL_LM"),  # unequal parts
+        ("gpt_neox", "('attention.*', 'mlp.up')", "()", "CAUSAL_LM"),  # by head
         ("bart", QUERIES, "('decoder.*norm*', 'embed.*')", "SEQ_2_SEQ_LM"),
         ("t5", QUERIES, "('embed.*', '*.relative*')", "SEQ_2_SEQ_LM"),
         ("bert_classify", "('mlp.down',)", "('pooler.*',)", "SEQ_CLS"),

@@ -38,6 +38,16 @@ LONG = {
     | {"decoder_start_token_id": 2},
     "pegasus": {"max_position_embeddings": 128, "eos_token_id": 2},
 }
+# Greedy search alone: each crosses a window or a kind of layer.
+GREEDY = {
+    **{
+        name: {"max_position_embeddings": 128, "eos_token_id": 2}
+        for name in ("llama_yarn", "qwen2_windows", "olmo2", "gemma3_scaled")
+    },
+    "gpt_neox": {"max_position_embeddings": 128, "eos_token_id": 2},
+    "phi3_long": {"max_position_embeddings": 128, "eos_token_id": 2}
+    | {"original_max_position_embeddings": 3},
+}
 MINILM = Path.home() / ".cache" / "lmjax-data" / "minilm"
 
 
@@ -108,7 +118,13 @@ def test_t5_reads_sources_beyond_its_distance_buckets(both):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama_rope", "bert", "t5", "mbart"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpt2", "llama_rope", "phi3", "gemma3_scaled", "gpt_neox", "bert", "t5"),
+        "mbart",
+    ],
+)
 def test_gradients(both, name):
     """Compare the gradients of the mean negative log-likelihood of all parameters."""
     reference, lm = both(name)
@@ -138,6 +154,8 @@ def test_gradients(both, name):
     table = family.table(lm.model.config)
     specs, arrays = export_tensors(grads, table, dtype=np.float32)
     found = dict(zip(specs, arrays, strict=True))
+    if "embed_out.weight" in found:  # as in the files
+        found["lm_head.weight"] = found["embed_out.weight"]
     parameters = dict(reference.named_parameters())
     expected = {k: p.grad.numpy() for k, p in parameters.items() if p.grad is not None}
     assert expected.keys() <= found.keys()
@@ -159,9 +177,9 @@ def generate_greedily(reference, start, **more):
     return row[: row.index(2)] if 2 in row else row
 
 
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("name", [*LONG, *GREEDY])
 def test_greedy_search(both, name):
-    reference, lm = both(name, **LONG[name])
+    reference, lm = both(name, **{**LONG, **GREEDY}[name])
     prompts = [random_ids(n, seed=n).tolist() for n in (9, 4, 7, 12)]
     texts = [" ".join(map(str, prompt)) for prompt in prompts]
     written = lm.generate(texts, max_tokens=64, temperature=0.0)

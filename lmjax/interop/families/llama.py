@@ -43,8 +43,13 @@ _QWEN2 = {
 _QWEN3 = {**_QWEN2, "head_dim": 128}
 
 
-def read_shared(hf: HFConfig) -> dict[str, Any]:
-    """Return the fields whose keys all variants of Llama have."""
+def read_shared(hf: HFConfig, *, rotated_fraction: str = "") -> dict[str, Any]:
+    """Return the fields whose keys all variants of Llama have.
+
+    Args:
+      hf: the config.json.
+      rotated_fraction: the key of the rotated fraction of each head, if there is one.
+    """
     dim, num_heads = hf.get_int("hidden_size"), hf.get_int("num_attention_heads")
     return {
         "vocab_size": hf.get_int("vocab_size"),
@@ -55,12 +60,12 @@ def read_shared(hf: HFConfig) -> dict[str, Any]:
         "head_dim": hf.get_int("head_dim", dim // max(num_heads, 1)),
         "mlp_dim": hf.get_int("intermediate_size"),
         "max_length": hf.get_int("max_position_embeddings"),
-        **read_rope(hf),
+        **read_rope(hf, fraction_key=rotated_fraction),
         "norm": "rmsnorm",
         "norm_epsilon": hf.get_float("rms_norm_eps"),
         "gated": True,
-        "tie_embeddings": hf.get_bool("tie_word_embeddings"),
         "attention_dropout": hf.get_float("attention_dropout", 0.0),
+        "tie_embeddings": hf.get_bool("tie_word_embeddings"),
     }
 
 
@@ -73,30 +78,29 @@ def read_windows(hf: HFConfig, types: list[str]) -> dict[str, Any]:
         `layer_types`.
 
     Raises:
-      UserError: the layers with full attention are not every n-th.
+      UserError: a layer has another kind of attention.
     """
     types = hf.get("layer_types") or types
     known = {"sliding_attention", "full_attention"}
     if len(types) != hf.get_int("num_hidden_layers") or not set(types) <= known:
         raise hf.error("layer_types", f"expected one of {sorted(known)} for each layer")
-    full = [i for i, name in enumerate(types, start=1) if name == "full_attention"]
+    full = [i for i, name in enumerate(types) if name == "full_attention"]
     if len(full) == len(types) or hf.get("sliding_window") is None:
         return {}
-    window = {"window": hf.get_int("sliding_window")}
-    if not full:
-        return window
-    if full != list(range(full[0], len(types) + 1, full[0])):
-        raise hf.error("layer_types", "only every n-th layer may be full_attention")
-    return {**window, "global_every": full[0]}
+    window = hf.get_int("sliding_window")
+    if not window:
+        raise hf.error("sliding_window", "expected > 0")
+    every = full[0] + 1 if full else 0
+    if not full or full == list(range(full[0], len(types), every)):
+        return {"window": window, "global_every": every}
+    return {"window": window, "global_layers": full}
 
 
 def write_layer_types(config: DecoderConfig) -> list[str]:
     """Return the `layer_types` of a config.json."""
     return [
-        "sliding_attention"
-        if config.window and not (config.global_every and i % config.global_every == 0)
-        else "full_attention"
-        for i in range(1, config.num_layers + 1)
+        "full_attention" if is_global else "sliding_attention"
+        for is_global in config.global_flags(config.num_layers)
     ]
 
 
@@ -113,17 +117,17 @@ def write_shared(config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_length,
         **write_rope(config),
         "rms_norm_eps": config.norm_epsilon,
-        "tie_word_embeddings": config.tie_embeddings,
+        "tie_word_embeddings": config.tie_embeddings and config.lm_head,
         "attention_dropout": config.attention_dropout,
     }
 
 
 def _read_llama(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
-    hf.require("mlp_bias", hf.get_bool("attention_bias"))  # one field for both
     return {
         **read_shared(hf),
         "activation": hf.look_up("hidden_act", ACTIVATIONS),
-        "use_bias": hf.get_bool("attention_bias"),
+        "attention_bias": hf.get_bool("attention_bias"),
+        "mlp_bias": hf.get_bool("mlp_bias"),
     }
 
 
@@ -136,7 +140,8 @@ def _read_mistral(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
 
 
 def _read_qwen(hf: HFConfig) -> dict[str, Any]:
-    fields = {**read_shared(hf), "activation": hf.look_up("hidden_act", ACTIVATIONS)}
+    fields = read_shared(hf)
+    fields["activation"] = hf.look_up("hidden_act", ACTIVATIONS)
     if not hf.get_bool("use_sliding_window"):
         return fields
     first, num_layers = hf.get_int("max_window_layers"), hf.get_int("num_hidden_layers")
@@ -152,8 +157,11 @@ def _read_qwen2(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
 
 
 def _read_qwen3(hf: HFConfig, tensors: Collection[str]) -> dict[str, Any]:
-    hf.require("attention_bias", False)
-    return {**_read_qwen(hf), "qk_norm": True}
+    return {
+        **_read_qwen(hf),
+        "attention_bias": hf.get_bool("attention_bias"),
+        "qk_norm": True,
+    }
 
 
 def _write_llama(config: DecoderConfig) -> dict[str, Any]:
@@ -162,8 +170,8 @@ def _write_llama(config: DecoderConfig) -> dict[str, Any]:
         "model_type": "llama",
         **write_shared(config),
         "hidden_act": HF_ACTIVATIONS[config.activation],
-        "attention_bias": config.use_bias,
-        "mlp_bias": config.use_bias,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
     }
 
 
@@ -178,13 +186,16 @@ def _write_mistral(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _write_qwen(config: DecoderConfig) -> dict[str, Any]:
+    # Older versions of transformers read this in place of `layer_types`.
+    types = write_layer_types(config)
+    first = [*types, "sliding_attention"].index("sliding_attention")
     return {
         **write_shared(config),
         "hidden_act": HF_ACTIVATIONS[config.activation],
         "use_sliding_window": config.window > 0,
         "sliding_window": config.window or None,
-        "max_window_layers": 0,
-        "layer_types": write_layer_types(config),
+        "max_window_layers": first,
+        "layer_types": types,
     }
 
 
@@ -195,19 +206,25 @@ def _write_qwen2(config: DecoderConfig) -> dict[str, Any]:
 
 def _write_qwen3(config: DecoderConfig) -> dict[str, Any]:
     names = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
-    return {**names, **_write_qwen(config)}
+    return {
+        **names,
+        **_write_qwen(config),
+        "attention_bias": config.attention_bias,
+    }
 
 
 _BLOCKS, _LAYER = "decoder.blocks", "model.layers.{layer}"
-_ATTENTION_AND_MLP = (
+_INPUTS = (
     *linear(f"{_BLOCKS}.attention.query", f"{_LAYER}.self_attn.q_proj"),
     *linear(f"{_BLOCKS}.attention.key", f"{_LAYER}.self_attn.k_proj"),
     *linear(f"{_BLOCKS}.attention.value", f"{_LAYER}.self_attn.v_proj"),
+    *linear(f"{_BLOCKS}.mlp.gate", f"{_LAYER}.mlp.gate_proj"),
+    *linear(f"{_BLOCKS}.mlp.up", f"{_LAYER}.mlp.up_proj"),
+)
+_OUTPUTS = (
     *linear(f"{_BLOCKS}.attention.out", f"{_LAYER}.self_attn.o_proj", num_inputs=2),
     Entry(f"{_BLOCKS}.attention.query_norm.scale", f"{_LAYER}.self_attn.q_norm.weight"),
     Entry(f"{_BLOCKS}.attention.key_norm.scale", f"{_LAYER}.self_attn.k_norm.weight"),
-    *linear(f"{_BLOCKS}.mlp.gate", f"{_LAYER}.mlp.gate_proj"),
-    *linear(f"{_BLOCKS}.mlp.up", f"{_LAYER}.mlp.up_proj"),
     *linear(f"{_BLOCKS}.mlp.down", f"{_LAYER}.mlp.down_proj"),
 )
 _EMBEDDING_AND_HEAD = (
@@ -217,10 +234,15 @@ _EMBEDDING_AND_HEAD = (
 )
 
 
-def build_table(*norms: Entry) -> Table:
-    """Return the table of a variant of Llama, given the norms of its blocks."""
+def build_table(*norms: Entry, inputs: tuple[Entry, ...] = _INPUTS) -> Table:
+    """Return the table of a variant of Llama.
+
+    Args:
+      norms: of its blocks.
+      inputs: the projections from hidden states, in attention and the MLP.
+    """
     return Table(
-        entries=(*_EMBEDDING_AND_HEAD, *norms, *_ATTENTION_AND_MLP),
+        entries=(*_EMBEDDING_AND_HEAD, *norms, *inputs, *_OUTPUTS),
         prefix="model.",
         ignored=(r"rotary_emb\.inv_freq$",),
         copies={"lm_head.weight": "model.embed_tokens.weight"},
