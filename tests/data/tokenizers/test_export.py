@@ -1,9 +1,11 @@
 """Exported tokenizers give transformers the same ids, and can be imported again."""
 
+import io
 import json
 import unicodedata
 
 import pytest
+import sentencepiece
 
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.tokenizers.hf.export import choose_pad_id, export
@@ -195,3 +197,85 @@ def test_scores_of_trained_pieces_add_up_exactly(trained):
     tok = trained["unigram"]
     scores = [tok._processor.get_score(i) for i in range(tok.vocab_size)]
     assert all((64 * score).is_integer() for score in scores)
+
+
+def write_wordpiece(directory, _):
+    pieces = "[PAD] [UNK] [CLS] [SEP] [MASK] the fox ##es x = 1 ( ) a ##b < s / > ["
+    write(directory, {"vocab.txt": "\n".join(pieces.split()).encode()})
+
+
+def write_byte_level(directory, _):
+    core = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    core.train_from_iterator(
+        LINES, vocab_size=320, special_tokens=special, show_progress=False
+    )
+    core.save_model(str(directory))
+    write(directory, {}, model_type="roberta")
+
+
+def write_t5(directory, model):
+    write(directory, {"spiece.model": model}, model_type="t5")
+
+
+def write_xlmr(directory, model):
+    write(directory, {"sentencepiece.bpe.model": model}, model_type="xlm-roberta")
+
+
+def write_llama(directory, model):
+    settings = b'{"tokenizer_class": "LlamaTokenizer", "add_bos_token": true}'
+    files = {"tokenizer.model": model, "tokenizer_config.json": settings}
+    write(directory, files, model_type="llama")
+
+
+def train_model(**options):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES),
+        model_writer=model,
+        vocab_size=100,
+        hard_vocab_limit=False,
+        minloglevel=3,
+        **options,
+    )
+    return model.getvalue()
+
+
+WRITERS = [write_wordpiece, write_byte_level, write_t5, write_xlmr, write_llama]
+
+
+@pytest.mark.parametrize("write_own", WRITERS)
+def test_imported_tokenizers_fit_any_family(write_own, tmp_path):
+    (tmp_path / "own").mkdir()
+    t5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    write_own(tmp_path / "own", train_model(**(t5 if write_own is write_t5 else {})))
+    tok = open_again(tmp_path / "own")
+    for bos in (True, False):
+        config = TokenizerConfig(kind="tokenizers", path=str(tmp_path / "own"), bos=bos)
+        tok = make_tokenizer(config, documents=None, seed=0)
+        for family in ("gpt2", "llama", "bert", "t5", "bart", "xlm-roberta"):
+            directory = export_to(tmp_path / f"{family}{bos}", tok, family)
+            reference = transformers.AutoTokenizer.from_pretrained(directory)
+            texts = [t for t in CORNERS if "\u0301\u0302" not in t]
+            check_same(tok, reference, texts)
+            again = open_again(directory)
+            for text in texts:
+                assert again.encode(text).tolist() == tok.encode(text).tolist()
+            assert template_of(again) == template_of(tok)
+
+
+def test_original_files_are_kept_where_they_say_the_same(tmp_path):
+    (tmp_path / "own").mkdir()
+    write_wordpiece(tmp_path / "own", None)
+    tok = open_again(tmp_path / "own")
+    vocab = (tmp_path / "own" / "vocab.txt").read_bytes()
+    for family in ("bert", "distilbert"):
+        kept = export_to(tmp_path / family, tok, family)
+        assert sorted(path.name for path in kept.iterdir()) == [
+            "config.json",
+            "vocab.txt",
+        ]
+        assert (kept / "vocab.txt").read_bytes() == vocab
+    other = export_to(tmp_path / "other", tok, "roberta")
+    assert (other / "tokenizer.json").exists()
+    assert not (other / "vocab.txt").exists()

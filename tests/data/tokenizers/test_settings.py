@@ -215,6 +215,17 @@ def test_a_token_that_cannot_have_its_id(files, tmp_path):
         (directory / f"{name}.json").unlink()
 
 
+def test_a_token_for_which_the_model_has_no_room(files, tmp_path, caplog):
+    settings = {**FAST, "pad_token": "<new>"}
+    directory = write(tmp_path / "hf", files["bytes"], "llama", settings)
+    assert open_tokenizer(directory).vocab_size == 301
+    config = {"model_type": "llama", "vocab_size": 300}
+    (directory / "config.json").write_text(json.dumps(config))
+    tok = open_tokenizer(directory)
+    assert tok.vocab_size == 300 and tok.pad_id is None
+    assert "'<new>' has no id" in caplog.text
+
+
 def test_a_class_that_cannot_read_the_model(files, tmp_path):
     directory = write(tmp_path / "hf", files["bytes"], "bert")
     with pytest.raises(UserError, match=r"tokenizer\.json: .*'BPE'.*'WordPiece'"):

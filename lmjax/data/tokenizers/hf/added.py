@@ -1,9 +1,12 @@
 """The tokens that the settings of a directory add to a tokenizer."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles, token_text
+
+log = logging.getLogger(__name__)
 
 # The roles of special tokens, in the order in which transformers adds them.
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -43,16 +46,35 @@ def add_tokens(
             wanted.append({**_describe(described.get(text, given)), "special": True})
     wanted += list(_other_tokens(settings)) or list(map(_describe, extra))
     present = {token.content for token in core.get_added_tokens_decoder().values()}
+    with_id = {str(token_text(token)) for token in listed.values()}
     for options in map(_describe, wanted):
-        if options["content"] not in present:
-            present.add(options["content"])
+        text = options["content"]
+        known = text in with_id or core.token_to_id(text) is not None
+        if text not in present and (known or has_room(files, core.get_vocab_size())):
             core.add_tokens([tokenizers.AddedToken(**options)])
+        elif text not in present and text not in (*defaults.values(), *extra):
+            warn_left_out(text)
+        present.add(text)
     in_config = files.config.get("added_tokens_decoder") is not None
     name = "tokenizer_config.json" if in_config else "added_tokens.json"
     for index, token in listed.items():
         text = str(token_text(token))
         if (found := core.token_to_id(text)) != index:
             raise files.error(name, f"{text!r} has id {index}, but would get {found}")
+
+
+def has_room(files: HFTokenizerFiles, num_ids: int) -> bool:
+    """Return whether the model beside a tokenizer has a row for one more id."""
+    size = files.settings["config.json"].get("vocab_size")
+    return type(size) is not int or num_ids < size
+
+
+def warn_left_out(token: str) -> None:
+    """Log that a token of the settings is not used."""
+    log.warning(
+        "tokenizer: the token %r has no id, and the model no room for one: left out",
+        token,
+    )
 
 
 def list_added_tokens(

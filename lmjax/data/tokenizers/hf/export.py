@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lmjax.data.tokenizers.hf import from_sentencepiece, pieces, tokenizer
+from lmjax.data.tokenizers.hf import from_sentencepiece, tokenizer
 from lmjax.data.tokenizers.hf.convert import template_processing
-from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles, files_in_memory
+from lmjax.data.tokenizers.hf.directory import files_in_memory
 from lmjax.data.tokenizers.hf.library import FILE
 from lmjax.data.tokenizers.hf.pieces import PieceTokenizer
 from lmjax.data.tokenizers.hf.special import Template
@@ -63,10 +63,8 @@ def export(
     Raises:
       UserError: a tokenizer.json cannot hold the tokenizer.
     """
-    if isinstance(saved, HFTokenizer | PieceTokenizer) and saved.files:
-        files = _says_the_same(saved, template, model_config)
-        if files is not None:
-            return Export(files)
+    if _say_the_same(saved, template, model_config):
+        return Export(getattr(saved, "files", {}))
     parts, differences, settings = _parts(saved)
     tokens = _special_tokens(saved)
     parts["added_tokens"] = _added_tokens(saved, parts, tokens.values())
@@ -112,42 +110,27 @@ def unknown_id(saved: Tokenizer) -> int | None:
     return None
 
 
-def _says_the_same(
-    saved: HFTokenizer | PieceTokenizer,
-    template: Template,
-    model_config: Mapping[str, Any],
-) -> Mapping[str, bytes] | None:
-    """Return the original files, if beside this config.json they mean `saved`."""
+def _say_the_same(
+    saved: Tokenizer, template: Template, model_config: Mapping[str, Any]
+) -> bool:
+    """Return whether the original files, beside this config.json, mean the same.
+
+    transformers 5 reads SentencePiece models in its own way: only Marian's, of which
+    there are two, are kept.
+    """
+    if isinstance(saved, PieceTokenizer) and saved.vocabulary.target:
+        return bool(model_config["model_type"] == "marian")
+    if not isinstance(saved, HFTokenizer) or not saved.files:
+        return False
     try:
         files = files_in_memory(saved.files, model_config=model_config)
-        build = pieces.build if files.is_sentencepiece else tokenizer.build
-        read = build(files, bos=True)
+        read = tokenizer.build(files, bos=True)
     except UserError:
-        return None
+        return False
+    if len(files.format) == 2 and read.mask_id is not None:
+        return False  # RoBERTa's mask takes the space before it; there it would not
     around = Template(read.prefix_ids, read.suffix_ids, read.pair_ids)
-    if type(read) is not type(saved) or around != template:
-        return None
-    if isinstance(read, PieceTokenizer) and isinstance(saved, PieceTokenizer):
-        a, b = (dataclasses.asdict(t.vocabulary) for t in (read, saved))
-        return _with_bos_settings(files, template) if a == b else None
-    assert isinstance(read, HFTokenizer) and isinstance(saved, HFTokenizer)
-    return files.contents if read.encodes_like(saved) else None
-
-
-def _with_bos_settings(
-    files: HFTokenizerFiles, template: Template
-) -> Mapping[str, bytes]:
-    """Return the files; those of Llama's kind say whether BOS and EOS are added.
-
-    transformers 5 adds none to a tokenizer.model unless a setting says so.
-    """
-    if files.format != ("tokenizer.model",):
-        return files.contents
-    flags = {
-        "add_bos_token": bool(template.prefix),
-        "add_eos_token": bool(template.suffix),
-    }
-    return {**files.contents, CONFIG: _to_bytes({**files.config, **flags}, indent=2)}
+    return around == template and read.encodes_like(saved)
 
 
 def _parts(saved: Tokenizer) -> tuple[dict[str, Any], list[str], dict[str, Any]]:

@@ -8,8 +8,10 @@ import sentencepiece
 
 from lmjax.data.tokenizers.hf.added import (
     ROLES,
+    has_room,
     list_added_tokens,
     list_role_free_tokens,
+    warn_left_out,
 )
 from lmjax.data.tokenizers.hf.directory import HFTokenizerFiles, token_text
 
@@ -76,7 +78,10 @@ def read_vocabulary(
     given = [files.special_token(role) for role in ROLES]
     for token in (*given, *list_role_free_tokens(files)):
         if token and token not in pieces and family != "marian":
-            pieces.append(token)
+            if has_room(files, len(pieces)):
+                pieces.append(token)
+            else:
+                warn_left_out(token)
     if tokens["unk"] not in pieces:
         raise files.error(files.format[-1], f"has no {tokens['unk']!r}")
     spelled = {*tokens.values(), *_list_role_free(files), *_filter_sentinels(pieces)}
