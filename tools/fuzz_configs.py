@@ -285,7 +285,9 @@ def check_leaves(spec: str, overrides: list[str]) -> None:
       Fault: one is not.
     """
     source = experiment.load_module(spec).get_config()
+    logging.disable()
     resolved = experiment.load(spec, [o.removeprefix("--config.") for o in overrides])
+    logging.disable(logging.NOTSET)
     wanted = dict(experiment.leaves(experiment.to_builtins(source), "config"))
     for override in overrides:
         wanted.pop(override.partition("=")[0].removeprefix("--"), None)
@@ -293,9 +295,11 @@ def check_leaves(spec: str, overrides: list[str]) -> None:
     for path, value in wanted.items():
         if path not in found and value not in ((), {}):
             raise Fault(f"{path} = {value!r} was accepted, and is nowhere")
-        # 0 and "" stand for what follows from other leaves; others are never changed.
-        if value and json.dumps(found[path], default=str) != json.dumps(
-            value, default=str
+        # 0, "" and "auto" stand for what follows from other leaves; others stay.
+        if (
+            value
+            and value != "auto"
+            and json.dumps(found[path], default=str) != json.dumps(value, default=str)
         ):
             numbers = isinstance(value, int | float) and float(value) == found[path]
             extended = path in ("config.optim.trainable", "config.optim.frozen")

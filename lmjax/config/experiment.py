@@ -242,8 +242,9 @@ def parse(
         raise ConfigError("config: holds itself, or is nested too deep") from error
     for override in overrides:
         apply_override(Config, nested, override, problems)
-    if defaults and nested.get("init_from") and isinstance(nested["init_from"], str):
-        for name, section in defaults(nested["init_from"]).items():
+    init_from = nested.get("init_from")
+    if defaults and isinstance(init_from, str) and init_from:
+        for name, section in defaults(init_from).items():
             own = nested.setdefault(name, {})
             if not isinstance(own, dict):
                 continue  # `build` reports that this is not a section

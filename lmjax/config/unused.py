@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from lmjax.errors import show
+
 _LEARNED, _ROPE, _RELATIVE = ("learned",), ("rope",), ("relative",)
 _TRAINED = ("sentencepiece",)
 # For each leaf the one that decides whether it has an effect, and the values with which
@@ -92,4 +94,5 @@ def _is_set(section: Any, leaf: str) -> bool:
 
 
 def _line(section: Any, leaf: str, path: str, why: str) -> str:
-    return f"{path}.{leaf} = {getattr(section, leaf)!r}: ignored with {path}.{why}"
+    value = show(getattr(section, leaf))
+    return f"{path}.{leaf} = {value}: ignored with {path}.{why}"

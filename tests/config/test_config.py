@@ -10,6 +10,7 @@ import types
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -306,6 +307,7 @@ HELD["dim"] = HELD
         ({"tokenizer": (), "init_from": "x"}, True),
         ({"init_from": 5}, True),
         ({"init_from": {}}, True),
+        ({"init_from": np.zeros(3)}, True),
         ({"seed": 10**5000}, False),
         ({"optim": {"learning_rate": -(10**5000)}}, False),
         ({"optim": {"name": 10**5000}}, False),
