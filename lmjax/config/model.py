@@ -229,6 +229,8 @@ class TransformerConfig(ModelBaseConfig):
     # attention and MLP read the same hidden states, as in GPT-NeoX
     parallel_residual: bool = False
     embedding_norm: bool = False  # a norm after the embeddings
+    # False: the attention of the first layer reads embeddings as they are (ModernBERT)
+    first_norm: bool = True
     scale_embeddings: bool = False  # multiply embeddings by sqrt(dim)
     activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "silu"  # of MLPs
     gated: bool = True  # gated MLP: with silu SwiGLU, with gelu GeGLU
@@ -410,6 +412,12 @@ class EncoderConfig(LabelHeadConfig, TransformerConfig):
     mlm_head: bool = True  # the head that predicts masked tokens
     pooler: bool = False  # a layer on the first token, for classification
     pooler_activation: Literal["tanh", "relu", "gelu"] = "tanh"
+    # the vector of a text that is classified: the pooler's, or the first or mean of the
+    # hidden states
+    summary: Literal["pooler", "first", "mean"] = "pooler"
+    label_layer: bool = False  # a layer and a norm before the label head (ModernBERT)
+    # biases in the layers and norms of the head for masked tokens and of label_layer
+    head_layer_bias: bool = True
     pair_head: bool = False  # predicts the order of two texts; for task.sentence_order
 
     @property

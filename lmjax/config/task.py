@@ -168,8 +168,11 @@ class ClassifyConfig(LabelTaskConfig):
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
         """Yield the conflicts of the task with other sections of a `Config`."""
         model = config.model
-        if model.kind == "encoder" and not model.pooler:
-            yield f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it"
+        if model.kind == "encoder" and model.summary == "pooler" and not model.pooler:
+            yield (
+                f"{path}.model.pooler = False: {path}.task.kind = 'classify' needs it, "
+                f"unless {path}.model.summary is 'first' or 'mean'"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,14 +27,12 @@ class LabelHead:
     Attributes:
       class_suffix: of the model class.
       text: what it does.
-      tensor: the prefix of the names of the head's tensors.
       uses_pooler: whether the head is on top of the pooler.
       names_labels: whether config.json names the labels.
     """
 
     class_suffix: str
     text: str
-    tensor: str = "classifier"
     uses_pooler: bool = False
     names_labels: bool = True
 
@@ -54,7 +52,6 @@ HEADS = {
     "span_qa": LabelHead(
         class_suffix="ForQuestionAnswering",
         text="it finds answers",
-        tensor="qa_outputs",
         names_labels=False,
     ),
 }
@@ -145,16 +142,18 @@ def write_task(task: TaskConfig, architecture: str) -> dict[str, Any]:
 
     Args:
       task: of the run.
-      architecture: that the family wrote for the model; a tagger, if the task's head
-        has another class but the same parameters.
+      architecture: that the family wrote for the model; of another task, if its head
+        has the same parameters.
     """
     head = HEADS.get(task.kind)
     if head is None:
         return {}
-    if head.names_labels:
-        return write_labels(task.output_names)
-    name = architecture.removesuffix(HEADS["tag"].class_suffix) + head.class_suffix
-    return {"architectures": [name]}
+    values = write_labels(task.output_names) if head.names_labels else {}
+    for other in HEADS.values():
+        if other.is_of(architecture):
+            name = architecture.removesuffix(other.class_suffix) + head.class_suffix
+            values["architectures"] = [name]
+    return values
 
 
 def name_heads(table: Table, model: ModelConfig, task: TaskConfig) -> Table:
@@ -169,12 +168,12 @@ def name_heads(table: Table, model: ModelConfig, task: TaskConfig) -> Table:
         name = table.tag_head if task.kind == "tag" else "score"
         own = linear("classifier", name)
         return dataclasses.replace(table, entries=(*table.entries, *own))
-    head = HEADS.get(task.kind)
-    if head is None:
+    if task.kind != "span_qa":
         return table
+    tensor = table.answer_head
     entries = (
         dataclasses.replace(
-            entry, tensor=entry.tensor.replace("classifier.", f"{head.tensor}.")
+            entry, tensor=entry.tensor.replace("classifier.", f"{tensor}.")
         )
         if entry.param.startswith("classifier.")
         else entry
@@ -208,7 +207,7 @@ def drop_unused_heads(
         _check_decoder_head(config, task)
         config = dataclasses.replace(config, lm_head=False)
     else:
-        pooler = HEADS[task.kind].uses_pooler
+        pooler = HEADS[task.kind].uses_pooler and config.summary == "pooler"
         config = dataclasses.replace(
             config, mlm_head=False, pair_head=False, pooler=pooler, head_bias=False
         )

@@ -15,6 +15,7 @@ from lmjax.interop.families.gemma import GEMMA, GEMMA2, GEMMA3
 from lmjax.interop.families.gpt2 import GPT2
 from lmjax.interop.families.gpt_neox import GPT_NEOX
 from lmjax.interop.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from lmjax.interop.families.modernbert import MODERNBERT
 from lmjax.interop.families.olmo import OLMO2
 from lmjax.interop.families.phi3 import PHI3
 from lmjax.interop.families.t5 import MT5, MT5_ENCODER, T5, T5_ENCODER
@@ -41,6 +42,7 @@ FAMILIES: tuple[Family, ...] = (
     XLM_ROBERTA,
     CAMEMBERT,
     DISTILBERT,
+    MODERNBERT,
     T5_ENCODER,
     MT5_ENCODER,
     BART,

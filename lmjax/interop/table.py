@@ -53,6 +53,8 @@ class Entry:
       span: the number of parts, from `part` on, that this parameter takes.
       num_groups: the number of times that the parts follow one another: each parameter
         is split into so many (heads).
+      first_layer: of those that have a tensor. The parameter's rows of the layers
+        before it have no effect.
     """
 
     param: str
@@ -63,6 +65,7 @@ class Entry:
     num_parts: int = 1
     span: int = 1
     num_groups: int = 1
+    first_layer: int = 0
 
     @property
     def is_stacked(self) -> bool:
@@ -76,7 +79,8 @@ class Entry:
         """
         if not self.is_stacked:
             return [(None, self.tensor)]
-        return [(i, self.tensor.format(layer=i)) for i in range(shape[0])]
+        layers = range(self.first_layer, shape[0])
+        return [(i, self.tensor.format(layer=i)) for i in layers]
 
     def layer_shape(self, shape: Shape) -> Shape:
         """Return the shape of one layer; all of `shape` if nothing is stacked.
@@ -205,6 +209,8 @@ class Table:
       ignored: regular expressions of tensors that hold nothing trained.
       heads: regular expressions of the tensors of heads: those that belong to no
         parameter of the model are left out, and the log says so.
+      answer_head: the module that predicts the ends of answers, in place of that
+        of other labels, `classifier`.
       tag_head: of a decoder, the module that predicts the labels of tokens.
       copies: tensors that are equal to another one, by name: tied embeddings.
       aliases: tensors that older files have in place of another one. If both are there,
@@ -217,6 +223,7 @@ class Table:
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     heads: tuple[str, ...] = HEADS
+    answer_head: str = "qa_outputs"
     tag_head: str = "score"
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)

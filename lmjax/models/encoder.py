@@ -7,7 +7,14 @@ from flax import nnx
 from lmjax.config.model import EncoderConfig
 from lmjax.errors import ConfigError
 from lmjax.models import flops
-from lmjax.models.heads import Classifier, MaskedLMHead, Pooler, TextEmbedding
+from lmjax.models.heads import (
+    Classifier,
+    LabelLayer,
+    MaskedLMHead,
+    Pooler,
+    TextEmbedding,
+    pool,
+)
 from lmjax.nn.linear import Embed, Linear
 from lmjax.nn.stack import TransformerStack, resolve_stack
 from lmjax.types import Array, Batch
@@ -35,7 +42,13 @@ class Encoder(nnx.Module):
         self.pair = Linear(keys[5], *pair, bias=True) if c.pair_head else None
         self.classifier = (
             Classifier(
-                jax.random.fold_in(key, 6), c.dim, c.num_labels, dropout=c.dropout
+                jax.random.fold_in(key, 6),
+                c.dim,
+                c.num_labels,
+                dropout=c.dropout,
+                layer=(
+                    LabelLayer(jax.random.fold_in(key, 8), c) if c.label_layer else None
+                ),
             )
             if c.num_labels
             else None
@@ -80,8 +93,13 @@ class Encoder(nnx.Module):
         return self.pooler(x_BTD)
 
     def summary(self, x_BTD: Array, segments_BT: Array) -> Array:
-        """Return one vector for each row (B, D), the pooler's."""
-        return self.pooled(x_BTD)
+        """Return one vector for each row (B, D): `config.summary` of its states."""
+        if self.config.summary == "pooler":
+            return self.pooled(x_BTD)
+        real_BT = segments_BT > 0
+        return pool(
+            jnp.where(real_BT[..., None], x_BTD, 0), real_BT, self.config.summary
+        )
 
     def pair_logits(self, x_BTD: Array) -> Array:
         """Return float32 logits (B, 2): are the two texts in order, or swapped?

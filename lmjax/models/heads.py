@@ -83,8 +83,9 @@ class MaskedLMHead(Head):
         c, keys = config, jax.random.split(key, 3)
         self.activation = c.activation
         dims = {"embed": c.dim}, {"features": c.dim}
-        self.dense = Linear(keys[0], *dims, bias=True)
-        self.norm = make_norm(keys[1], c.norm, c.dim, epsilon=c.norm_epsilon, bias=True)
+        bias = c.head_layer_bias
+        self.dense = Linear(keys[0], *dims, bias=bias)
+        self.norm = make_norm(keys[1], c.norm, c.dim, epsilon=c.norm_epsilon, bias=bias)
 
     def __call__(self, x: Array, embed: Embed) -> Array:
         """Return float32 logits (..., V) of hidden states (..., D)."""
@@ -157,6 +158,21 @@ def pool(x_BTD: Array, real_BT: Array, mode: Pooling) -> Array:
     return jnp.einsum("BT,BTD->BD", weights_BT.astype(x_BTD.dtype), x_BTD)
 
 
+class LabelLayer(nnx.Module):
+    """A layer and a norm before the label head (ModernBERT, Warner et al. 2024)."""
+
+    def __init__(self, key: Array, config: EncoderConfig) -> None:
+        c, keys = config, jax.random.split(key)
+        bias, dims = c.head_layer_bias, ({"embed": c.dim}, {"features": c.dim})
+        self.activation = c.activation
+        self.dense = Linear(keys[0], *dims, bias=bias)
+        self.norm = make_norm(keys[1], c.norm, c.dim, epsilon=c.norm_epsilon, bias=bias)
+
+    def __call__(self, x: Array) -> Array:
+        """Transform vectors (..., D)."""
+        return self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+
+
 class Classifier(Linear):
     """Logits over labels, of a text or of each token (BERT, Devlin et al. 2019)."""
 
@@ -168,11 +184,14 @@ class Classifier(Linear):
         *,
         dropout: float,
         bias: bool = True,
+        layer: LabelLayer | None = None,
     ) -> None:
         super().__init__(key, {"embed": dim}, {"features": num_labels}, bias=bias)
         self.dropout = dropout
+        self.layer = layer
 
     def __call__(self, x: Array, *, key: Array | None = None) -> Array:
         """Return float32 logits (..., C) of vectors (..., D); dropout with a key."""
+        x = x if self.layer is None else self.layer(x)
         x = dropout(x, rate=self.dropout, key=key)
         return super().__call__(x.astype(jnp.float32))

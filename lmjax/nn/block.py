@@ -75,7 +75,7 @@ class Block(nnx.Module):
         """Transform a whole sequence (B, T, D); dropout only with a key."""
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
         h_BTD = self.attention(
-            self._pre_norm(x_BTD, self.attention_norm),
+            self._attention_inputs(x_BTD, layer),
             **_attention_inputs(inputs, layer),
             bias=inputs.bias,
             key=keys[0],
@@ -109,7 +109,7 @@ class Block(nnx.Module):
         advances it after the last layer.
         """
         h_RTD, cache = self.attention.extend(
-            self._pre_norm(x_RTD, self.attention_norm),
+            self._attention_inputs(x_RTD, layer),
             cache,
             layer=layer,
             **_attention_inputs(inputs, layer),
@@ -129,6 +129,12 @@ class Block(nnx.Module):
         h_RTD = self._feed_forward(before_RTD, x_RTD)
         x_RTD = self._add(x_RTD, h_RTD, self.mlp_norm, self.mlp_post_norm)
         return x_RTD, cache
+
+    def _attention_inputs(self, x_BTD: Array, layer: Array | int) -> Array:
+        normed_BTD = self._pre_norm(x_BTD, self.attention_norm)
+        if self.config.first_norm:
+            return normed_BTD
+        return jnp.where(jnp.equal(layer, 0), x_BTD, normed_BTD)
 
     def _pre_norm(self, x_BTD: Array, norm: Any) -> Array:
         return x_BTD if self.config.norm_place in ("post", "output") else norm(x_BTD)

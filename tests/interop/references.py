@@ -35,6 +35,13 @@ DISTILBERT = {
     "max_position_embeddings": 64,
     "pad_token_id": 1,
 }
+MODERNBERT = {
+    **SMALL,
+    "num_hidden_layers": 4,
+    "local_attention": 6,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+}
 T5 = {
     "vocab_size": 67,
     "d_model": 32,
@@ -218,6 +225,20 @@ CASES = {
     "distilbert_span_qa": (
         "DistilBertForQuestionAnswering",
         {**DISTILBERT, "max_position_embeddings": 240},
+    ),
+    "modernbert_base": ("ModernBertModel", MODERNBERT),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert_classify": (
+        "ModernBertForSequenceClassification",
+        {**MODERNBERT, "num_labels": 3, "classifier_pooling": "mean"},
+    ),
+    "modernbert_tag": (
+        "ModernBertForTokenClassification",
+        {**MODERNBERT, "num_labels": 5},
+    ),
+    "modernbert_span_qa": (
+        "ModernBertForQuestionAnswering",
+        {**MODERNBERT, "max_position_embeddings": 240, "decoder_bias": False},
     ),
     "t5_encoder": ("T5EncoderModel", T5),
     "bert_untied": ("BertForMaskedLM", {**SMALL, "tie_word_embeddings": False}),

@@ -260,8 +260,11 @@ def _roberta_table(config: EncoderConfig) -> Table:
 def unused_fields(config: EncoderConfig) -> tuple[str, ...]:
     """Return the fields of the heads that there are not."""
     no_head = ("tie_embeddings", "head_bias", "logit_softcap")
-    unused = () if config.mlm_head else no_head
-    return unused if config.pooler else (*unused, "pooler_activation")
+    unused = [] if config.mlm_head else [*no_head]
+    unused += [] if config.pooler else ["pooler_activation"]
+    unused += [] if config.num_labels else ["summary", "label_layer"]
+    has_layer = config.mlm_head or (config.num_labels and config.label_layer)
+    return (*unused, *(() if has_layer else ("head_layer_bias",)))
 
 
 BERT = Family(
