@@ -162,7 +162,8 @@ def name_heads(table: Table, model: ModelConfig, task: TaskConfig) -> Table:
     A model without a head over the vocabulary has no tensor that is tied to one.
     """
     if not getattr(model, "lm_head", True):
-        copies = {k: v for k, v in table.copies.items() if k != "lm_head.weight"}
+        heads = ("lm_head.weight", "embed_out.weight")
+        copies = {k: v for k, v in table.copies.items() if k not in heads}
         table = dataclasses.replace(table, copies=copies)
     if isinstance(model, DecoderConfig) and model.num_labels:
         name = table.tag_head if task.kind == "tag" else "score"

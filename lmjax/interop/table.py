@@ -28,7 +28,7 @@ Layout = Literal["same", "flat", "unsqueezed", "linear", "conv1d"]
 # model does not use: of its pretraining, or of another task.
 HEADS = (
     r"^(cls|classifier|pre_classifier|classification_head|lm_head|qa_outputs|score)\.",
-    r"^(vocab_(transform|layer_norm|projector)|v_head|sop_classifier)\.",
+    r"^(vocab_(transform|layer_norm|projector)|v_head|sop_classifier|embed_out)\.",
     r"(^|\.)pooler\.dense\.",
 )
 

@@ -174,6 +174,11 @@ CASES = {
         {**NEOX, "use_parallel_residual": False, "attention_bias": False}
         | {"tie_word_embeddings": True, "rotary_pct": 1.0},
     ),
+    "gpt_neox_tag": ("GPTNeoXForTokenClassification", {**NEOX, "num_labels": 5}),
+    "gemma3_classify": (
+        "Gemma3TextForSequenceClassification",
+        {**GROUPED, "head_dim": 16, "num_labels": 3},
+    ),
     "gpt_neox_base": ("GPTNeoXModel", NEOX),
     "bert_base": ("BertModel", SMALL),
     "bert": ("BertForMaskedLM", SMALL),

@@ -52,6 +52,27 @@ def test_scanned_is_unrolled(bert, tiny, apply, make_batch):
     np.testing.assert_allclose(apply(model)(params, batch), expected, atol=1e-5)
 
 
+def test_layers_that_differ_are_scanned_as_unrolled(
+    tiny, random_params, apply, make_batch
+):
+    leaves = {"norm_place": "pre", "first_norm": False, "position": "rope"}
+    leaves |= {"window": 3, "global_layers": (0,), "rope_local_theta": 100.0}
+    scanned, unrolled = (tiny("bert", scan_layers=s, **leaves) for s in (True, False))
+    params, batch = random_params(scanned), make_batch(rows=4)
+    logits = apply(scanned)(params, batch)
+    np.testing.assert_allclose(apply(unrolled)(params, batch), logits, atol=1e-5)
+    # The norm before the first layer's attention has no effect, the next one has.
+    scale = np.array(params["encoder"]["blocks"]["attention_norm"]["scale"])
+    for layer, moves in ((0, False), (1, True)):
+        changed = scale.copy()
+        changed[layer] += 1.0
+        norm = {**params["encoder"]["blocks"]["attention_norm"], "scale": changed}
+        blocks = {**params["encoder"]["blocks"], "attention_norm": norm}
+        moved = {**params, "encoder": {**params["encoder"], "blocks": blocks}}
+        difference = np.abs(apply(scanned)(moved, batch) - logits).max()
+        assert (difference > 1e-4) == moves
+
+
 def test_an_encoder_without_heads_names_the_missing_leaf(tiny, one_text):
     bare = tiny("bert", mlm_head=False, pooler=False, pair_head=False)
     params = bare.init(jax.random.key(0))

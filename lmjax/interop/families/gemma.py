@@ -187,6 +187,7 @@ GEMMA3 = Family(
     model_type="gemma3_text",
     architectures=("Gemma3ForCausalLM", "Gemma3TextModel"),
     base_architecture="Gemma3TextModel",
+    has_tagger=False,
     defaults=_GEMMA3,
     config_from_hf=_read_gemma3,
     config_to_hf=_write_gemma3,

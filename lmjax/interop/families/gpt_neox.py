@@ -109,6 +109,7 @@ def _table(config: DecoderConfig) -> Table:
     return Table(
         entries=(*_ENTRIES, *fused),
         prefix="gpt_neox.",
+        tag_head="classifier",
         ignored=(r"\.attention\.(bias|masked_bias)$", r"rotary_emb\.inv_freq$"),
         copies={
             name: output

@@ -63,4 +63,5 @@ OLMO2 = Family(
     config_to_hf=_write,
     table=lambda config: _TABLE,
     base_architecture="Olmo2Model",
+    has_tagger=False,
 )
