@@ -127,6 +127,7 @@ def read_config(
     task = _read_task(family, hf, tensors)
     if task and family.kind == "decoder":
         model["num_labels"], model["lm_head"] = len(task["labels"]), False
+        model["tie_embeddings"] = False  # there is nothing to tie
         model["label_bias"] = task["kind"] == "tag"
     is_base = hf.architecture == family.base_architecture
     if is_base and family.kind != "encoder" and not model["tie_embeddings"]:

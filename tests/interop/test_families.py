@@ -25,6 +25,7 @@ def test_defaults_are_those_of_transformers(name):
     # Keys of the files or of older versions that the class does not have.
     older = {"n_positions", "position_embedding_type"} if name != "gpt2" else set()
     older |= {"position_embedding_type", "decoder_start_token_id"}
+    older |= {"global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"}
     older |= {"attention_bias", "mlp_bias", "use_sliding_window", "max_window_layers"}
     older |= {"hidden_act"} if name.startswith("gemma") else set()
     older |= {"rope_theta", "rope_local_base_freq", "sliding_window_pattern"}

@@ -56,7 +56,12 @@ def test_layers_that_differ_are_scanned_as_unrolled(
     tiny, random_params, apply, make_batch
 ):
     leaves = {"norm_place": "pre", "first_norm": False, "position": "rope"}
-    leaves |= {"window": 3, "global_layers": (0,), "rope_local_theta": 100.0}
+    leaves |= {
+        "position_offset": 0,
+        "window": 3,
+        "global_layers": (0,),
+        "rope_local_theta": 100.0,
+    }
     scanned, unrolled = (tiny("bert", scan_layers=s, **leaves) for s in (True, False))
     params, batch = random_params(scanned), make_batch(rows=4)
     logits = apply(scanned)(params, batch)
