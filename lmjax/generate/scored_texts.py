@@ -63,7 +63,8 @@ def encode_scored(
     encoded = iter(encode_continuations(tokenizer, joined, keep_context=False))
     ids = []
     for context, text in pairs:
-        begin = not_none(tokenizer.bos_id) if _is_text(context or text) else ()
+        first = context if len(context) else text
+        begin = not_none(tokenizer.bos_id) if _is_text(first) else ()
         if prefix_token is not None:
             begin = (prefix_token,)
         before, after = (

@@ -218,6 +218,13 @@ def _bleu(
             "char or flores200",
         )
     metric = _make_bleu(tokenizer)
+    order = metric.max_ngram_order
+    if all(len(metric.tokenizer(target).split()) < order for target in targets):
+        _log_once(
+            logging.WARNING,
+            f"warning: bleu: no reference has {order} words or more, so BLEU is 0 "
+            "whatever the predictions; chrf and exact_match judge short texts",
+        )
     return (float(metric.corpus_score([*predictions], [[*targets]]).score),)
 
 

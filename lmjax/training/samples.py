@@ -6,7 +6,7 @@ from typing import Any
 
 from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import write_bytes, write_errors
-from lmjax.generate.prompts import encode_prompts
+from lmjax.generate.prompts import decode_continuation, encode_prompts
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import processes
 from lmjax.training.run import Run
@@ -38,10 +38,10 @@ def write_samples(run: Run, state: TrainState) -> None:
     config, tokenizer = run.config.sample, run.datasets.tokenizer
     if not config.prompts:
         return
-    step = int(state.step)
+    step, inputs = int(state.step), _encode_prompts(run)
     rows = run.generator.generate(
         state.eval_params,
-        **_encode_prompts(run),
+        **inputs,
         max_tokens=config.max_tokens,
         sampling=Sampling(
             temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
@@ -49,10 +49,12 @@ def write_samples(run: Run, state: TrainState) -> None:
         stop_ids=tokenizer.stop_ids,
         seed=step,
     )
-    separator = "\n" if run.program.model.config.is_encoder_decoder else ""
+    has_source = run.program.model.config.is_encoder_decoder
+    separator = "\n" if has_source else ""
+    contexts: Any = [()] * len(rows) if has_source else inputs["prompts"]
     texts = [
-        prompt + separator + tokenizer.decode(row)
-        for prompt, row in zip(config.prompts, rows, strict=True)
+        prompt + separator + decode_continuation(tokenizer, context, row)
+        for prompt, context, row in zip(config.prompts, contexts, rows, strict=True)
     ]
     if processes.is_first():
         path = _path(run, step)

@@ -95,6 +95,8 @@ def test_ids_are_scored_as_they_are(lm, make_lm):
 
     check([[bos, *ids], ([bos, *ids[:2]], ids[2:])], eos=True)
     check([ids, (ids[:2], np.array(ids[2:]))], prefix_token=bos, eos=True)
+    arrays = np.array([bos, *ids[:2]]), np.array(ids[2:])
+    check([np.concatenate(arrays), arrays], eos=True)
     check(["hello", ("he", ids[2:])], eos=True)
     assert lm.score([ids])[0]["num_tokens"] == 4  # nothing is before the first
     other, same = lm.score(["hello", ([7], ids)], prefix_token=7)

@@ -207,6 +207,8 @@ def test_a_metric_that_cannot_judge_the_texts_says_so(caplog, monkeypatch):
     chinese, signs = [NEAR["zh"][1]], ["!!!", "?"]
     assert found("bleu", answers=chinese, targets=chinese, bleu_tokenizer="13a")
     assert "100% of the words of the references" in caplog.text
+    found("bleu", answers=["a b c"], targets=["a b c"])
+    assert "no reference has 4 words or more" in caplog.text
     found("rouge", answers=signs, targets=signs)
     assert "2 of 2 references have no words" in caplog.text
 

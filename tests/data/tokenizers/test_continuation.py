@@ -11,6 +11,7 @@ from lmjax.data.tokenizers import words
 from lmjax.data.tokenizers.continuation import encode_continuations
 from lmjax.data.tokenizers.plain import Bytes, Ids
 from lmjax.data.tokenizers.sentencepiece import SentencePiece
+from lmjax.generate.prompts import decode_continuation
 
 TEXT = [
     f"The quick brown fox jumps over the lazy dog number {i}; import sys {i * 7}"
@@ -106,6 +107,15 @@ def test_a_piece_that_crosses_the_seam_belongs_to_the_text(kinds):
     )
     assert tokenizer.id_to_piece(before[-1]) == "▁"
     assert tokenizer.id_to_piece(after[0]) != "▁sys"
+
+
+def test_a_continuation_keeps_the_space_at_its_start(kinds):
+    for tokenizer in kinds.values():
+        ((before, after),) = encode_continuations(
+            tokenizer, [("The quick", " brown")], keep_context=True
+        )
+        found = decode_continuation(tokenizer, before.tolist(), after.tolist())
+        assert found == " brown"
 
 
 def test_whole_words_cross_no_seam():
