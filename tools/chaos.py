@@ -289,7 +289,8 @@ def fill_disks(config: Path, root: Path) -> int:
         workdir = root / f"full-{folder or 'workdir'}"
         mounted = workdir / folder
         mounted.mkdir(parents=True)
-        size = ["-o", "size=24k"]
+        small = folder in ("samples", "tokenizer")  # so that little fills them
+        size = ["-o", f"size={4 if small else 24}k"]
         subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", mounted], check=True)
         try:
             done = subprocess.run(
