@@ -121,61 +121,76 @@ MAX_TOKENS = Flag(
 SEED = Flag(
     "--seed", "of sampling; default: 0", type=parse_integer, default=0, metavar="N"
 )
+# Those of `DecodingConfig`; where one is not given, the workdir's own setting holds.
 DECODING = (
     Flag(
         "--temperature",
-        "divide the logits by T before sampling, 0: greedy; default: 0.8",
+        "divide the logits by T before sampling, 0: greedy; default: that of the run "
+        "(task.write.temperature, 0.8 for models of running text)",
         type=parse_number,
         metavar="T",
     ),
     Flag(
         "--top_k",
-        "sample from the K most likely tokens; default: all",
+        "sample from the K most likely tokens, 0: all",
         type=parse_integer,
-        default=0,
         metavar="K",
     ),
     Flag(
         "--top_p",
         "nucleus sampling: sample from the most likely tokens that together have "
-        "probability P; default: 1, all",
+        "probability P, 1: all",
         type=parse_number,
-        default=1.0,
+        metavar="P",
+    ),
+    Flag(
+        "--min_p",
+        "sample from the tokens with at least P of the most likely one's probability",
+        type=parse_number,
         metavar="P",
     ),
     Flag(
         "--num_beams",
-        "beam search with N beams; default: 1, sampling",
+        "beam search with N beams, 1: sampling",
         type=parse_integer,
-        default=1,
         metavar="N",
     ),
     Flag(
         "--length_penalty",
         "beam search: score texts by log P / length ** X, so that a larger X prefers "
-        "longer texts; default: 1",
+        "longer texts",
         type=parse_number,
-        default=1.0,
         metavar="X",
     ),
     Flag(
         "--early_finish",
         "beam search: stop once N texts have ended",
-        action="store_true",
+        action="store_const",
+        const=True,
     ),
     Flag(
         "--min_tokens",
-        "tokens to generate before the text may end; default: 0",
+        "tokens to generate before the text may end",
         type=parse_integer,
-        default=0,
         metavar="N",
     ),
     Flag(
         "--no_repeat_ngram",
-        "do not generate any sequence of N tokens twice; default: no limit",
+        "do not generate any sequence of N tokens twice, 0: no limit",
         type=parse_integer,
-        default=0,
         metavar="N",
+    ),
+    Flag(
+        "--repetition_penalty",
+        "make logits of tokens that the text has worse by a factor",
+        type=parse_number,
+        metavar="X",
+    ),
+    Flag(
+        "--stop",
+        "end the text before the first occurrence of TEXT; may be given several times",
+        action="append",
+        metavar="TEXT",
     ),
 )
 TEXTS = Flag(
@@ -230,6 +245,18 @@ DRY_RUN = Flag(
     "--dry_run",
     "say what would be imported and what would be dropped, and write nothing",
     action="store_true",
+)
+IGNORE_GENERATION = Flag(
+    "--ignore_generation",
+    "import a model although settings of its generation_config.json are not supported",
+    action="store_true",
+)
+BASE = Flag(
+    "--base",
+    "of PEFT's adapters: the workdir or Hugging Face model that they belong to; "
+    "default: the directory that they name",
+    default="",
+    metavar="DIR|NAME",
 )
 HF_TARGET = Flag("--to", "the directory to create", required=True, metavar="DIR")
 DTYPE = Flag(

@@ -62,12 +62,11 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     """Print the continuation of a prompt, sampled or found by beam search."""
-    from lmjax.generate.text_generator import choose_decoding
+    from lmjax.config.decoding import choose_decoding
     from lmjax.inference.language_model import load as load_model
 
     way = {name: getattr(args, name) for name in DECODING_FLAGS}
-    if args.temperature is None and args.num_beams == 1:
-        way["temperature"] = 0.8
+    way["stop"] = tuple(args.stop) if args.stop else None
     choose_decoding(**way)  # report wrong values before the model is loaded
     lm = load_model(args.workdir, step=args.step)
     common = {"max_tokens": args.max_tokens, "seed": args.seed}
@@ -142,14 +141,26 @@ def describe(args: argparse.Namespace) -> int:
 
 def import_model(args: argparse.Namespace) -> int:
     """Import a Hugging Face model as a workdir."""
-    from lmjax.interop import dry_run, hf
+    from lmjax.interop import dry_run, hf, peft_files, peft_import
 
+    if peft_files.is_adapter(args.source) and args.workdir and not args.dry_run:
+        workdir = Path(args.workdir)
+        print(peft_import.import_adapters(args.source, workdir, base=args.base))
+        return 0
+    if args.base:
+        raise UserError(f"--base={args.base}: is for PEFT's adapters, not --from")
     if args.dry_run:
         print(dry_run.describe_import(args.source))
         return 0
     if args.workdir is None:
         raise UserError("--workdir: must be given, unless --dry_run is")
-    print(hf.import_hf(args.source, Path(args.workdir)))
+    print(
+        hf.import_hf(
+            args.source,
+            Path(args.workdir),
+            ignore_generation=args.ignore_generation,
+        )
+    )
     return 0
 
 
@@ -226,7 +237,14 @@ VERBS = {
         flags.STEP,
         takes_overrides=True,
     ),
-    "import": Verb(import_model, flags.HF_SOURCE, flags.IMPORTED, flags.DRY_RUN),
+    "import": Verb(
+        import_model,
+        flags.HF_SOURCE,
+        flags.IMPORTED,
+        flags.DRY_RUN,
+        flags.IGNORE_GENERATION,
+        flags.BASE,
+    ),
     "export": Verb(
         export_model,
         flags.WORKDIR,

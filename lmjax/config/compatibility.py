@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from lmjax.config.decoding import id_conflicts
 from lmjax.config.model import CAUSAL_KINDS, LabelHeadConfig
 
 # Sources that hold nothing but examples.
@@ -18,6 +19,7 @@ def find_conflicts(config: Any, path: str) -> Iterator[str]:
     """
     task, model, data = config.task, config.model, config.data
     yield from task.prediction_conflicts(config, path)
+    yield from id_conflicts(config, path)
     if model.kind == "recurrent" and task.model_kinds == CAUSAL_KINDS:
         yield from _recurrent_conflicts(config, path)
     if data.source == "none":

@@ -229,7 +229,8 @@ def parse(
       source: the config of an experiment file.
       overrides: those of the command line; they take precedence.
       defaults: given `init_from`, returns sections whose leaves apply where neither
-        source nor overrides set them. A section of another `kind` is ignored.
+        source nor overrides set them. A section of another `kind` is ignored. Its
+        "constraints" are leaves of `task.write`, for the same tokenizer.
 
     Raises:
       ConfigError: all problems, in one line: each with its dotted path, the value,
@@ -240,11 +241,15 @@ def parse(
         nested = to_builtins(source)
     except RecursionError as error:
         raise ConfigError("config: holds itself, or is nested too deep") from error
+    sections: dict[str, Any] = {}
+    constraints: dict[str, Any] = {}
     for override in overrides:
         apply_override(Config, nested, override, problems)
     init_from = nested.get("init_from")
     if defaults and isinstance(init_from, str) and init_from:
-        for name, section in defaults(init_from).items():
+        sections = dict(defaults(init_from))
+        constraints = sections.pop("constraints", {})
+        for name, section in sections.items():
             own = nested.setdefault(name, {})
             if not isinstance(own, dict):
                 continue  # `build` reports that this is not a section
@@ -252,11 +257,29 @@ def parse(
                 nested[name] = _merge(section, own)
     config = build(Config, nested, "config", problems)
     if not problems:
+        if sections and to_dict(config.tokenizer) == to_builtins(sections["tokenizer"]):
+            config = _inherit_constraints(config, constraints)
         config = _resolve_defaults(config)
         problems += validate_tree(config, "config")
     if problems:
         raise ConfigError("; ".join(dict.fromkeys(problems)))
     return config
+
+
+def _inherit_constraints(config: Config, leaves: Mapping[str, Any]) -> Config:
+    """Set the leaves of `task.write` that have their default."""
+    write = getattr(config.task, "write", None)
+    if write is None:
+        return config
+    unset = {
+        name: value
+        for name, value in leaves.items()
+        if getattr(write, name) == getattr(type(write), name)
+    }
+    task: Any = dataclasses.replace(
+        config.task, write=dataclasses.replace(write, **unset)
+    )
+    return dataclasses.replace(config, task=task)
 
 
 def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,7 +323,12 @@ def _resolve_defaults(config: Config) -> Config:
     )
     task = config.task
     if isinstance(task, GenerationTaskConfig) and not task.write.max_tokens:
-        max_tokens = min(config.data.target_length, max_new_tokens(config))
+        max_tokens = min(
+            task.write.max_length - 1  # beside the start of the decoder
+            if task.write.max_length and task.kind == "seq2seq"
+            else config.data.target_length,
+            max_new_tokens(config),
+        )
         write = dataclasses.replace(task.write, max_tokens=max_tokens)
         task = dataclasses.replace(task, write=write)
     return dataclasses.replace(config, task=task)

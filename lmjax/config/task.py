@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from lmjax.config.decoding import (
+    SAMPLING_LEAVES,
     BleuTokenizer,
     DecodingConfig,
     Metric,
@@ -76,6 +77,17 @@ class GenerationTaskConfig(PredictionTaskConfig):
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
         """Yield the conflicts of the task with other sections of a `Config`."""
         yield from decoding_conflicts(config, path)
+
+    def prediction_conflicts(self, config: Any, path: str) -> Iterator[str]:
+        """Yield settings of sampling, which predictions do not do."""
+        for leaf in SAMPLING_LEAVES:
+            value, neutral = getattr(self.write, leaf), getattr(DecodingConfig, leaf)
+            if value != neutral:
+                yield (
+                    f"{path}.task.write.{leaf} = {value}: must be {neutral:g} for "
+                    f"{path}.task.kind = {config.task.kind!r}, whose predictions are "
+                    "not sampled"
+                )
 
 
 def language_problems(language: str, path: str) -> Iterator[str]:

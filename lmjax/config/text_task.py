@@ -8,8 +8,13 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from lmjax.config.decoding import DecodingConfig
-from lmjax.config.leaf_types import Fraction, Interval, NonNegativeFloat
+from lmjax.config.decoding import DecodingConfig, SamplingConfig
+from lmjax.config.leaf_types import (
+    Fraction,
+    Interval,
+    NonNegativeFloat,
+    runtime_field,
+)
 from lmjax.config.model import CAUSAL_KINDS, SOURCE_KINDS
 
 
@@ -82,6 +87,7 @@ class CausalLMConfig(TaskBaseConfig):
     """Predict each token from those before it."""
 
     kind: Literal["causal_lm"] = "causal_lm"
+    write: SamplingConfig = runtime_field(SamplingConfig())  # texts that continue one
     model_kinds = CAUSAL_KINDS
 
 
@@ -136,6 +142,7 @@ class MaskedLMConfig(TaskBaseConfig):
 class WindowPairConfig(TaskBaseConfig):
     """Objectives whose source and target are cut from one window of text."""
 
+    write: SamplingConfig = runtime_field(SamplingConfig())  # targets of sources
     model_kinds = SOURCE_KINDS
     has_target = True
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config.decoding import DecodingConfig
-from lmjax.generate.constraints import apply_constraints
+from lmjax.config.decoding import ConstraintConfig, DecodingConfig
+from lmjax.generate.constraints import apply_constraints, penalize_repetition
 from lmjax.generate.decode import GenerationState, Generator
 from lmjax.models import Model
 from lmjax.parallel import sharding
@@ -79,8 +79,11 @@ class BeamSearch:
             float(config.length_penalty),
             num_beams=config.num_beams,
             early_finish=config.early_finish,
-            min_tokens=least,
-            no_repeat_ngram=config.no_repeat_ngram,
+            exhaustive=config.exhaustive,
+            renormalize=config.renormalize,
+            constraints=config.constraints(
+                self.generator.model.config.decoder_prefix_ids
+            ),
         )
         finished = jax.device_get(finished)
         return [
@@ -95,7 +98,8 @@ class BeamSearch:
     @functools.cached_property
     def _search(self) -> Any:
         search = functools.partial(_search, self.generator.model)
-        static = ("num_beams", "early_finish", "min_tokens", "no_repeat_ngram")
+        flags = ("early_finish", "exhaustive", "renormalize")
+        static = ("num_beams", "constraints", *flags)
         return jax.jit(search, static_argnames=static)
 
 
@@ -156,8 +160,9 @@ class _SearchStep:
     length_penalty: Array
     num_beams: int
     early_finish: bool
-    min_tokens: int
-    no_repeat_ngram: int
+    exhaustive: bool
+    renormalize: bool
+    constraints: ConstraintConfig
 
     def init(self, text_BS: Array) -> _SearchState:
         """Return the state before the first token, in which one beam exists."""
@@ -183,7 +188,9 @@ class _SearchStep:
         running = self._choose(state, jnp.where(self.is_stop_V, -jnp.inf, totals_BKV))
         # The maximum, not element 0: slicing the sorted result makes XLA on the CPU
         # replace its fast top_k by a full sort.
-        best_B = running.log_probs_BK.max(axis=1) / self._norm(num_steps)
+        longest = self.max_tokens if self.exhaustive else num_steps
+        longest = jnp.where(self.length_penalty > 0, longest, num_steps)
+        best_B = running.log_probs_BK.max(axis=1) / self._norm(longest)
         open_B = state.open_B & (best_B > finished.scores_BK[:, -1])
         if self.early_finish:
             open_B &= jnp.isneginf(finished.scores_BK[:, -1])
@@ -196,17 +203,30 @@ class _SearchStep:
     def _totals(self, state: _SearchState, logits_RV: Array) -> Array:
         """Return log P of every text with every next token, (B, K, V)."""
         running, K = state.running, self.num_beams
+        text_RS = running.text_BKS.reshape(-1, running.text_BKS.shape[-1])
+        lengths_R = jnp.repeat(self.lengths_B + state.num_steps, K)
         # Normalized over all ids, as in scoring, also those that are never generated.
-        log_probs_RV = jax.nn.log_softmax(logits_RV)[:, : len(self.is_stop_V)]
+        norm_R1 = jax.nn.logsumexp(logits_RV, axis=1, keepdims=True)
+        # Repetition makes logits worse, as in greedy decoding, but log-probabilities
+        # of several beams, as transformers does.
+        scores_RV = logits_RV - (0 if K == 1 else norm_R1)
+        scores_RV = penalize_repetition(
+            scores_RV[:, : len(self.is_stop_V)],
+            text_RS,
+            lengths_R,
+            penalty=self.constraints.repetition_penalty,
+        )
         log_probs_RV = apply_constraints(
-            log_probs_RV,
-            min_tokens=self.min_tokens,
-            no_repeat_ngram=self.no_repeat_ngram,
-            text_BS=running.text_BKS.reshape(-1, running.text_BKS.shape[-1]),
-            lengths_B=jnp.repeat(self.lengths_B + state.num_steps, K),
+            scores_RV - (norm_R1 if K == 1 else 0),
+            constraints=self.constraints,
+            text_BS=text_RS,
+            lengths_B=lengths_R,
             is_stop_V=self.is_stop_V,
             num_steps=state.num_steps,
+            max_tokens=self.max_tokens,
         )
+        if self.renormalize:
+            log_probs_RV = jax.nn.log_softmax(log_probs_RV)
         shape_BK = running.log_probs_BK.shape
         return running.log_probs_BK[..., None] + log_probs_RV.reshape(*shape_BK, -1)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.errors import ConfigError
-from lmjax.generate.constraints import apply_constraints
+from lmjax.generate.constraints import apply_constraints, penalize_repetition
 from lmjax.generate.prompts import check_sources, pad_sources
 from lmjax.generate.sampling import Sampling, sample
 from lmjax.models import Model
@@ -94,7 +94,7 @@ class Generator:
         ended = np.zeros(len(prompts), bool)
         for _ in range(max_tokens):
             # The device computes the next step while the host reads this one's token.
-            token, state = step(state, keys, is_stop_V)
+            token, state = step(state, keys, is_stop_V, max_tokens)
             if pending is not None:
                 yield _hide_ended(pending, ended, stop_ids)
                 if ended.all():
@@ -201,6 +201,7 @@ class Generator:
             state: GenerationState,
             keys: Array,
             is_stop_V: Array,
+            max_tokens: Array,
             *,
             sampling: Sampling,
         ) -> tuple[Array, GenerationState]:
@@ -208,13 +209,18 @@ class Generator:
             text, lengths = state.text_BS, state.lengths_B
             step_keys = jax.vmap(jax.random.fold_in)(keys, lengths)
             logits = apply_constraints(
-                state.logits_BV[:, : self.vocab_size],
-                min_tokens=sampling.min_tokens,
-                no_repeat_ngram=sampling.no_repeat_ngram,
+                penalize_repetition(
+                    state.logits_BV[:, : self.vocab_size],
+                    text,
+                    lengths,
+                    penalty=sampling.repetition_penalty,
+                ),
+                constraints=sampling,
                 text_BS=text,
                 lengths_B=lengths,
                 is_stop_V=is_stop_V,
                 num_steps=state.num_steps,
+                max_tokens=max_tokens,
             )
             token = sample(logits, step_keys, sampling=sampling)
             text = text.at[jnp.arange(len(text)), lengths].set(token)

@@ -1,9 +1,11 @@
 """Prompts and sources: from text to ids, and to arrays. B rows, S source length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from lmjax.config.decoding import ConstraintConfig
 from lmjax.config.model import ModelConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
@@ -47,6 +49,34 @@ def decode_continuation(
     """Return the text of `ids` after a context, spaces at its start included."""
     prefix = tokenizer.decode(context)
     return tokenizer.decode([*context, *ids])[len(prefix) :]
+
+
+def begin_texts(
+    inputs: Mapping[str, Any], *, decoding: ConstraintConfig, config: ModelConfig
+) -> dict[str, Any]:
+    """Return `prompts` and `sources` as texts are generated from them.
+
+    The prompts of an encoder-decoder are its `decoder_prefix_ids` without a first id
+    that is forced, which is generated then.
+
+    Args:
+      inputs: `prompts`, and of an encoder-decoder `sources`.
+      decoding: how texts are generated.
+      config: of the model.
+    """
+    if "sources" not in inputs:
+        return dict(inputs)
+    start = [*decoding.start_of_text(config.decoder_prefix_ids)]
+    return {**inputs, "prompts": [start] * len(inputs["sources"])}
+
+
+def drop_forced(
+    tokens: Sequence[int], *, decoding: ConstraintConfig, config: ModelConfig
+) -> Sequence[int]:
+    """Return the tokens generated for a source without a first one that was forced."""
+    first = decoding.constraints(config.decoder_prefix_ids).force_first
+    forced = config.is_encoder_decoder and list(tokens[:1]) == [first]
+    return tokens[1:] if forced else tokens
 
 
 def check_sources(

@@ -63,3 +63,54 @@ class TextStream:
                 self._ids, self._shown, self._num_shown = self._ids[stop:], "", 0
                 return added
         return ""
+
+
+def cut_text(text: str, stop: Sequence[str]) -> str:
+    """Return a text up to where the first of some texts begins in it."""
+    found = (index for s in stop if (index := text.find(s)) >= 0)
+    return text[: min(found, default=len(text))]
+
+
+class StoppedText:
+    """A text that comes in pieces, and ends before the first of some texts.
+
+    What may be the beginning of one of them is held back until more has come.
+
+    Args:
+      stop: texts, none of them empty.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = stop
+        self._held = ""
+        self.is_over = False
+
+    def add(self, piece: str) -> str:
+        """Return what is certain to belong to the text; "" once it is over."""
+        if self.is_over:
+            return ""
+        self._held += piece
+        text = cut_text(self._held, self._stop)
+        # A longer text to stop at may have begun before the one that was found.
+        size = min(len(text), len(self._held) - self._num_begun())
+        self.is_over = len(text) < len(self._held) and size == len(text)
+        text, self._held = self._held[:size], self._held[size:]
+        return text
+
+    def rest(self) -> str:
+        """Return what is left when no more comes."""
+        text, self._held = cut_text(self._held, self._stop), ""
+        return "" if self.is_over else text
+
+    def _num_begun(self) -> int:
+        """Return how many last characters may begin a text to stop at."""
+        held = self._held
+        return max(
+            (
+                size
+                for s in self._stop
+                for size in range(1, min(len(s), len(held) + 1))
+                if held.endswith(s[:size])
+            ),
+            default=0,
+        )

@@ -12,8 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lmjax import models
-from lmjax.config import decoding as decoding_config
-from lmjax.config.decoding import DecodingConfig
+from lmjax.config.decoding import DecodingConfig, SamplingConfig, choose_decoding
 from lmjax.config.experiment import Config, MeshConfig
 from lmjax.config.model import LabelHeadConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -21,11 +20,16 @@ from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.embed import embed_rows, encode_truncated
-from lmjax.generate.prompts import decode_continuation, encode_prompts
+from lmjax.generate.prompts import (
+    begin_texts,
+    decode_continuation,
+    drop_forced,
+    encode_prompts,
+)
+from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer, describe_score, padded_length
 from lmjax.generate.scored_texts import ScoredText, encode_scored
-from lmjax.generate.text_generator import choose_decoding
-from lmjax.generate.text_stream import TextStream
+from lmjax.generate.text_stream import StoppedText, TextStream, cut_text
 from lmjax.inference.inputs import make_batch, map_segments, pad_lengths
 from lmjax.inference.predictor import Predictor
 from lmjax.models import Model
@@ -151,29 +155,36 @@ class LanguageModel:
           prompts: texts.
           max_tokens: of each continuation; by default as many as fit, at most 64.
           seed: of the sampling.
-          options: of decoding. Sampling takes `temperature`, `top_k` and `top_p`; beam
-            search takes `num_beams` from 2 on and other leaves of `DecodingConfig`.
-            With `num_return` the texts of one prompt follow one another.
+          options: leaves of `DecodingConfig`; the others are those of the model's own
+            config, `task.write`. Sampling takes `temperature`, `top_k`, `top_p` and
+            `min_p`, beam search `num_beams` from 2 on; with `num_return` the texts of
+            one prompt follow one another. `stop` is a text, or several: a continuation
+            ends before the first.
 
         Raises:
           UserError: an option is out of range, or there are too many tokens.
         """
-        decoding, inputs = choose_decoding(**options), self._encode_prompts(prompts)
-        if isinstance(decoding, DecodingConfig):
+        decoding = self._choose_decoding(options)
+        inputs = self._encode_prompts(prompts, decoding)
+        if decoding.num_beams > 1:
             hypotheses = self._beam_search(inputs, decoding, max_tokens)
             return [text["text"] for row in hypotheses for text in row]
-        with jax.set_mesh(self.mesh):
-            rows = self._generator.generate(
-                self.params,
-                **inputs,
-                max_tokens=self._max_new_tokens(inputs, max_tokens),
-                sampling=decoding,
-                stop_ids=self.tokenizer.stop_ids,
-                seed=seed,
-            )
+        columns = self._sample(inputs, decoding, max_tokens, seed=seed)
         contexts = self._contexts(inputs)
-        pairs = zip(contexts, rows, strict=True)
-        return [self._decode_continuation(context, row) for context, row in pairs]
+        tokens: list[list[int]] = [[] for _ in contexts]
+        texts = [self._stopped_stream(context, decoding) for context in contexts]
+        for column in columns:
+            for i, token in enumerate(column):
+                if token >= 0 and not texts[i].is_over:
+                    tokens[i].append(int(token))
+                    if decoding.stop:
+                        texts[i].add(int(token))
+            if all(text.is_over for text in texts):
+                break
+        return [
+            self._decode_continuation(context, row, decoding)
+            for context, row in zip(contexts, tokens, strict=True)
+        ]
 
     def search(
         self, prompts: Sequence[str], *, max_tokens: int | None = None, **options: Any
@@ -192,8 +203,11 @@ class LanguageModel:
         Raises:
           UserError: an option is out of range, or there are too many tokens.
         """
-        config = decoding_config.build_decoding(**options)
-        return self._beam_search(self._encode_prompts(prompts), config, max_tokens)
+        if options.get("num_beams") is None and self._write.num_beams == 1:
+            options["num_beams"] = DecodingConfig.num_beams
+        decoding = self._choose_decoding(options)
+        inputs = self._encode_prompts(prompts, decoding)
+        return self._beam_search(inputs, decoding, max_tokens)
 
     def stream(
         self,
@@ -205,28 +219,20 @@ class LanguageModel:
     ) -> Iterator[str]:
         """Yield the continuation of one prompt in pieces, as they are generated.
 
-        Together they are what `generate` returns; arguments as for `generate`.
+        Together they are what `generate` returns; arguments as for `generate`. What
+        may begin a text to stop at is held back.
         """
-        decoding, inputs = choose_decoding(**options), self._encode_prompts([prompt])
-        if isinstance(decoding, DecodingConfig):
+        decoding = self._choose_decoding(options)
+        inputs = self._encode_prompts([prompt], decoding)
+        if decoding.num_beams > 1:
             yield self._beam_search(inputs, decoding, max_tokens)[0][0]["text"]
             return
-        tokens = self._generator.stream(
-            self.params,
-            **inputs,
-            max_tokens=self._max_new_tokens(inputs, max_tokens),
-            sampling=decoding,
-            stop_ids=self.tokenizer.stop_ids,
-            seed=seed,
-        )
-        text = TextStream(self.tokenizer, self._contexts(inputs)[0])
-        while True:
-            # The mesh is set while the model computes, but not while the caller does.
-            with jax.set_mesh(self.mesh):
-                token = next(tokens, None)
-            if token is None:
-                break
-            yield "".join(text.add(int(t)) for t in token if t >= 0)
+        columns = self._sample(inputs, decoding, max_tokens, seed=seed)
+        text = self._stopped_stream(self._contexts(inputs)[0], decoding)
+        for column in columns:
+            yield "".join(text.add(int(token)) for token in column if token >= 0)
+            if text.is_over:
+                return
         yield text.rest()
 
     def score(
@@ -332,32 +338,95 @@ class LanguageModel:
                 return map_segments(apply, padded)[:, :length]
             return compute(self.params, padded)[:, :length]
 
-    def _encode_prompts(self, prompts: Sequence[str]) -> dict[str, Any]:
-        return encode_prompts(self.tokenizer, prompts, config=self.model.config)
+    @property
+    def _write(self) -> DecodingConfig:
+        """How the model writes texts where a caller does not say."""
+        write = getattr(self.config.task, "write", None)
+        return write if isinstance(write, DecodingConfig) else SamplingConfig()
 
-    def _max_new_tokens(self, inputs: dict[str, Any], requested: int | None) -> int:
+    def _choose_decoding(self, options: dict[str, Any]) -> DecodingConfig:
+        if isinstance(stop := options.get("stop"), str):
+            options = {**options, "stop": (stop,)}
+        elif isinstance(stop, list):
+            options = {**options, "stop": tuple(stop)}
+        return choose_decoding(self._write, **options)
+
+    def _encode_prompts(
+        self, prompts: Sequence[str], decoding: DecodingConfig
+    ) -> dict[str, Any]:
+        config = self.model.config
+        inputs = encode_prompts(self.tokenizer, prompts, config=config)
+        return begin_texts(inputs, decoding=decoding, config=config)
+
+    def _max_new_tokens(
+        self, inputs: dict[str, Any], decoding: DecodingConfig, requested: int | None
+    ) -> int:
         """Return the tokens to generate: by default as many as fit, at most 64."""
         if requested is not None:
             return requested
-        limit, lengths = (
-            self.model.config.longest_continuation,
-            map(len, inputs["prompts"]),
-        )
+        lengths = [len(prompt) for prompt in inputs["prompts"]]
+        limit = self.model.config.longest_continuation
         room = min((limit(length) - length for length in lengths), default=0)
-        return max(1, min(DEFAULT_MAX_TOKENS, room))
+        longest = max(lengths, default=0)
+        most = decoding.max_tokens or max(decoding.max_length - longest, 0)
+        return max(1, min(most or DEFAULT_MAX_TOKENS, room))
+
+    def _sample(
+        self,
+        inputs: dict[str, Any],
+        decoding: DecodingConfig,
+        max_tokens: int | None,
+        *,
+        seed: int,
+    ) -> Iterator[np.ndarray]:
+        """Yield the next token of each text, -1 where it has ended."""
+        columns = self._generator.stream(
+            self.params,
+            **inputs,
+            max_tokens=self._max_new_tokens(inputs, decoding, max_tokens),
+            sampling=Sampling.from_config(
+                decoding, decoder_prefix_ids=self.model.config.decoder_prefix_ids
+            ),
+            stop_ids=decoding.stop_ids or self.tokenizer.stop_ids,
+            seed=seed,
+        )
+        while True:
+            # The mesh is set while the model computes, but not while the caller does.
+            with jax.set_mesh(self.mesh):
+                column = next(columns, None)
+            if column is None:
+                return
+            yield column
+
+    def _stopped_stream(
+        self, context: Sequence[int], decoding: DecodingConfig
+    ) -> "_StoppedStream":
+        config = self.model.config
+        first = decoding.constraints(config.decoder_prefix_ids).force_first
+        return _StoppedStream(
+            TextStream(self.tokenizer, context),
+            StoppedText(decoding.stop),
+            forced=first if config.is_encoder_decoder else -1,
+        )
 
     def _beam_search(
-        self, inputs: dict[str, Any], config: DecodingConfig, max_tokens: int | None
+        self, inputs: dict[str, Any], decoding: DecodingConfig, max_tokens: int | None
     ) -> list[list[dict[str, Any]]]:
         """Return the hypotheses of a beam search, as JSON."""
-        max_tokens = self._max_new_tokens(inputs, max_tokens)
-        config = dataclasses.replace(config, max_tokens=max_tokens)
+        max_tokens = self._max_new_tokens(inputs, decoding, max_tokens)
+        config = dataclasses.replace(decoding, max_tokens=max_tokens)
         with jax.set_mesh(self.mesh):
             rows = self._searcher.search(
-                self.params, **inputs, config=config, stop_ids=self.tokenizer.stop_ids
+                self.params,
+                **inputs,
+                config=config,
+                stop_ids=decoding.stop_ids or self.tokenizer.stop_ids,
             )
         return [
-            [h.to_dict(self._decode_continuation(context, h.tokens)) for h in row]
+            [
+                h.to_dict(self._decode_continuation(context, h.tokens, decoding))
+                for h in row
+            ]
             for context, row in zip(self._contexts(inputs), rows, strict=True)
         ]
 
@@ -366,9 +435,13 @@ class LanguageModel:
         prompts = inputs["prompts"]
         return [[]] * len(prompts) if "sources" in inputs else prompts
 
-    def _decode_continuation(self, context: Sequence[int], ids: Sequence[int]) -> str:
+    def _decode_continuation(
+        self, context: Sequence[int], ids: Sequence[int], decoding: DecodingConfig
+    ) -> str:
         """Return the text of `ids` as a continuation, spaces at its start included."""
-        return decode_continuation(self.tokenizer, context, ids)
+        ids = drop_forced(ids, decoding=decoding, config=self.model.config)
+        text = decode_continuation(self.tokenizer, context, ids)
+        return cut_text(text, decoding.stop)
 
     @functools.cached_property
     def _apply(self) -> Any:
@@ -393,6 +466,37 @@ class LanguageModel:
     @functools.cached_property
     def _scorer(self) -> Scorer:
         return Scorer(self.model)
+
+
+class _StoppedStream:
+    """Text from tokens that arrive one by one, up to a text to stop at.
+
+    Args:
+      stream: of the tokens.
+      stopped: of the text.
+      forced: a first token to leave out; -1: none.
+    """
+
+    def __init__(
+        self, stream: TextStream, stopped: StoppedText, *, forced: int
+    ) -> None:
+        self._stream, self._stopped, self._forced = stream, stopped, forced
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether a text to stop at has come."""
+        return self._stopped.is_over
+
+    def add(self, token: int) -> str:
+        """Return the text that a token adds, as far as it is certain."""
+        forced, self._forced = self._forced, -1
+        if token == forced:
+            return ""
+        return self._stopped.add(self._stream.add(token))
+
+    def rest(self) -> str:
+        """Return the remaining text after the last token."""
+        return self._stopped.add(self._stream.rest()) + self._stopped.rest()
 
 
 def load(

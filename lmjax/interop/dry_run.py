@@ -7,7 +7,7 @@ from rich.filesize import decimal
 from lmjax import models
 from lmjax.config.experiment import Config
 from lmjax.config.model import LabelHeadConfig, TextEmbeddingConfig, TransformerConfig
-from lmjax.interop import sentence_transformers, tokenizer
+from lmjax.interop import generation, sentence_transformers, tokenizer
 from lmjax.interop.hf import HFCheckpoint, count_params, open_hf
 from lmjax.interop.match import match_tensors
 from lmjax.interop.safetensors import open_tensors
@@ -22,7 +22,8 @@ def describe_import(source: str | Path) -> str:
       UserError: as `hf.import_hf`.
     """
     checkpoint = open_hf(source)
-    tokenizer.warn_unsupported(checkpoint.directory)
+    if checkpoint.config.model.can_generate:
+        generation.check_supported(checkpoint.directory, ignore=True)
     config = checkpoint.config
     model = models.build(config.model, platform="cpu")
     dropped: list[str] = []

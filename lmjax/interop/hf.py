@@ -19,10 +19,12 @@ from rich.filesize import decimal
 from lmjax import models
 from lmjax.config.experiment import Config, MeshConfig
 from lmjax.config.model import LabelHeadConfig
+from lmjax.config.text_task import CausalLMConfig
 from lmjax.data.tokenizers.tokenizer import find_tokenizer, load_tokenizer
 from lmjax.errors import UserError, nearest
 from lmjax.fileio import read_json
 from lmjax.interop import (
+    generation,
     hub,
     labels,
     sentence_transformers,
@@ -134,13 +136,17 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
     modules = sentence_transformers.find_modules(root)
     directory = modules[0][1] if modules else root
     file = directory / "config.json"
-    values = read_json(file)
+    values = generation.override_config(read_json(file), directory)
     family = find_family(values, file=str(file))
     files = open_tensors(directory)
     length = text_length.read_max_length(directory)
     config = read_config(
         family, values, files.tensors, file=str(file), max_length=length
     )
+    if isinstance(config.task, CausalLMConfig) and config.model.can_generate:
+        write = generation.read_decoding(directory, model=config.model)
+        task = dataclasses.replace(config.task, write=write)
+        config = dataclasses.replace(config, task=task)
     if modules:
         config = _with_modules(config, root, modules, tokenizer_length=length)
     tokenizer_config = find_tokenizer(directory)
@@ -186,7 +192,11 @@ def _with_modules(
 
 
 def import_hf(
-    source: str | Path, directory: str | Path, mesh: Mesh | None = None
+    source: str | Path,
+    directory: str | Path,
+    mesh: Mesh | None = None,
+    *,
+    ignore_generation: bool = False,
 ) -> Summary:
     """Create a workdir from a Hugging Face directory, or from a model of the hub.
 
@@ -194,6 +204,8 @@ def import_hf(
       source: a directory with config.json and safetensors files, or ORG/NAME.
       directory: the workdir; if anything fails it is not created.
       mesh: of the parameters; by default they are sharded over all devices.
+      ignore_generation: import a model although lmjax does not have all settings of
+        generation that come with it; each of them is named.
 
     Raises:
       UserError: the model cannot be read, or the workdir is not empty.
@@ -201,7 +213,8 @@ def import_hf(
     target = Path(directory).expanduser().absolute()
     check_unused(target, flag="--workdir")
     checkpoint = open_hf(source)
-    tokenizer.warn_unsupported(checkpoint.directory)
+    if checkpoint.config.model.can_generate:
+        generation.check_supported(checkpoint.directory, ignore=ignore_generation)
     config = checkpoint.config
     has_tokenizer = config.tokenizer.kind != "ids"
     with staged_directory(target, flag="--workdir") as staging:
@@ -253,6 +266,7 @@ def export_hf(
     config = workdir.read_config(source)
     task = config.task
     model, params = restore_model(source, step)
+    write = getattr(task, "write", None) if model.config.can_generate else None
     if model.config.adapter_rank:
         params, merged = lora.merge_adapters(params, model.config)
         model = models.build(merged, platform=jax.default_backend())
@@ -268,6 +282,10 @@ def export_hf(
     files = dict(tokenizer.export_files(saved, config, model_config=values))
     if config.task.uses_classifier:
         files = text_length.write_max_length(files, config.data.length)
+    if write is not None:
+        settings = generation.write_settings(write, model=model.config, values=values)
+        settings_text = json.dumps(settings, indent=2) + "\n"
+        files = {**files, generation.FILE: settings_text.encode()}
     modules = sentence_transformers.write_modules(model.config)
     params, dense = dict(params), params.get("embedding", {})
     params.pop("embedding", None)
@@ -294,9 +312,8 @@ def export_hf(
         for i in range(len(dense)):
             target_i = staging / sentence_transformers.dense_directory(i)
             _write_dense(dense[f"dense_{i}"], target_i, dtype=DTYPES[dtype])
-    return Summary(
-        target, architecture, count_params(model), ", ".join(sorted(files)) or "none"
-    )
+    names = ", ".join(sorted(files.keys() - {generation.FILE})) or "none"
+    return Summary(target, architecture, count_params(model), names)
 
 
 def _write_dense(params: Params, directory: Path, *, dtype: Any) -> None:

@@ -73,6 +73,7 @@ def export_adapters(
     params, base = lora.merge_adapters(adapted, model.config)
     merged = models.build(base, platform=jax.default_backend())
     merged, params = labels.drop_unused_heads(merged, params, config.task)
+    params = {name: tree for name, tree in params.items() if name != "embedding"}
     family, values = choose_family(merged)
     values |= labels.write_task(config.task, values["architectures"][0])
     table = labels.name_heads(family.table(merged.config), merged.config, config.task)

@@ -21,14 +21,6 @@ log = logging.getLogger(__name__)
 
 # Tasks whose texts have no end: it is to be written.
 _WITHOUT_END = ("causal_lm", "prompted_lm")
-# Settings of transformers' generate() that lmjax does not have.
-_UNSUPPORTED = (
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-)
 
 
 def open_tokenizer(config: Config, directory: Path) -> Tokenizer:
@@ -61,14 +53,6 @@ def open_tokenizer(config: Config, directory: Path) -> Tokenizer:
             f"config.json has vocab_size = {size}"
         )
     return tokenizer
-
-
-def warn_unsupported(directory: Path) -> None:
-    """Log the settings of generation that are ignored."""
-    for name, values in _read_settings(directory):
-        for key in _UNSUPPORTED:
-            if values.get(key):
-                log.warning("%s: %s = %s: ignored", name, key, values[key])
 
 
 def _read_ids(directory: Path, role: str, vocab_size: int) -> tuple[int, ...]:

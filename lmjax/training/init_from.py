@@ -58,7 +58,9 @@ def open_pretrained(path: str) -> PretrainedCheckpoint:
 
 
 def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
-    """Return the model and tokenizer sections that `init_from` sets by default.
+    """Return what `init_from` sets by default: the model, the tokenizer, constraints.
+
+    Constraints are ids that the model must or must not write.
 
     Args:
       path: the value of `init_from`.
@@ -75,7 +77,12 @@ def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
     model = to_dict(config.model)
     model.pop("num_labels", None)  # follows from the task
     model.pop("text_embedding", None)  # of the model as it was trained before
-    return {"model": model, "tokenizer": to_dict(config.tokenizer)}
+    write = getattr(config.task, "write", None)
+    return {
+        "model": model,
+        "tokenizer": to_dict(config.tokenizer),
+        "constraints": {} if write is None else write.vocabulary_leaves(),
+    }
 
 
 def initial_state(program: Program) -> TrainState:

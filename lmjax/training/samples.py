@@ -4,9 +4,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lmjax.config.decoding import DecodingConfig, choose_decoding
 from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import write_bytes, write_errors
-from lmjax.generate.prompts import decode_continuation, encode_prompts
+from lmjax.generate.prompts import (
+    begin_texts,
+    decode_continuation,
+    drop_forced,
+    encode_prompts,
+)
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import processes
 from lmjax.training.run import Run
@@ -43,15 +49,18 @@ def write_samples(run: Run, state: TrainState) -> None:
         state.eval_params,
         **inputs,
         max_tokens=config.max_tokens,
-        sampling=Sampling(
-            temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
+        sampling=Sampling.from_config(
+            _decoding(run),
+            decoder_prefix_ids=run.program.model.config.decoder_prefix_ids,
         ),
-        stop_ids=tokenizer.stop_ids,
+        stop_ids=_decoding(run).stop_ids or tokenizer.stop_ids,
         seed=step,
     )
-    has_source = run.program.model.config.is_encoder_decoder
+    decoding, model = _decoding(run), run.program.model.config
+    has_source = model.is_encoder_decoder
     separator = "\n" if has_source else ""
     contexts: Any = [()] * len(rows) if has_source else inputs["prompts"]
+    rows = [drop_forced(row, decoding=decoding, config=model) for row in rows]
     texts = [
         prompt + separator + decode_continuation(tokenizer, context, row)
         for prompt, context, row in zip(config.prompts, contexts, rows, strict=True)
@@ -76,7 +85,19 @@ def _path(run: Run, step: int) -> Path:
     return run.directory / "samples" / f"{step}.txt"
 
 
+def _decoding(run: Run) -> DecodingConfig:
+    """Return how samples are drawn: with the constraints of the run's task."""
+    sample = run.config.sample
+    return choose_decoding(
+        getattr(run.config.task, "write", None),
+        num_beams=1,
+        temperature=sample.temperature,
+        top_k=sample.top_k,
+        top_p=sample.top_p,
+    )
+
+
 def _encode_prompts(run: Run) -> dict[str, Any]:
-    model = run.program.model.config
-    prompts = run.config.sample.prompts
-    return encode_prompts(run.datasets.tokenizer, prompts, config=model)
+    model, prompts = run.program.model.config, run.config.sample.prompts
+    inputs = encode_prompts(run.datasets.tokenizer, prompts, config=model)
+    return begin_texts(inputs, decoding=_decoding(run), config=model)

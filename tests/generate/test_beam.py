@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.config.decoding import DecodingConfig
+from lmjax.config.decoding import DecodingConfig, choose_decoding
 from lmjax.config.experiment import MeshConfig
 from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer
-from lmjax.generate.text_generator import choose_decoding
 from lmjax.nn.decode_state import take_beams
 from lmjax.parallel import sharding
 

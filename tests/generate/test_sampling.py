@@ -37,6 +37,10 @@ def draw(sampling, logits=None):
         ({"top_p": 0.91}, [0, 1, 2, 3]),
         ({"top_k": 3, "top_p": 0.5}, [1, 3]),  # 4/9 of what top_k leaves, then 7/9
         ({"top_k": 3, "top_p": 0.44}, [1]),
+        ({"min_p": 0.49}, [1, 2, 3]),
+        ({"min_p": 0.51}, [1, 3]),
+        ({"min_p": 0.49, "top_k": 2}, [1, 3]),
+        ({"min_p": 0.6, "top_p": 0.71}, [1, 3]),
     ],
 )
 def test_exactly_the_right_tokens_are_kept(options, kept):
@@ -51,6 +55,16 @@ def test_temperature_sharpens():
     squared = PROBABILITIES**2 / (PROBABILITIES**2).sum()
     np.testing.assert_allclose(draw(Sampling(temperature=0.5)), squared, atol=0.03)
     np.testing.assert_array_equal(draw(Sampling(temperature=0.0)), [0, 1, 0, 0])
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-8, 1e-6])
+def test_a_temperature_near_zero_is_greedy(temperature):
+    logits = np.array([3e4, 3e4 - 0.01, -3e4, -3e38], np.float32)
+    for more in ({}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}):
+        drawn = draw(Sampling(temperature=temperature, **more), logits)
+        np.testing.assert_array_equal(drawn, [1, 0, 0, 0])
+    low = draw(Sampling(temperature=1e-4), logits)
+    np.testing.assert_array_equal(low, [1, 0, 0, 0])
 
 
 @pytest.mark.parametrize("options", [{"top_k": 2}, {"top_p": 0.5}])

@@ -6,7 +6,7 @@ import pytest
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.data.tokenizers.tokenizer import make_tokenizer
-from lmjax.generate.text_stream import TextStream
+from lmjax.generate.text_stream import StoppedText, TextStream, cut_text
 
 SAMPLE = "def f(x):\n    return x  # the sum, né à Åre\n\n"
 
@@ -77,3 +77,38 @@ def test_the_time_is_linear():
         assert "".join(pieces) == bytes(ids).decode(errors="replace")
         assert tokenizer.decoded < 100 * len(ids)
         assert max(map(len, itertools.islice(pieces, len(ids)))) < 20
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "kept"),
+    [
+        ("one two three", ("two",), "one "),
+        ("one two three", ("three", "two"), "one "),
+        ("one two", (), "one two"),
+        ("one two", ("x", "one two "), "one two"),
+        ("abcabd", ("abd",), "abc"),
+        ("aaab", ("aab",), "a"),
+        ("xabc", ("b", "abc"), "x"),  # the one that begins first
+        ("xabd", ("b", "abc"), "xa"),
+        ("\n\nx", ("\n\n",), ""),
+        ("né\u200d\n", ("\u200d",), "né"),
+        ("stop", ("stop",), ""),
+    ],
+)
+def test_texts_end_before_the_first_stop(text, stop, kept):
+    assert cut_text(text, stop) == kept
+    for size in range(1, len(text) + 1):  # in pieces of any size
+        stopped = StoppedText(stop)
+        shown = ""
+        for start in range(0, len(text), size):
+            shown += stopped.add(text[start : start + size])
+            assert kept.startswith(shown)
+        assert shown + stopped.rest() == kept
+
+
+def test_a_stream_holds_back_what_may_be_a_stop():
+    stopped = StoppedText(("END",))
+    assert [stopped.add(piece) for piece in ("a E", "N", "x", "EN", "D", "z")] == [
+        *("a ", "", "ENx", "", "", "")
+    ]
+    assert stopped.is_over and stopped.rest() == ""

@@ -297,3 +297,40 @@ def test_a_mesh_changes_no_result(lm, make_lm):
     assert split.generate(prompts, **options) == lm.generate(prompts, **options)
     for a, b in zip(split.score(prompts), lm.score(prompts), strict=True):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_texts_stop_at_strings_that_span_tokens(lm):
+    whole = lm.generate(["ab", "c"], max_tokens=24, temperature=0.0)
+    for first, last in ((3, 5), (6, 7), (0, 2)):
+        stop = whole[0][first:last]
+        expected = [text.split(stop)[0] for text in whole]
+        options = {"max_tokens": 24, "temperature": 0.0, "stop": ["never", stop]}
+        assert lm.generate(["ab", "c"], **options) == expected
+        assert "".join(lm.stream("ab", **options)) == expected[0]
+        assert lm.generate(["ab"], **{**options, "stop": stop}) == expected[:1]
+    beams = {"max_tokens": 12, "num_beams": 2}
+    (text,) = lm.generate(["ab"], **beams)
+    assert lm.generate(["ab"], stop=text[4], **beams) == [text.split(text[4])[0]]
+    with pytest.raises(UserError, match=r"write\.stop = .*: a text to sto"):
+        lm.generate(["ab"], stop="")
+
+
+def test_settings_of_the_config_hold_where_a_caller_sets_none(lm):
+    def with_write(**leaves):
+        write = dataclasses.replace(lm.config.task.write, **leaves)
+        task = dataclasses.replace(lm.config.task, write=write)
+        config = dataclasses.replace(lm.config, task=task)
+        return dataclasses.replace(lm, config=config)
+
+    limit = {"max_tokens": 8}
+    greedy = lm.generate(["ab"], temperature=0.0, **limit)
+    assert with_write(temperature=0.0).generate(["ab"], **limit) == greedy
+    assert with_write(temperature=0.0, max_tokens=8).generate(["ab"]) == greedy
+    assert with_write(temperature=0.0, max_length=11).generate(["ab"]) == greedy
+    assert with_write(num_beams=2).generate(["ab"], temperature=0.0, **limit) == greedy
+    beams = lm.generate(["ab"], num_beams=2, length_penalty=0.5, **limit)
+    searched = with_write(num_beams=2, length_penalty=0.5)
+    assert searched.generate(["ab"], **limit) == beams
+    banned = tuple((i,) for i in range(32, 256))
+    other = with_write(temperature=0.0, bad_words=banned)
+    assert all(character < " " for character in other.generate(["ab"], **limit)[0])

@@ -68,6 +68,7 @@ def test_import_and_export_commands(directory, tmp_path, capsys):
     assert {e.dtype.name for e in open_tensors(half).tensors.values()} == {"bfloat16"}
     assert sorted(p.name for p in half.iterdir()) == [
         "config.json",
+        "generation_config.json",
         "model.safetensors",
     ]
 
