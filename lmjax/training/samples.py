@@ -60,7 +60,7 @@ def write_samples(run: Run, state: TrainState) -> None:
     has_source = model.is_encoder_decoder
     separator = "\n" if has_source else ""
     contexts: Any = [()] * len(rows) if has_source else inputs["prompts"]
-    rows = [drop_forced(row, decoding=decoding, config=model) for row in rows]
+    rows = [[*drop_forced(row, decoding=decoding, config=model)] for row in rows]
     texts = [
         prompt + separator + decode_continuation(tokenizer, context, row)
         for prompt, context, row in zip(config.prompts, contexts, rows, strict=True)
