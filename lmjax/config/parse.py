@@ -56,7 +56,12 @@ def validate_tree(section: Any, path: str) -> Iterator[str]:
 
 
 def to_builtins(value: Any) -> Any:
-    """Convert mappings, such as ConfigDicts, to dicts, and sequences to tuples."""
+    """Convert mappings, such as ConfigDicts, to dicts, and sequences to tuples.
+
+    Arrays and their scalars, as of NumPy, become numbers and tuples of them.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if hasattr(value, "items"):
         return {str(key): to_builtins(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -296,6 +296,13 @@ def test_defaults(golden):
     golden("defaults", {"Config": to_dict(Config()), **sections})
 
 
+def test_scalars_of_numpy_are_numbers():
+    values = {"num_steps": np.int64(7), "optim": {"learning_rate": np.float32(0.5)}}
+    config = parse({**GOOD, **values})
+    assert (config.num_steps, config.optim.learning_rate) == (7, 0.5)
+    assert type(config.num_steps) is int
+
+
 HELD = {}
 HELD["dim"] = HELD
 
@@ -308,6 +315,8 @@ HELD["dim"] = HELD
         ({"init_from": 5}, True),
         ({"init_from": {}}, True),
         ({"init_from": np.zeros(3)}, True),
+        ({"task": {"kind": np.zeros(3)}}, False),
+        ({"optim": {"name": np.zeros((2, 2))}}, False),
         ({"seed": 10**5000}, False),
         ({"optim": {"learning_rate": -(10**5000)}}, False),
         ({"optim": {"name": 10**5000}}, False),
