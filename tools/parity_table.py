@@ -81,6 +81,10 @@ class Documents(list[str]):
         """Return what identifies them."""
         return "parity"
 
+    def size(self, index: int) -> int:
+        """Return the bytes of one."""
+        return len(self[index].encode())
+
 
 def main() -> None:
     """Measure all cases, or those that are named."""
@@ -206,14 +210,15 @@ def compare_greedy(model: Any, params: Any, reference: Any) -> str:
 
 
 def train_tokenizer(algorithm: str) -> Any:
-    """Return a tokenizer that lmjax trained on odd texts."""
+    """Return a tokenizer that lmjax trained on odd texts and on plain ones."""
     config = parse(
         {
             "tokenizer": {"algorithm": algorithm, "vocab_size": 420},
             "data": {"source": "none"},
         }
     ).tokenizer
-    return make_tokenizer(config, documents=[Documents(TEXTS * 3)], seed=0)
+    plain = (ROOT / "README.md").read_text().splitlines()
+    return make_tokenizer(config, documents=[Documents(TEXTS + plain)], seed=0)
 
 
 def compare_tokenizers(
