@@ -1,5 +1,7 @@
 """Tables, the matching of tensors, and their import and export on meshes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,24 @@ def test_import_and_export_on_meshes(mesh, tensors, tmp_path):
     for name, array in back.items():
         assert specs[name].shape == array.shape
         np.testing.assert_array_equal(array, tensors[name])
+
+
+def test_parts_that_alternate_by_head_on_a_mesh(tensors, tmp_path):
+    entries = (
+        dataclasses.replace(e, num_groups=HEADS) if e.num_parts > 1 else e
+        for e in TABLE.entries
+    )
+    table = dataclasses.replace(TABLE, entries=tuple(entries))
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    params = load(tensors, tmp_path, mesh, table)
+    for part, name in enumerate(("query", "key")):
+        by_head = lambda x, part=part: x.reshape(-1, HEADS, 2, SIZE)[:, :, part]
+        found = params["blocks"][name]
+        kernel, bias = (stack(tensors, f"qk.{n}", by_head) for n in ("weight", "bias"))
+        np.testing.assert_array_equal(found["kernel"], kernel)
+        np.testing.assert_array_equal(found["bias"], bias[:, 0])
+    specs, arrays = export_tensors(params, table, dtype=np.float32)
+    assert_equal(dict(zip(specs, arrays, strict=True)), tensors)
 
 
 def test_each_device_reads_only_its_slice(tensors, tmp_path, monkeypatch):
