@@ -108,7 +108,11 @@ def main() -> None:
     tokenizers = [train_tokenizer(algorithm) for algorithm in ("bpe", "unigram")]
     rows, notes = [], {}
     for name in names:
-        rows.append(measure(name, tokenizers, notes))
+        try:
+            rows.append(measure(name, tokenizers, notes))
+        except Exception as error:  # the others are still of interest
+            notes[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            rows.append([name, references.CASES[name][0], *["failed"] * 4])
         print(" | ".join(rows[-1]), flush=True)
     if not arguments.names:
         header = HEADER.format(
@@ -146,7 +150,8 @@ def measure(name: str, tokenizers: list[Any], notes: dict[str, str]) -> list[str
         outputs = max(float((returned[k] - expected[k]).abs().max()) for k in found)
         hf.import_hf(directory / "exported", directory / "again", mesh)
         again, params_again = hf.restore_model(directory / "again", None)
-        assert again.config == model.config, name
+        if again.config != model.config:
+            notes[name] = "after the round trip its config differs"
         changed = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, params_again)
         cells = [
             f"{logits:.1e}",

@@ -61,7 +61,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
         "n_positions": config.max_length,
         "layer_norm_epsilon": config.norm_epsilon,
         "activation_function": HF_ACTIVATIONS[config.activation],
-        "tie_word_embeddings": config.tie_embeddings and config.lm_head,
+        "tie_word_embeddings": config.tie_embeddings,
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.attention_dropout,

@@ -71,7 +71,7 @@ def _write(config: DecoderConfig) -> dict[str, Any]:
         "attention_bias": config.attention_bias,
         "hidden_dropout": config.dropout,
         "attention_dropout": config.attention_dropout,
-        "tie_word_embeddings": config.tie_embeddings and config.lm_head,
+        "tie_word_embeddings": config.tie_embeddings,
     }
 
 

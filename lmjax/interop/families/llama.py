@@ -117,7 +117,7 @@ def write_shared(config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_length,
         **write_rope(config),
         "rms_norm_eps": config.norm_epsilon,
-        "tie_word_embeddings": config.tie_embeddings and config.lm_head,
+        "tie_word_embeddings": config.tie_embeddings,
         "attention_dropout": config.attention_dropout,
     }
 
