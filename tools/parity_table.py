@@ -48,7 +48,8 @@ Each model has random weights, in float32, none of them 0 or 1. Made by
   which must be 0; and of outputs computed by transformers from the exported files
 - tokenizer ids: differing texts among {num_texts} odd ones, encoded by tokenizers that
   lmjax trained (BPE, unigram) and by transformers from the files exported with the
-  model; "refused", with the reason below, where the family's files cannot hold one
+  model; "refused", with the reason below, where the family's files cannot hold one.
+  AutoTokenizer reads every tokenizer of a qwen2 model as Qwen's, which an export says
 
 """
 # Combined with one another: white space, case, scripts, controls, special tokens.
@@ -199,6 +200,9 @@ def compare_greedy(model: Any, params: Any, reference: Any) -> str:
             sources=[prompt] if is_pair else None,
         )
         settings = {"max_new_tokens": num, "do_sample": False, "pad_token_id": 0}
+        settings["use_cache"] = (
+            False  # T5's assumes as many decoder layers as encoder's
+        )
         more = {"input_ids": torch.tensor([prompt])}
         if is_pair:
             settings["decoder_start_token_id"] = start[0]
