@@ -376,6 +376,9 @@ ELSEWHERE = {
         "stop_words",
     },
     "EvalConfig": {"compressors"},  # read by the report after training
+    # of exports (tests/interop), of labels (tests/tasks), of `lm.embed`
+    "DecoderConfig": {"family", "label_bias"},
+    "TextEmbeddingConfig": {"lowercase", "max_length", "normalize", "prompt"},
 }
 
 
@@ -398,6 +401,14 @@ def test_every_leaf_of_the_config_is_read(tmp_path, tiny, watch_leaves):
         tiny("checkpoint.best_metric=loss", "eval.patience=9", "optim.schedule=wsd"),
         tiny("model.rope_scaling=llama3", "optim.name=adafactor", "num_steps=4"),
         tiny("model.position=relative", "num_steps=2"),
+        tiny(
+            *("model.rope_scaling=yarn", "model.rope_local_theta=100", "num_steps=2"),
+            *("model.window=8", "model.global_layers=(1,)"),
+        ),
+        tiny(
+            *("model.rope_scaling=longrope", "num_steps=2", "model.head_dim=4"),
+            *("model.rope_short_factors=(1,2)", "model.rope_long_factors=(2,4)"),
+        ),
     ]
     assert not unread_leaves(configs, tmp_path, watch_leaves)
 
