@@ -77,6 +77,9 @@ def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
     model = to_dict(config.model)
     model.pop("num_labels", None)  # follows from the task
     model.pop("text_embedding", None)  # of the model as it was trained before
+    for leaf in ("attention_bias", "mlp_bias"):  # so that `use_bias` can be changed
+        if model.get(leaf) == model.get("use_bias"):
+            model.pop(leaf, None)
     write = getattr(config.task, "write", None)
     return {
         "model": model,

@@ -206,7 +206,7 @@ def test_settings_of_decoding_are_overridden(finished, files, tmp_path, capsys):
         assert all(len(text["text"]) <= 4 for text in texts)
     assert predict(directory, files / "test.jsonl", out, *flags[:2]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "config.task.write.max_tokens was 4, is 16 (take these back" in said
+    assert "config.task.write.max_tokens was 4, is 16 (undo these" in said
     for flag, said in (
         ("task.template={source}", "config.task.template was 'up: {source}'"),
         ("task.write.num_beam=2", "did you mean 'num_beams'"),
@@ -226,10 +226,10 @@ def test_user_errors_in_sources_to_translate(finished, tmp_path, capsys, caplog)
     said = capsys.readouterr().err
     assert "in.jsonl:2: config.data.fields.source = 'source': no such field" in said
     assert predict(finished("seq2seq"), source, target, "--skip_bad") == 0
-    assert "4 answers; 1 cut to fit" in caplog.text
+    assert "4 predictions; 1 truncated" in caplog.text
     lines = [*map(json.loads, target.read_text().splitlines())]
     assert ["text" in line for line in lines] == [True, False, False, True]
-    assert "in.jsonl:3: 'source' is empty" in lines[2]["error"]
+    assert "in.jsonl:3: is blank" in lines[2]["error"]
 
 
 def test_eval_reads_other_pairs(finished, tmp_path, monkeypatch):

@@ -173,7 +173,7 @@ def test_vectors_that_cannot_be_used(begin, make, tmp_path):
     with pytest.raises(UserError, match=r"config\.init_embedding_from = .*No such"):
         loop.train(make(f"init_embedding_from={tmp_path}/none"), tmp_path / "b")
     path.write_text("the " + "1 " * DIM + "\nx " + "1 " * (DIM - 1) + "y\n")
-    with pytest.raises(UserError, match=r"other\.txt:2: 'x' is followed by what"):
+    with pytest.raises(UserError, match=r"other\.txt:2: 'x' is followed by text"):
         loop.train(make(f"init_embedding_from={path}"), tmp_path / "c")
     assert not (tmp_path / "c" / "tokenizer").exists(), "before anything is made"
 
