@@ -206,6 +206,12 @@ def _select_member(section: Any, value: Any) -> Any:
     return members[0]
 
 
+def keep_known(section: Any, value: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `value` that the member of a union selected by it has."""
+    fields = _field_types(_select_member(section, value))
+    return {name: item for name, item in value.items() if name in fields}
+
+
 def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     """Convert a value to the type of its leaf; add to `problems` if it does not fit."""
     if _is_section(kind):

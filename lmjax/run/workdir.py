@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lmjax.config.experiment import Config, parse, to_dict
-from lmjax.config.parse import list_changes
+from lmjax.config.parse import keep_known, list_changes
+from lmjax.config.task import TaskConfig
 from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import read_json, remove_partial_files, try_lock, write_json
 from lmjax.parallel import processes
 
 log = logging.getLogger(__name__)
+
+_KIND = "task.kind="
 
 
 @contextlib.contextmanager
@@ -51,8 +54,12 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> Config:
         config = parse(values)
     except UserError as error:
         raise ConfigError(f"{path}: {error}") from error
-    overridden = parse(to_dict(config), overrides)
-    free = ("data", "task") if config.data.source == "none" else ("data",)
+    sections, is_imported = to_dict(config), config.data.source == "none"
+    if is_imported and (kinds := [x for x in overrides if x.startswith(_KIND)]):
+        kind = kinds[-1].removeprefix(_KIND).strip("'\"")
+        sections["task"] = keep_known(TaskConfig, {**sections["task"], "kind": kind})
+    overridden = parse(sections, overrides)
+    free = ("data", "task") if is_imported else ("data",)
     trained = {section: getattr(config, section) for section in free}
     compared = dataclasses.replace(overridden, **trained)
     if changed := list_changes(config, compared):

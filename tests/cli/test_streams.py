@@ -72,7 +72,12 @@ def test_a_signal_before_the_run_has_begun_is_silent(tmp_path, number):
     script.write_text(f"import time\nopen({str(here)!r}, 'w')\ntime.sleep(60)\n")
     command = [sys.executable, "-m", "lmjax.cli", "train"]
     command += [f"--config={script}", f"--workdir={tmp_path}/run"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # also under nohup
+    ) as process:
         while not here.exists():
             assert process.poll() is None
             time.sleep(0.01)
