@@ -115,7 +115,7 @@ def test_evaluation_is_the_same_whatever_buckets_and_mesh(finished, monkeypatch)
 
 
 def test_predictions_are_parts_of_the_context(finished, tmp_path, capsys):
-    long = " ".join(["abc"] * 30) + " <xyz> " + " ".join(["abc"] * 30)
+    long = " ".join(["bcd"] * 30) + " <vwx> " + " ".join(["bcd"] * 30)
     examples = [{"question": "?", "context": text} for text in ("é <xy> z", long)]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(example) + "\n" for example in examples))
@@ -128,7 +128,7 @@ def test_predictions_are_parts_of_the_context(finished, tmp_path, capsys):
         assert example["context"][start : start + len(text)] == text
         assert other["answer"] == text
         assert other["score"] == pytest.approx(answer["score"], abs=1e-3)
-    assert answers[1]["answer"] == "xyz"  # in the middle of some windows
+    assert answers[1]["answer"] == "vwx"  # in the middle of some windows
     source.write_text('{"question": "?"}\n')
     target.unlink()
     assert main.main(["predict", *flags]) == 2
