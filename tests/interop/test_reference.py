@@ -3,6 +3,7 @@
 All in float32, on PyTorch's CPU.
 """
 
+import copy
 from pathlib import Path
 
 import jax
@@ -244,6 +245,7 @@ HF_NAMES = {
 
 def search_beams(reference, prompts, start, options, **more):
     """Return the four best hypotheses of transformers for each prompt, and scores."""
+    before = copy.deepcopy(reference.generation_config)
     reference.generation_config.forced_eos_token_id = None
     settings = {HF_NAMES.get(k, k): v for k, v in options.items()}
     with torch.no_grad():
@@ -259,6 +261,7 @@ def search_beams(reference, prompts, start, options, **more):
             **settings,
             **more,
         )
+    reference.generation_config = before
     rows = np.append(found.sequences[:, start:], np.full((len(prompts) * 4, 1), 2), 1)
     ends = np.isin(rows, STOPS).argmax(axis=1)
     texts = [row[:end].tolist() for row, end in zip(rows, ends, strict=True)]
