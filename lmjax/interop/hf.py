@@ -6,7 +6,7 @@ README.md in this directory shows the steps.
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from lmjax import models
 from lmjax.config.experiment import Config, MeshConfig
 from lmjax.config.model import LabelHeadConfig
 from lmjax.config.text_task import CausalLMConfig
-from lmjax.data.tokenizers.tokenizer import find_tokenizer, load_tokenizer
+from lmjax.data.tokenizers.tokenizer import (
+    Tokenizer,
+    find_tokenizer,
+    load_tokenizer,
+)
 from lmjax.errors import UserError, nearest
 from lmjax.fileio import read_json
 from lmjax.interop import (
@@ -34,6 +38,7 @@ from lmjax.interop import (
 from lmjax.interop.family import Family
 from lmjax.interop.registry import choose_family, find_family, read_config
 from lmjax.interop.safetensors import (
+    Spec,
     TensorFiles,
     open_tensors,
     write_tensors,
@@ -264,32 +269,25 @@ def export_hf(
     source, target = Path(directory).expanduser(), Path(target).expanduser()
     check_unused(target, flag="--to")
     config = workdir.read_config(source)
-    task = config.task
-    model, params = restore_model(source, step)
-    write = getattr(task, "write", None) if model.config.can_generate else None
-    if model.config.adapter_rank:
-        params, merged = lora.merge_adapters(params, model.config)
-        model = models.build(merged, platform=jax.default_backend())
-    model, params = labels.drop_unused_heads(model, params, task)
+    model, params = _restore_merged(source, step, config)
     family, values = choose_family(model)
-    values |= labels.write_task(task, values["architectures"][0])
+    values |= labels.write_task(config.task, values["architectures"][0])
     architecture = values["architectures"][0]
     saved = load_tokenizer(source / "tokenizer")
     values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
     if model.config.kind == "decoder":
         # The defaults of the class are ids of its first model, not of this one.
         values = dict.fromkeys(_SPECIAL_IDS) | values
-    files = dict(tokenizer.export_files(saved, config, model_config=values))
-    if config.task.uses_classifier:
-        files = text_length.write_max_length(files, config.data.length)
-    if write is not None:
-        settings = generation.write_settings(write, model=model.config, values=values)
-        settings_text = json.dumps(settings, indent=2) + "\n"
-        files = {**files, generation.FILE: settings_text.encode()}
+    files = _tokenizer_files(saved, config, values)
     modules = sentence_transformers.write_modules(model.config)
-    params, dense = dict(params), params.get("embedding", {})
-    params.pop("embedding", None)
-    table = labels.name_heads(family.table(model.config), model.config, task)
+    others = {
+        "config.json": json.dumps(values, indent=2).encode() + b"\n",
+        **_generation_files(config, model, values),
+        **sentence_transformers.encode_files(modules),
+    }
+    dense = params.get("embedding", {})
+    params = {name: tree for name, tree in params.items() if name != "embedding"}
+    table = labels.name_heads(family.table(model.config), model.config, config.task)
     prefix = family.prefix_to_drop(architecture, table)
     specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
     specs = {name.removeprefix(prefix): spec for name, spec in specs.items()}
@@ -298,31 +296,62 @@ def export_hf(
         staged_directory(target, flag="--to") as staging,
         _progress_bar(f"writing {target.name}", total) as bar,
     ):
-        arrays = _report_bytes(arrays, bar.advance)
+        _write_tensors(staging, specs, _report_bytes(arrays, bar.advance))
         if jax.process_index() == 0:
-            write_tensors(staging, specs, arrays)
-            (staging / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-            for name, content in (
-                files | sentence_transformers.encode_files(modules)
-            ).items():
+            for name, content in (files | others).items():
                 (staging / name).parent.mkdir(exist_ok=True)
                 (staging / name).write_bytes(content)
-        for _ in arrays:  # other processes: each array is gathered from all of them
-            pass
         for i in range(len(dense)):
             target_i = staging / sentence_transformers.dense_directory(i)
             _write_dense(dense[f"dense_{i}"], target_i, dtype=DTYPES[dtype])
-    names = ", ".join(sorted(files.keys() - {generation.FILE})) or "none"
+    names = ", ".join(sorted(files)) or "none"
     return Summary(target, architecture, count_params(model), names)
+
+
+def _restore_merged(source: Path, step: Step, config: Config) -> tuple[Model, Params]:
+    """Return a model without adapters and without heads that its task does not use."""
+    model, params = restore_model(source, step)
+    if model.config.adapter_rank:
+        params, merged = lora.merge_adapters(params, model.config)
+        model = models.build(merged, platform=jax.default_backend())
+    return labels.drop_unused_heads(model, params, config.task)
+
+
+def _tokenizer_files(
+    saved: Tokenizer, config: Config, values: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Return the files of a tokenizer, by name, for a model of this config.json."""
+    files = dict(tokenizer.export_files(saved, config, model_config=values))
+    if config.task.uses_classifier:
+        files = text_length.write_max_length(files, config.data.length)
+    return files
+
+
+def _generation_files(
+    config: Config, model: Model, values: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Return generation_config.json of a model that generates, else nothing."""
+    write = getattr(config.task, "write", None)
+    if write is None or not model.config.can_generate:
+        return {}
+    settings = generation.write_settings(write, model=model.config, values=values)
+    return {generation.FILE: json.dumps(settings, indent=2).encode() + b"\n"}
+
+
+def _write_tensors(
+    directory: Path, specs: Mapping[str, Spec], arrays: Iterator[np.ndarray]
+) -> None:
+    """Write tensors by the first process; the others help to gather each."""
+    if jax.process_index() == 0:
+        write_tensors(directory, specs, arrays)
+    for _ in arrays:
+        pass
 
 
 def _write_dense(params: Params, directory: Path, *, dtype: Any) -> None:
     """Write a layer of sentence-transformers into its directory."""
     specs, arrays = export_tensors(params, sentence_transformers.DENSE, dtype=dtype)
-    if jax.process_index() == 0:
-        write_tensors(directory, specs, arrays)
-    for _ in arrays:
-        pass
+    _write_tensors(directory, specs, arrays)
 
 
 def build_model(config: Config, mesh: Mesh | None) -> tuple[Model, Params]:

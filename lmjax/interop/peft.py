@@ -40,6 +40,14 @@ TASK_TYPES = {
 }
 _MODEL_TASK_TYPES = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM"}
 
+# Settings that are the same for all adapters.
+_CONSTANTS: dict[str, Any] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "lora_dropout": 0.0,
+    "inference_mode": True,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
@@ -100,16 +108,21 @@ def export_adapters(
     for name, array in modules.read(saved):
         tensors[PREFIX + name] = array
     settings = {
-        "peft_type": "LORA",
         "task_type": _task_type(config),
         "base_model_name_or_path": base_name,
         **_lora_settings(config, modules, adapters),
         "modules_to_save": modules.shorten(saved, separator="") or None,
         "fan_in_fan_out": any(entry.layout == "conv1d" for entry in table.entries),
-        "bias": "none",
-        "lora_dropout": 0.0,
-        "inference_mode": True,
     }
+    _write_files(target, tensors, _CONSTANTS | settings)
+    count = sum(array.size for array in tensors.values())
+    more = f" and {len(saved)} whole modules" if saved else ""
+    return Summary(target, f"LoRA adapters{more}", count, "none")
+
+
+def _write_files(
+    target: Path, tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+) -> None:
     specs = {name: Spec(np.dtype(np.float32), a.shape) for name, a in tensors.items()}
     with staged_directory(target, flag="--to") as staging:
         if jax.process_index() == 0:
@@ -117,9 +130,6 @@ def export_adapters(
             write_file(file, specs, iter(tensors.values()))
             text = json.dumps(settings, indent=2)
             (staging / "adapter_config.json").write_text(text + "\n")
-    count = sum(array.size for array in tensors.values())
-    more = f" and {len(saved)} whole modules" if saved else ""
-    return Summary(target, f"LoRA adapters{more}", count, "none")
 
 
 class _Modules:

@@ -112,8 +112,10 @@ def test_an_interrupted_file_is_resumed_to_the_same_bytes(run, examples, tmp_pat
 def test_a_complete_file_needs_no_model(run, examples, tmp_path, monkeypatch):
     path = tmp_path / "out.jsonl"
     predict_file(run, examples, path)
+    whole = path.read_bytes()
     monkeypatch.setattr(predict_file_lib, "restore_language_model", None)
     predict_file(run, examples, path)
+    assert path.read_bytes() == whole
 
 
 def test_the_config_and_the_checkpoints_are_opened_once(
