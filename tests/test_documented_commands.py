@@ -115,10 +115,9 @@ def place(tmp_path_factory):
         rows_in = lines.replace('"source"', '"en"') if name == "in" else lines
         (place / f"{name}.jsonl").write_text(rows_in)
     cache = place / ".cache/lmjax-data"
-    for folder in ("DIR", ".cache/lmjax-data/reviews", ".cache/lmjax-data/conll2003",
-                   ".cache/lmjax-data/squad", ".cache/lmjax-data/xsum",
-                   ".cache/lmjax-data/ende", ".cache/lmjax-data/glove"):  # fmt: skip
-        (place / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("reviews", "conll2003", "squad", "xsum", "ende", "enzh", "glove"):
+        (cache / name).mkdir(parents=True)
+    (place / "DIR").mkdir()
     words = text.splitlines()[0].split()
     context = text.splitlines()[0]
     squad = {"id": "1", "question": "Which city ?"}
@@ -135,7 +134,7 @@ def place(tmp_path_factory):
             (folder / f"{split}.txt").write_text(
                 (conll + "\n\n") * 9 if columns else text
             )
-            for language in ("en", "de"):
+            for language in ("en", "de", "zh"):
                 (folder / f"{split}.{language}").write_text(text)
     vectors = "".join(f"{w} {' '.join(50 * ['0.1'])}\n" for w in dict.fromkeys(words))
     (cache / "glove/glove.6B.50d.txt").write_text(vectors)
