@@ -7,15 +7,16 @@ never a silent replication.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lmjax.config.experiment import MeshConfig
 from lmjax.errors import ConfigError
+from lmjax.parallel.device_grid import arrange_devices
 from lmjax.types import Array, Axes, leaf_name
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -50,26 +51,45 @@ def mesh_sizes(config: MeshConfig, num_devices: int) -> dict[str, int]:
       ConfigError: the axes do not multiply to `num_devices`.
     """
     sizes = {axis: getattr(config, axis) for axis in MESH_AXES}
-    known = int(np.prod([size for size in sizes.values() if size > 0]))
+    known = math.prod(size for size in sizes.values() if size > 0)
     filled = {
         axis: num_devices // known if size < 0 else size for axis, size in sizes.items()
     }
-    if int(np.prod(list(filled.values()))) != num_devices:
+    if math.prod(filled.values()) != num_devices:
+        fitting = _nearest_sizes(sizes, num_devices)
         raise ConfigError(
-            f"config.mesh = {sizes}: must multiply to the number of devices, "
-            f"{num_devices}"
+            f"config.mesh = {sizes}: asks for {_count(sizes)} devices, but there are "
+            f"{num_devices}; these would fit: {fitting}"
         )
     return filled
 
 
+def _count(sizes: Mapping[str, int]) -> str:
+    known = math.prod(size for size in sizes.values() if size > 0)
+    return f"a multiple of {known}" if -1 in sizes.values() else str(known)
+
+
+def _nearest_sizes(sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
+    """Return sizes that fit, the inner axes as large as they divide the devices."""
+    fitting: dict[str, int] = {}
+    left = num_devices
+    for axis in reversed(MESH_AXES[1:]):
+        fitting[axis] = math.gcd(max(sizes[axis], 1), left)
+        left //= fitting[axis]
+    fitting[MESH_AXES[0]] = left
+    return {axis: fitting[axis] for axis in MESH_AXES}
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Return the mesh over `devices`, by default all."""
+    """Return the mesh over `devices`, by default all.
+
+    Raises:
+      ConfigError: the axes do not multiply to the number of devices.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(config, len(devices))
     types = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh(
-        tuple(sizes.values()), MESH_AXES, axis_types=types, devices=devices
-    )
+    return Mesh(arrange_devices(devices, sizes), MESH_AXES, axis_types=types)
 
 
 def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
@@ -259,4 +279,4 @@ def replicate(tree: Any) -> Any:
 
 def data_shards(mesh: Mesh | AbstractMesh) -> int:
     """Return the number of shards of a batch: its rows are split over data and fsdp."""
-    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
