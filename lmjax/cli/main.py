@@ -27,11 +27,11 @@ def train(args: argparse.Namespace) -> int:
     """Train an experiment in a workdir; run it again to resume."""
     config = load(args.config, args.overrides, defaults=_init_from(args.workdir))
     from lmjax.cli import report
-    from lmjax.parallel import processes
+    from lmjax.parallel import join, processes
     from lmjax.training import loop
     from lmjax.training.stop_signal import EXIT_STOPPED
 
-    processes.join_processes(detect=args.distributed)
+    join.join_processes(detect=args.distributed)
     with _log_file(args):
         finished = loop.train(
             config,

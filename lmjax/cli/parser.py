@@ -1,6 +1,10 @@
-"""The parser of `lmjax VERB ...`: flags, overrides of the config, and its errors."""
+"""The parser of `lmjax VERB ...`: flags, overrides of the config, and its errors.
+
+Other programs whose first argument chooses what they do use it, too.
+"""
 
 import argparse
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -45,7 +49,21 @@ class Verb:
         self.takes_overrides = takes_overrides
 
 
-def parse_args(argv: Sequence[str], verbs: Mapping[str, Verb]) -> argparse.Namespace:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What a program and its verbs are called."""
+
+    name: str = "lmjax"
+    verb: str = "verb"
+    summary: str = "Train language models with JAX and Flax, and use them."
+
+
+LMJAX = Program()
+
+
+def parse_args(
+    argv: Sequence[str], verbs: Mapping[str, Verb], *, program: Program = LMJAX
+) -> argparse.Namespace:
     """Parse a command line.
 
     Returns:
@@ -57,17 +75,20 @@ def parse_args(argv: Sequence[str], verbs: Mapping[str, Verb]) -> argparse.Names
     overrides = _find_overrides(argv)
     rest = [arg for arg in argv if not arg.startswith(OVERRIDE)]
     verb = next((arg for arg in rest if not arg.startswith("-")), None)
+    noun, names = program.verb, ", ".join(verbs)
     if verb is not None and verb not in verbs:
         hint = nearest(verb, list(verbs))
-        raise UserError(f"{verb}: no such verb{hint}; must be one of {_names(verbs)}")
-    args, unknown = _build_parser(verbs).parse_known_args(rest)
+        raise UserError(f"{verb}: no such {noun}{hint}; must be one of {names}")
+    args, unknown = _build_parser(verbs, program).parse_known_args(rest)
     if args.verb is None and not args.version:
-        raise UserError(f"expected a verb: {_names(verbs)}; see lmjax --help")
+        raise UserError(f"expected a {noun}: {names}; see {program.name} --help")
     if unknown:
-        raise UserError(_describe_unknown(unknown[0], args.verb, verbs))
+        raise UserError(_describe_unknown(unknown[0], args.verb, verbs, program))
     if overrides and not (args.verb and verbs[args.verb].takes_overrides):
         name = overrides[0].partition("=")[0]
-        raise UserError(f"{OVERRIDE}{name}: lmjax {args.verb} takes no overrides")
+        raise UserError(
+            f"{OVERRIDE}{name}: {program.name} {args.verb} takes no overrides"
+        )
     args.overrides = overrides
     return args
 
@@ -89,8 +110,10 @@ def _find_overrides(argv: Sequence[str]) -> list[str]:
     return overrides
 
 
-def _describe_unknown(arg: str, verb: str | None, verbs: Mapping[str, Verb]) -> str:
-    command = f"lmjax {verb}" if verb else "lmjax"
+def _describe_unknown(
+    arg: str, verb: str | None, verbs: Mapping[str, Verb], program: Program
+) -> str:
+    command = f"{program.name} {verb}" if verb else program.name
     if not arg.startswith("-"):
         return f"{arg}: unexpected argument of {command}; see {command} --help"
     flags = [flag.name for flag in verbs[verb].flags] if verb else []
@@ -98,10 +121,6 @@ def _describe_unknown(arg: str, verb: str | None, verbs: Mapping[str, Verb]) -> 
     if not hint and verb and verbs[verb].takes_overrides:
         hint = f" (leaves of the config are set by {OVERRIDE}a.b=VALUE)"
     return f"{arg}: no such flag of {command}{hint}; see {command} --help"
-
-
-def _names(verbs: Mapping[str, Verb]) -> str:
-    return ", ".join(verbs)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,14 +134,17 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def _build_parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
+def _build_parser(
+    verbs: Mapping[str, Verb], program: Program
+) -> argparse.ArgumentParser:
+    noun, metavar = program.verb, program.verb.upper()
     parser = _Parser(
-        prog="lmjax",
-        description="Train language models with JAX and Flax, and use them.",
-        epilog="lmjax VERB --help describes the flags of a verb.",
+        prog=program.name,
+        description=program.summary,
+        epilog=f"{program.name} {metavar} --help describes the flags of a {noun}.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    subparsers = parser.add_subparsers(metavar="VERB", dest="verb", title="verbs")
+    subparsers = parser.add_subparsers(metavar=metavar, dest="verb", title=f"{noun}s")
     for name, verb in verbs.items():
         summary = (verb.run.__doc__ or "").splitlines()[0]
         epilog = (

@@ -15,7 +15,7 @@ import pytest
 
 from lmjax.cli.main import main
 from lmjax.config import experiment
-from lmjax.parallel.processes import LAUNCHER
+from lmjax.parallel.join import LAUNCHER
 from lmjax.run import workdir
 from lmjax.training import loop
 

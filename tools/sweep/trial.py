@@ -78,7 +78,7 @@ def run(
         time.sleep(POLL_SECONDS)
     lock.close()
     _share_tokenizer(directory, [sweep.directory(n) for n in range(trial.number)])
-    child = [sys.executable, "-I", str(Path(__file__).with_name("child.py"))]
+    child = [sys.executable, "-I", str(Path(__file__).parents[1] / "child.py")]
     with (directory / "train.log").open("ab") as log:
         log_start = log.tell()
         process = subprocess.Popen(

@@ -1,0 +1,6 @@
+"""Start one `lmjax train` on many processes, here or on a cluster.
+
+command.py parses the command line and has the table of targets, job.py is what is to be
+trained. A target is a module with FLAGS, its own flags, and `launch(job, flags, *,
+dry_run)`, which returns the exit code. local.py starts processes on this machine.
+"""
