@@ -255,10 +255,12 @@ class TransformerConfig(ModelBaseConfig):
     # compile one layer and loop over all (jax.lax.scan). auto: except on CPU
     scan_layers: Literal["auto", True, False] = runtime_field("auto")
     # recompute activations in the backward pass to save memory. dots: keep the results
-    # of matrix multiplications; full: recompute whole layers
-    remat: Literal["none", "dots", "full"] = runtime_field("none")
-    # kernel. auto: cuDNN's flash attention where it applies, else XLA
-    attention: Literal["auto", "xla", "cudnn"] = runtime_field("auto")
+    # of matrix multiplications; attention: keep those of attention where it is chunked;
+    # full: recompute whole layers
+    remat: Literal["none", "dots", "attention", "full"] = runtime_field("none")
+    # kernel. xla: all scores at once; chunked: block by block where rows are long;
+    # auto: cuDNN's flash attention where it applies, else chunked
+    attention: Literal["auto", "xla", "chunked", "cudnn"] = runtime_field("auto")
     # the family of transformers (its model_type) that it is exported as, such as that
     # of the model that it began with; "": the first that computes the same
     family: str = runtime_field("")

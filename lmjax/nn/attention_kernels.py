@@ -1,4 +1,4 @@
-"""Attention kernels, and the context from which each makes its mask.
+"""Attention kernels: each makes its own mask from an `AttentionContext`.
 
 B batch, T queries, S keys, N heads, K kv heads, G heads a kv head, H head_dim.
 """
@@ -14,45 +14,12 @@ import jax.numpy as jnp
 
 from lmjax.config.model import TransformerConfig
 from lmjax.errors import ConfigError
+from lmjax.nn.attention_context import AttentionContext, dense_mask
+from lmjax.nn.chunked_attention import BlockMask, block_mask, chunked_attention
 from lmjax.nn.param import dropout
 from lmjax.types import Array
 
 log = logging.getLogger(__name__)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AttentionContext:
-    """Which keys each query may attend to: segments and positions of both.
-
-    A query sees the keys of its own segment: if `causal`, those at its position or
-    before; with a `window`, those fewer than that many positions away. Padding
-    (segment 0) sees padding, so that no row of the softmax is empty.
-
-    Positions are None where neither `causal` nor `window` needs them, as in
-    cross-attention.
-    """
-
-    segments_BT: Array
-    key_segments_BS: Array
-    positions_BT: Array | None = None
-    key_positions_BS: Array | None = None
-    causal: bool = dataclasses.field(default=False, metadata={"static": True})
-    window: int = dataclasses.field(default=0, metadata={"static": True})  # 0: all
-
-
-def dense_mask(context: AttentionContext) -> Array:
-    """Return the boolean (B, 1, T, S) mask, true where a query sees a key."""
-    c = context
-    mask = c.segments_BT[:, :, None] == c.key_segments_BS[:, None, :]
-    if c.causal or c.window:
-        assert c.positions_BT is not None and c.key_positions_BS is not None
-        distance = c.positions_BT[:, :, None] - c.key_positions_BS[:, None, :]
-        if c.causal:
-            mask &= distance >= 0
-        if c.window:
-            mask &= (distance < c.window) & (distance > -c.window)
-    return mask[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,16 +132,45 @@ def cudnn_obstacle(
     return ""
 
 
+LONG = 1024  # keys; up to so many all scores fit well into memory
+
+
+def long_mask(context: AttentionContext) -> Array | BlockMask:
+    """Return the mask of `long_attention`: in blocks if the rows are long.
+
+    A few queries, as in decoding, are no long rows.
+    """
+    T, S = context.segments_BT.shape[1], context.key_segments_BS.shape[1]
+    is_long = S > LONG and T * S > LONG**2
+    return block_mask(context) if is_long else dense_mask(context)
+
+
+def long_attention(
+    q_BTNH: Array,
+    k_BSKH: Array,
+    v_BSKH: Array,
+    mask: Array | BlockMask,
+    **options: Any,
+) -> Array:
+    """Attend block by block where rows are long, else at once.
+
+    Arguments as for `xla_attention`, but for the `mask`, which is of `long_mask`.
+    """
+    attend = chunked_attention if isinstance(mask, BlockMask) else xla_attention
+    return attend(q_BTNH, k_BSKH, v_BSKH, mask, **options)  # type: ignore[arg-type]
+
+
 # By the names that `config.model.attention` takes.
 ATTENTION = {
     "xla": AttentionKernel(dense_mask, xla_attention),
+    "chunked": AttentionKernel(long_mask, long_attention),
     "cudnn": AttentionKernel(dense_mask, cudnn_attention),
 }
 
 
 def choose_attention(
     config: TransformerConfig, *, platform: str
-) -> Literal["xla", "cudnn"]:
+) -> Literal["xla", "chunked", "cudnn"]:
     """Return the name of the kernel for a platform: `config.attention`, or for "auto".
 
     Args:
@@ -196,7 +192,7 @@ def choose_attention(
     if config.attention == "auto":
         # Elsewhere than on a GPU there is no choice to report.
         level = logging.INFO if platform == "gpu" else logging.DEBUG
-        name: Literal["xla", "cudnn"] = "xla" if obstacle else "cudnn"
+        name: Literal["chunked", "cudnn"] = "chunked" if obstacle else "cudnn"
         log.log(level, "attention: %s (cudnn %s)", name, obstacle or "supports it")
         return name
     if config.attention == "cudnn" and obstacle:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.config.model import TransformerConfig
-from lmjax.nn.attention_kernels import AttentionContext
+from lmjax.nn.attention_context import AttentionContext
 from lmjax.types import Array
 
 Angles = tuple[Array, Array]  # cosines and sines, float32 (B, T, 1, P)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import TransformerConfig
-from lmjax.nn.attention_kernels import ATTENTION, AttentionContext, choose_attention
+from lmjax.nn.attention_context import AttentionContext
+from lmjax.nn.attention_kernels import ATTENTION, choose_attention
 from lmjax.nn.block import Block, BlockInputs
 from lmjax.nn.kv_cache import SourceKV, TransformerDecodeState, empty_cache
 from lmjax.nn.linear import Embed
@@ -27,6 +28,8 @@ from lmjax.types import Array
 REMAT_POLICIES = {
     # Keep the outputs of matrix products with weights, recompute the rest.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # Keep what the backward pass of chunked attention reads beside its inputs.
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
     # Keep nothing inside a block.
     "full": jax.checkpoint_policies.nothing_saveable,
 }

@@ -12,7 +12,7 @@ from lmjax import models
 from lmjax.errors import UserError
 from lmjax.models import model
 from lmjax.nn import attention_kernels
-from lmjax.nn.attention_kernels import AttentionContext, dense_mask
+from lmjax.nn.attention_context import AttentionContext, dense_mask
 
 B, T, H = 2, 11, 8
 
@@ -182,9 +182,9 @@ def test_auto_is_resolved_by_platform(make_config):
         for c in (resolve(config, platform=p) for p in ("cpu", "gpu", "tpu"))
     ]
     assert seen == [
-        ("xla", "float32", False),
+        ("chunked", "float32", False),
         ("cudnn", "bfloat16", True),
-        ("xla", "bfloat16", True),
+        ("chunked", "bfloat16", True),
     ]
     capped = dataclasses.replace(config, attention_softcap=1.0)
-    assert resolve(capped, platform="gpu").attention == "xla"
+    assert resolve(capped, platform="gpu").attention == "chunked"
