@@ -76,12 +76,14 @@ def train(
     """
     directory = Path(workdir).expanduser()
     defaults = functools.partial(init_from.sections, workdir=directory)
-    if isinstance(config, Config):
-        config = parse(to_dict(config), overrides) if overrides else config
-    elif isinstance(config, str | Path):
+    if isinstance(config, str | Path):
         config = experiment.load(str(config), overrides, defaults=defaults)
     else:
-        config = parse(config, overrides, defaults=defaults)
+        if not isinstance(config, Config):
+            config = parse(config, overrides, defaults=defaults)
+        elif overrides:
+            config = parse(to_dict(config), overrides)
+        experiment.warn_of_unused(config)
     return TrainResult(directory, loop.train(config, directory, profile=profile))
 
 

@@ -60,6 +60,15 @@ def test_train_returns_the_history_and_the_model(result):
     assert isinstance(lm.generate(["line"], max_tokens=3)[0], str)
 
 
+def test_leaves_without_effect_are_told(experiment, tmp_path, caplog):
+    data = {**experiment["data"], "field": "body"}
+    for config in ({**experiment, "data": data}, parse({**experiment, "data": data})):
+        caplog.clear()
+        with hold(tmp_path), pytest.raises(UserError, match="in use"):
+            lmjax.train(config, tmp_path)
+        assert "config.data.field = 'body': ignored" in caplog.text
+
+
 def test_train_takes_what_an_experiment_may_be(experiment, result, tmp_path):
     script = tmp_path / "x.py"
     script.write_text(f"def get_config():\n    return {experiment!r}\n")

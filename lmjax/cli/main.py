@@ -141,19 +141,21 @@ def describe(args: argparse.Namespace) -> int:
 
 def import_model(args: argparse.Namespace) -> int:
     """Import a Hugging Face model as a workdir."""
-    from lmjax.interop import dry_run, hf, peft_files, peft_import
+    from lmjax.interop import dry_run, hf, hub, peft_import
 
-    if peft_files.is_adapter(args.source) and args.workdir and not args.dry_run:
-        workdir = Path(args.workdir)
-        print(peft_import.import_adapters(args.source, workdir, base=args.base))
-        return 0
-    if args.base:
+    adapts = hub.is_adapter(args.source)
+    if args.base and not adapts:
         raise UserError(f"--base={args.base}: is for PEFT's adapters, not --from")
     if args.dry_run:
-        print(dry_run.describe_import(args.source))
+        describe = dry_run.describe_adapters if adapts else dry_run.describe_import
+        print(describe(args.source))
         return 0
     if args.workdir is None:
         raise UserError("--workdir: must be given, unless --dry_run is")
+    if adapts:
+        workdir = Path(args.workdir)
+        print(peft_import.import_adapters(args.source, workdir, base=args.base))
+        return 0
     print(
         hf.import_hf(
             args.source,

@@ -396,6 +396,11 @@ def load(
         why = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: what get_config() returned: {why}") from error
     parsed = parse(config, overrides, defaults=defaults)
-    for line in unused_leaves(parsed):
-        log.warning("%s", line)
+    warn_of_unused(parsed)
     return parsed
+
+
+def warn_of_unused(config: Config) -> None:
+    """Log the leaves that are set, but have no effect."""
+    for line in unused_leaves(config):
+        log.warning("%s", line)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lmjax.data.tokenizers.spaces import UNSETTLED
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 
 _CONTEXT = 32  # last tokens of the prompt, which decide how its continuation begins
@@ -35,7 +36,8 @@ class TextStream:
         """Return the text that a token adds; "" while a character is incomplete."""
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
-        if text.endswith(_UNFINISHED):
+        changes = self._tokenizer.cleans_up and text.endswith(UNSETTLED)
+        if text.endswith(_UNFINISHED) or changes:
             waiting = len(self._ids) - self._num_shown
             return self._skip_invalid(text) if waiting > _PATIENCE else ""
         added = text[len(self._shown) :]

@@ -81,30 +81,34 @@ def predict_file(
     examples = _open_input(config, source, format=format)
     if target.exists() and target.samefile(examples.file):
         raise UserError(f"--output={target}: is --input")
+    provenance: dict[str, Any] = {
+        "input": _fingerprint(examples.file),
+        "format": examples.format,
+        **({} if keep == _KEEP else {"keep": keep}),
+        **_decisive_leaves(config),
+    }
     with open_checkpoints(directory, config) as checkpoints:
-        step = checkpoints.find(step)
-        provenance: dict[str, Any] = {
-            "step": step,
-            "saved": checkpoints.saved_at(step),
-            "input": _fingerprint(examples.file),
-            "format": examples.format,
-            **({} if keep == _KEEP else {"keep": keep}),
-            **_decisive_leaves(config),
-        }
-        with open_prediction_file(
-            target,
-            provenance=provenance,
-            num_examples=len(examples),
-            block_size=_BLOCK_SIZE,
-        ) as predictions:
-            num_done = predictions.num_done
-            if num_done == len(examples):
-                log.info("%s: has all %d predictions; nothing to do", target, num_done)
-                return
-            if num_done:
-                log.info("%s: resumes after example %d", target, num_done)
-            lm = restore_language_model(directory, config, checkpoints, step=step)
-            _predict_rest(lm, examples, predictions, skip_bad=skip_bad, keep=keep)
+
+        def predict(found: int) -> None:
+            saved = {"step": found, "saved": checkpoints.saved_at(found)}
+            with open_prediction_file(
+                target,
+                provenance={**saved, **provenance},
+                num_examples=len(examples),
+                block_size=_BLOCK_SIZE,
+            ) as predictions:
+                num_done = predictions.num_done
+                if num_done == len(examples):
+                    log.info(
+                        "%s: has all %d predictions; nothing to do", target, num_done
+                    )
+                    return
+                if num_done:
+                    log.info("%s: resumes after example %d", target, num_done)
+                lm = restore_language_model(directory, config, checkpoints, step=found)
+                _predict_rest(lm, examples, predictions, skip_bad=skip_bad, keep=keep)
+
+        checkpoints.read(step, predict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,7 +7,13 @@ from rich.filesize import decimal
 from lmjax import models
 from lmjax.config.experiment import Config
 from lmjax.config.model import LabelHeadConfig, TextEmbeddingConfig, TransformerConfig
-from lmjax.interop import generation, sentence_transformers, tokenizer
+from lmjax.interop import (
+    generation,
+    hub,
+    peft_files,
+    sentence_transformers,
+    tokenizer,
+)
 from lmjax.interop.hf import HFCheckpoint, count_params, open_hf
 from lmjax.interop.match import match_tensors
 from lmjax.interop.safetensors import open_tensors
@@ -47,6 +53,30 @@ def describe_import(source: str | Path) -> str:
         "dropped": ", ".join(sorted(dropped)) or "nothing",
     }
     return "\n".join(f"{name:11}{text}" for name, text in lines.items() if text)
+
+
+def describe_adapters(source: str | Path) -> str:
+    """Return the ranks, the modules and the base of adapters, a line each.
+
+    Whether they fit the base is not checked.
+
+    Raises:
+      UserError: they are of another kind, or a file is damaged.
+    """
+    directory = Path(source).expanduser()
+    settings = peft_files.read_settings(directory / hub.ADAPTER_CONFIG)
+    tensors = peft_files.read_tensors(directory)
+    adapters = peft_files.Adapters(directory, settings, tensors)
+    ranks = sorted({len(pair["A"]) for pair in adapters.pairs.values()})
+    lines = {
+        "directory": str(directory),
+        "adapters": f"LoRA of {len(adapters.pairs)} matrices, of rank "
+        f"{', '.join(map(str, ranks))}",
+        "task": str(settings.get("task_type") or "not named"),
+        "trained": ", ".join(sorted(adapters.saved)) or "nothing else",
+        "base": str(settings.get("base_model_name_or_path") or "not named: --base"),
+    }
+    return "\n".join(f"{name:11}{text}" for name, text in lines.items())
 
 
 def _describe_task(config: Config) -> str:

@@ -143,6 +143,8 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
     file = directory / "config.json"
     values = generation.override_config(read_json(file), directory)
     family = find_family(values, file=str(file))
+    if values.get("auto_map"):
+        log.warning("%s: auto_map: code of its own is not run", file)
     files = open_tensors(directory)
     length = text_length.read_max_length(directory)
     config = read_config(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lmjax.errors import UserError
 
+ADAPTER_CONFIG = "adapter_config.json"  # of PEFT
 # Neither pickles nor the weights of other frameworks are fetched.
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.bpe", "*.jinja"]
 
@@ -20,6 +21,11 @@ def find_directory(source: str, *, flag: str) -> Path:
       UserError: it is neither, or cannot be fetched.
     """
     path = Path(source).expanduser()
+    if is_adapter(path) and not (path / "config.json").is_file():
+        raise UserError(
+            f"{flag}={source}: holds adapters of PEFT without their model; lmjax "
+            f"import --from={source} --base=MODEL --workdir=NEW makes a workdir of both"
+        )
     if path.is_dir():
         return path
     if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
@@ -41,3 +47,8 @@ def find_directory(source: str, *, flag: str) -> Path:
             f"{flag}={source}: no such directory, and the model cannot be fetched: "
             f"{first}"
         ) from error
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Return whether a directory holds adapters in PEFT's files."""
+    return (Path(source).expanduser() / ADAPTER_CONFIG).is_file()

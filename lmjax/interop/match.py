@@ -138,7 +138,8 @@ def _spellings(name: str, table: Table) -> Iterator[str]:
     for old, new in (("", ""), (".gamma", ".weight"), (".beta", ".bias")):
         if name.endswith(old):
             spelling = name.removesuffix(old) + new
-            yield from (spelling, table.prefix + spelling)
+            for full in (spelling, table.prefix + spelling):
+                yield table.names.get(full, full)
 
 
 def _summarize(names: Sequence[str]) -> str:

@@ -148,7 +148,7 @@ class _Modules:
         for entry in table.entries_for(self.params):
             for _, name in entry.tensor_names(self.params[entry.param].shape):
                 self.tensors.setdefault(name, set()).add(entry.param)
-        for copies in (table.copies, table.aliases):
+        for copies in (table.copies, table.aliases, table.names):
             for name, original in copies.items():
                 if original in self.tensors:
                     self.tensors.setdefault(name, self.tensors[original])
@@ -190,7 +190,7 @@ class _Modules:
         subset = {name: self.params[name] for name in sorted(params)}
         specs, arrays = export_tensors(subset, self.table, dtype=np.float32)
         values = dict(zip(specs, arrays, strict=True))
-        for copies in (self.table.copies, self.table.aliases):
+        for copies in (self.table.copies, self.table.aliases, self.table.names):
             for name, original in copies.items():
                 if original in values:
                     values.setdefault(name, values[original])

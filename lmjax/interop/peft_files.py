@@ -13,7 +13,7 @@ from lmjax.fileio import read_json
 from lmjax.interop.peft import PREFIX
 from lmjax.interop.safetensors import open_tensors
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 # Keys that are read here, or change nothing once the adapters are trained.
 _KNOWN = (
     *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias"),
@@ -32,11 +32,6 @@ _KNOWN = (
 )
 # Ways of initializing that leave the weights of the base as they are.
 _INITIAL = (None, True, False, "gaussian", "eva", "orthogonal")
-
-
-def is_adapter(source: str) -> bool:
-    """Return whether a directory holds adapters in PEFT's files."""
-    return (Path(source).expanduser() / CONFIG).is_file()
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import UserError
 from lmjax.interop import labels, tokenizer
 from lmjax.interop.hf import Summary, build_model, open_hf, restore_model
+from lmjax.interop.hub import ADAPTER_CONFIG
 from lmjax.interop.peft import TASK_TYPES
-from lmjax.interop.peft_files import CONFIG, Adapters, read_settings, read_tensors
+from lmjax.interop.peft_files import Adapters, read_settings, read_tensors
 from lmjax.interop.places import Places, check_tied, set_part
 from lmjax.interop.registry import FAMILIES, choose_family
 from lmjax.interop.staging import check_unused, staged_directory
@@ -67,7 +68,7 @@ def import_adapters(
     """
     source, target = Path(source).expanduser(), Path(directory).expanduser().absolute()
     check_unused(target, flag="--workdir")
-    settings = read_settings(source / CONFIG)
+    settings = read_settings(source / ADAPTER_CONFIG)
     tensors = read_tensors(source)
     found = _load_base(_find_base(base, settings, source), mesh)
     adapters = Adapters(source, settings, tensors)
@@ -101,8 +102,8 @@ def _find_base(base: str, settings: Mapping[str, Any], source: Path) -> str:
     if not Path(named).expanduser().is_dir() or not named:
         raise UserError(
             f"--base: must name the model of these adapters, a workdir or a Hugging "
-            f"Face model; {source / CONFIG} has base_model_name_or_path = {named!r}, "
-            "which is no directory here"
+            f"Face model; {source / ADAPTER_CONFIG} has base_model_name_or_path = "
+            f"{named!r}, which is no directory here"
         )
     return str(named)
 
@@ -257,9 +258,7 @@ def _add_adapters(
         a_LIR, b_LRO = (leaves[f"{path}.{name}"] for name in lora.NAMES)
         for entry, i, module in uses:
             a, b = (adapters.pairs[module][side] for side in "AB")
-            size = len(b) // entry.num_parts
-            b = b[entry.part * size : (entry.part + 1) * size]
-            b = b * (adapters.scale(module) / scale)
+            b = b[entry.rows_of(len(b))] * (adapters.scale(module) / scale)
             r = len(a)
             a_LIR[i][..., :r] = a.T.reshape(*a_LIR.shape[1:-1], r)
             b_LRO[i][:r] = b.T.reshape(r, *b_LRO.shape[2:])

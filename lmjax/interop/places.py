@@ -35,6 +35,7 @@ class Places:
 
     def spell(self, name: str) -> str:
         """Return the name in the table of a tensor, which may lack the prefix."""
+        name = self.table.names.get(name, name)
         return name if name in self.places else self.table.prefix + name
 
     def find(
@@ -106,10 +107,7 @@ def set_part(
       whole: which of them.
     """
     if whole and entry.num_parts > 1:
-        size = tensor.shape[entry.concat_axis] // entry.num_parts
-        index = [slice(None)] * tensor.ndim
-        index[entry.concat_axis] = slice(entry.part * size, (entry.part + 1) * size)
-        tensor = tensor[tuple(index)]
+        tensor = entry.take_part(tensor)
     shape = leaf.shape if layer is None else leaf.shape[1:]
     value = np.asarray(entry.to_param(jnp.asarray(tensor), shape))
     leaf[... if layer is None else layer] = value

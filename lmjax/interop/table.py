@@ -148,6 +148,15 @@ class Entry:
         rows = np.arange(self.num_rows(size)).reshape(shape)
         return rows[:, self.part : self.part + self.span].reshape(-1)
 
+    def rows_of(self, num_rows: int) -> np.ndarray:
+        """Return which of the rows of a tensor are those of this part."""
+        return self.rows(num_rows // self.num_parts * self.span)
+
+    def take_part(self, tensor: np.ndarray) -> np.ndarray:
+        """Return this parameter's part of a whole tensor."""
+        axis = self.concat_axis
+        return np.take(tensor, self.rows_of(tensor.shape[axis]), axis=axis)
+
     def part_spec(self, spec: Sequence[Any]) -> PartitionSpec:
         """Return how the part is sharded, given the sharding of the parameter.
 
@@ -215,6 +224,7 @@ class Table:
       copies: tensors that are equal to another one, by name: tied embeddings.
       aliases: tensors that older files have in place of another one. If both are there,
         the alias is ignored; exports write both.
+      names: other names of tensors, in other versions of transformers.
       constants: tensors that hold nothing trained, but that exports write: transformers
         reports them as missing.
     """
@@ -227,6 +237,7 @@ class Table:
     tag_head: str = "score"
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def entries_for(self, params: Mapping[str, Any]) -> list[Entry]:

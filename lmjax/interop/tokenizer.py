@@ -38,6 +38,7 @@ def open_tokenizer(config: Config, directory: Path) -> Tokenizer:
     """
     size = config.model.vocab_size
     if config.tokenizer.kind == "ids":
+        _warn_of_class(directory)
         eos = _read_ids(directory, "eos", size)
         pad = _read_ids(directory, "pad", size)
         return Ids(
@@ -53,6 +54,19 @@ def open_tokenizer(config: Config, directory: Path) -> Tokenizer:
             f"config.json has vocab_size = {size}"
         )
     return tokenizer
+
+
+def _warn_of_class(directory: Path) -> None:
+    """Log that a directory has a tokenizer which cannot be read."""
+    file = directory / "tokenizer_config.json"
+    name = read_json(file).get("tokenizer_class") if file.is_file() else None
+    if name is not None:
+        log.warning(
+            "%s: tokenizer_class = %r: has no file that lmjax reads; texts are token "
+            "ids",
+            file,
+            name,
+        )
 
 
 def _read_ids(directory: Path, role: str, vocab_size: int) -> tuple[int, ...]:

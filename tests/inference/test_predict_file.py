@@ -1,6 +1,7 @@
 """A file of predictions from a file of examples."""
 
 import json
+import shutil
 
 import jax
 import pytest
@@ -116,6 +117,27 @@ def test_a_complete_file_needs_no_model(run, examples, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_file_lib, "restore_language_model", None)
     predict_file(run, examples, path)
     assert path.read_bytes() == whole
+
+
+def test_another_checkpoint_is_read_if_a_run_removes_the_newest(
+    run, examples, tmp_path, monkeypatch
+):
+    predict_file(run, examples, tmp_path / "expected.jsonl")
+    copy = shutil.copytree(run, tmp_path / "run")
+    newest = copy / "checkpoints" / "1"
+    shutil.copytree(copy / "checkpoints" / "0", newest)
+    restore = predict_file_lib.restore_language_model
+
+    def remove_and_restore(*args, step, **options):
+        shutil.rmtree(newest, ignore_errors=True)
+        return restore(*args, step=step, **options)
+
+    monkeypatch.setattr(predict_file_lib, "restore_language_model", remove_and_restore)
+    path = tmp_path / "out.jsonl"
+    predict_file(copy, examples, path)
+    assert path.read_bytes() == (tmp_path / "expected.jsonl").read_bytes()
+    made_from = json.loads((tmp_path / "out.jsonl.made_from.json").read_text())
+    assert made_from["step"] == 0
 
 
 def test_the_config_and_the_checkpoints_are_opened_once(

@@ -112,6 +112,7 @@ QUERIES = "('*attention.query', '*attention.value')"
         ("gpt2", "('attention.query',)", "('*norm*', '*.positions.*')", "CAUSAL_LM"),
         ("phi3", "('attention.*', 'mlp.*')", "()", "CAUSAL_LM"),  # unequal parts
         ("gpt_neox", "('attention.*', 'mlp.up')", "()", "CAUSAL_LM"),  # by head
+        ("gpt_neox", QUERIES, "('head.*',)", "CAUSAL_LM"),
         ("bart", QUERIES, "('decoder.*norm*', 'embed.*')", "SEQ_2_SEQ_LM"),
         ("t5", QUERIES, "('embed.*', '*.relative*')", "SEQ_2_SEQ_LM"),
         ("bert_classify", "('mlp.down',)", "('pooler.*',)", "SEQ_CLS"),

@@ -59,6 +59,14 @@ CASES = [
         {"target_modules": ["c_attn", "c_proj"], "bias": "all", "lora_alpha": 5}
         | {"fan_in_fan_out": True, "task_type": "CAUSAL_LM"},
     ),
+    (
+        "phi3",  # several matrices of unequal sizes in one
+        {"target_modules": ["qkv_proj", "gate_up_proj"], "modules_to_save": ["norm"]},
+    ),
+    (
+        "gpt_neox",  # several matrices in one, head by head
+        {"target_modules": ["query_key_value", "lm_head"], "bias": "all"},
+    ),
     ("bart", {"target_modules": r".*decoder.*\.(q_proj|fc1)", "bias": "lora_only"}),
     ("bert_base", {"target_modules": ["query", "dense"], "task_type": "SEQ_CLS"}),
     ("bert_tag", {"target_modules": ["value"], "task_type": "TOKEN_CLS"}),
@@ -102,6 +110,20 @@ def test_adapters_come_and_go(tmp_path, capsys):
     import_adapters(tmp_path / "adapters", tmp_path / "b", base=str(tmp_path / "base"))
     found = compute_outputs(tmp_path / "b", tokens, {})
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_adapters_are_no_model(tmp_path, capsys):
+    make_adapters(tmp_path, "gpt2", target_modules=["c_attn"], fan_in_fan_out=True)
+    adapters = tmp_path / "adapters"
+    for flag in ("config.init_from", "--base"):
+        with pytest.raises(UserError, match=rf"{flag}=.*: holds adapters .*--base=M"):
+            hf.open_hf(adapters, flag=flag)
+    assert main.main(["import", f"--from={adapters}", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("LoRA of 2 matrices, of rank 3", "trained    nothing else", "base  "):
+        assert part in printed
+    assert main.main(["import", f"--from={adapters}"]) == 2
+    assert "--workdir: must be given" in capsys.readouterr().err
 
 
 def test_adapters_that_are_not_supported_are_refused(tmp_path):

@@ -245,6 +245,12 @@ def parse_proto(model: bytes) -> Any:
     return module.ModelProto.FromString(model)
 
 
+def is_bpe(model: bytes) -> bool:
+    """Return whether a serialized model is of BPE."""
+    spec = parse_proto(model).trainer_spec
+    return bool(spec.model_type == spec.BPE)
+
+
 # Every character of the text is decoded again.
 _LOSSLESS: dict[str, Any] = {
     "normalization_rule_name": "identity",

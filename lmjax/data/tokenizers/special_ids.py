@@ -23,6 +23,11 @@ class SpecialIds:
 
     separates_words: ClassVar[bool] = False
 
+    @property
+    def cleans_up(self) -> bool:
+        """Return whether decoded texts lose spaces; see `spaces.clean_up`."""
+        return False
+
     bos_id: int | None = None
     eos_id: int | None = None
     pad_id: int | None = None

@@ -13,7 +13,7 @@ from lmjax.data.sources.documents import Documents, expand_path
 from lmjax.data.tokenizers import sentencepiece, words
 from lmjax.data.tokenizers.files import MANIFEST, read_manifest
 from lmjax.data.tokenizers.hf import directory as hf_directory
-from lmjax.data.tokenizers.hf import pieces, tokenizer
+from lmjax.data.tokenizers.hf import pieces, settings, tokenizer
 from lmjax.data.tokenizers.offsets import Encoding
 from lmjax.data.tokenizers.plain import Bytes, Ids
 from lmjax.data.tokenizers.sentencepiece import (
@@ -58,6 +58,10 @@ class Tokenizer(Protocol):
     @property
     def separates_words(self) -> bool:
         """Whether pieces are whole words, with white space between any two."""
+
+    @property
+    def cleans_up(self) -> bool:
+        """Whether decoded texts lose the spaces before punctuation."""
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32, without special ids around it."""
@@ -269,6 +273,8 @@ def _open_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
         kept = manifest if config.bos else {**manifest, "bos": False}
         return _load(path, kept), config.path
     files = hf_directory.read_tokenizer_files(path, name=config.path)
+    settings.check_settings(files)
+    settings.warn_of_class(files)
     build = pieces.build if files.is_sentencepiece else tokenizer.build
     return build(files, bos=config.bos), config.path
 

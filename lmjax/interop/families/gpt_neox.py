@@ -105,17 +105,15 @@ def _table(config: DecoderConfig) -> Table:
         for entry in _fused(part, name, config.num_heads)
     )
     # The output layer has two names in transformers.
-    output = "gpt_neox.embed_in.weight" if config.tie_embeddings else "embed_out.weight"
+    output, other = "embed_out.weight", "lm_head.weight"
+    tied = dict.fromkeys((output, other), "gpt_neox.embed_in.weight")
     return Table(
         entries=(*_ENTRIES, *fused),
         prefix="gpt_neox.",
         tag_head="classifier",
         ignored=(r"\.attention\.(bias|masked_bias)$", r"rotary_emb\.inv_freq$"),
-        copies={
-            name: output
-            for name in ("embed_out.weight", "lm_head.weight")
-            if name != output
-        },
+        copies=tied if config.tie_embeddings else {},
+        names={} if config.tie_embeddings else {other: output},
     )
 
 

@@ -21,6 +21,7 @@ from lmjax.data.tokenizers.tokenizer import (
     vocab_size,
 )
 from lmjax.errors import UserError
+from lmjax.generate.text_stream import TextStream
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs lmjax[hf]")
 
@@ -204,6 +205,55 @@ def test_settings_add_bos_and_eos(tmp_path, byte_level):
         assert tok.suffix_ids == ((2,) if eos else ())
 
 
+WORDS = ["[UNK]", "the", "fox", "'", "s", "n't", ".", ","]
+
+
+def write_words(tmp_path, **settings):
+    """Write a tokenizer of whole words, which are decoded with spaces between."""
+    vocab = {word: i for i, word in enumerate(WORDS)}
+    model = tokenizers.models.WordLevel(vocab, unk_token="[UNK]")
+    core = tokenizers.Tokenizer(model)
+    core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return write(
+        tmp_path / "words",
+        tokenizer__json=core.to_str(),
+        tokenizer_config__json=settings,
+    )
+
+
+def test_spaces_are_cleaned_up_where_the_settings_say_so(tmp_path, gpt2):
+    key = "clean_up_tokenization_spaces"
+    spaced, clean = "the fox n't , ' s .", "the foxn't,'s."
+    for setting, expected in ((None, spaced), (False, spaced), (True, clean)):
+        directory = write_words(tmp_path, **{key: setting})
+        tok = open_tokenizer(directory)
+        assert tok.decode(tok.encode(spaced)) == expected
+        tok.save(tmp_path / "saved")
+        again = load_tokenizer(tmp_path / "saved")
+        assert again.decode(tok.encode(spaced)) == expected
+        assert again.fingerprint() == tok.fingerprint()
+    stream = TextStream(tok, [])  # as the pieces come
+    pieces = [stream.add(int(i)) for i in tok.encode("the fox ' s n't fox ' the '")]
+    assert "".join([*pieces, stream.rest()]) == "the fox'sn't fox'the '"
+    write(gpt2, tokenizer_config__json={key: True})  # BPE keeps its spaces
+    tok = open_tokenizer(gpt2)
+    assert tok.decode(tok.encode("a , b")) == "a , b"
+
+
+def test_classes_that_are_not_heeded_are_told(tmp_path, caplog):
+    code = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
+    for settings, told in (
+        ({"auto_map": code}, "tokenization_own"),
+        ({"tokenizer_class": "DebertaTokenizerFast"}, "'DebertaTokenizerFast'"),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, ""),
+        ({"tokenizer_class": "TokenizersBackend", "auto_map": {}}, ""),
+        ({}, ""),
+    ):
+        caplog.clear()
+        open_tokenizer(write_words(tmp_path, **settings))
+        assert told in caplog.text and bool(told) == bool(caplog.records)
+
+
 def test_several_stop_ids(tmp_path, byte_level):
     directory = write_llama(
         tmp_path,
@@ -336,6 +386,26 @@ def test_missing_tokenizers(tmp_path):
             "gpt2",
             {"tokenizer_config__json": {"tokenizer_class": "Qwen2TokenizerFast"}},
             r"vocab\.json of 'qwen2'",
+        ),
+        *(
+            ("gpt2", {"tokenizer_config__json": settings}, rf"_config\.json: .*{text}")
+            for settings, text in (
+                ({"added_tokens_decoder": {"x": "<x>"}}, "added_tokens_decoder = "),
+                ({"added_tokens_decoder": ["<x>"]}, "added_tokens_decoder = "),
+                ({"added_tokens_decoder": {"5": {}}}, "added_tokens_decoder = "),
+                ({"additional_special_tokens": "<x>"}, "additional_special_tok"),
+                ({"add_bos_token": "false"}, "add_bos_token = 'false'"),
+                ({"clean_up_tokenization_spaces": 1}, "spaces = 1: expected true"),
+                ({"eos_token": 3}, "eos_token = 3: expected a text"),
+                ({"extra_ids": "5"}, "extra_ids = '5': expected a whole number"),
+                ({"tokenizer_class": 3}, "tokenizer_class = 3: expected a text"),
+            )
+        ),
+        ("gpt2", {"added_tokens__json": {"<x>": "y"}}, r"added_tokens\.json: .*'<x>'"),
+        (
+            "gpt2",
+            {"special_tokens_map__json": {"eos_token": []}},
+            r"_map\.json: .*\[\]",
         ),
     ],
 )

@@ -267,8 +267,8 @@ CLASSES: dict[str, TokenizerClass] = {
 }
 # Other names of these classes, and the class of a family whose settings name none:
 # as in AutoTokenizer's table.
-_SAME = {"distilbert": "bert", "electra": "bert", "bart": "roberta"}
-_SAME |= {"codellama": "llama"}
+SAME_CLASSES = {"distilbert": "bert", "electra": "bert", "bart": "roberta"}
+SAME_CLASSES |= {"codellama": "llama"}
 _BY_FAMILY = {
     **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert"), "bert"),
     **dict.fromkeys(("roberta", "bart", "longformer"), "roberta"),
@@ -298,7 +298,7 @@ def find_class(files: HFTokenizerFiles, parsed: Json) -> TokenizerClass | None:
         (s["tokenizer_class"] for s in settings if s.get("tokenizer_class")), ""
     )
     name = str(named).removesuffix("Fast").removesuffix("Tokenizer").lower()
-    name = _SAME.get(name, name) if named else _BY_FAMILY.get(family, "")
+    name = SAME_CLASSES.get(name, name) if named else _BY_FAMILY.get(family, "")
     if name == "llama" and "ByteLevel" in str(parsed.get("pre_tokenizer")):
         name = ""
     return CLASSES.get(_FORCED.get(family, name))

@@ -67,10 +67,15 @@ class HFTokenizerFiles:
         return self.settings["tokenizer_config.json"]
 
     @property
+    def class_name(self) -> str:
+        """Return the short name of the tokenizer's class; "" if none is named."""
+        name = str(self.config.get("tokenizer_class") or "")
+        return name.removesuffix("Fast").removesuffix("Tokenizer").lower()
+
+    @property
     def family(self) -> str:
         """Return the family of the tokenizer, such as "xlmroberta"; "" if unknown."""
-        name = str(self.config.get("tokenizer_class") or "")
-        name = name.removesuffix("Fast").removesuffix("Tokenizer").lower()
+        name = self.class_name
         if name in ("", "pretrained", "tokenizersbackend", "auto"):
             return self.model_type
         return name
@@ -110,6 +115,17 @@ class HFTokenizerFiles:
             if token := token_text(self.settings[name].get(f"{role}_token")):
                 return token
         return None
+
+    def cleans_up(self, model: str) -> bool:
+        """Return whether decoded texts lose spaces; see `spaces.clean_up`.
+
+        Args:
+          model: the type of the tokenizer; that of BPE keeps them, as in transformers.
+        """
+        key = "clean_up_tokenization_spaces"
+        although = f"{key}_for_bpe_even_though_it_will_corrupt_output"
+        allowed = model != "BPE" or self.config.get(although)
+        return bool(self.config.get(key) and allowed)
 
     def error(self, name: str, why: str) -> UserError:
         """Return an error about a file."""

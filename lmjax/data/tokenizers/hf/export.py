@@ -77,7 +77,7 @@ def export(
     names_of_inputs = ["input_ids", *["token_type_ids"] * token_types, "attention_mask"]
     settings |= tokens | {
         "additional_special_tokens": [saved.id_to_piece(i) for i in saved.sentinel_ids],
-        "clean_up_tokenization_spaces": False,
+        "clean_up_tokenization_spaces": saved.cleans_up,
         "model_input_names": names_of_inputs,
         "tokenizer_class": _CLASS,
     }

@@ -22,7 +22,8 @@ from lmjax.data.tokenizers.hf.piece_vocabulary import (
 )
 from lmjax.data.tokenizers.hf.special import Template, find_special_ids
 from lmjax.data.tokenizers.offsets import Encoding, concatenate_encodings, make_encoding
-from lmjax.data.tokenizers.sentencepiece import SPACE_MARK, encode_pieces
+from lmjax.data.tokenizers.sentencepiece import SPACE_MARK, encode_pieces, is_bpe
+from lmjax.data.tokenizers.spaces import clean_up
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
 from lmjax.errors import UserError
 
@@ -39,6 +40,7 @@ class PieceTokenizer(SpecialIds):
       vocabulary: the models and the pieces.
       special: the special ids.
       files: the original files by name, for exports.
+      cleans_up: decoded texts lose spaces.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class PieceTokenizer(SpecialIds):
         *,
         special: SpecialIds,
         files: Mapping[str, bytes],
+        cleans_up: bool = False,
     ) -> None:
         super().__init__(**special.special_ids())
+        self._cleans_up = cleans_up
         self.vocabulary = vocabulary
         self.files = files
         self.vocab_size = len(vocabulary.pieces)
@@ -63,6 +67,11 @@ class PieceTokenizer(SpecialIds):
         )
         self._dropped = {self._ids[token] for token in vocabulary.spelled}
         self._dropped |= {*self.stop_ids, *not_none(self.bos_id, self.pad_id)}
+
+    @property
+    def cleans_up(self) -> bool:
+        """Return whether decoded texts lose spaces."""
+        return self._cleans_up
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32, with the special tokens that it spells."""
@@ -84,7 +93,8 @@ class PieceTokenizer(SpecialIds):
         array = np.asarray(ids, np.int64).tolist()
         pieces = [self.id_to_piece(i) for i in array if i not in self._dropped]
         text = self._target.decode_pieces(pieces).replace(SPACE_MARK, " ")
-        return text.strip() if self.vocabulary.target else text
+        text = text.strip() if self.vocabulary.target else text
+        return clean_up(text) if self._cleans_up else text
 
     def id_to_piece(self, index: int) -> str:
         """Return the piece of an id; "" for an unused id."""
@@ -113,6 +123,7 @@ class PieceTokenizer(SpecialIds):
             spelled=vocabulary.spelled,
             target=bool(vocabulary.target),
             files=sorted(self.files),
+            **({"cleans_up": True} if self._cleans_up else {}),
         )
 
     def fingerprint(self) -> str:
@@ -184,6 +195,7 @@ def build(files: HFTokenizerFiles, *, bos: bool) -> PieceTokenizer:
         vocabulary,
         special=special if bos else without_bos(special),
         files=files.contents,
+        cleans_up=files.cleans_up("BPE" if is_bpe(vocabulary.source) else "Unigram"),
     )
 
 
@@ -206,6 +218,7 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> PieceTokenizer:
             vocabulary,
             special=special if manifest.get("bos", True) else without_bos(special),
             files={name: read_file(directory / name) for name in manifest["files"]},
+            cleans_up=manifest.get("cleans_up", False),
         )
     except RuntimeError as error:
         raise UserError(f"{directory}: not a SentencePiece model") from error

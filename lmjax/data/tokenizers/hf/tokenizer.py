@@ -21,11 +21,13 @@ from lmjax.data.tokenizers.offsets import (
     include_combining_marks,
     make_encoding,
 )
+from lmjax.data.tokenizers.spaces import clean_up
 from lmjax.data.tokenizers.special_ids import SpecialIds, not_none, without_bos
 
 # White space at the start of a word, as byte-level pieces write it.
 _BYTE_LEVEL_SPACES = ("\u0120", "\u010a", "\u0109", "\u010d")
 _SPACE_MARK = "\u2581"
+_FLAGS = ("split_special_tokens", "cleans_up")  # of the manifest, if they are set
 
 
 class HFTokenizer(SpecialIds):
@@ -38,6 +40,7 @@ class HFTokenizer(SpecialIds):
       files: the original files by name, for exports.
       recipe: a hash of what it was trained on; "" if it was not trained here.
       split_special_tokens: a text cannot spell special tokens.
+      cleans_up: decoded texts lose spaces.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class HFTokenizer(SpecialIds):
         files: Mapping[str, bytes],
         recipe: str = "",
         split_special_tokens: bool = False,
+        cleans_up: bool = False,
     ) -> None:
         super().__init__(**special.special_ids())
+        self._cleans_up = cleans_up
         self.split_special_tokens = split_special_tokens
         core.encode_special_tokens = split_special_tokens
         self.serialized = serialized
@@ -64,6 +69,11 @@ class HFTokenizer(SpecialIds):
     def separates_words(self) -> bool:  # type: ignore[override]
         """Return whether pieces are whole words."""
         return type(self._core.model).__name__ == "WordLevel"
+
+    @property
+    def cleans_up(self) -> bool:
+        """Return whether decoded texts lose spaces."""
+        return self._cleans_up
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32, without special ids around it."""
@@ -89,7 +99,8 @@ class HFTokenizer(SpecialIds):
         """Return the text of ids; special ids are dropped."""
         array = np.asarray(ids, np.int64).tolist()
         array = [i for i in array if i not in self._dropped]
-        return self._core.decode(array, skip_special_tokens=True)
+        text: str = self._core.decode(array, skip_special_tokens=True)
+        return clean_up(text) if self._cleans_up else text
 
     def id_to_piece(self, index: int) -> str:
         """Return the piece of an id; "" for an unused id."""
@@ -111,14 +122,14 @@ class HFTokenizer(SpecialIds):
     def save(self, directory: str | Path) -> None:
         """Write tokenizer.json, the original files and the manifest."""
         write_files(directory, {**self.files, FILE: self.serialized})
-        split = {"split_special_tokens": True} if self.split_special_tokens else {}
+        flags = {name: True for name in _FLAGS if getattr(self, name)}
         write_manifest(
             directory,
             kind="tokenizers",
             special=self.special_ids(),
             files=sorted(self.files),
             made_from=self.recipe,
-            **split,
+            **flags,
         )
 
     def fingerprint(self) -> str:
@@ -165,6 +176,7 @@ def build(files: HFTokenizerFiles, *, bos: bool) -> HFTokenizer:
         special=special if bos else without_bos(special),
         files=files.contents,
         split_special_tokens=bool(files.config.get("split_special_tokens", False)),
+        cleans_up=files.cleans_up(type(core.model).__name__),
     )
 
 
@@ -182,7 +194,7 @@ def load(directory: Path, manifest: Mapping[str, Any]) -> HFTokenizer:
         special=special if manifest.get("bos", True) else without_bos(special),
         files={name: read_file(directory / name) for name in manifest["files"]},
         recipe=manifest.get("made_from", ""),
-        split_special_tokens=manifest.get("split_special_tokens", False),
+        **{name: manifest.get(name, False) for name in _FLAGS},
     )
 
 
