@@ -3,12 +3,14 @@
     python -m tools.chaos flips   [--count=500] [--seed=0]
     python -m tools.chaos signals [--count=60] [--seed=0]
     python -m tools.chaos disks   (as root, on Linux)
+    python -m tools.chaos processes [--count=50] [--seed=0]   (as root, on Linux)
 
 flips: flips bits at random places in all files of a checkpoint and of a store. Each is
 told (the run falls back, or ends in one line), or is in bytes that nothing reads; if
 values change without a word, it is silent. signals: sends signals at random moments of
 runs; after all of them the run must be that which was never stopped, bit for bit.
-disks: trains with each folder of a workdir in turn on a disk that is full. The exit
+disks: trains with each folder of a workdir in turn on a disk that is full. processes:
+kills, stops and starves trainings of several processes (`chaos_processes.py`). The exit
 code is 0 if nothing was silent, differed, hung, or printed a traceback.
 """
 
@@ -35,6 +37,7 @@ from lmjax.data.stores.store_manifest import is_example_store
 from lmjax.data.stores.token_store import TokenStore
 from lmjax.errors import UserError
 from lmjax.run.checkpoint import Checkpoints
+from tools.chaos_processes import disturb_processes
 from tools.kill_and_resume import compare, read_losses
 
 CONFIG = {
@@ -63,13 +66,15 @@ EXPECTED_LINES = ("training from", "step ", "finished at", "results", "next", "s
 def main() -> int:
     """Run one part; return 0 if it found nothing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("flips", "signals", "disks"))
+    parser.add_argument("part", choices=("flips", "signals", "disks", "processes"))
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
+        if args.part == "processes":
+            return disturb_processes(root, rng, count=args.count or 50)
         config = write_experiment(root)
         begin = time.monotonic()
         finish(config, root / "reference")

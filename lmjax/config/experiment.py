@@ -123,6 +123,8 @@ class LogConfig:
 
     every_steps: PositiveInt = 10
     tensorboard: bool = True  # also write TensorBoard event files
+    # compare the copies of the parameters that several devices hold; 0: never
+    copies_every_steps: NonNegativeInt = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

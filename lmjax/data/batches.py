@@ -31,6 +31,7 @@ def train_batches(
     *,
     start_step: int,
     data_shards: int = 1,
+    row_multiple: int = 0,
     rows: LocalRows = np.arange,
 ) -> Generator["HostBatch", None, None]:
     """Return the batches from `start_step` to the last step, made ahead of time.
@@ -42,6 +43,7 @@ def train_batches(
       config: the experiment.
       start_step: the number of updates done so far.
       data_shards: how many shards the mesh splits the rows of a batch into.
+      row_multiple: see `train_schedule`.
       rows: from the number of rows in a global batch to those that this process holds.
 
     Raises:
@@ -49,13 +51,18 @@ def train_batches(
     """
     source: loader.TrainBatches | ExampleBatches
     if example_datasets.reads_examples(config):
-        schedule = train_schedule(datasets, config, data_shards=data_shards)
+        schedule = train_schedule(
+            datasets, config, data_shards=data_shards, row_multiple=row_multiple
+        )
+        multiple = row_multiple_of(config, data_shards=data_shards)
+        padded = {-(-n // multiple) * multiple for n in schedule.buckets.num_rows}
         source = ExampleBatches(
             store=_example_store(datasets, "train"),
             features=make_features(config),
             schedule=schedule,
             steps=range(start_step, config.num_steps),
-            rows={count: rows(count) for count in schedule.buckets.num_rows},
+            multiple=multiple,
+            rows={count: rows(count) for count in padded},
         )
     else:
         source = loader.open_train_batches(
@@ -72,6 +79,7 @@ class ExampleBatches:
     features: Features
     schedule: Schedule
     steps: range
+    multiple: int  # of rows: rows of padding fill a batch up to it
     # Those that this process holds, by the number of rows in a global batch.
     rows: Mapping[int, np.ndarray]
 
@@ -80,18 +88,34 @@ class ExampleBatches:
 
     def __getitem__(self, index: int) -> "HostBatch":
         length, index_B = self.schedule.batch(self.steps[int(index)])
+        index_B = bucketing.pad_rows(index_B, multiple=self.multiple)
         here = index_B[self.rows[len(index_B)]]
         return _make_batch(self.store, self.features, here, length=length)
 
 
-def train_schedule(datasets: Datasets, config: Config, *, data_shards: int) -> Schedule:
-    """Return the buckets of the training examples, and the order of their batches."""
+def row_multiple_of(config: Config, *, data_shards: int) -> int:
+    """Return what divides the rows of each batch on a mesh of so many shards."""
+    return data_shards * config.num_microbatches
+
+
+def train_schedule(
+    datasets: Datasets, config: Config, *, data_shards: int, row_multiple: int = 0
+) -> Schedule:
+    """Return the buckets of the training examples, and the order of their batches.
+
+    Args:
+      datasets: tokenizer and stores.
+      config: the experiment.
+      data_shards: how many shards the mesh splits the rows of a batch into.
+      row_multiple: `row_multiple_of` the mesh that the run began on, which decides
+        its batches for good; 0: it begins on this one.
+    """
     lengths = _example_store(datasets, "train").sizes
     buckets = bucketing.choose_buckets(
         lengths,
         num_buckets=config.data.num_buckets,
         batch_size=config.batch_size,
-        data_shards=data_shards * config.num_microbatches,
+        data_shards=row_multiple or row_multiple_of(config, data_shards=data_shards),
     )
     return Schedule(lengths, buckets, config.seed)
 
@@ -163,11 +187,15 @@ def eval_buckets(datasets: Datasets, config: Config, *, data_shards: int) -> Buc
     )
 
 
-def describe(datasets: Datasets, config: Config, *, data_shards: int) -> str:
+def describe(
+    datasets: Datasets, config: Config, *, data_shards: int, row_multiple: int = 0
+) -> str:
     """Return the shapes of the training batches and their padding; "" for text."""
     if not example_datasets.reads_examples(config):
         return ""
-    schedule = train_schedule(datasets, config, data_shards=data_shards)
+    schedule = train_schedule(
+        datasets, config, data_shards=data_shards, row_multiple=row_multiple
+    )
     store, features = _example_store(datasets, "train"), make_features(config)
     return (
         f"batches of {schedule.buckets} tokens, {schedule.steps_per_epoch:,} an epoch; "
@@ -186,29 +214,65 @@ def _padding_share(store: ExampleStore, features: Features, buckets: Buckets) ->
     return 1.0 - int(filled) / total
 
 
-def describe_step(
-    datasets: Datasets, config: Config, step: int, *, data_shards: int
-) -> str:
-    """Return which samples the batch of a step holds, for an error message.
+def samples_of_step(
+    datasets: Datasets,
+    config: Config,
+    step: int,
+    *,
+    data_shards: int = 1,
+    row_multiple: int = 0,
+) -> np.ndarray:
+    """Return which samples the global batch of a step holds, without padding.
+
+    They do not depend on the number of devices or processes.
 
     Args:
       datasets: tokenizer and stores.
       config: the experiment.
       step: counted from 1.
       data_shards: how many shards the mesh splits the rows of a batch into.
+      row_multiple: see `train_schedule`.
+
+    Returns:
+      int64 (B, 2), in the order of the rows. Of text: the number of a train store, and
+      the first token of the window in it. Of examples: 0, and the row of the store.
     """
     if example_datasets.reads_examples(config):
-        schedule = train_schedule(datasets, config, data_shards=data_shards)
+        schedule = train_schedule(
+            datasets, config, data_shards=data_shards, row_multiple=row_multiple
+        )
         index_B = schedule.batch(step - 1)[1]
-        return f"its batch is rows {index_B[index_B >= 0].tolist()} of the train store"
+        index_B = index_B[index_B != PADDING]
+        return np.stack([np.zeros_like(index_B), index_B], axis=1)
     samples = sample_indices(config, step=step - 1)
     length = objectives.build(config, datasets.tokenizer).window
     windows = train_windows(
         datasets.stores["train"], config, samples=samples, length=length
     )
+    return np.stack([windows.stores, windows.starts], axis=1)
+
+
+def describe_step(
+    datasets: Datasets,
+    config: Config,
+    step: int,
+    *,
+    data_shards: int,
+    row_multiple: int = 0,
+) -> str:
+    """Return which samples the batch of a step holds, for an error message.
+
+    The arguments are those of `samples_of_step`.
+    """
+    store_B, place_B = samples_of_step(
+        datasets, config, step, data_shards=data_shards, row_multiple=row_multiple
+    ).T
+    if example_datasets.reads_examples(config):
+        return f"its batch is rows {place_B.tolist()} of the train store"
+    samples = sample_indices(config, step=step - 1)
     return (
         f"its batch is samples {samples[0]} to {samples[-1]}, windows at tokens "
-        f"{windows.starts.tolist()} of train stores {windows.stores.tolist()}"
+        f"{place_B.tolist()} of train stores {store_B.tolist()}"
     )
 
 

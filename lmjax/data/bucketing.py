@@ -56,7 +56,7 @@ def choose_buckets(
       lengths_N: of the rows, in tokens.
       num_buckets: the maximum.
       batch_size: rows.
-      data_shards: divides each row count.
+      data_shards: divides each row count. A run keeps those that it began with.
     """
     lengths = choose_lengths(lengths_N, num_buckets=num_buckets)
     padded_N = np.array(lengths)[np.searchsorted(lengths, lengths_N)]
@@ -191,6 +191,12 @@ def _cut_batches(index_N: np.ndarray, bucket_N: np.ndarray, buckets: Buckets) ->
         stop_K=stop_K,
         members_N=index_N[by_bucket],
     )
+
+
+def pad_rows(index_B: np.ndarray, *, multiple: int) -> np.ndarray:
+    """Return rows of a batch with rows of padding, up to a multiple."""
+    padding = (0, -len(index_B) % multiple)
+    return np.pad(index_B, padding, constant_values=PADDING)
 
 
 def doubling_lengths(longest: int) -> tuple[int, ...]:

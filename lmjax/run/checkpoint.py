@@ -22,12 +22,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 from lmjax.config.experiment import CheckpointConfig, Config
 from lmjax.errors import UserError
 from lmjax.models import Model
-from lmjax.parallel import processes, sharding
+from lmjax.parallel import copies, processes, sharding
 from lmjax.run import checkpoint_record
+from lmjax.run.checkpoint_barrier import CommitBarrier
 from lmjax.run.checkpoint_format import (
     array_handler,
     describe_error,
-    restore_args,
+    restore_item,
     save_args,
 )
 from lmjax.run.checkpoint_record import LogMark, Record, read_record, shapes_of
@@ -44,6 +45,9 @@ TRANSIENT = [
     "PERMISSION_DENIED",
     "UNAUTHENTICATED",
 ]
+
+SAVE_SECONDS = 1200  # to write a checkpoint: then it has failed
+_POLL_SECONDS = 0.02
 
 Step = int | Literal["best"] | None  # names a checkpoint; None is the newest
 
@@ -68,14 +72,24 @@ class Checkpoints:
         self.directory = (workdir / "checkpoints").absolute()
         self.config = config
         self._metrics: dict[int, Mapping[str, float] | None] = {}  # read so far
+        self._told = False  # whether a save in the background failed and was raised
+        self._barrier = CommitBarrier(ocp.multihost.get_barrier_sync_fn())
         policies: list[Any] = [preserve.LatestN(config.keep), _KeepBest(self)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preserve.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             save_interval_steps=0 if read_only else 1,
-            create=not read_only,
+            create=not read_only and not processes.several_processes(),
+            async_options=ocp.AsyncOptions(
+                timeout_secs=SAVE_SECONDS, barrier_sync_fn=self._barrier
+            ),
+            multiprocessing_options=_multiprocessing_options(),
         )
+        if not read_only and processes.several_processes():
+            with processes.sync_errors():
+                if processes.is_first():
+                    self.directory.mkdir(parents=True, exist_ok=True)
         handlers: dict[str, Any] = {item: array_handler() for item in ITEMS}
         handlers[checkpoint_record.ITEM] = ocp.JsonCheckpointHandler(
             checkpoint_record.FILE
@@ -109,6 +123,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps():
             return
+        self.wait()  # one save at a time: the host holds one copy of its part
         items = _items(state)
         self._metrics[step] = dict(metrics) if metrics else None
         record = Record(
@@ -118,10 +133,16 @@ class Checkpoints:
         )
         args = {item: save_args(tree) for item, tree in items.items()}
         args[checkpoint_record.ITEM] = ocp.args.JsonSave(record.to_json())
+        begin = time.perf_counter()
         with processes.sync_errors():
             self._write(
                 lambda: self.manager.save(step, args=ocp.args.Composite(**args))
             )
+        log.info(
+            "checkpoint %d: training waited %.2f s; %.1f MB of host memory are in use "
+            "until it is written",
+            *(step, time.perf_counter() - begin, host_bytes(items) / 1e6),
+        )
 
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, oldest first."""
@@ -267,31 +288,70 @@ class Checkpoints:
         items = record.shapes if record else [path.name for path in _listed(directory)]
         item = "ema_params" if "ema_params" in items else "params"
         shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
-        like = sharding.with_shardings(model.shapes, shardings)
+        like = {item: sharding.with_shardings(model.shapes, shardings)}
         try:
-            args = ocp.args.Composite(**{item: restore_args(like)})
-            return self.manager.restore(step, args=args)[item]
+            with processes.sync_errors():
+                parts = self._read_parts(step, like)
         except Exception as error:
             raise UnreadableError(
                 f"{directory}: cannot be read: {describe_error(error)}"
             ) from error
+        return copies.gather_copies(parts, like)[item]
+
+    def _read_parts(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Return items as this process reads them; no process waits for another.
+
+        Several processes read no part twice: each reads, and verifies, parts of its
+        own, for `copies.gather_copies` to exchange.
+        """
+        if processes.several_processes():
+            like = copies.split_copies(like)
+        directory = self.manager.directory / str(step)
+        return {
+            item: restore_item(directory / item, tree) for item, tree in like.items()
+        }
 
     def wait(self) -> None:
-        """Wait until all that was saved is on disk."""
-        with processes.sync_errors():
-            self._write(self.manager.wait_until_finished)
+        """Wait until all that was saved is on disk.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        while processes.any_process(
+            self.manager.is_writing and not self.has_failed
+        ) and not processes.any_process(self.has_failed):
+            time.sleep(_POLL_SECONDS)
+        self.check_for_errors()
+        self._write(self.manager.wait_until_finished)
 
     def close(self) -> None:
         """Finish writing and release the directory."""
-        self._write(self.manager.close)
+        if self._told:  # what failed was raised before
+            self._barrier.give_up()
+        try:
+            self._write(self.manager.close)
+        except UserError:
+            if not self._told:
+                raise
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a checkpoint could not be written in the background."""
+        return self.manager.failure is not None
 
     def check_for_errors(self) -> None:
-        """Raise what went wrong in the background since the last save.
+        """Raise what went wrong in the background; all processes must call it together.
 
         Raises:
           UserError: the last checkpoint could not be written.
         """
-        self._write(self.manager.check_for_errors)
+        try:
+            with processes.sync_errors():
+                if self.manager.failure is not None:
+                    raise self._describe_failure(self.manager.failure)
+        except UserError:
+            self._told = True
+            raise
 
     def _read_record(self, step: int) -> Record | None:
         """Return the record of a checkpoint; None if it has none, or a damaged one."""
@@ -326,13 +386,12 @@ class Checkpoints:
           UserError: the files are intact but belong to another run, or the error may
             pass.
         """
-        args = {item: restore_args(tree) for item, tree in like.items()}
-        items, text = None, ""
+        parts, text = None, ""
         with processes.sync_errors():
             try:
                 if not self._check_same_shapes(step, like):
                     log.info("checkpoint %d: has no checksums to verify", step)
-                items = self.manager.restore(step, args=ocp.args.Composite(**args))
+                parts = self._read_parts(step, like)
             except UserError:
                 raise
             except Exception as error:  # a damaged file may raise anything
@@ -342,10 +401,10 @@ class Checkpoints:
                         f"{self.directory / str(step)}: cannot be read now: {text} "
                         "(nothing was changed; run the same command again)"
                     ) from error
-        if processes.any_process(items is None):
+        if processes.any_process(parts is None):
             return None, text or "another process cannot read it"
-        assert items is not None
-        return {item: items[item] for item in like}, ""
+        assert parts is not None
+        return copies.gather_copies(parts, like), ""
 
     def _check_same_shapes(self, step: int, like: dict[str, Any]) -> bool:
         """Check that a checkpoint has the arrays, and their shapes, of this run.
@@ -402,17 +461,54 @@ class Checkpoints:
         try:
             write()
         except Exception as error:
-            raise UserError(
-                f"{self.directory}: a checkpoint could not be written: "
-                f"{describe_error(error)} (complete ones: {self.steps()})"
-            ) from error
+            raise self._describe_failure(error) from error
+
+    def _describe_failure(self, error: Exception) -> UserError:
+        complete = ocp.utils.checkpoint_steps(self.directory)
+        return UserError(
+            f"{self.directory}: a checkpoint could not be written: "
+            f"{describe_error(error)} (complete ones: {sorted(complete)})"
+        )
 
 
 class _Manager(ocp.CheckpointManager):
-    """Leaves the metrics to the record: one damaged file of Orbax's ends any run."""
+    """Tells at once when writing fails in the background, and when it is over.
+
+    Orbax tells it at the next save, after a barrier for which a process that failed
+    waits in vain. It also leaves the metrics to the record: one damaged file of Orbax's
+    ends any run.
+    """
+
+    failure: Exception | None = None
+    is_writing = False
 
     def metrics(self, step: int) -> None:
         """Return None for what lies in the files of earlier versions."""
+
+    def _wait_for_checkpointers(self) -> None:
+        try:
+            super()._wait_for_checkpointers()
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _finalize(self, step: int, steps_to_remove: list[int]) -> None:
+        try:
+            super()._finalize(step, steps_to_remove)
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
+        finally:
+            self.is_writing = False
+
+    def save(self, step: int, *args: Any, **kwargs: Any) -> bool:
+        """Save in the background."""
+        self.is_writing = True
+        try:
+            return bool(super().save(step, *args, **kwargs))
+        except BaseException:
+            self.is_writing = False
+            raise
 
 
 class _KeepBest:
@@ -535,6 +631,27 @@ def _state(items: dict[str, Any]) -> TrainState:
         ema_params=items.get("ema_params"),
         carry=train.get("carry"),
     )
+
+
+def host_bytes(items: Any) -> int:
+    """Return how many bytes of a state this process copies to write them.
+
+    Each device copies an equal share of what it and others hold.
+    """
+    total = 0
+    for leaf in jax.tree.leaves(items):
+        devices = leaf.sharding.device_set
+        local = sum(d.process_index == jax.process_index() for d in devices)
+        total += leaf.nbytes * local // len(devices)
+    return total
+
+
+def _multiprocessing_options() -> Any:
+    """Let Orbax's barriers have a timeout: those of all devices have none."""
+    if not processes.several_processes():
+        return ocp.options.MultiprocessingOptions()
+    everyone = {*range(jax.process_count())}
+    return ocp.options.MultiprocessingOptions(active_processes=everyone)
 
 
 def as_loss(value: float, *, mode: str) -> float:

@@ -4,6 +4,7 @@ TensorStore computes the checksums of Zarr 3 when it writes a chunk and compares
 when it reads one, in any process and on any mesh.
 """
 
+import contextlib
 import functools
 import logging
 import re
@@ -33,10 +34,17 @@ def save_args(tree: Any) -> ocp.args.CheckpointArgs:
     return ocp.args.PyTreeSave(tree)
 
 
-def restore_args(like: Any) -> ocp.args.CheckpointArgs:
-    """Return the arguments to restore an item into shapes and shardings."""
+def restore_item(directory: Any, like: Any) -> Any:
+    """Read an item into shapes and shardings; processes do not wait for each other.
+
+    Args:
+      directory: of the item, as an `epath.Path`.
+      like: a tree of `jax.ShapeDtypeStruct` with shardings.
+    """
     args = ocp.checkpoint_utils.construct_restore_args(like)
-    return ocp.args.PyTreeRestore(item=like, restore_args=args)
+    restore = ocp.args.PyTreeRestore(item=like, restore_args=args)
+    with contextlib.closing(array_handler()) as handler:
+        return handler.restore(directory, args=restore)
 
 
 def describe_error(error: BaseException) -> str:

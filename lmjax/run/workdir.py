@@ -138,3 +138,41 @@ def check_same_data(workdir: Path, fingerprints: dict[str, str]) -> None:
             f"{' and '.join(changed)} is not what this run was trained on"
         )
     write_json(path, fingerprints)
+
+
+def keep_row_multiple(workdir: Path, row_multiple: int) -> int:
+    """Return what divides the rows of this run's batches, as noted when it began.
+
+    The buckets of examples follow from it, so it stays when the mesh changes. All
+    processes must call it together.
+
+    Args:
+      workdir: the directory of the run.
+      row_multiple: of the mesh in use, which a new run notes.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    path = workdir / "rows.json"
+    with processes.sync_errors():
+        if processes.is_first():
+            noted = None
+            if has_checkpoints(workdir) and path.exists():
+                noted = _read_row_multiple(path)
+            if noted is None:
+                write_json(path, {"row_multiple": row_multiple})
+            row_multiple = noted or row_multiple
+    return int(processes.allgather_strings(str(row_multiple))[0])
+
+
+def _read_row_multiple(path: Path) -> int | None:
+    try:
+        values = read_json(path)
+    except UserError as error:
+        log.warning("%s; taken to be that of this mesh", error)
+        return None
+    found = values.get("row_multiple")
+    if isinstance(found, int) and found > 0:
+        return found
+    log.warning("%s: damaged; taken to be that of this mesh", path)
+    return None

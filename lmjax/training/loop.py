@@ -14,6 +14,7 @@ from lmjax.data.stores.verification import Verification
 from lmjax.models import flops
 from lmjax.parallel import processes, sharding
 from lmjax.parallel.batch import local_rows, put_batch
+from lmjax.parallel.copies import Copies
 from lmjax.run import workdir
 from lmjax.training import evaluate, init_embedding, run_evaluation, samples
 from lmjax.training.compiled import make_program
@@ -136,8 +137,11 @@ def _train(
     run.progress.print(f"training from step {start} to {config.num_steps}")
     if start and _is_due(start, config.sample.every_steps):
         _write_missing_samples(run, state)
-    data_shards = sharding.data_shards(mesh)
-    if shapes := batches.describe(run.datasets, config, data_shards=data_shards):
+    row_shapes = {
+        "data_shards": sharding.data_shards(mesh),
+        "row_multiple": run.row_multiple,
+    }
+    if shapes := batches.describe(run.datasets, config, **row_shapes):
         run.progress.print(shapes)
 
     # The batch of a step depends on the step alone: resuming repeats or skips none.
@@ -145,7 +149,7 @@ def _train(
         run.datasets,
         config,
         start_step=start,
-        data_shards=data_shards,
+        **row_shapes,
         rows=functools.partial(local_rows, mesh),
     )
     train_step = run.program.train_step
@@ -153,6 +157,7 @@ def _train(
     finished = False
     stop.defer()  # there is now a state that is worth saving
     profiler = Profiler(run.directory, profile)
+    copies = Copies(run.program.state_shapes.params, mesh)
     # An implicit transfer would make the host wait for the devices: it is an error but
     # where the meter is paused.
     with contextlib.closing(profiler), jax.transfer_guard("disallow"):
@@ -175,6 +180,10 @@ def _train(
             # The log: reads the metrics of a step that the devices have done by now.
             meter.add(step, metrics, num_tokens=flops.num_tokens(batch))
 
+            # Now and then: are the copies of the parameters still equal?
+            if _is_due(step, config.log.copies_every_steps):
+                copies.compare(step, state.params)
+
             # Evaluation on the valid split.
             evaluated = {}
             if step == config.num_steps or _is_due(step, config.eval.every_steps):
@@ -187,22 +196,23 @@ def _train(
             finished = step == config.num_steps or run_evaluation.stops_early(run)
             sync = _is_due(step, config.log.every_steps)
             leave = finished or stop.is_requested(
-                sync=sync, or_else=verification.has_failed
+                sync=sync,
+                or_else=verification.has_failed or run.checkpoints.has_failed,
             )
             if leave:
                 # Before the state is saved: it has learnt from what was damaged.
                 with processes.sync_errors():
                     verification.check(wait_seconds=_VERIFICATION_SECONDS * finished)
+                run.checkpoints.check_for_errors()
 
             # A checkpoint: now and then, of the best, and before leaving.
             best = bool(evaluated) and run_evaluation.is_best(run)
             if leave or best or _is_due(step, config.checkpoint.every_steps):
                 with meter.paused():
+                    copies.check()
                     run.checkpoints.save(
                         state, metrics=evaluated, log_mark=run.metric_log.mark
                     )
-            elif not processes.several_processes():
-                run.checkpoints.check_for_errors()
 
             # Samples of text; after the last step they follow in `_finish`.
             if _is_due(step, config.sample.every_steps) and not finished:
@@ -239,9 +249,12 @@ def _explain_nonfinite(run: Run, error: NonFiniteError) -> FloatingPointError:
     """Return the error with the samples of its step and the last good checkpoint."""
     run.checkpoints.wait()
     saved = run.checkpoints.steps()
-    data_shards = sharding.data_shards(run.program.mesh)
     batch = batches.describe_step(
-        run.datasets, run.config, error.step, data_shards=data_shards
+        run.datasets,
+        run.config,
+        error.step,
+        data_shards=sharding.data_shards(run.program.mesh),
+        row_multiple=run.row_multiple,
     )
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
     return FloatingPointError(

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lmjax.config.experiment import Config
+from lmjax.data import batches, example_datasets
 from lmjax.data.datasets import Datasets
 from lmjax.generate.decode import Generator
-from lmjax.parallel import processes
+from lmjax.parallel import processes, sharding
 from lmjax.progress import ProgressBar
+from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints
 from lmjax.run.metric_log import MetricLog
 from lmjax.training import init_embedding
@@ -30,6 +32,7 @@ class Run:
     checkpoints: Checkpoints
     metric_log: MetricLog
     progress: ProgressBar
+    row_multiple: int  # divides the rows of its batches since it began
 
     @property
     def config(self) -> Config:
@@ -84,5 +87,16 @@ def open_run(
             checkpoints=checkpoints,
             metric_log=metric_log,
             progress=progress,
+            row_multiple=_row_multiple(program, directory),
         )
         yield run, state
+
+
+def _row_multiple(program: Program, directory: Path) -> int:
+    """Return what the rows of batches are a multiple of; text has no such choice."""
+    if not example_datasets.reads_examples(program.config):
+        return 0
+    data_shards = sharding.data_shards(program.mesh)
+    return workdir.keep_row_multiple(
+        directory, batches.row_multiple_of(program.config, data_shards=data_shards)
+    )
