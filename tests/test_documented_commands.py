@@ -20,6 +20,7 @@ import lmjax
 from lmjax.cli.main import VERBS, main
 from lmjax.cli.parser import parse_args
 from lmjax.config.parse import load_module
+from tools.launch.command import main as launch
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
@@ -197,6 +198,9 @@ def test_the_commands_of_the_readme(place, command, capsys):
         Path("lines.txt").write_text(template.encode().decode("unicode_escape"))
     elif command.startswith("python tools/sweep.py"):
         pytest.skip("tests/tools/test_sweep.py")
+    elif command.startswith("python tools/launch.py"):
+        target, *flags = shlex.split(command)[2:]
+        assert launch([target, "--dry_run", *flags]) == 0
     elif "--config.model.dims=512" in command:
         assert run(command) == 2
         (line,) = capsys.readouterr().err.splitlines()

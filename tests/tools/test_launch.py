@@ -34,6 +34,16 @@ def argv(tmp_path):
         (["local"], ["--processes=2", "--config.num_step=3"], ["'num_steps'"]),
         (["local"], ["--processes=2", "--config.batch_size"], ["--config.batch_size="]),
         (["local"], ["--processes=2", "extra"], ["extra"]),
+        (["slrum"], [], ["slrum", "'slurm'"]),
+        (["slurm"], [], ["--time"]),
+        (["slurm"], ["--time=1h"], ["--time=1h", "MINUTES"]),
+        (["slurm"], ["--time=60", "--knodes=2"], ["--knodes=2", "--nodes"]),
+        (["k8s"], ["--image=x"], ["--topology"]),
+        (["k8s"], ["--topology=gpu:h200:8x2"], ["--image"]),
+        (["k8s"], ["--image=x", "--topology=gpu:h200"], ["--topology=gpu:h200"]),
+        (["k8s"], ["--image=x", "--topology=gpu:l4:1x1"], ["--workdir=", "--storage"]),
+        (["tpu-vm"], ["--zone=us-east5-a"], ["NAME"]),
+        (["tpu-vm", "x"], ["--zone=us"], ["--zone=us"]),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_starts(
@@ -55,6 +65,25 @@ def test_dry_run_prints_the_command_of_each_process(argv, tmp_path, capsys):
         assert "device_count=3" in line and "--config.num_steps=7" in line
         assert "--profile=20:5" in line
     assert len(lines) == 2 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "part"),
+    [
+        (["slurm", "--time=60"], "#SBATCH --time=60\n"),
+        (
+            ["k8s", "--image=x", "--topology=gpu:l4:1x1", "--storage=a:/"],
+            "kind: JobSet",
+        ),
+        (["tpu-vm", "x", "--zone=us-east5-a"], "gcloud compute tpus tpu-vm ssh x "),
+    ],
+)
+def test_dry_run_prints_what_would_be_submitted(target, part, argv, tmp_path, capsys):
+    target = [text.replace("a:/", f"a:{tmp_path}") for text in target]
+    assert main([*target, *argv, "--config.num_steps=7", "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    assert part in shown and "--config.num_steps=7" in shown
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_target_has_flags_and_a_summary():

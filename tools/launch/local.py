@@ -62,7 +62,7 @@ def launch(job: Job, flags: argparse.Namespace, *, dry_run: bool) -> int:
         os.environ, num_processes=flags.processes, each=flags.devices_per_process
     )
     if dry_run:
-        for own, joining in zip(devices, join_variables(devices, "PORT"), strict=True):
+        for own, joining in zip(devices, _join(job, devices, "PORT"), strict=True):
             given = [f"{name}={shlex.quote(v)}" for name, v in (joining | own).items()]
             print(*given, shlex.join(command))
         return 0
@@ -70,7 +70,7 @@ def launch(job: Job, flags: argparse.Namespace, *, dry_run: bool) -> int:
     inherited |= {"PYTHONUNBUFFERED": "1", "TTY_COMPATIBLE": "0"}
     with group.Signals() as signals:
         for attempt in itertools.count(1):
-            joining = join_variables(devices, str(free_port()))
+            joining = _join(job, devices, str(free_port()))
             own = [a | b for a, b in zip(devices, joining, strict=True)]
             ending = group.run(
                 command,
@@ -88,6 +88,10 @@ def launch(job: Job, flags: argparse.Namespace, *, dry_run: bool) -> int:
             if signals.received:
                 return ending.code
     raise AssertionError
+
+
+def _join(job: Job, devices: list[dict[str, str]], port: str) -> list[dict[str, str]]:
+    return [{} for _ in devices] if job.alone else join_variables(devices, port)
 
 
 def join_variables(devices: list[dict[str, str]], port: str) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lmjax.run.workdir import write_json
+from lmjax.fileio import write_json
 
 from .space import format_value, to_flags
 from .study import Sweep, get_trials
