@@ -58,7 +58,8 @@ def started(script, directory, *overrides):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "lmjax.cli", "train", f"--config={script}"]
     command += [f"--workdir={directory}", *(f"--config.{o}" for o in overrides)]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
+    flags = {"XLA_FLAGS": two}
     processes = []
     for index in ("0", "1"):
         launcher = dict(zip(LAUNCHER, (address, "2", index), strict=True))
