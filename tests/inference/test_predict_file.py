@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
     config = parse(CONFIG)
     model = models.build(config.model, platform="cpu")
-    checkpoint.save_params(directory, model.init(jax.random.key(0)))
+    checkpoint.save_params(directory, jax.jit(model.init)(jax.random.key(0)))
     workdir.write_config(directory, config)
     Bytes(bos=True).save(directory / "tokenizer")
     return directory

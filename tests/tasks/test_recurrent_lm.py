@@ -131,7 +131,8 @@ def test_eight_sequences_are_overfitted(tiny, one_text, cell):
     parts = {"model": model, "optimizer": optimizer}
     options = {"task": tasks.build(CausalLMConfig()), "num_microbatches": 1}
     train = jax.jit(functools.partial(step.train_step, **options, **parts))
-    state = step.init_state(jax.random.key(0), **parts)
+    start = jax.jit(functools.partial(step.init_state, **parts))
+    state = start(jax.random.key(0))
     tokens = np.random.default_rng(0).integers(0, 64, (8, 13)).astype(np.int32)
     tokens[:, 0] = np.arange(8)
     weights = np.ones((8, 12), np.float32)

@@ -100,7 +100,8 @@ def test_logits_are_computed_only_at_predicted_positions(random_params):
     logits = logits[rows, batch["predict_positions"]]
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nll = -np.take_along_axis(log_probs, batch["targets"][..., None], -1)[..., 0]
-    objective, weight, metrics, _ = task.loss(model, params, batch, key=None)
+    loss = jax.jit(functools.partial(task.loss, model, key=None))
+    objective, weight, metrics, _ = loss(params, batch)
     assert weight == batch["weights"].sum()
     assert objective == pytest.approx((nll * batch["weights"]).sum(), rel=1e-5)
     assert metrics["loss"][0] == pytest.approx(objective)
@@ -112,14 +113,16 @@ def test_the_loss_of_pairs_is_a_mean_of_its_own(random_params):
     batch = {name: value.copy() for name, value in batch.items()}
     for name in batch:  # a row of padding, as the last batch of an evaluation has
         batch[name][-1] = 0
-    objective, weight, metrics, _ = task.loss(model, params, batch, key=None)
+    loss = jax.jit(functools.partial(task.loss, model, key=None))
+    objective, weight, metrics, _ = loss(params, batch)
     alone = tasks.build(dataclasses.replace(task.config, sentence_order=False))
     words = alone.loss(model, params, batch, key=None)[0]
     total, rows = metrics["pair_loss"]
     assert rows == 7
     # Each row predicts as many tokens: the means add up.
     assert (objective / weight) == pytest.approx(words / weight + total / rows)
-    held_out = task.evaluate(model, params, batch).metrics
+    evaluate = jax.jit(functools.partial(task.evaluate, model))
+    held_out = evaluate(params, batch).metrics
     assert float(held_out["pair_loss"][0]) == pytest.approx(float(total))
     assert held_out["pair_accuracy"][1] == 7
 

@@ -21,7 +21,7 @@ from lmjax.training.evaluate_workdir import evaluate_workdir
 
 MODEL = {"dim": 32, "num_layers": 1, "num_heads": 4, "max_length": 48}
 SECTIONS = {
-    "num_steps": 400,
+    "num_steps": 150,
     "batch_size": 32,
     "tokenizer": {"kind": "bytes"},
     "optim": {
@@ -30,7 +30,7 @@ SECTIONS = {
         "schedule": "linear",
         "warmup_steps": 10,
     },
-    "eval": {"every_steps": 150, "batch_size": 16},
+    "eval": {"every_steps": 75, "batch_size": 16},
     "checkpoint": {"best_metric": "exact_match", "best_mode": "max"},
     "log": {"every_steps": 20, "tensorboard": False},
 }
@@ -55,7 +55,7 @@ def rows(count, seed):
     """Yield words, to be written in capitals."""
     rng = random.Random(seed)
     for _ in range(count):
-        words = " ".join(rng.choices("abcd", k=rng.randint(4, 6)))
+        words = " ".join(rng.choices("abcd", k=rng.randint(2, 4)))
         yield {"source": words, "target": words.upper()}
 
 

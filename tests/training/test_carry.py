@@ -166,9 +166,8 @@ def test_windows_are_read_as_one_text(tmp_path, learner):
         total += float(metrics["loss"][0])
     whole = {k: np.concatenate([b[k] for b in batches], axis=1) for k in batches[0]}
     start = program.model.init_carry(4)
-    loss, _, _, carry = TASK.loss(
-        program.model, state.params, whole, key=None, carry=start
-    )
+    loss_of = jax.jit(functools.partial(TASK.loss, program.model, key=None))
+    loss, _, _, carry = loss_of(state.params, whole, carry=start)
     assert total == pytest.approx(float(loss), rel=1e-5)
     for name, part in carry.items():
         np.testing.assert_allclose(state.carry[name], part, atol=1e-5)
@@ -182,10 +181,9 @@ def test_nothing_is_carried_into_an_epoch(tmp_path, learner):
     first = [next(batches) for _ in range(12)]
     begins = [(batch["positions"][:, 0] == 0).all() for batch in first]
     assert np.flatnonzero(begins).tolist() == [0, epoch]
-    other = {name: x + 1.0 for name, x in state.carry.items()}
-    evaluate = lambda batch, carry: TASK.evaluate(
-        program.model, state.params, batch, carry=carry
-    )
+    other = {name: np.asarray(x) + 1 for name, x in state.carry.items()}
+    jitted = jax.jit(functools.partial(TASK.evaluate, program.model))
+    evaluate = lambda batch, carry: jitted(state.params, batch, carry=carry)
     jax.tree.map(
         np.testing.assert_array_equal,
         evaluate(first[0], state.carry),
@@ -202,17 +200,13 @@ def test_a_skipped_update_keeps_the_carry(tmp_path, learner):
         axes=program.model.axes,
         num_steps=9,
     )
-    state = dataclasses.replace(state, opt_state=optimizer.init(state.params))
+    opt_state = jax.jit(optimizer.init)(state.params)
+    state = dataclasses.replace(state, opt_state=opt_state)
     batch = next(train_batches(datasets, program.config, start_step=0))
     bad = {**batch, "weights": np.full_like(batch["weights"], np.inf)}
-    after, _ = step.train_step(
-        state,
-        bad,
-        model=program.model,
-        task=TASK,
-        optimizer=optimizer,
-        num_microbatches=1,
-    )
+    parts = {"model": program.model, "task": TASK, "optimizer": optimizer}
+    train = jax.jit(functools.partial(step.train_step, **parts, num_microbatches=1))
+    after, _ = train(state, bad)
     assert int(after.num_skipped) == 1
     jax.tree.map(np.testing.assert_array_equal, after.carry, state.carry)
 
@@ -228,7 +222,8 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
             f"mesh.data={parts}",
             "data.holdout_every=2",
         )
-        sharp = jax.tree.map(lambda x: 4 * x, state.params)  # what is read matters
+        # What is read matters.
+        sharp = jax.tree.map(lambda x: 4 * np.asarray(x), state.params)
         with jax.set_mesh(program.mesh):
             results = Evaluation(program, datasets).metrics("valid", sharp)
         found.append(results)
@@ -244,7 +239,8 @@ def test_held_out_text_is_read_in_one_pass(tmp_path, learner):
         "segments": np.ones((1, len(text)), np.int32),
         "positions": np.arange(len(text))[None],
     }
-    total, weight = TASK.evaluate(program.model, sharp, batch).metrics["loss"]
+    evaluate = jax.jit(functools.partial(TASK.evaluate, program.model))
+    total, weight = evaluate(sharp, batch).metrics["loss"]
     assert weight == store.num_tokens > 4 * 16
     for results in found:
         assert results["loss"] == pytest.approx(float(total / weight), rel=1e-5)

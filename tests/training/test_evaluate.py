@@ -163,8 +163,9 @@ def evaluation(tmp_path):
         mesh = sharding.make_mesh(given.mesh, jax.devices()[:1])
         with jax.set_mesh(mesh):
             program = make_program(given, mesh)
-            params = program.model.init(jax.random.key(0))
-        return Evaluation(program, datasets), jax.tree.map(lambda x: 9 * x, params)
+            params = jax.jit(program.model.init)(jax.random.key(0))
+        sharp = jax.tree.map(lambda x: 9 * np.asarray(x), params)
+        return Evaluation(program, datasets), sharp
 
     return make
 
