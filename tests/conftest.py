@@ -138,7 +138,8 @@ def pytest_addoption(parser):
     )
 
 
-LONGEST = ("parallel", "tasks", "training", "tools", "inference", "cli", "interop")
+LONGEST = ("test_documented_commands.py", "parallel", "tasks", "training", "interop")
+LONGEST += ("inference", "tools", "cli", "models")
 
 
 def pytest_collection_modifyitems(items):

@@ -183,7 +183,7 @@ def test_a_recurrent_network_with_attention_generates_too(make, tmp_path, monkey
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
     sections = experiment.to_dict(make("seq2seq"))
     model = {"kind": "recurrent_encoder_decoder", "dim": 16, "max_length": 48}
-    overrides = ["num_steps=20", "task.write.num_beams=1"]
+    overrides = ["num_steps=20", "task.write.num_beams=1", "optim.name=adamw"]
     assert loop.train(parse(sections | {"model": model}, overrides), tmp_path)
     assert {"bleu", "rouge1"} <= metrics(tmp_path, "test")[-1].keys()
     lm, sources = lmjax.load(tmp_path), ["a b c d", "d d a b c a", "b"]
@@ -262,6 +262,7 @@ def test_parallel_files_and_bad_lines(make, tmp_path, capsys, caplog, monkeypatc
     }
     flags = [f"data.{leaf}={value}" for leaf, value in data.items()]
     flags += ["num_steps=1", "optim.warmup_steps=1", "batch_size=2"]
+    flags += ["optim.name=adamw"]  # compiles fastest
     flags += ["eval.batch_size=2", "task.write.num_beams=1"]
     file = tmp_path / "x.py"
     sections = experiment.to_dict(make("seq2seq"))
@@ -297,7 +298,7 @@ def test_every_leaf_of_generation_is_read(make, kind, tmp_path, monkeypatch):
 
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
     flags = ("num_steps=1", "optim.warmup_steps=1", "data.test_path=")
-    config = make(kind, *flags)
+    config = make(kind, *flags, "optim.name=adamw")
     monkeypatch.setattr(dataclasses, "asdict", shallow)
     for section in kinds:
         watch(section)
