@@ -223,6 +223,22 @@ def apply():
 
 
 @pytest.fixture(scope="session")
+def overfit():
+    """Return a function that trains on one batch until it is known by heart."""
+
+    def run(train, state, batch, *, num_steps):
+        """Return the last state; the loss of each target must have fallen below 0.1."""
+        for number in range(num_steps):
+            state, metrics = train(state, batch)
+            if number % 5 == 4 and metrics["loss"][0] / metrics["loss"][1] < 0.02:
+                break
+        assert metrics["loss"][0] / metrics["loss"][1] < 0.1
+        return state
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def make_batch():
     """Return a function that makes packed rows of documents of random lengths."""
 

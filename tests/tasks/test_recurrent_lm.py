@@ -124,7 +124,7 @@ def test_flops_are_those_of_the_kernels_and_the_head(tiny):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_eight_sequences_are_overfitted(tiny, one_text, cell):
+def test_eight_sequences_are_overfitted(tiny, one_text, overfit, cell):
     model = tiny(cell)
     config = OptimConfig(learning_rate=0.02, schedule="constant", weight_decay=0.0)
     optimizer = optim.build(config, axes=model.axes, num_steps=200)
@@ -132,15 +132,11 @@ def test_eight_sequences_are_overfitted(tiny, one_text, cell):
     options = {"task": tasks.build(CausalLMConfig()), "num_microbatches": 1}
     train = jax.jit(functools.partial(step.train_step, **options, **parts))
     start = jax.jit(functools.partial(step.init_state, **parts))
-    state = start(jax.random.key(0))
     tokens = np.random.default_rng(0).integers(0, 64, (8, 13)).astype(np.int32)
     tokens[:, 0] = np.arange(8)
     weights = np.ones((8, 12), np.float32)
     batch = one_text(tokens[:, :-1]) | {"targets": tokens[:, 1:], "weights": weights}
-    for _ in range(200):
-        state, metrics = train(state, batch)
-    total, weight = metrics["loss"]
-    assert total / weight < 0.1
+    overfit(train, start(jax.random.key(0)), batch, num_steps=200)
 
 
 def test_dropout_is_where_zaremba_has_it(tiny, random_params, one_text):

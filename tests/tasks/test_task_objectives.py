@@ -52,7 +52,7 @@ def make(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_each_tiny_model_overfits_eight_sequences(name):
+def test_each_tiny_model_overfits_eight_sequences(name, overfit):
     model, task, batch = make(name)
     config = OptimConfig(
         learning_rate=0.01, schedule="constant", warmup_steps=5, weight_decay=0.0
@@ -64,11 +64,7 @@ def test_each_tiny_model_overfits_eight_sequences(name):
     start = jax.jit(functools.partial(step.init_state, **parts))
     options = {"task": task, "num_microbatches": 2}
     train = jax.jit(functools.partial(step.train_step, **options, **parts))
-    state = start(jax.random.key(0))
-    for _ in range(200):
-        state, metrics = train(state, batch)
-    total, weight = metrics["loss"]
-    assert total / weight < 0.1
+    state = overfit(train, start(jax.random.key(0)), batch, num_steps=200)
     evaluate = jax.jit(functools.partial(task.evaluate, model))
     held_out = evaluate(state.params, batch).metrics
     for name in held_out.keys() & {"accuracy", "pair_accuracy"}:

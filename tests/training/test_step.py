@@ -211,13 +211,9 @@ def eight_sequences(one_text):
         *(("adamw", a) for a in ("gpt2", "gemma")),
     ],
 )
-def test_eight_sequences_are_overfitted(learner, one_text, name, architecture):
+def test_eight_sequences_are_overfitted(learner, one_text, overfit, name, architecture):
     state, train = learner(name, architecture=architecture)
-    batch = eight_sequences(one_text)
-    for _ in range(200):
-        state, metrics = train(state, batch)
-    total, weight = metrics["loss"]
-    assert total / weight < 0.1
+    overfit(train, state, eight_sequences(one_text), num_steps=200)
 
 
 def test_steps_do_not_recompile(learner, make_batch):
