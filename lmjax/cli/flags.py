@@ -1,6 +1,7 @@
 """The flags of the command line: their types, and their texts in --help."""
 
 import argparse
+import math
 
 from lmjax.cli.parser import Flag
 
@@ -19,6 +20,14 @@ def parse_number(text: str) -> float:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"={text}: must be a number") from error
+
+
+def parse_seconds(text: str) -> float:
+    """Parse a time greater than 0."""
+    seconds = parse_number(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"={text}: must be > 0")
+    return seconds
 
 
 def parse_step(text: str) -> int | str:
@@ -80,8 +89,14 @@ PROFILE = Flag(
 )
 DISTRIBUTED = Flag(
     "--distributed",
-    "join the other processes of a cluster job (SLURM, TPU)",
+    "join the other processes of a job of mpirun, Slurm, Cloud TPUs or Kubernetes",
     action="store_true",
+)
+JOIN_TIMEOUT = Flag(
+    "--join_timeout",
+    "seconds for which processes wait for each other at the start; default: 120",
+    type=parse_seconds,
+    metavar="SECONDS",
 )
 JOB = Flag(
     "--job",

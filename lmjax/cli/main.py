@@ -31,7 +31,8 @@ def train(args: argparse.Namespace) -> int:
     from lmjax.training import loop
     from lmjax.training.stop_signal import EXIT_STOPPED
 
-    join.join_processes(detect=args.distributed)
+    seconds = args.join_timeout or join.JOIN_SECONDS
+    join.join_processes(detect=args.distributed, seconds=seconds)
     with _log_file(args):
         finished = loop.train(
             config,
@@ -209,6 +210,7 @@ VERBS = {
         flags.RUN,
         flags.PROFILE,
         flags.DISTRIBUTED,
+        flags.JOIN_TIMEOUT,
         takes_overrides=True,
     ),
     "prepare": Verb(

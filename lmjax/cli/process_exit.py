@@ -10,7 +10,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-_EXIT_STOPPED = 75
+EXIT_STOPPED = 75
 
 
 def handle_early_signals(verb: str) -> None:
@@ -23,7 +23,7 @@ def handle_early_signals(verb: str) -> None:
         return
 
     def leave(number: int, frame: FrameType | None) -> None:
-        os._exit(_EXIT_STOPPED)
+        os._exit(EXIT_STOPPED)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does

@@ -18,6 +18,7 @@ from lmjax.config import experiment
 from lmjax.parallel.join import LAUNCHER
 from lmjax.run import workdir
 from lmjax.training import loop
+from tools.launch.command import main as launch
 
 # A schedule that does not ask how long the run will be: it is cut short.
 CONFIG = {
@@ -87,8 +88,11 @@ def losses(directory):
     return {(n["step"], n["split"]): n["loss"] for n in map(json.loads, lines)}
 
 
-def test_two_processes_equal_one(script, tmp_path, monkeypatch):
-    """Stopped by a signal to one of them, resumed on another mesh, to the end."""
+def test_two_processes_equal_one(script, tmp_path, monkeypatch, capfd):
+    """Stopped by a signal to one of them, resumed on another mesh, to the end.
+
+    They are started by hand, and again by the launcher.
+    """
     directory = tmp_path / "run"
     with started(script, directory, "mesh.data=1", "mesh.fsdp=4") as processes:
         while not (directory / "checkpoints" / "2").exists():
@@ -100,11 +104,14 @@ def test_two_processes_equal_one(script, tmp_path, monkeypatch):
     stopped = max(int(path.name) for path in (directory / "checkpoints").iterdir())
     assert max(losses(directory)) == (stopped, "train")
     rest = ("mesh.data=1", "mesh.tensor=4", f"num_steps={stopped + 2}")
-    with started(script, directory, *rest) as processes:
-        codes, said = ended(script, processes)
-        assert codes == [0, 0], said
-    assert f"training from step {stopped} to {stopped + 2}" in said[0]
-    assert "training from" not in said[1]
+    argv = ["--processes=2", "--devices_per_process=2", f"--config={script}"]
+    argv += [f"--workdir={directory}", *(f"--config.{override}" for override in rest)]
+    with monkeypatch.context() as proxy:
+        proxy.setenv("http_proxy", "http://127.0.0.1:9")  # not for one another
+        assert launch(["local", *argv]) == 0
+    said = capfd.readouterr().err
+    assert f"[0] training from step {stopped} to {stopped + 2}\n" in said
+    assert "[1] training" not in said
     assert (directory / "samples" / f"{stopped + 2}.txt").exists()
     assert len(list((directory / "tensorboard").iterdir())) == 2  # one for each start
 

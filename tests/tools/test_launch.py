@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmjax.parallel.join import LAUNCHER
+from lmjax.parallel.identity import LAUNCHER
 from tools.launch.command import TARGETS, main
 
 CONFIG = {

@@ -21,7 +21,7 @@ from typing import Any
 
 import lmjax
 from lmjax.cli import streams
-from lmjax.cli.flags import EXPERIMENT, PROFILE, RUN
+from lmjax.cli.flags import EXPERIMENT, JOIN_TIMEOUT, PROFILE, RUN
 from lmjax.cli.parser import Flag, Program, Verb, parse_args
 from lmjax.config.experiment import load
 from lmjax.errors import UserError
@@ -36,7 +36,7 @@ PROGRAM = Program(
     summary="Start one training on many processes.",
 )
 DRY_RUN = Flag("--dry_run", "print what would be started", action="store_true")
-TRAINING = (EXPERIMENT, RUN, PROFILE, DRY_RUN)
+TRAINING = (EXPERIMENT, RUN, PROFILE, JOIN_TIMEOUT, DRY_RUN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +77,7 @@ def make_job(flags: argparse.Namespace) -> Job:
     load(flags.config, flags.overrides, defaults=_init_from_sections(flags.workdir))
     steps = flags.profile
     extra = [f"--profile={steps.start}:{len(steps)}"] if steps else []
+    extra += [f"--join_timeout={flags.join_timeout:g}"] if flags.join_timeout else []
     return Job(
         config=flags.config,
         workdir=flags.workdir,

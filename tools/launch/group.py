@@ -19,7 +19,7 @@ EXIT_STOPPED = 75
 CHILD = (sys.executable, "-I", str(Path(__file__).parents[1] / "child.py"))
 # How long the others may go on once one process has failed: they learn of it and say
 # why they end, or wait for it in vain.
-FAILED_SECONDS = 3.0
+FAILED_SECONDS = 5.0
 # The same once one has saved and stopped: others are told to after the first time.
 TELL_SECONDS, STOPPED_SECONDS = 5.0, 60.0
 _POLL_SECONDS = 0.1
@@ -31,7 +31,7 @@ _printing = threading.Lock()
 
 def say(text: str) -> None:
     """Print a line of the launcher's own."""
-    _print(f"launch: {text}\n", sys.stderr)
+    _print(f"{text}\n", sys.stderr)
 
 
 def _print(text: str, stream: IO[str]) -> None:
@@ -236,8 +236,10 @@ def _watch(
                 say(f"process {process.rank} still ran, and is killed")
                 process.kill()
         try:
-            rank = ended.get(timeout=_POLL_SECONDS)
+            rank = ended.get_nowait()
         except queue.Empty:
+            # Not `get(timeout=...)`: it may wait forever if a signal interrupts it.
+            time.sleep(_POLL_SECONDS)
             continue
         order.append(rank)
         code, now = processes[rank].popen.returncode, time.monotonic()
@@ -283,20 +285,23 @@ def _describe(
         code = 128 + signals.received[-1]
         return Ending(code=code, text=f"killed; logs: {logs}")
     if not by_themselves and stopped:
-        return Ending(
-            code=EXIT_STOPPED, text="stopped and saved; run it again to resume"
-        )
+        return Ending(code=EXIT_STOPPED, text="stopped; run it again to resume")
     if not failed:
         return Ending(code=0)
     first = (by_themselves or failed)[0]
-    code = first.popen.returncode
-    how = f"ended with exit code {code}"
-    if code < 0:
-        code, how = 128 - code, f"was ended by {signal.Signals(-code).name}"
-    lines = list(first.last)
-    for line in lines[:-1]:
+    for line in [*first.last][:-1]:
         _print(f"{first.prefix}| {line}\n", sys.stderr)
-    last = f": {lines[-1]}" if lines else " without a word"
-    who = f"process {first.rank} of {len(processes)}"
-    text = f"{who} {how} after {first.seconds:.0f} s{last} (logs: {logs})"
-    return Ending(code=code, text=f"error: {text}")
+    who = f"error: process {first.rank} of {len(processes)}"
+    last = f"; its last line: {first.last[-1]}" if first.last else "; it said nothing"
+    code, how = _how_it_ended(first.popen.returncode)
+    text = f"{who} {how} after {first.seconds:.0f} s (logs: {logs}){last}"
+    return Ending(code=code, text=text)
+
+
+def _how_it_ended(code: int) -> tuple[int, str]:
+    """Return the exit code as a shell gives it, and the end in words."""
+    if code >= 0:
+        return code, f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    why = " (out of memory, or by someone)" if -code == signal.SIGKILL else ""
+    return 128 - code, f"was ended by {name}{why}"

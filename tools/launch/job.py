@@ -32,7 +32,7 @@ class Job:
         Args:
           program: what runs lmjax, such as ("lmjax",).
           distributed: processes learn from their cluster who they are; otherwise
-            the target sets the variables of `lmjax.parallel.join`.
+            the target sets the variables of `lmjax.parallel.identity`.
         """
         return [
             *program,

@@ -14,7 +14,7 @@ from pathlib import Path
 from lmjax.cli.flags import parse_integer
 from lmjax.cli.parser import Flag
 from lmjax.errors import UserError
-from lmjax.parallel.join import LAUNCHER
+from lmjax.parallel.identity import LAUNCHER
 
 from . import group
 from .job import Job
