@@ -116,3 +116,34 @@ class StoppedText:
             ),
             default=0,
         )
+
+
+class StoppedStream:
+    """Text from tokens that arrive one by one, up to a text to stop at.
+
+    Args:
+      stream: of the tokens.
+      stopped: of the text.
+      forced: a first token to leave out; -1: none.
+    """
+
+    def __init__(
+        self, stream: TextStream, stopped: StoppedText, *, forced: int
+    ) -> None:
+        self._stream, self._stopped, self._forced = stream, stopped, forced
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether a text to stop at has come."""
+        return self._stopped.is_over
+
+    def add(self, token: int) -> str:
+        """Return the text that a token adds, as far as it is certain."""
+        forced, self._forced = self._forced, -1
+        if token == forced:
+            return ""
+        return self._stopped.add(self._stream.add(token))
+
+    def rest(self) -> str:
+        """Return the remaining text after the last token."""
+        return self._stopped.add(self._stream.rest()) + self._stopped.rest()

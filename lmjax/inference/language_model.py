@@ -29,7 +29,12 @@ from lmjax.generate.prompts import (
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer, describe_score, padded_length
 from lmjax.generate.scored_texts import ScoredText, encode_scored
-from lmjax.generate.text_stream import StoppedText, TextStream, cut_text
+from lmjax.generate.text_stream import (
+    StoppedStream,
+    StoppedText,
+    TextStream,
+    cut_text,
+)
 from lmjax.inference.inputs import make_batch, map_segments, pad_lengths
 from lmjax.inference.predictor import Predictor
 from lmjax.models import Model
@@ -400,10 +405,10 @@ class LanguageModel:
 
     def _stopped_stream(
         self, context: Sequence[int], decoding: DecodingConfig
-    ) -> "_StoppedStream":
+    ) -> StoppedStream:
         config = self.model.config
         first = decoding.constraints(config.decoder_prefix_ids).force_first
-        return _StoppedStream(
+        return StoppedStream(
             TextStream(self.tokenizer, context),
             StoppedText(decoding.stop),
             forced=first if config.is_encoder_decoder else -1,
@@ -466,37 +471,6 @@ class LanguageModel:
     @functools.cached_property
     def _scorer(self) -> Scorer:
         return Scorer(self.model)
-
-
-class _StoppedStream:
-    """Text from tokens that arrive one by one, up to a text to stop at.
-
-    Args:
-      stream: of the tokens.
-      stopped: of the text.
-      forced: a first token to leave out; -1: none.
-    """
-
-    def __init__(
-        self, stream: TextStream, stopped: StoppedText, *, forced: int
-    ) -> None:
-        self._stream, self._stopped, self._forced = stream, stopped, forced
-
-    @property
-    def is_over(self) -> bool:
-        """Return whether a text to stop at has come."""
-        return self._stopped.is_over
-
-    def add(self, token: int) -> str:
-        """Return the text that a token adds, as far as it is certain."""
-        forced, self._forced = self._forced, -1
-        if token == forced:
-            return ""
-        return self._stopped.add(self._stream.add(token))
-
-    def rest(self) -> str:
-        """Return the remaining text after the last token."""
-        return self._stopped.add(self._stream.rest()) + self._stopped.rest()
 
 
 def load(

@@ -9,6 +9,7 @@ from lmjax import models
 from lmjax.cli.main import main
 from lmjax.errors import UserError
 from lmjax.interop import hf
+from lmjax.interop.dry_run import describe_import
 from lmjax.interop.families import llama
 from lmjax.interop.registry import read_config
 from lmjax.interop.safetensors import Spec, open_tensors, write_tensors
@@ -90,6 +91,20 @@ def test_a_dry_run_says_what_an_import_would_make(directory, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == [directory.name]
     assert main(["import", f"--from={directory}"]) == 2
     assert "--workdir: must be given" in capsys.readouterr().err
+
+
+def test_what_an_import_does_not_heed_is_told(directory, caplog):
+    file = directory / "config.json"
+    values = json.loads(file.read_text())
+    describe_import(directory)
+    assert not caplog.records
+    file.write_text(json.dumps({**values, "auto_map": {"AutoModel": "own.Model"}}))
+    settings = json.dumps({"tokenizer_class": "ByT5Tokenizer"})
+    (directory / "tokenizer_config.json").write_text(settings)
+    describe_import(directory)
+    code, tokenizer = (record.getMessage() for record in caplog.records)
+    assert "auto_map: code of its own is not run" in code
+    assert "tokenizer_class = 'ByT5Tokenizer'" in tokenizer
 
 
 def test_a_failed_import_leaves_nothing(directory, tmp_path, capsys):
