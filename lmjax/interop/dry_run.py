@@ -82,7 +82,9 @@ def describe_adapters(source: str | Path) -> str:
 def _describe_task(config: Config) -> str:
     names = config.task.output_names
     if not config.task.uses_classifier:
-        return f"none, {'a language model' if config.model.can_generate else 'a base'}"
+        masked = getattr(config.model, "mlm_head", False)
+        base = "a masked language model" if masked else "a base"
+        return f"none, {'a language model' if config.model.can_generate else base}"
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     kind, length = config.task.kind, config.data.length
     return f"{kind} ({shown}), texts of at most {length:,} tokens"

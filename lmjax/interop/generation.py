@@ -159,9 +159,8 @@ def _find_unsupported(values: Mapping[str, Any]) -> Iterator[str]:
     samples = values.get("do_sample") is True
     table = _UNSUPPORTED | (_UNSUPPORTED_SAMPLING if samples else {})
     yield from (key for key in table if values.get(key) not in table[key])
-    several = [
-        k for k in ("num_beams", "num_return_sequences") if (values.get(k) or 1) > 1
-    ]
+    counts = ("num_beams", "num_return_sequences")
+    several = [k for k in counts if type(values.get(k)) is int and values[k] > 1]
     if samples and several:
         yield from ("do_sample", *several)
 

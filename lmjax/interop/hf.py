@@ -157,7 +157,7 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
     if modules:
         config = _with_modules(config, root, modules, tokenizer_length=length)
     tokenizer_config = find_tokenizer(directory)
-    if not getattr(config.model, "lm_head", True):
+    if not getattr(config.model, "lm_head", True) and not config.task.uses_classifier:
         log.warning("%s: a base model: it gives hidden states, no logits", directory)
     if tokenizer_config is not None:
         config = dataclasses.replace(config, tokenizer=tokenizer_config)

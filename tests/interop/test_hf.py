@@ -8,7 +8,7 @@ import pytest
 from lmjax import models
 from lmjax.cli.main import main
 from lmjax.errors import UserError
-from lmjax.interop import hf
+from lmjax.interop import hf, labels
 from lmjax.interop.dry_run import describe_import
 from lmjax.interop.families import llama
 from lmjax.interop.registry import read_config
@@ -31,15 +31,22 @@ LLAMA = {
 @pytest.fixture
 def directory(tmp_path):
     """Return a directory with a tiny Llama, written without transformers."""
-    directory = tmp_path / "hf"
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(LLAMA))
     config = read_config(llama.LLAMA, LLAMA, (), file="config.json")
+    return save_random(tmp_path / "hf", LLAMA, config)
+
+
+def save_random(directory, values, config):
+    """Write a Llama with random weights into a directory."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(values))
     model = models.build(config.model, platform="cpu")
     leaves = named_leaves(model.shapes)
     rng = np.random.default_rng(0)
     arrays = {}
-    for entry in llama.LLAMA.table(config.model).entries_for(leaves):
+    table = labels.name_heads(
+        llama.LLAMA.table(config.model), config.model, config.task
+    )
+    for entry in table.entries_for(leaves):
         shape = leaves[entry.param].shape
         for _, name in entry.tensor_names(shape):
             size = entry.tensor_shape(entry.layer_shape(shape))
@@ -105,6 +112,20 @@ def test_what_an_import_does_not_heed_is_told(directory, caplog):
     code, tokenizer = (record.getMessage() for record in caplog.records)
     assert "auto_map: code of its own is not run" in code
     assert "tokenizer_class = 'ByT5Tokenizer'" in tokenizer
+
+
+def test_classes_with_labels_are_told_as_such(tmp_path, caplog):
+    """A model without a head over the vocabulary is a base only without labels."""
+    for name, text in (
+        ("LlamaForSequenceClassification", "classify (LABEL_0, LABEL_1)"),
+        ("LlamaModel", "none, a base"),
+    ):
+        caplog.clear()
+        values = {**LLAMA, "architectures": [name], "tie_word_embeddings": False}
+        config = read_config(llama.LLAMA, values, (), file="config.json")
+        path = save_random(tmp_path / name, values, config)
+        assert text in describe_import(path)
+        assert ("a base model" in caplog.text) == (name == "LlamaModel")
 
 
 def test_a_failed_import_leaves_nothing(directory, tmp_path, capsys):

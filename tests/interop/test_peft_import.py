@@ -21,8 +21,8 @@ peft = pytest.importorskip("peft", reason="makes the adapters")
 def make_adapters(directory, name, **options):
     """Save a base, and adapters of PEFT for it, random; return the whole."""
     base = save_reference(name, directory / "hf")
-    if name == "bert_base":
-        base = transformers.BertForSequenceClassification.from_pretrained(
+    if options.get("task_type") == "SEQ_CLS":
+        base = transformers.AutoModelForSequenceClassification.from_pretrained(
             directory / "hf", num_labels=3
         )
     model = peft.get_peft_model(base, peft.LoraConfig(**{"r": 3, **options}))
@@ -69,6 +69,7 @@ CASES = [
     ),
     ("bart", {"target_modules": r".*decoder.*\.(q_proj|fc1)", "bias": "lora_only"}),
     ("bert_base", {"target_modules": ["query", "dense"], "task_type": "SEQ_CLS"}),
+    ("smollm2", {"target_modules": ["v_proj"], "task_type": "SEQ_CLS"}),
     ("bert_tag", {"target_modules": ["value"], "task_type": "TOKEN_CLS"}),
 ]
 
