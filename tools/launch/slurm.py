@@ -59,8 +59,8 @@ FLAGS = (
     ),
     Flag(
         "--requeue",
-        "queue the job again when it was stopped (exit code 75), preempted, killed or "
-        "has lost a node",
+        "queue the job again when it was stopped (exit code 75), preempted or killed, "
+        "or has lost a process (69) or a node",
         action="store_true",
     ),
     Flag(

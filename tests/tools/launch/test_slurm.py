@@ -125,7 +125,7 @@ def test_every_task_runs_the_command(programs):
     assert run(script).returncode == 0
     args = (programs / "args").read_text().split("\0")[:-1]
     assert args == [
-        *("--label", "--wait=120", "--cpus-per-task=3"),
+        *("--label", "--wait=120", "--mpi=none", "--cpus-per-task=3"),
         *make_job().train_command(distributed=True),
     ]
     assert args[-len(HOSTILE) - 1 : -1] == [f"--config.{text}" for text in HOSTILE]
@@ -136,6 +136,7 @@ def test_every_task_runs_the_command(programs):
     [
         ("--requeue", {"code": 0}, False),
         ("--requeue", {"code": 75}, True),
+        ("--requeue", {"code": 69}, True),  # another process was lost
         ("--requeue", {"code": 134}, True),  # aborted by the runtime
         ("--requeue", {"code": 137, "requeues": 2}, True),
         ("--requeue", {"code": 75, "requeues": 3}, False),

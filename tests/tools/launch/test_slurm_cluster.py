@@ -1,7 +1,6 @@
 """A real Slurm runs, preempts, requeues and finishes a job of two nodes."""
 
 import argparse
-import dataclasses
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from tools.launch.job import Job
 from tools.launch.slurm import job_state
 
 ROOT = Path(__file__).parents[3]
-NUM_STEPS = 300
+NUM_STEPS = 200
 CONFIG = {
     "num_steps": NUM_STEPS,
     "batch_size": 8,
@@ -85,30 +84,54 @@ def test_a_preempted_job_of_two_nodes_finishes(cluster, argv):
 STOPS = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-print("began as", os.environ["SLURM_ARRAY_TASK_ID"], flush=True)
+print("began as", os.environ.get("SLURM_ARRAY_TASK_ID"), flush=True)
 time.sleep(0 if "SLURM_RESTART_COUNT" in os.environ else 60)
 """
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Worker(Job):
-    """A worker that works until it is stopped for the first time."""
-
-    alone = True
+class Stops(Job):
+    """A training that goes on until it is stopped for the first time."""
 
     def train_command(self, program=(), *, distributed=False):
         return [sys.executable, "-c", STOPS]
 
 
-def test_one_worker_of_several_is_requeued_alone(cluster, tmp_path):
+class StopsAlone(Stops):
+    alone = True
+
+
+def submit(kind, workdir):
+    """Submit a job for two nodes; return its number and a function that reads logs."""
     parser = argparse.ArgumentParser()
     for flag in slurm.FLAGS:
         parser.add_argument(flag.name, **flag.options)
     flags = parser.parse_args(["--time=10", "--nodes=2", "--requeue"])
-    job = Worker(config="x.py", workdir=str(tmp_path))
+    job = kind(config="x.py", workdir=str(workdir))
     assert slurm.launch(job, flags, dry_run=False) == 0
-    number = submitted_number()
-    logs = lambda: "".join(path.read_text() for path in tmp_path.glob("logs/*.log"))
+    logs = lambda: "".join(path.read_text() for path in workdir.glob("logs/*.log"))
+    return submitted_number(), logs
+
+
+@pytest.mark.parametrize("fault", ["another job", "a node"])
+def test_slurm_preempts_a_job_or_loses_its_node(fault, cluster, tmp_path):
+    number, logs = submit(Stops, tmp_path)
+    wait_until(lambda: logs().count("began as") == 2)
+    start = time.monotonic()
+    if fault == "a node":  # which its daemon, that still runs, brings back
+        down = ["scontrol", "update", "NodeName=z-second", "State=DOWN", "Reason=test"]
+        subprocess.run(down, check=True)
+    else:
+        other = ["sbatch", "--partition=high", "--output=/dev/null", "--wrap=sleep 1"]
+        subprocess.run(other, check=True)
+    wait_until(lambda: job_state(number)[0] == "PENDING")
+    wait_until(lambda: logs().count("began as") == 4)
+    print(f"{fault}: began again {time.monotonic() - start:.1f} s later")
+    wait_until(lambda: job_state(number)[1] == 0)
+    assert "requeued 1 times" in logs()
+
+
+def test_one_worker_of_several_is_requeued_alone(cluster, tmp_path):
+    number, logs = submit(StopsAlone, tmp_path)
     for index, begun in ((1, 2), (2, 3)):  # the last has the number of the array
         wait_until(lambda: logs().count("began as") == begun)  # noqa: B023
         task = f"{number}_{index}"
@@ -133,7 +156,7 @@ def wait_until(is_true, *, seconds=60):
         time.sleep(0.3)
 
 
-def wait_for(is_true, number, workdir, *, seconds=150):
+def wait_for(is_true, number, workdir, *, seconds=240):
     """Wait until a condition holds, and return the job's exit code if it has ended."""
     deadline = time.monotonic() + seconds
     while True:
