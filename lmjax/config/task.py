@@ -26,6 +26,7 @@ from lmjax.config.text_task import (
     PrefixLMConfig,
     SpanCorruptionConfig,
     TaskBaseConfig,
+    VocabularyTaskConfig,
 )
 
 LABEL_KINDS = ("encoder", "decoder", "recurrent")  # models that have a classifier
@@ -51,7 +52,7 @@ class PredictionTaskConfig(TaskBaseConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationTaskConfig(PredictionTaskConfig):
+class GenerationTaskConfig(PredictionTaskConfig, VocabularyTaskConfig):
     """Tasks whose predictions are texts, decoded token by token."""
 
     template: str = "{source}"  # the input of the model, such as "summarize: {source}"

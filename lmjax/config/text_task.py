@@ -83,7 +83,16 @@ class TaskBaseConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalLMConfig(TaskBaseConfig):
+class VocabularyTaskConfig(TaskBaseConfig):
+    """A task whose targets are tokens of the vocabulary."""
+
+    # the most logits over the vocabulary that a device keeps for a batch, in float32:
+    # beyond, the loss is computed for some tokens at a time; 0: no limit
+    logits_gigabytes: NonNegativeFloat = runtime_field(8.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLMConfig(VocabularyTaskConfig):
     """Predict each token from those before it."""
 
     kind: Literal["causal_lm"] = "causal_lm"
@@ -92,7 +101,7 @@ class CausalLMConfig(TaskBaseConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedLMConfig(TaskBaseConfig):
+class MaskedLMConfig(VocabularyTaskConfig):
     """Predict masked tokens from all others (BERT, Devlin et al. 2019)."""
 
     kind: Literal["masked_lm"] = "masked_lm"
@@ -139,7 +148,7 @@ class MaskedLMConfig(TaskBaseConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WindowPairConfig(TaskBaseConfig):
+class WindowPairConfig(VocabularyTaskConfig):
     """Objectives whose source and target are cut from one window of text."""
 
     write: SamplingConfig = runtime_field(SamplingConfig())  # targets of sources

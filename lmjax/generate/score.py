@@ -178,7 +178,8 @@ class Scorer:
         def score(
             params: Params, batch: Batch, carry: State
         ) -> tuple[Array, Array, State]:
-            logits, carry = self.model.apply_with_carry(params, batch, carry)
+            hidden, carry = self.model.hidden_with_carry(params, batch, carry)
+            logits = self.model.token_logits(params, hidden)
             return *_score_targets(logits, batch), carry
 
         return jax.jit(score)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from lmjax.config.model import EncoderDecoderConfig
 from lmjax.models import flops
-from lmjax.models.heads import Head, apply_head
+from lmjax.models.heads import Head, OutputLayer, apply_head
 from lmjax.nn.kv_cache import TransformerDecodeState
 from lmjax.nn.linear import Embed
 from lmjax.nn.stack import TransformerStack, resolve_stack
@@ -98,8 +98,8 @@ class EncoderDecoder(nnx.Module):
             x_RTD, state, positions_RT=positions_RT, segments_RT=segments_RT
         )
 
-    def logits(self, x: Array) -> Array:
-        """Return float32 logits (..., V) of hidden states (..., D).
+    def output_layer(self, x: Array) -> OutputLayer:
+        """Return the output layer of hidden states (..., D).
 
         Raises:
           ConfigError: the model has no head over the vocabulary.

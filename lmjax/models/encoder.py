@@ -11,6 +11,7 @@ from lmjax.models.heads import (
     Classifier,
     LabelLayer,
     MaskedLMHead,
+    OutputLayer,
     Pooler,
     TextEmbedding,
     pool,
@@ -72,8 +73,8 @@ class Encoder(nnx.Module):
             key=key,
         )
 
-    def logits(self, x: Array) -> Array:
-        """Return float32 logits (..., V) of hidden states (..., D).
+    def output_layer(self, x: Array) -> OutputLayer:
+        """Return the output layer of hidden states (..., D).
 
         Raises:
           ConfigError: the model has no head over the vocabulary.

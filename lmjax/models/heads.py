@@ -3,6 +3,8 @@
 B batch, T length, D dim, V vocabulary, C labels.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +22,32 @@ from lmjax.nn.norm import make_norm
 from lmjax.nn.param import dropout, normal, param, zeros
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OutputLayer:
+    """What logits over the vocabulary are computed from, for hidden states.
+
+    A loss need not compute all of them at once.
+    """
+
+    x: Array  # (..., D)
+    table_VD: Array
+    bias_V: Array | None = None
+    # if not 0, logits become softcap * tanh(logits / softcap)
+    softcap: float = dataclasses.field(default=0.0, metadata={"static": True})
+
+    def logits(self) -> Array:
+        """Return the float32 logits (..., V)."""
+        logits = table_logits(self.x, self.table_VD)
+        if self.bias_V is not None:
+            logits = logits + self.bias_V
+        if self.softcap:
+            logits = self.softcap * jnp.tanh(logits / self.softcap)
+        if logits.ndim == 3:
+            logits = constrain(logits, "batch", "length", "vocab")
+        return logits
 
 
 class Head(nnx.Module):
@@ -45,27 +73,17 @@ class Head(nnx.Module):
             param(key, shape[:1], axes=axes[:1], init=zeros) if c.head_bias else None
         )
 
-    def __call__(self, x: Array, embed: Embed) -> Array:
-        """Return float32 logits (..., V) of hidden states (..., D).
-
-        They are of `scale` times the hidden states; a `logit_softcap` other than 0
-        makes them softcap * tanh(logits / softcap).
-        """
+    def __call__(self, x: Array, embed: Embed) -> OutputLayer:
+        """Return the output layer of hidden states (..., D), times `scale`."""
         if self.scale != 1.0:
             x = x * self.scale
         table = embed.embedding if self.embedding is None else self.embedding
-        logits = table_logits(x, table[...])
-        if self.bias is not None:
-            logits = logits + self.bias[...]
-        if self.logit_softcap:
-            logits = self.logit_softcap * jnp.tanh(logits / self.logit_softcap)
-        if logits.ndim == 3:
-            logits = constrain(logits, "batch", "length", "vocab")
-        return logits
+        bias = None if self.bias is None else self.bias[...]
+        return OutputLayer(x, table[...], bias, self.logit_softcap)
 
 
-def apply_head(head: Head | None, x: Array, embed: Embed) -> Array:
-    """Return float32 logits (..., V) of hidden states (..., D).
+def apply_head(head: Head | None, x: Array, embed: Embed) -> OutputLayer:
+    """Return the output layer of hidden states (..., D).
 
     Raises:
       ConfigError: there is no head.
@@ -87,8 +105,8 @@ class MaskedLMHead(Head):
         self.dense = Linear(keys[0], *dims, bias=bias)
         self.norm = make_norm(keys[1], c.norm, c.dim, epsilon=c.norm_epsilon, bias=bias)
 
-    def __call__(self, x: Array, embed: Embed) -> Array:
-        """Return float32 logits (..., V) of hidden states (..., D)."""
+    def __call__(self, x: Array, embed: Embed) -> OutputLayer:
+        """Return the output layer of hidden states (..., D)."""
         x = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
         return super().__call__(x, embed)
 

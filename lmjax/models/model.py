@@ -17,6 +17,7 @@ from lmjax.models import flops
 from lmjax.models.decoder import Decoder
 from lmjax.models.encdec import EncoderDecoder
 from lmjax.models.encoder import Encoder
+from lmjax.models.heads import OutputLayer
 from lmjax.models.recurrent import RecurrentNetwork
 from lmjax.models.recurrent_encdec import RecurrentEncoderDecoder
 from lmjax.nn.decode_state import DecodeState
@@ -25,12 +26,12 @@ from lmjax.types import Array, Axes, Batch, Params
 
 # By `config.model.kind`. Each class has
 #   __call__(batch, key): the last hidden states (B, T, D) of whole sequences;
-#   logits(x): over the vocabulary, of hidden states;
+#   output_layer(x): to logits over the vocabulary, of hidden states;
 #   init_decode_state(...) and extend(tokens, state, ...): decoding, if it generates;
 #   resolve(config, platform): the config with each "auto" decided;
 #   count_macs(config, kernels, batch): the multiply-adds of a row.
 # Labels need `classifier` and `summary`, vectors of texts `embedding`, and a carry
-# between windows `apply_with_carry`.
+# between windows `hidden_with_carry`.
 MODELS: dict[str, Any] = {
     "decoder": Decoder,
     "encoder": Encoder,
@@ -62,12 +63,12 @@ class Model:
     def apply(self, params: Params, batch: Batch, *, key: Array | None = None) -> Array:
         """Return float32 logits (B, T, V); dropout only with a key."""
         module = self._module(params)
-        return module.logits(module(batch, key=key))
+        return module.output_layer(module(batch, key=key)).logits()
 
-    def apply_with_carry(
+    def hidden_with_carry(
         self, params: Params, batch: Batch, carry: State, *, key: Array | None = None
     ) -> tuple[Array, State]:
-        """Return float32 logits (B, T, V) that continue from a carry, and the new one.
+        """Return hidden states (B, T, D) that continue from a carry, and the new one.
 
         Args:
           params: the model's.
@@ -76,9 +77,7 @@ class Model:
           carry: of `init_carry`, or of the window of text before this one.
           key: for dropout; none without it.
         """
-        module = self._module(params)
-        hidden_BTD, carry = module.apply_with_carry(batch, carry, key=key)
-        return module.logits(hidden_BTD), carry
+        return self._module(params).hidden_with_carry(batch, carry, key=key)
 
     def init_carry(self, num_rows: int) -> State:
         """Return the carry of a recurrent network before the first window of text."""
@@ -121,7 +120,7 @@ class Model:
             tokens_BT, state, positions_RT=positions, segments_RT=segments
         )
         last = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)
-        return module.logits(last[:, 0]), state
+        return module.output_layer(last[:, 0]).logits(), state
 
     def decode_step(
         self,
@@ -139,7 +138,7 @@ class Model:
         hidden, state = module.extend(
             tokens, state, positions_RT=positions, segments_RT=jnp.ones_like(tokens)
         )
-        return module.logits(hidden[:, 0]), state
+        return module.output_layer(hidden[:, 0]).logits(), state
 
     def pooled(self, params: Params, hidden_BTD: Array) -> Array:
         """Return an encoder's vector (B, D) for each row of hidden states."""
@@ -173,9 +172,17 @@ class Model:
             raise ConfigError("config.model.num_labels = 0: the model gives no labels")
         return classifier(x, key=key)
 
+    def output_layer(self, params: Params, hidden: Array) -> OutputLayer:
+        """Return what gives the logits over the vocabulary of hidden states (..., D).
+
+        Raises:
+          ConfigError: the model has no head over the vocabulary.
+        """
+        return self._module(params).output_layer(hidden)
+
     def token_logits(self, params: Params, hidden: Array) -> Array:
         """Return float32 logits (..., V) of hidden states (..., D)."""
-        return self._module(params).logits(hidden)
+        return self.output_layer(params, hidden).logits()
 
     def flops_per_token(self, batch: Batch) -> float:
         """Return the FLOPs of training on one token, forward and backward.

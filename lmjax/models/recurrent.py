@@ -10,7 +10,7 @@ from flax import nnx
 from lmjax.config.model import RecurrentConfig
 from lmjax.errors import ConfigError
 from lmjax.models import flops
-from lmjax.models.heads import Classifier, Head, TextEmbedding
+from lmjax.models.heads import Classifier, Head, OutputLayer, TextEmbedding
 from lmjax.nn.linear import Embed
 from lmjax.nn.recurrent.decode_state import RecurrentDecodeState
 from lmjax.nn.recurrent.layers import Recurrent, State, zero_state
@@ -60,9 +60,9 @@ class RecurrentNetwork(nnx.Module):
 
         `token_types` (B, T) may be left out of the batch: all are then of type 0.
         """
-        return self.apply_with_carry(batch, None, key=key)[0]
+        return self.hidden_with_carry(batch, None, key=key)[0]
 
-    def apply_with_carry(
+    def hidden_with_carry(
         self, batch: Batch, carry: State | None, *, key: Array | None = None
     ) -> tuple[Array, State]:
         """Return the last hidden states (B, T, H), and the state after the last token.
@@ -125,11 +125,11 @@ class RecurrentNetwork(nnx.Module):
             "positions": positions_RT,
             "segments": segments_RT,
         }
-        h_RTH, layers = self.apply_with_carry(batch, state.layers)
+        h_RTH, layers = self.hidden_with_carry(batch, state.layers)
         return h_RTH, RecurrentDecodeState(layers=layers)
 
-    def logits(self, x: Array) -> Array:
-        """Return float32 logits (..., V) of hidden states (..., H).
+    def output_layer(self, x: Array) -> OutputLayer:
+        """Return the output layer of hidden states (..., H).
 
         Raises:
           ConfigError: the model has no head over the vocabulary.

@@ -10,7 +10,7 @@ from flax import nnx
 
 from lmjax.config.model import RecurrentEncoderDecoderConfig
 from lmjax.models import flops
-from lmjax.models.heads import Head
+from lmjax.models.heads import Head, OutputLayer
 from lmjax.nn.linear import Embed
 from lmjax.nn.recurrent.attention import Memory, make_memory
 from lmjax.nn.recurrent.attention_decoder import Bridge, make_attention_decoder
@@ -94,8 +94,8 @@ class RecurrentEncoderDecoder(nnx.Module):
         )
         return out_RTD, RecurrentDecodeState(layers=layers, source=source)
 
-    def logits(self, x: Array) -> Array:
-        """Return float32 logits (..., V) of the decoder's outputs (..., D)."""
+    def output_layer(self, x: Array) -> OutputLayer:
+        """Return the output layer of the decoder's outputs (..., D)."""
         return self.head(x, self.embed)
 
     @staticmethod

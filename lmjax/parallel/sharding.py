@@ -239,6 +239,7 @@ def constrain(x: Array, *axes: str) -> Array:
 
     Outside of a mesh only the axes are checked. A batch whose rows do not divide, such
     as one prompt, is replicated; `check_rows` makes sure that no training batch is.
+    Within a `jax.shard_map` over rows there are only the rows of one shard.
 
     Args:
       x: the activation.
@@ -249,7 +250,9 @@ def constrain(x: Array, *axes: str) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    if axes[0] == "batch" and x.shape[0] % data_shards(mesh):
+    if axes[0] == "batch" and (
+        {*BATCH_AXES} <= {*mesh.manual_axes} or x.shape[0] % data_shards(mesh)
+    ):
         spec[0] = None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 

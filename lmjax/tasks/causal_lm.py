@@ -5,9 +5,11 @@ import dataclasses
 from lmjax.config.experiment import WHOLE_TEXT_METRICS
 from lmjax.config.text_task import CausalLMConfig
 from lmjax.models import Model
+from lmjax.models.heads import OutputLayer
 from lmjax.nn.recurrent.layers import State
-from lmjax.tasks.losses import text_shapes, token_loss, token_metrics
+from lmjax.tasks.losses import text_shapes
 from lmjax.tasks.task import TOKEN_METRICS, EvalOutput, LossOutput, TokenTask
+from lmjax.tasks.vocabulary import vocabulary_loss, vocabulary_metrics
 from lmjax.types import Array, Batch, Params
 
 
@@ -36,8 +38,8 @@ class CausalLM(TokenTask):
         carry: State | None = None,
     ) -> LossOutput:
         """Return the loss of the next tokens; its metric "loss" is in nats a token."""
-        logits_BTV, carry = _logits(model, params, batch, key=key, carry=carry)
-        return token_loss(logits_BTV, batch, self.config)._replace(carry=carry)
+        layer, carry = _output_layer(model, params, batch, key=key, carry=carry)
+        return vocabulary_loss(layer, batch, self.config)._replace(carry=carry)
 
     def evaluate(
         self,
@@ -48,19 +50,21 @@ class CausalLM(TokenTask):
         carry: State | None = None,
     ) -> EvalOutput:
         """Return the plain loss and the accuracy of the most likely token."""
-        logits_BTV, carry = _logits(model, params, batch, key=None, carry=carry)
-        return EvalOutput(token_metrics(logits_BTV, batch), {}, carry)
+        layer, carry = _output_layer(model, params, batch, key=None, carry=carry)
+        return EvalOutput(vocabulary_metrics(layer, batch, self.config), {}, carry)
 
 
-def _logits(
+def _output_layer(
     model: Model,
     params: Params,
     batch: Batch,
     *,
     key: Array | None,
     carry: State | None,
-) -> tuple[Array, State | None]:
-    """Return logits (B, T, V), and the state after them where rows continue."""
+) -> tuple[OutputLayer, State | None]:
+    """Return what gives logits (B, T, V), and the state after them if rows continue."""
     if carry is None:
-        return model.apply(params, batch, key=key), None
-    return model.apply_with_carry(params, batch, carry, key=key)
+        hidden_BTD = model.hidden(params, batch, key=key)
+    else:
+        hidden_BTD, carry = model.hidden_with_carry(params, batch, carry, key=key)
+    return model.output_layer(params, hidden_BTD), carry

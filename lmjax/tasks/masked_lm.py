@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from lmjax.config.text_task import MaskedLMConfig, num_predictions
 from lmjax.models import Model
+from lmjax.models.heads import OutputLayer
 from lmjax.nn.recurrent.layers import State
-from lmjax.tasks.losses import cross_entropy, token_loss, token_metrics
+from lmjax.tasks.losses import cross_entropy, token_metrics
 from lmjax.tasks.task import EvalOutput, LossOutput, TokenTask
+from lmjax.tasks.vocabulary import vocabulary_loss, vocabulary_metrics
 from lmjax.types import Array, Batch, Params
 
 
@@ -65,8 +67,8 @@ class MaskedLM(TokenTask):
     ) -> LossOutput:
         """Return the loss; with `sentence_order` also the metric "pair_loss"."""
         hidden_BTD = model.hidden(params, batch, key=key)
-        logits_BKV = _predicted_logits(model, params, hidden_BTD, batch)
-        output = token_loss(logits_BKV, batch, self.config)
+        layer = _output_layer(model, params, hidden_BTD, batch)
+        output = vocabulary_loss(layer, batch, self.config)
         if not self.config.sentence_order:
             return output
         nll_B, _ = cross_entropy(
@@ -93,8 +95,8 @@ class MaskedLM(TokenTask):
         With `sentence_order` also "pair_loss" and "pair_accuracy".
         """
         hidden_BTD = model.hidden(params, batch)
-        logits_BKV = _predicted_logits(model, params, hidden_BTD, batch)
-        metrics = token_metrics(logits_BKV, batch)
+        layer = _output_layer(model, params, hidden_BTD, batch)
+        metrics = vocabulary_metrics(layer, batch, self.config)
         if self.config.sentence_order:
             pair = token_metrics(
                 model.pair_logits(params, hidden_BTD),
@@ -104,13 +106,13 @@ class MaskedLM(TokenTask):
         return EvalOutput(metrics, {})
 
 
-def _predicted_logits(
+def _output_layer(
     model: Model, params: Params, hidden_BTD: Array, batch: Batch
-) -> Array:
-    """Return float32 logits (B, K, V) at the predicted positions."""
+) -> OutputLayer:
+    """Return what gives logits (B, K, V) at the predicted positions."""
     positions_BK = batch["predict_positions"]
     hidden_BKD = jnp.take_along_axis(hidden_BTD, positions_BK[..., None], axis=1)
-    return model.token_logits(params, hidden_BKD)
+    return model.output_layer(params, hidden_BKD)
 
 
 def _row_weights(batch: Batch) -> Array:

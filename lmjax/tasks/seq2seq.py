@@ -8,11 +8,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lmjax.config.text_task import TaskBaseConfig
+from lmjax.config.text_task import VocabularyTaskConfig
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
-from lmjax.tasks.losses import padding, text_shapes, token_loss, token_metrics
+from lmjax.tasks.losses import padding, text_shapes
 from lmjax.tasks.task import EvalOutput, LossOutput, TokenTask
+from lmjax.tasks.vocabulary import vocabulary_loss, vocabulary_metrics
 from lmjax.types import Array, Batch, Params
 
 
@@ -23,7 +24,7 @@ class Seq2Seq(TokenTask):
     The two are cut from one window of text, or are the texts of an example.
     """
 
-    config: TaskBaseConfig
+    config: VocabularyTaskConfig
 
     def batch_shapes(
         self, batch_size: int, length: int, *, target_length: int = 0
@@ -43,7 +44,9 @@ class Seq2Seq(TokenTask):
         carry: State | None = None,
     ) -> LossOutput:
         """Return the loss where `weights` (B, T) are not 0; also counts padding."""
-        output = token_loss(model.apply(params, batch, key=key), batch, self.config)
+        hidden_BTD = model.hidden(params, batch, key=key)
+        layer = model.output_layer(params, hidden_BTD)
+        output = vocabulary_loss(layer, batch, self.config)
         return output._replace(metrics=output.metrics | {"padding": padding(batch)})
 
     def evaluate(
@@ -55,7 +58,8 @@ class Seq2Seq(TokenTask):
         carry: State | None = None,
     ) -> EvalOutput:
         """Return the plain loss and the accuracy of the most likely token."""
-        return EvalOutput(token_metrics(model.apply(params, batch), batch), {})
+        layer = model.output_layer(params, model.hidden(params, batch))
+        return EvalOutput(vocabulary_metrics(layer, batch, self.config), {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,256 @@
+"""Losses and metrics of tokens of a vocabulary, without all logits at once.
+
+Where the logits of a batch would take more of a device's memory than a budget, they are
+computed for a tile of tokens at a time, and again in the backward pass: the output
+layer then takes about a third more time, and its memory is that of one tile.
+
+B batch, T length, D dim, V vocabulary.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lmjax.config.text_task import VocabularyTaskConfig
+from lmjax.models.heads import OutputLayer
+from lmjax.parallel.sharding import BATCH_AXES, data_shards
+from lmjax.tasks.losses import cross_entropy, token_loss, token_metrics
+from lmjax.tasks.task import LossOutput
+from lmjax.types import Array, Batch, Metrics
+
+_log = logging.getLogger(__name__)
+
+
+def vocabulary_loss(
+    layer: OutputLayer, batch: Batch, config: VocabularyTaskConfig
+) -> LossOutput:
+    """Return the loss of the batch's `targets`, as `token_loss` of the logits does.
+
+    Args:
+      layer: of hidden states (B, T, D).
+      batch: has `targets` and `weights` (B, T).
+      config: of the task.
+    """
+    num_tiles = count_tiles(layer, gigabytes=config.logits_gigabytes)
+    if num_tiles == 1:
+        return token_loss(layer.logits(), batch, config)
+    targets, weights = batch["targets"], batch["weights"]
+    options = _Options(config.label_smoothing, config.z_loss, num_tiles)
+    losses = _token_losses(options, layer, targets)
+    weight_sum = weights.sum()
+    return LossOutput(
+        (losses.objective * weights).sum(),
+        weight_sum,
+        {"loss": ((jax.lax.stop_gradient(losses.nll) * weights).sum(), weight_sum)},
+    )
+
+
+def vocabulary_metrics(
+    layer: OutputLayer, batch: Batch, config: VocabularyTaskConfig
+) -> Metrics:
+    """Return the plain loss and the accuracy, as `token_metrics` of the logits does.
+
+    Arguments as for `vocabulary_loss`.
+    """
+    num_tiles = count_tiles(layer, gigabytes=config.logits_gigabytes)
+    if num_tiles == 1:
+        return token_metrics(layer.logits(), batch)
+    targets, weights = batch["targets"], batch["weights"]
+    losses = _token_losses(_Options(0.0, 0.0, num_tiles), layer, targets)
+    weight_sum = weights.sum()
+    return {
+        "loss": ((losses.nll * weights).sum(), weight_sum),
+        "accuracy": (((losses.best == targets) * weights).sum(), weight_sum),
+    }
+
+
+def count_tiles(layer: OutputLayer, *, gigabytes: float) -> int:
+    """Return in how many tiles of the length the logits are computed.
+
+    A device may hold so many gigabytes of logits in float32, of its own rows and its
+    own part of the vocabulary; 0 is without a limit.
+    """
+    B, T, _ = layer.x.shape
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else data_shards(mesh) * mesh.shape["tensor"]
+    size = B * T * layer.table_VD.shape[0] * 4e-9 / shards
+    if not gigabytes or size <= gigabytes:
+        return 1
+    num = min(T, math.ceil(size / gigabytes))
+    _log.info(
+        "loss: in %d tiles of tokens, as all logits would take %.1f GB of a device's "
+        "memory (config.task.logits_gigabytes = %g)",
+        *(num, size, gigabytes),
+    )
+    return num
+
+
+class _Options(NamedTuple):
+    label_smoothing: float
+    z_loss: float
+    num_tiles: int
+
+
+class TokenLosses(NamedTuple):
+    """Of each token (B, T): nats, the training loss, and the id that is most likely."""
+
+    nll: Array
+    objective: Array
+    best: Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _token_losses(
+    options: _Options, layer: OutputLayer, targets_BT: Array
+) -> TokenLosses:
+    return _forward(options, layer, targets_BT)[0]
+
+
+def _forward(options: _Options, layer: OutputLayer, targets_BT: Array) -> Any:
+    def losses(
+        x_BTD: Array, targets_BT: Array, table_VD: Array, bias_V: Array | None
+    ) -> TokenLosses:
+        def one(tile: tuple[Array, ...]) -> TokenLosses:
+            logits = OutputLayer(tile[0], table_VD, bias_V, layer.softcap).logits()
+            nll, objective = _cross_entropy(options, logits, tile[1])
+            return TokenLosses(nll, objective, jnp.argmax(logits, axis=-1))
+
+        tiles = jax.lax.map(one, _tiles(options, x_BTD, targets_BT))
+        return TokenLosses(*(_join(x, targets_BT) for x in tiles))
+
+    inputs = (layer.x, targets_BT, _in_compute_dtype(layer), layer.bias_V)
+    rows = _rows(layer)
+    found = _on_rows(losses, inputs, specs=(rows, rows, None, None), out=rows)
+    return found, (layer, targets_BT)
+
+
+def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
+    layer, targets_BT = residuals
+
+    def gradients(
+        x_BTD: Array,
+        targets_BT: Array,
+        d_nll_BT: Array,
+        d_objective_BT: Array,
+        table_VD: Array,
+        bias_V: Array | None,
+    ) -> Any:
+        def one(carry: Any, tile: tuple[Array, ...]) -> Any:
+            (d_table, d_bias), (x, targets, *d_losses) = carry, tile
+            raw = OutputLayer(x, table_VD, bias_V).logits()
+            _, pull = jax.vjp(
+                lambda raw: _cross_entropy(options, _cap(layer, raw), targets), raw
+            )
+            (d_logits,) = pull(tuple(d_losses))
+            if d_bias is not None:
+                d_bias = d_bias + d_logits.sum(axis=(0, 1))
+            # Products in the compute dtype, summed in float32.
+            d_logits = d_logits.astype(x.dtype)
+            dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+            d_table = d_table + dot("BTV,BTD->VD", d_logits, x)
+            d_x = dot("BTV,VD->BTD", d_logits, table_VD)
+            return (d_table, d_bias), d_x.astype(x.dtype)
+
+        zeros = lambda x: None if x is None else jnp.zeros(x.shape, jnp.float32)
+        tiles = _tiles(options, x_BTD, targets_BT, d_nll_BT, d_objective_BT)
+        own, d_x = jax.lax.scan(one, (zeros(table_VD), zeros(bias_V)), tiles)
+        return _join(d_x, targets_BT), jax.tree.map(_sum_over_rows(layer), own)
+
+    rows = _rows(layer)
+    inputs = (layer.x, targets_BT, grads.nll, grads.objective)
+    d_x, (d_table, d_bias) = _on_rows(
+        gradients,
+        (*inputs, _in_compute_dtype(layer), layer.bias_V),
+        specs=(rows, rows, rows, rows, None, None),
+        out=(rows, None),
+    )
+    d_table = d_table.astype(layer.table_VD.dtype)
+    if layer.bias_V is not None:
+        d_bias = d_bias.astype(layer.bias_V.dtype)
+    return OutputLayer(d_x, d_table, d_bias, layer.softcap), None
+
+
+_token_losses.defvjp(_forward, _backward)
+
+
+def _cross_entropy(
+    options: _Options, logits: Array, targets: Array
+) -> tuple[Array, Array]:
+    return cross_entropy(
+        logits,
+        targets,
+        label_smoothing=options.label_smoothing,
+        z_loss=options.z_loss,
+    )
+
+
+def _cap(layer: OutputLayer, raw: Array) -> Array:
+    return layer.softcap * jnp.tanh(raw / layer.softcap) if layer.softcap else raw
+
+
+def _in_compute_dtype(layer: OutputLayer) -> Array:
+    """Return the table as it is multiplied: cast, and gathered, once for all tiles."""
+    return layer.table_VD.astype(layer.x.dtype)
+
+
+def _tiles(options: _Options, *arrays: Array) -> tuple[Array, ...]:
+    """Cut arrays (B, T, ...) along the length, to (tiles, B, tile, ...)."""
+
+    def cut(x: Array) -> Array:
+        B, T = x.shape[:2]
+        size = -(-T // options.num_tiles)
+        num = -(-T // size)
+        x = jnp.pad(x, [(0, 0), (0, num * size - T), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(x.reshape(B, num, size, *x.shape[2:]), 1, 0)
+
+    return tuple(cut(x) for x in arrays)
+
+
+def _join(x: Array, like_BT: Array) -> Array:
+    """Join tiles (tiles, B, tile, ...) along the length, the inverse of `_tiles`."""
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(len(like_BT), -1, *x.shape[3:])[:, : like_BT.shape[1]]
+
+
+def _rows(layer: OutputLayer) -> PartitionSpec | None:
+    """Return how rows are split on the mesh; None if they are not."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or data_shards(mesh) == 1 or len(layer.x) % data_shards(mesh):
+        return None
+    return PartitionSpec(BATCH_AXES)
+
+
+def _on_rows(
+    compute: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    *,
+    specs: tuple[Any, ...],
+    out: Any,
+) -> Any:
+    """Compute on each device for its own rows, with the whole table.
+
+    The axis that splits the vocabulary is left to the compiler.
+    """
+    if specs[0] is None:
+        return compute(*inputs)
+    whole = PartitionSpec()
+    fill = lambda spec: whole if spec is None else spec
+    return jax.shard_map(
+        compute,
+        in_specs=tuple(fill(spec) for spec in specs),
+        out_specs=jax.tree.map(fill, out, is_leaf=lambda x: x is None),
+        axis_names={*BATCH_AXES},
+        check_vma=False,
+    )(*inputs)
+
+
+def _sum_over_rows(layer: OutputLayer) -> Callable[[Array], Array]:
+    if _rows(layer) is None:
+        return lambda x: x
+    return lambda x: jax.lax.psum(x, BATCH_AXES)
