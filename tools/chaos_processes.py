@@ -26,11 +26,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from tools.kill_and_resume import read_losses, read_state
+from lmjax.config.experiment import CheckpointConfig
+from lmjax.run.checkpoint import Checkpoints
+from lmjax.run.checkpoint_format import restore_item
+from tools.kill_and_resume import read_losses
 
 NUM_STEPS, SAVED_EVERY, NUM_DEVICES = 240, 20, 4
 CONFIG = {
@@ -321,7 +325,9 @@ class Campaign:
         if not self._runs(job):  # it was quicker: the next run is disturbed
             workdir, job = self._finish_run(job)
             job.wait_until_training()
-            while fault.damages and len(complete_steps(workdir)) < 2:
+            while (
+                fault.damages and len(complete_steps(workdir)) < 2 and self._runs(job)
+            ):
                 time.sleep(0.02)
         (_kill_all if fault.after else fault.act)(self, job)
         to_end = job.wait_for_end()
@@ -373,9 +379,13 @@ class Campaign:
 
     def _compare(self, workdir: Path) -> None:
         """Compare the end of a run with that of the undisturbed one."""
+        if complete_steps(workdir)[-1:] != [NUM_STEPS]:
+            self.num_different += 1
+            print(f"{workdir.name} did not finish; PROBLEM", flush=True)
+            return
         pairs = zip(
-            jax.tree.leaves(read_state(workdir)),
-            jax.tree.leaves(read_state(self.root / "reference")),
+            jax.tree.leaves(read_arrays(workdir)),
+            jax.tree.leaves(read_arrays(self.root / "reference")),
             strict=True,
         )
         worst = max(map(relative_difference, *zip(*pairs, strict=True)))
@@ -412,6 +422,26 @@ class Campaign:
             f"{problems} with problems, {self.num_different} runs that differ"
         )
         return int(bool(problems or self.num_different))
+
+
+def read_arrays(workdir: Path) -> dict[str, Any]:
+    """Return the newest parameters and training state, whatever devices wrote them."""
+    config = CheckpointConfig()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def leaf(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=here)
+
+    with contextlib.closing(Checkpoints(workdir, config, read_only=True)) as opened:
+        step = opened.find(None)
+        trees = opened.manager.metadata(step).item_metadata
+        like = {
+            item: jax.tree.map(leaf, trees[item].tree) for item in ("params", "train")
+        }
+        return {
+            item: restore_item(opened.manager.directory / str(step) / item, tree)
+            for item, tree in like.items()
+        }
 
 
 def relative_difference(one: np.ndarray, other: np.ndarray) -> float:

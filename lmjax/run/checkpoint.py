@@ -138,7 +138,7 @@ class Checkpoints:
             self._write(
                 lambda: self.manager.save(step, args=ocp.args.Composite(**args))
             )
-        log.info(
+        log.debug(
             "checkpoint %d: training waited %.2f s; %.1f MB of host memory are in use "
             "until it is written",
             *(step, time.perf_counter() - begin, host_bytes(items) / 1e6),
