@@ -6,6 +6,7 @@ jax is imported only by the fixtures that need it: the tests of lmjax/data run w
 import functools
 import os
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiled programs run for milliseconds here: fast compilation matters more. It is most
 # of the suite's time; without XLA's new emitters it takes less than half as long.
 FLAGS = ["--xla_force_host_platform_device_count=8"]
-FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
+if [*map(int, metadata.version("jaxlib").split(".")[:2])] < [
+    0,
+    11,
+]:  # later ones abort at a flag they do not know
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 CACHE = Path(tempfile.gettempdir()) / f"lmjax-test-cache-{os.getuid()}"
