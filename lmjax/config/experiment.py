@@ -46,6 +46,7 @@ from lmjax.config.task import (
 from lmjax.config.text_task import CausalLMConfig
 from lmjax.config.tokenizer import TokenizerConfig
 from lmjax.config.unused import unused_leaves
+from lmjax.config.watch import WatchConfig
 from lmjax.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ class Config:
     eval: EvalConfig = runtime_field(EvalConfig())
     sample: SampleConfig = runtime_field(SampleConfig())
     log: LogConfig = runtime_field(LogConfig())
+    watch: WatchConfig = runtime_field(WatchConfig())
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield the problems between sections."""

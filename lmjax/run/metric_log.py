@@ -53,7 +53,7 @@ class MetricLog:
                         workdir / "tensorboard", purge_step=start_step + 1
                     )
         # All processes see the lines of the first: what they decide must be the same.
-        text = processes.allgather_strings(text)[0]
+        text = processes.broadcast_string(text)
         self.mark = _mark(text)
         lines = filter(None, map(_parse, text.splitlines(keepends=True)))
         self.evaluations = [line for line in lines if line["split"] != "train"]

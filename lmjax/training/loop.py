@@ -7,14 +7,16 @@ from pathlib import Path
 
 import jax
 
-from lmjax.config.experiment import Config
+from lmjax.config.experiment import Config, leaves, to_dict
 from lmjax.data import batches, pipeline
 from lmjax.data.datasets import Datasets
 from lmjax.data.stores.verification import Verification
 from lmjax.models import flops
-from lmjax.parallel import processes, sharding
+from lmjax.parallel import agreement, processes, sharding, watch
 from lmjax.parallel.batch import local_rows, put_batch
 from lmjax.parallel.copies import Copies
+from lmjax.parallel.heartbeat import status
+from lmjax.parallel.watchdog import DATA
 from lmjax.run import workdir
 from lmjax.training import evaluate, init_embedding, run_evaluation, samples
 from lmjax.training.compiled import make_program
@@ -52,15 +54,21 @@ def train(
       FloatingPointError: the loss is not finite and `optim.on_nonfinite` is "stop";
         the text names the step, its samples and the last good checkpoint.
     """
-    with StopSignal(leave_now) as stop:
+    with (
+        StopSignal(leave_now) as stop,
+        watch.watch(directory, config.watch) as monitor,
+    ):
+        stop.share(monitor)
+        agreement.check_agreement(
+            agreement.describe_code() | dict(leaves(to_dict(config), "config"))
+        )
         with processes.sync_errors():
             config = pipeline.resolve_vocabulary(config)
             evaluate.check(config)
         with workdir.hold(directory):
-            datasets = _prepare_data(config, directory)
-            # From here on one of several processes cannot leave without the others.
-            if processes.several_processes():
-                stop.defer()
+            with status.phase(DATA):
+                datasets = _prepare_data(config, directory)
+            agreement.check_agreement(pipeline.fingerprints(datasets))
             mesh = sharding.make_mesh(config.mesh)
             with (
                 jax.set_mesh(mesh),
@@ -155,20 +163,24 @@ def _train(
     train_step = run.program.train_step
     meter = Meter(run.metric_log, run.progress, program=run.program)
     finished = False
-    stop.defer()  # there is now a state that is worth saving
+    stop.defer(start)  # there is now a state that is worth saving
     profiler = Profiler(run.directory, profile)
     copies = Copies(run.program.state_shapes.params, mesh)
     # An implicit transfer would make the host wait for the devices: it is an error but
     # where the meter is paused.
     with contextlib.closing(profiler), jax.transfer_guard("disallow"):
         for step in range(start + 1, config.num_steps + 1):
+            status.at_step(step)
+
             # The next batch: read ahead by other threads, so we seldom wait for it.
             with meter.waiting():
                 host_batch = next(host_batches)
             batch = put_batch(host_batch, mesh)
 
             # A shape of batch is compiled when it is first met.
-            compiled_step = train_step.compile(batch, compiling=meter.compiling)
+            compiled_step = train_step.compile(
+                batch, compiling=functools.partial(_compiling, meter)
+            )
 
             # The step. It is only dispatched: while the devices compute it, the host
             # prepares the next batch.
@@ -187,17 +199,15 @@ def _train(
             # Evaluation on the valid split.
             evaluated = {}
             if step == config.num_steps or _is_due(step, config.eval.every_steps):
-                with meter.paused():
+                with meter.paused(), status.phase("evaluating"):
                     evaluated = run_evaluation.evaluate_split(
                         run, "valid", state.eval_params, step=step
                     )
 
             # Whether to leave: at the end, where patience ends, or after a signal.
             finished = step == config.num_steps or run_evaluation.stops_early(run)
-            sync = _is_due(step, config.log.every_steps)
             leave = finished or stop.is_requested(
-                sync=sync,
-                or_else=verification.has_failed or run.checkpoints.has_failed,
+                step, or_else=verification.has_failed or run.checkpoints.has_failed
             )
             if leave:
                 # Before the state is saved: it has learnt from what was damaged.
@@ -208,7 +218,7 @@ def _train(
             # A checkpoint: now and then, of the best, and before leaving.
             best = bool(evaluated) and run_evaluation.is_best(run)
             if leave or best or _is_due(step, config.checkpoint.every_steps):
-                with meter.paused():
+                with meter.paused(), status.phase("saving"):
                     copies.check()
                     run.checkpoints.save(
                         state, metrics=evaluated, log_mark=run.metric_log.mark
@@ -216,20 +226,28 @@ def _train(
 
             # Samples of text; after the last step they follow in `_finish`.
             if _is_due(step, config.sample.every_steps) and not finished:
-                with meter.paused():
+                with meter.paused(), status.phase("sampling"):
                     samples.write_samples(run, state)
 
             if leave:
                 break
 
+    status.begin("saving")
     run.checkpoints.wait()
     if finished:
         _finish(run, state)
     return finished
 
 
+@contextlib.contextmanager
+def _compiling(meter: Meter) -> Iterator[None]:
+    with meter.compiling(), status.phase("compiling"):
+        yield
+
+
 def _finish(run: Run, state: TrainState) -> None:
     """Write the last samples and evaluate on the test split, unless that was done."""
+    status.begin("finishing")
     _write_missing_samples(run, state)
     run_evaluation.evaluate_test(run, state)
 

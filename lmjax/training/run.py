@@ -11,6 +11,7 @@ from lmjax.data import batches, example_datasets
 from lmjax.data.datasets import Datasets
 from lmjax.generate.decode import Generator
 from lmjax.parallel import processes, sharding
+from lmjax.parallel.heartbeat import status
 from lmjax.progress import ProgressBar
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints
@@ -63,8 +64,10 @@ def open_run(
     with contextlib.ExitStack() as files:
         checkpoints = Checkpoints(directory, config.checkpoint)
         files.enter_context(contextlib.closing(checkpoints))
+        status.begin("restoring")
         state = checkpoints.restore(program.state_shapes)
         if state is None:
+            status.begin("initializing")
             state = initial_state(program)
             state = init_embedding.with_word_vectors(state, program, datasets)
         start = int(state.step)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from lmjax.parallel import processes
+from lmjax.parallel.monitor import Monitor
 
 EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL: run the same command again to continue
 
@@ -37,6 +37,7 @@ class StopSignal:
     def __init__(self, leave_now: LeaveNow = raise_exit) -> None:
         self.leave_now = leave_now
         self.requested = self.deferred = False
+        self.monitor: Monitor | None = None  # where there are several processes
         self.previous: dict[int, Any] = {}  # handlers
 
     def __enter__(self) -> "StopSignal":
@@ -51,31 +52,34 @@ class StopSignal:
         for number, handler in self.previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def defer(self) -> None:
-        """From now on only note a signal, for `is_requested`."""
+    def defer(self, step: int) -> None:
+        """Begin to train after a step: only note a signal, for `is_requested`."""
         self.deferred = True
+        if self.monitor is not None:
+            self.monitor.gate.enter(step)
 
-    def is_requested(self, *, sync: bool, or_else: bool = False) -> bool:
-        """Return whether to leave after this step.
+    def share(self, monitor: Monitor | None) -> None:
+        """Let a signal to one of several processes stop all."""
+        self.monitor = monitor
 
-        Several processes leave together: they ask each other, which costs a little, at
-        the steps where all of them `sync`.
+    def is_requested(self, step: int, *, or_else: bool = False) -> bool:
+        """Return whether to leave after this step; several processes leave together.
 
         Args:
-          sync: whether processes ask each other at this step.
+          step: that was begun last.
           or_else: another reason to leave.
         """
         requested = self.requested or or_else
-        if not processes.several_processes():
+        if self.monitor is None:
             return requested
-        return sync and processes.any_process(requested)
+        if requested:
+            self.monitor.request_stop()
+        return self.monitor.gate.leave_after(step)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             _detach_from_lost_terminal()
-        if not self.deferred:
-            if processes.several_processes():  # the others learn of it by `sync_errors`
-                raise SystemExit(EXIT_STOPPED)
+        if not self.deferred and self.monitor is None:
             self.leave_now(EXIT_STOPPED)
         if self.requested and number == signal.SIGINT:
             self.leave_now(128 + signal.SIGINT)

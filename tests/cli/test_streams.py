@@ -92,13 +92,13 @@ def test_nohup_stays_in_force(tmp_path):
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignal() as stop:
-            stop.defer()
+            stop.defer(0)
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.is_requested(sync=True)
+            assert not stop.is_requested(1)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with StopSignal() as stop:
-            stop.defer()
+            stop.defer(0)
             os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.is_requested(sync=True)
+            assert stop.is_requested(1)
     finally:
         signal.signal(signal.SIGHUP, previous)

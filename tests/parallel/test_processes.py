@@ -15,6 +15,7 @@ import pytest
 
 from lmjax.cli.main import main
 from lmjax.config import experiment
+from lmjax.parallel.hub import EXIT_LOST
 from lmjax.parallel.join import LAUNCHER
 from lmjax.run import workdir
 from lmjax.training import loop
@@ -135,6 +136,22 @@ def test_an_error_in_one_process_ends_both(script, tmp_path):
     for text in said:
         assert "config.data" in text and "is not what this run was trained on" in text
         assert "Traceback" not in text
+
+
+def test_a_process_that_is_killed_is_named_by_the_other(script, tmp_path):
+    with started(script, tmp_path, "log.every_steps=1000") as processes:
+        while not list((tmp_path / "checkpoints").glob("[1-9]*")):
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.02)
+        begin = time.monotonic()
+        processes[1].kill()
+        codes, said = ended(script, processes)
+    assert codes == [EXIT_LOST, -signal.SIGKILL]
+    assert time.monotonic() - begin < 20  # the runtime notices it after 12
+    assert said[0].count(f"error: process 1 ({socket.gethostname()}, pid ") == 1
+    assert "last seen: " in said[0] and "Traceback" not in said[0]
+    places = [json.loads((tmp_path / "hosts" / f"{i}.json").read_text()) for i in "01"]
+    assert [place["process"] for place in places] == [0, 1]
 
 
 ANSWERING = {

@@ -376,6 +376,14 @@ ELSEWHERE = {
         "min_count",
         "stop_words",
     },
+    "WatchConfig": {  # read where something hangs: tests/parallel/test_monitor.py
+        "on_hang",
+        "lost_seconds",
+        "step_factor",
+        "step_seconds",
+        "phase_seconds",
+        "data_seconds",
+    },
     "EvalConfig": {"compressors"},  # read by the report after training
     # of exports (tests/interop), of labels (tests/tasks), of `lm.embed`
     "DecoderConfig": {"family", "label_bias"},
