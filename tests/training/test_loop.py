@@ -348,7 +348,8 @@ def test_the_average_of_the_parameters_is_what_is_evaluated(tmp_path, tiny):
     assert loop.train(tiny("optim.ema_decay=0.9"), tmp_path)
     plain = tmp_path / "plain"
     assert loop.train(tiny(), plain)
-    assert losses(tmp_path) == losses(plain)
+    # Two programs: the compiler may sum the norms in another order.
+    np.testing.assert_allclose(losses(tmp_path), losses(plain), rtol=1e-6)
     assert lines(tmp_path, "valid") != lines(plain, "valid")
 
 

@@ -199,7 +199,7 @@ def test_an_io_error_while_restoring_changes_nothing(tmp_path, tiny, monkeypatch
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("orbax.checkpoint.CheckpointManager.restore", restore)
+        patch.setattr("lmjax.run.checkpoint.restore_item", restore)
         with pytest.raises(UserError, match=r"cannot be read now: .*Input/output"):
             loop.train(tiny(), tmp_path)
     after = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
