@@ -5,6 +5,7 @@ jax is imported only by the fixtures that need it: the tests of lmjax/data run w
 
 import functools
 import os
+import signal
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -12,14 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# A shell starts what runs in its background with these ignored; tests send them.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiled programs run for milliseconds here: fast compilation matters more. It is most
 # of the suite's time; without XLA's new emitters it takes less than half as long.
 FLAGS = ["--xla_force_host_platform_device_count=8"]
-if [*map(int, metadata.version("jaxlib").split(".")[:2])] < [
-    0,
-    11,
-]:  # later ones abort at a flag they do not know
+JAXLIB = [int(part) for part in metadata.version("jaxlib").split(".")[:2]]
+if JAXLIB < [0, 11]:  # later ones abort at a flag that they do not know
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
