@@ -104,8 +104,8 @@ def chunked_attention(
         softcap=softcap,
         dropout_rate=0.0 if key is None else dropout_rate,
     )
-    bias_key = (bias, key if options.dropout_rate else None)
-    return _attend(options, q_BTNH, k_BSKH, v_BSKH, mask, *bias_key)
+    key = key if options.dropout_rate else None
+    return _attend(options, q_BTNH, k_BSKH, v_BSKH, mask, bias, key)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,9 @@ class Features:
 
     An example is parsed, then encoded as rows; a batch is made of rows. The outputs of
     the model for the rows of an example become one prediction, in JSON.
+
+    An interface: a task overrides what it is asked for. The methods for labels and for
+    metrics of predictions raise in tasks that have neither; nobody calls them there.
     """
 
     # Columns that `postprocess` reads but `batch` does not: training does without.
