@@ -5,7 +5,10 @@
 
 The argument is DIR, which holds {train,valid,test}.en and .zh, here 25k pairs of
 technical help texts. in.jsonl has a line {"en": "..."} for each text. BLEU is of the
-words that sacrebleu's tokenizer for Chinese finds; its signature is logged.
+words that sacrebleu's tokenizer for Chinese finds; its signature is logged. Measured
+2026-11-29 on two shared cores, in 43 minutes (65 of CPU): test BLEU 24.9, chrF 25.8
+(nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:2.6.0); copying the English text
+has 3.3 and 10.8.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +19,7 @@ from experiments import base
 def get_config(directory: str = "") -> ConfigDict:
     directory = directory or "~/.cache/lmjax-data/enzh"
     config = ConfigDict()
-    config.num_steps = 1100
+    config.num_steps = 825
     config.batch_size = 96
     config.model = base.transformer(
         dim=192, num_layers=3, num_heads=4, dropout=0.1, max_length=160
