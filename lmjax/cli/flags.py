@@ -136,6 +136,21 @@ MAX_TOKENS = Flag(
 SEED = Flag(
     "--seed", "of sampling; default: 0", type=parse_integer, default=0, metavar="N"
 )
+DRAFT = (
+    Flag(
+        "--draft",
+        "write with the help of the smaller model of this workdir, which has the same "
+        "tokenizer; greedy text stays the same (speculative decoding)",
+        metavar="DIR",
+    ),
+    Flag(
+        "--num_draft",
+        "tokens that it drafts at a time; default: 4",
+        type=parse_integer,
+        default=4,
+        metavar="N",
+    ),
+)
 # Those of `DecodingConfig`; where one is not given, the workdir's own setting holds.
 DECODING = (
     Flag(

@@ -71,6 +71,8 @@ def generate(args: argparse.Namespace) -> int:
     choose_decoding(**way)  # report wrong values before the model is loaded
     lm = load_model(args.workdir, step=args.step)
     common = {"max_tokens": args.max_tokens, "seed": args.seed}
+    if args.draft is not None:
+        common |= {"draft": load_model(args.draft), "num_draft": args.num_draft}
     for piece in lm.stream(args.prompt, **common, **way):
         print(piece, end="", flush=True)
     print()
@@ -225,6 +227,7 @@ VERBS = {
         flags.MAX_TOKENS,
         *flags.DECODING,
         flags.SEED,
+        *flags.DRAFT,
         flags.STEP,
     ),
     "score": Verb(

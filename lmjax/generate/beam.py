@@ -14,7 +14,8 @@ import numpy as np
 
 from lmjax.config.decoding import ConstraintConfig, DecodingConfig
 from lmjax.generate.constraints import apply_constraints, penalize_repetition
-from lmjax.generate.decode import GenerationState, Generator
+from lmjax.generate.decode import Generator
+from lmjax.generate.texts import PromptState, slots_for
 from lmjax.models import Model
 from lmjax.parallel import sharding
 from lmjax.types import Array, Params
@@ -71,9 +72,12 @@ class BeamSearch:
         self.generator.check(
             prompts, max_tokens=most, min_tokens=least, sources=sources
         )
+        size = slots_for(prompts, sources, most)
         finished = self._search(
             params,
-            self.generator.prefill(params, prompts, max_tokens=most, sources=sources),
+            self.generator.prefill(
+                params, prompts, num_slots=size, cache_length=size, sources=sources
+            ),
             self.generator.stop_mask(stop_ids),
             most,
             float(config.length_penalty),
@@ -266,7 +270,7 @@ class _SearchStep:
 def _search(
     model: Model,
     params: Params,
-    prompts: GenerationState,
+    prompts: PromptState,
     is_stop_V: Array,
     max_tokens: Array,
     length_penalty: Array,

@@ -38,7 +38,7 @@ def apply_constraints(
     constraints: ConstraintConfig,
     text_BS: Array,
     lengths_B: Array,
-    is_stop_V: Array,
+    is_stop_V: Array | np.ndarray,
     num_steps: Array | int,
     max_tokens: Array | int,
 ) -> Array:
@@ -53,10 +53,11 @@ def apply_constraints(
       text_BS: int32, prompts and their continuations so far.
       lengths_B: tokens in each text.
       is_stop_V: true for the ids that end a text.
-      num_steps: tokens generated after the prompts.
+      num_steps: tokens generated after the prompts, of all texts or of each.
       max_tokens: to generate, at most.
     """
     c, size = constraints, scores_BV.shape[1]
+    num_steps_B = jnp.broadcast_to(num_steps, lengths_B.shape)
     banned_BV = jnp.zeros(scores_BV.shape, bool)
     if c.no_repeat_ngram:
         n = c.no_repeat_ngram
@@ -67,22 +68,20 @@ def apply_constraints(
         # The end may come even if it is listed.
         banned_BV |= found_BV & ~is_stop_V if length == 1 else found_BV
     if c.min_tokens:
-        banned_BV |= is_stop_V & (num_steps < c.min_tokens)
+        banned_BV |= is_stop_V & (num_steps_B < c.min_tokens)[:, None]
     if c.min_length:
         banned_BV |= is_stop_V & (lengths_B < c.min_length)[:, None]
     scores_BV = _ban(scores_BV, banned_BV)
     if c.force_first >= 0:
         scores_BV = _force(scores_BV, (c.force_first,), lengths_B == 1)
     if c.force_last:
-        scores_BV = _force(
-            scores_BV, c.force_last, jnp.equal(num_steps, max_tokens - 1)
-        )
+        scores_BV = _force(scores_BV, c.force_last, num_steps_B == max_tokens - 1)
     if c.suppress:
         scores_BV = _ban(scores_BV, _is_one_of(c.suppress, size))
     if c.suppress_first:
         # Of a text that begins with a forced id, the one after it.
-        after = (lengths_B - num_steps == 1) & (c.force_first >= 0)
-        is_first_B = jnp.equal(num_steps, after)
+        after = (lengths_B - num_steps_B == 1) & (c.force_first >= 0)
+        is_first_B = jnp.equal(num_steps_B, after)
         banned_V = jnp.asarray(_is_one_of(c.suppress_first, size))
         scores_BV = _ban(scores_BV, banned_V & is_first_B[:, None])
     return scores_BV
@@ -135,8 +134,7 @@ def _ban(scores_BV: Array, banned_BV: Array | np.ndarray) -> Array:
 def _force(scores_BV: Array, ids: Sequence[int], rows_B: Array) -> Array:
     """Return, for some rows, scores of 0 for some ids and -inf for all others."""
     forced_V = np.where(_is_one_of(ids, scores_BV.shape[1]), 0.0, -np.inf)
-    rows_B1 = jnp.broadcast_to(rows_B, scores_BV.shape[:1])[:, None]
-    return jnp.where(rows_B1, jnp.asarray(forced_V, scores_BV.dtype), scores_BV)
+    return jnp.where(rows_B[:, None], jnp.asarray(forced_V, scores_BV.dtype), scores_BV)
 
 
 def find_repeats(text_BS: Array, lengths_B: Array, *, n: int, vocab_size: int) -> Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,34 +10,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmjax.errors import ConfigError
-from lmjax.generate.constraints import apply_constraints, penalize_repetition
+from lmjax.generate import texts
+from lmjax.generate.continuous import Rows
 from lmjax.generate.prompts import check_sources, pad_sources
-from lmjax.generate.sampling import Sampling, sample
+from lmjax.generate.sampling import Sampling
+from lmjax.generate.texts import (
+    Choice,
+    GenerationState,
+    PromptState,
+    Texts,
+    continuations,
+    pad_length,
+    read_length,
+    slots_for,
+)
 from lmjax.models import Model
-from lmjax.nn.decode_state import DecodeState
-from lmjax.parallel import sharding
-from lmjax.types import Array, HostBatch, Params
+from lmjax.types import Params
 
-# Lengths of prompts and sources are padded to powers of two between these, beyond the
-# second to its multiples, which bounds the number of compilations.
-SHORTEST, MULTIPLE = 16, 64
+BLOCK = 32  # tokens that are generated for one trip of the host to the device
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class GenerationState:
-    """The texts so far, and the logits of the next token of each."""
-
-    text_BS: Array  # int32 ids, prompt and continuation
-    lengths_B: Array  # of the texts so far
-    logits_BV: Array  # of the next token
-    decode_state: DecodeState
-    num_steps: Array | int = 0  # tokens generated after the prompts
+# Of the number of a prompt and its tokens so far: whether its text ends here.
+IsOver = Callable[[int, list[int]], bool]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generator:
-    """Samples continuations from a model, compiled once for each shape and `Sampling`.
+    """Samples continuations from a model, compiled once for each shape and constraint.
 
     Ids from `vocab_size` on, which only pad the model's table, are never sampled.
     """
@@ -46,12 +44,59 @@ class Generator:
     vocab_size: int | None = None
 
     def generate(
-        self, params: Params, prompts: Sequence[Sequence[int]], **options: Any
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        sampling: Sampling,
+        stop_ids: Collection[int],
+        sources: Sequence[Sequence[int]] | None = None,
+        seed: int = 0,
+        is_over: IsOver | None = None,
     ) -> list[list[int]]:
-        """Return the continuation of each prompt; options as for `stream`."""
-        columns = list(self.stream(params, prompts, **options))
-        rows = np.stack(columns, axis=1) if columns else np.zeros((len(prompts), 0))
-        return [[int(t) for t in row if t >= 0] for row in rows]
+        """Return the continuation of each prompt; arguments as for `stream`.
+
+        There may be any number: a batch is kept full of those that are not done. A
+        continuation depends on its prompt, its index and the seed alone.
+
+        Args:
+          params: the model's.
+          prompts: ids to continue.
+          max_tokens: to generate for each prompt, at most.
+          sampling: how each token is chosen.
+          stop_ids: ids that end a text.
+          sources: of an encoder-decoder, one for each prompt.
+          seed: of the random numbers.
+          is_over: asked after each block of tokens; they end a text as `stop_ids` do,
+            but stay in the result.
+
+        Raises:
+          ConfigError: as `check` does.
+        """
+        check_seed(seed)
+        self.check(
+            prompts,
+            max_tokens=max_tokens,
+            min_tokens=sampling.min_tokens,
+            sources=sources,
+        )
+        rows = Rows(
+            self,
+            params,
+            prompts,
+            sources,
+            jax.random.split(jax.random.key(seed), len(prompts)),
+            self.choice(sampling, stop_ids=stop_ids, max_tokens=max_tokens),
+        )
+        results: list[list[int]] = [[] for _ in prompts]
+        block = BLOCK if is_over else max_tokens
+        while not rows.is_done:
+            for i, tokens in rows.advance(stop_ids, block=block):
+                results[i] = tokens
+                if is_over is not None and is_over(i, tokens):
+                    rows.release(i)
+        return results
 
     def stream(
         self,
@@ -63,6 +108,7 @@ class Generator:
         stop_ids: Collection[int],
         sources: Sequence[Sequence[int]] | None = None,
         seed: int = 0,
+        block: int = BLOCK,
     ) -> Iterator[np.ndarray]:
         """Yield the next token of every prompt, int32 (B,), step by step.
 
@@ -78,62 +124,85 @@ class Generator:
           stop_ids: ids that end a text.
           sources: of an encoder-decoder, one for each prompt.
           seed: of the random numbers.
+          block: tokens that the device generates, at most, before they are yielded.
+            The first come one by one.
 
         Raises:
           ConfigError: as `check` does.
         """
-        if not 0 <= seed < 1 << 32:  # higher bits would be dropped
-            raise ConfigError(f"seed = {seed}: must be >= 0, < {1 << 32}")
+        check_seed(seed)
         least = sampling.min_tokens
         self.check(prompts, max_tokens=max_tokens, min_tokens=least, sources=sources)
-        state = self.prefill(params, prompts, max_tokens=max_tokens, sources=sources)
+        choice = self.choice(sampling, stop_ids=stop_ids, max_tokens=max_tokens)
+        size = slots_for(prompts, sources, max_tokens)
+        read = self.prefill(
+            params, prompts, num_slots=size, cache_length=size, sources=sources
+        )
         keys = jax.random.split(jax.random.key(seed), len(prompts))
-        is_stop_V = self.stop_mask(stop_ids)
-        step = functools.partial(self._step, params, sampling=sampling)
-        pending = None
-        ended = np.zeros(len(prompts), bool)
-        for _ in range(max_tokens):
-            # The device computes the next step while the host reads this one's token.
-            token, state = step(state, keys, is_stop_V, max_tokens)
-            if pending is not None:
-                yield _hide_ended(pending, ended, stop_ids)
-                if ended.all():
-                    return
-            pending = token
-        if pending is not None:
-            last = _hide_ended(pending, ended, stop_ids)
-            if not ended.all():
-                yield last
+        view, state = self.begin(read, keys, choice)
+        size, done = 1, 0
+        while True:
+            # The device computes the next block while the host reads this one.
+            (_, next_view), state = self.extend(params, state, choice, size, 0, False)
+            view = jax.device_get(view)
+            tokens = continuations(view, stop_ids)
+            num = max(map(len, tokens))
+            for step in range(done, num):
+                yield np.array([t[step] if step < len(t) else -1 for t in tokens])
+            done = num
+            if view.ended_B.all():
+                return
+            view, size = next_view, min(2 * size, block)
+
+    def choice(
+        self, sampling: Sampling, *, stop_ids: Collection[int], max_tokens: int
+    ) -> Choice:
+        """Return how tokens are chosen; arguments as for `stream`."""
+        return Choice(
+            sampling.bare_constraints,
+            sampling.values,
+            self.stop_mask(stop_ids),
+            max_tokens,
+        )
 
     def prefill(
         self,
         params: Params,
         prompts: Sequence[Sequence[int]],
         *,
-        max_tokens: int,
+        num_slots: int,
+        cache_length: int | None = None,
         sources: Sequence[Sequence[int]] | None = None,
-    ) -> GenerationState:
-        """Read prompts, with room for `max_tokens` more; arguments as for `stream`."""
+        source_length: int = 0,
+    ) -> PromptState:
+        """Read prompts.
+
+        Args:
+          params: the model's.
+          prompts: as for `stream`.
+          num_slots: of a text, its continuation included.
+          cache_length: slots of the cache; None: only those that the prompts fill.
+          sources: as for `stream`.
+          source_length: of the longest source of other prompts.
+        """
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        # The prompts of an encoder-decoder, `decoder_prefix_ids`, have one length.
-        length = _pad_length(max(lengths)) if sources is None else max(lengths)
-        num_slots = -(-(length + max_tokens) // SHORTEST) * SHORTEST
+        length = read_length(prompts, sources)
         text = np.zeros((len(prompts), num_slots), np.int32)
         for row, prompt in zip(text, prompts, strict=True):
             row[: len(prompt)] = prompt
+        source = None
+        if sources is not None:
+            source_length = pad_length(max(source_length, *map(len, sources), 1))
+            source = pad_sources(sources, shape=(len(sources), source_length))
         logits, decode_state = self._prefill(
             params,
             text[:, :length],
             lengths,
-            cache_length=num_slots,
-            source=None if sources is None else _pad_to_multiple(sources),
+            cache_length=cache_length or length,
+            source=source,
         )
-        return GenerationState(
-            jnp.asarray(text),
-            jnp.asarray(lengths),
-            logits,
-            decode_state,
-            jnp.asarray(0, jnp.int32),
+        return PromptState(
+            jnp.asarray(text), jnp.asarray(lengths), logits, decode_state
         )
 
     def stop_mask(self, stop_ids: Collection[int]) -> np.ndarray:
@@ -194,63 +263,38 @@ class Generator:
     def _prefill(self) -> Any:
         return jax.jit(self.model.prefill, static_argnames="cache_length")
 
+    def begin(
+        self, read: PromptState, keys_B: Any, choice: Choice, is_padding_B: Any = False
+    ) -> tuple[Texts, GenerationState]:
+        """Run `texts.begin`; the decode state of `read` is used up."""
+        rest = dataclasses.replace(read, decode_state=None)
+        return self._begin(read.decode_state, rest, keys_B, choice, is_padding_B)
+
     @functools.cached_property
-    def _step(self) -> Any:
-        def step(
-            params: Params,
-            state: GenerationState,
-            keys: Array,
-            is_stop_V: Array,
-            max_tokens: Array,
-            *,
-            sampling: Sampling,
-        ) -> tuple[Array, GenerationState]:
-            """Choose the next token of each text, and read it."""
-            text, lengths = state.text_BS, state.lengths_B
-            step_keys = jax.vmap(jax.random.fold_in)(keys, lengths)
-            logits = apply_constraints(
-                penalize_repetition(
-                    state.logits_BV[:, : self.vocab_size],
-                    text,
-                    lengths,
-                    penalty=sampling.repetition_penalty,
-                ),
-                constraints=sampling,
-                text_BS=text,
-                lengths_B=lengths,
-                is_stop_V=is_stop_V,
-                num_steps=state.num_steps,
-                max_tokens=max_tokens,
-            )
-            token = sample(logits, step_keys, sampling=sampling)
-            text = text.at[jnp.arange(len(text)), lengths].set(token)
-            logits, decode_state = self.model.decode_step(
-                params, token, lengths, state.decode_state
-            )
-            state = GenerationState(
-                text, lengths + 1, logits, decode_state, state.num_steps + 1
-            )
-            return sharding.replicate(token), state
+    def _begin(self) -> Any:
+        return jax.jit(texts.begin, donate_argnums=0)
 
-        return jax.jit(step, static_argnames="sampling", donate_argnums=1)
+    @functools.cached_property
+    def extend(self) -> Any:
+        """Return `texts.extend`, compiled."""
+        return jax.jit(functools.partial(texts.extend, self.model), donate_argnums=1)
+
+    @functools.cached_property
+    def put(self) -> Any:
+        """Return `texts.put`, compiled."""
+        return jax.jit(texts.put, donate_argnums=0)
+
+    @functools.cached_property
+    def compact(self) -> Any:
+        """Return `texts.compact`, compiled."""
+        return jax.jit(texts.compact, donate_argnums=0)
 
 
-def _pad_to_multiple(sources: Sequence[Sequence[int]]) -> HostBatch:
-    length = _pad_length(max(map(len, sources)))
-    return pad_sources(sources, shape=(len(sources), length))
+def check_seed(seed: int) -> None:
+    """Raise unless all bits of a seed are used.
 
-
-def _pad_length(length: int) -> int:
-    if length > MULTIPLE:
-        return -(-int(length) // MULTIPLE) * MULTIPLE
-    return max(1 << (int(length) - 1).bit_length(), SHORTEST)
-
-
-def _hide_ended(
-    token: Array, ended: np.ndarray, stop_ids: Collection[int]
-) -> np.ndarray:
-    """Return the tokens on the host, -1 for ended rows, and update `ended`."""
-    row = np.array(token)
-    ended |= np.isin(row, list(stop_ids))
-    row[ended] = -1
-    return row
+    Raises:
+      ConfigError: higher bits would be dropped.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise ConfigError(f"seed = {seed}: must be >= 0, < {1 << 32}")

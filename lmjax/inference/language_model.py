@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from lmjax.config.model import LabelHeadConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import UserError
 from lmjax.generate.beam import BeamSearch
-from lmjax.generate.decode import Generator
+from lmjax.generate.decode import Generator, IsOver
 from lmjax.generate.embed import embed_rows, encode_truncated
 from lmjax.generate.prompts import (
     begin_texts,
@@ -29,6 +29,7 @@ from lmjax.generate.prompts import (
 from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import Scorer, describe_score, padded_length
 from lmjax.generate.scored_texts import ScoredText, encode_scored
+from lmjax.generate.speculative import NUM_DRAFT, SpeculativeGenerator
 from lmjax.generate.text_stream import (
     StoppedStream,
     StoppedText,
@@ -43,7 +44,10 @@ from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints, Step, open_checkpoints
 from lmjax.types import Array, Batch, Params
 
+T = TypeVar("T")
+
 DEFAULT_MAX_TOKENS = 64
+STREAM_BLOCK = 8  # tokens that come at once, where somebody may read along
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -150,6 +154,8 @@ class LanguageModel:
         *,
         max_tokens: int | None = None,
         seed: int = 0,
+        draft: "LanguageModel | None" = None,
+        num_draft: int = NUM_DRAFT,
         **options: Any,
     ) -> list[str]:
         """Return a continuation of each prompt, without the prompt.
@@ -160,6 +166,10 @@ class LanguageModel:
           prompts: texts.
           max_tokens: of each continuation; by default as many as fit, at most 64.
           seed: of the sampling.
+          draft: a smaller model of the same tokenizer, with whose help each text is
+            written in turn: the greedy texts are the same, and samples have the same
+            distribution, but are others for a seed.
+          num_draft: tokens that it drafts at a time.
           options: leaves of `DecodingConfig`; the others are those of the model's own
             config, `task.write`. Sampling takes `temperature`, `top_k`, `top_p` and
             `min_p`, beam search `num_beams` from 2 on; with `num_return` the texts of
@@ -174,18 +184,16 @@ class LanguageModel:
         if decoding.num_beams > 1:
             hypotheses = self._beam_search(inputs, decoding, max_tokens)
             return [text["text"] for row in hypotheses for text in row]
-        columns = self._sample(inputs, decoding, max_tokens, seed=seed)
+        if draft is not None:
+            more: Any = {"draft": draft, "num_draft": num_draft, "seed": seed}
+            more |= {"max_tokens": max_tokens, **options}
+            return ["".join(self.stream(prompt, **more)) for prompt in prompts]
         contexts = self._contexts(inputs)
-        tokens: list[list[int]] = [[] for _ in contexts]
-        texts = [self._stopped_stream(context, decoding) for context in contexts]
-        for column in columns:
-            for i, token in enumerate(column):
-                if token >= 0 and not texts[i].is_over:
-                    tokens[i].append(int(token))
-                    if decoding.stop:
-                        texts[i].add(int(token))
-            if all(text.is_over for text in texts):
-                break
+        with jax.set_mesh(self.mesh):
+            tokens = self._generator.generate(
+                **self._sampling(inputs, decoding, max_tokens, seed=seed),
+                is_over=self._stop_check(contexts, decoding) if decoding.stop else None,
+            )
         return [
             self._decode_continuation(context, row, decoding)
             for context, row in zip(contexts, tokens, strict=True)
@@ -220,6 +228,8 @@ class LanguageModel:
         *,
         max_tokens: int | None = None,
         seed: int = 0,
+        draft: "LanguageModel | None" = None,
+        num_draft: int = NUM_DRAFT,
         **options: Any,
     ) -> Iterator[str]:
         """Yield the continuation of one prompt in pieces, as they are generated.
@@ -232,7 +242,12 @@ class LanguageModel:
         if decoding.num_beams > 1:
             yield self._beam_search(inputs, decoding, max_tokens)[0][0]["text"]
             return
-        columns = self._sample(inputs, decoding, max_tokens, seed=seed)
+        arguments = self._sampling(inputs, decoding, max_tokens, seed=seed)
+        if draft is None:
+            columns = self._generator.stream(**arguments, block=STREAM_BLOCK)
+        else:
+            columns = self._speculate(draft, num_draft, **arguments)
+        columns = self._within_mesh(columns)
         text = self._stopped_stream(self._contexts(inputs)[0], decoding)
         for column in columns:
             yield "".join(text.add(int(token)) for token in column if token >= 0)
@@ -376,25 +391,64 @@ class LanguageModel:
         most = decoding.max_tokens or max(decoding.max_length - longest, 0)
         return max(1, min(most or DEFAULT_MAX_TOKENS, room))
 
-    def _sample(
+    def _sampling(
         self,
         inputs: dict[str, Any],
         decoding: DecodingConfig,
         max_tokens: int | None,
         *,
         seed: int,
-    ) -> Iterator[np.ndarray]:
-        """Yield the next token of each text, -1 where it has ended."""
-        columns = self._generator.stream(
-            self.params,
-            **inputs,
-            max_tokens=self._max_new_tokens(inputs, decoding, max_tokens),
-            sampling=Sampling.from_config(
-                decoding, decoder_prefix_ids=self.model.config.decoder_prefix_ids
-            ),
-            stop_ids=decoding.stop_ids or self.tokenizer.stop_ids,
-            seed=seed,
+    ) -> dict[str, Any]:
+        """Return the arguments of `Generator`."""
+        sampling = Sampling.from_config(
+            decoding, decoder_prefix_ids=self.model.config.decoder_prefix_ids
         )
+        return {
+            **inputs,
+            "params": self._prepared,
+            "max_tokens": self._max_new_tokens(inputs, decoding, max_tokens),
+            "sampling": sampling,
+            "stop_ids": decoding.stop_ids or self.tokenizer.stop_ids,
+            "seed": seed,
+        }
+
+    def _speculate(
+        self,
+        draft: "LanguageModel",
+        num_draft: int,
+        *,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        sources: Any = None,
+        **arguments: Any,
+    ) -> Iterator[Any]:
+        """Yield the next tokens of one text, some at a time.
+
+        Raises:
+          UserError: the draft has another tokenizer.
+        """
+        if draft.tokenizer.fingerprint() != self.tokenizer.fingerprint():
+            raise UserError("draft: its tokenizer is not that of the model")
+        key = (draft, num_draft)
+        if key not in self._speculative:
+            self._speculative[key] = SpeculativeGenerator(
+                self._generator, draft._generator, num_draft
+            )
+        yield from self._speculative[key].stream(
+            params,
+            jax.device_put(draft._prepared, sharding.replicated(self.mesh)),
+            prompts[0],
+            source=sources[0] if sources else None,
+            **arguments,
+            block=STREAM_BLOCK,
+        )
+
+    @functools.cached_property
+    def _speculative(self) -> dict[Any, SpeculativeGenerator]:
+        return {}  # compiled for a draft and its number of tokens
+
+    def _within_mesh(self, columns: Iterator[T]) -> Iterator[T]:
+        """Yield the items of an iterator that computes on the mesh."""
         while True:
             # The mesh is set while the model computes, but not while the caller does.
             with jax.set_mesh(self.mesh):
@@ -402,6 +456,21 @@ class LanguageModel:
             if column is None:
                 return
             yield column
+
+    def _stop_check(
+        self, contexts: Sequence[Sequence[int]], decoding: DecodingConfig
+    ) -> IsOver:
+        """Return what tells, of the tokens of a text so far, whether it is over."""
+        texts = [self._stopped_stream(context, decoding) for context in contexts]
+        seen = [0] * len(texts)
+
+        def is_over(index: int, tokens: list[int]) -> bool:
+            new, seen[index] = tokens[seen[index] :], len(tokens)
+            for token in new:
+                texts[index].add(token)
+            return texts[index].is_over
+
+        return is_over
 
     def _stopped_stream(
         self, context: Sequence[int], decoding: DecodingConfig
@@ -422,7 +491,7 @@ class LanguageModel:
         config = dataclasses.replace(decoding, max_tokens=max_tokens)
         with jax.set_mesh(self.mesh):
             rows = self._searcher.search(
-                self.params,
+                self._prepared,
                 **inputs,
                 config=config,
                 stop_ids=decoding.stop_ids or self.tokenizer.stop_ids,
@@ -447,6 +516,10 @@ class LanguageModel:
         ids = drop_forced(ids, decoding=decoding, config=self.model.config)
         text = decode_continuation(self.tokenizer, context, ids)
         return cut_text(text, decoding.stop)
+
+    @functools.cached_property
+    def _prepared(self) -> Params:
+        return self.model.prepare(self.params)
 
     @functools.cached_property
     def _apply(self) -> Any:

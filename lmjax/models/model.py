@@ -18,6 +18,7 @@ from lmjax.models.decoder import Decoder
 from lmjax.models.encdec import EncoderDecoder
 from lmjax.models.encoder import Encoder
 from lmjax.models.heads import OutputLayer
+from lmjax.models.prepare import prepare
 from lmjax.models.recurrent import RecurrentNetwork
 from lmjax.models.recurrent_encdec import RecurrentEncoderDecoder
 from lmjax.nn.decode_state import DecodeState
@@ -83,6 +84,10 @@ class Model:
         """Return the carry of a recurrent network before the first window of text."""
         return self._network.init_carry(self.config, num_rows=num_rows)
 
+    def prepare(self, params: Params) -> Params:
+        """Return parameters as decoding reads them; see `prepare`."""
+        return prepare(params, config=self.config, axes=self.axes)
+
     def prefill(
         self,
         params: Params,
@@ -133,12 +138,27 @@ class Model:
 
         Beams make more texts than there were prompts: R is as many as `state` has.
         """
-        tokens, positions = tokens_R[:, None], positions_R[:, None]
+        logits, state = self.extend(
+            params, tokens_R[:, None], positions_R[:, None], state
+        )
+        return logits[:, 0], state
+
+    def extend(
+        self,
+        params: Params,
+        tokens_RT: Array,
+        positions_RT: Array,
+        state: DecodeState,
+    ) -> tuple[Array, DecodeState]:
+        """Read T more tokens of each text; return the logits (R, T, V) after each."""
         module = self._module(params)
         hidden, state = module.extend(
-            tokens, state, positions_RT=positions, segments_RT=jnp.ones_like(tokens)
+            tokens_RT,
+            state,
+            positions_RT=positions_RT,
+            segments_RT=jnp.ones_like(tokens_RT),
         )
-        return module.output_layer(hidden[:, 0]).logits(), state
+        return module.output_layer(hidden).logits(), state
 
     def pooled(self, params: Params, hidden_BTD: Array) -> Array:
         """Return an encoder's vector (B, D) for each row of hidden states."""

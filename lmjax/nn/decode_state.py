@@ -26,6 +26,26 @@ class DecodeState(Protocol):
             is not copied.
         """
 
+    def put(self, new: Self, rows_N: Array, *, is_live_R: Array) -> Self:
+        """Return the state with the texts of another one in place of some of its own.
+
+        Args:
+          new: of N texts, of which as much is kept as in this state.
+          rows_N: where they go; those from R on are dropped.
+          is_live_R: the other texts that are still needed.
+        """
+
+
+def put_rows(x: Array, new: Array, rows_N: Array, *, axis: int = 0) -> Array:
+    """Return `x` with N rows of `new` in place of its own; rows from R on are dropped.
+
+    Other dimensions of `new` may be smaller; 0 fills them.
+    """
+    sizes = [*x.shape[:axis], new.shape[axis], *x.shape[axis + 1 :]]
+    padding = [(0, size - n) for size, n in zip(sizes, new.shape, strict=True)]
+    index = (slice(None),) * axis + (rows_N,)
+    return x.at[index].set(jnp.pad(new, padding), mode="drop")
+
 
 def take_beams(x: Array, parents_BK: Array, *, axis: int = 0) -> Array:
     """Select beams: beam k of row b becomes a copy of its beam `parents_BK[b, k]`.

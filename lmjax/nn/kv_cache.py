@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.config.model import TransformerConfig
-from lmjax.nn.decode_state import take_beams
+from lmjax.nn.decode_state import put_rows, take_beams
 from lmjax.types import Array
 
 
@@ -53,6 +53,28 @@ class KVCache:
         """Count the next slots as filled, once every layer has written them."""
         return dataclasses.replace(self, next_slot=self.next_slot + num_tokens)
 
+    def put(self, new: "KVCache", rows_N: Array, *, is_live_R: Array) -> "KVCache":
+        """Return the cache with new texts in some rows; see `DecodeState`.
+
+        The filled slots of each row move to its beginning, so that as many as possible
+        are free after them.
+        """
+        is_filled_RS = (self.segments_RS > 0) & is_live_R[:, None]
+        order_RS = jnp.argsort(~is_filled_RS, axis=1, stable=True)
+        move = lambda x: jnp.take_along_axis(x, order_RS, axis=1)
+        move_heads = lambda x: jnp.take_along_axis(
+            x, order_RS[None, :, :, None, None], axis=2
+        )
+        segments_RS = move(jnp.where(is_filled_RS, self.segments_RS, 0))
+        segments_RS = put_rows(segments_RS, new.segments_RS, rows_N)
+        return KVCache(
+            k_LRSKH=put_rows(move_heads(self.k_LRSKH), new.k_LRSKH, rows_N, axis=1),
+            v_LRSKH=put_rows(move_heads(self.v_LRSKH), new.v_LRSKH, rows_N, axis=1),
+            positions_RS=put_rows(move(self.positions_RS), new.positions_RS, rows_N),
+            segments_RS=segments_RS,
+            next_slot=(segments_RS > 0).sum(axis=1).max().astype(jnp.int32),
+        )
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +108,32 @@ class TransformerDecodeState:
             segments_RS=take_beams(self.own.segments_RS, parents_BK),
         )
         return dataclasses.replace(self, own=own)
+
+    def rewind(self, num_tokens: Array) -> "TransformerDecodeState":
+        """Forget the last tokens that were read."""
+        next_slot = self.own.next_slot - num_tokens
+        is_kept_S = jnp.arange(self.own.segments_RS.shape[1]) < next_slot
+        segments_RS = jnp.where(is_kept_S, self.own.segments_RS, 0)
+        own = dataclasses.replace(
+            self.own, segments_RS=segments_RS, next_slot=next_slot
+        )
+        return dataclasses.replace(self, own=own)
+
+    def put(
+        self, new: "TransformerDecodeState", rows_N: Array, *, is_live_R: Array
+    ) -> "TransformerDecodeState":
+        """Return the state with new texts in some rows; see `DecodeState`."""
+        own = self.own.put(new.own, rows_N, is_live_R=is_live_R)
+        if self.source is None or new.source is None:
+            return TransformerDecodeState(own=own)
+        source = SourceKV(
+            k_LBSKH=put_rows(self.source.k_LBSKH, new.source.k_LBSKH, rows_N, axis=1),
+            v_LBSKH=put_rows(self.source.v_LBSKH, new.source.v_LBSKH, rows_N, axis=1),
+            segments_BS=put_rows(
+                self.source.segments_BS, new.source.segments_BS, rows_N
+            ),
+        )
+        return TransformerDecodeState(own=own, source=source)
 
 
 def empty_cache(config: TransformerConfig, *, num_rows: int, num_slots: int) -> KVCache:

@@ -265,7 +265,8 @@ class TransformerStack(nnx.Module):
         """Scan `body(carry, (block, key, index))` over the layers, or unroll it."""
         keys = None if key is None else jax.random.split(key, self.num_layers)
         layers = (self.blocks, keys, jnp.arange(self.num_layers))
-        if self.config.scan_layers:
+        is_cut = any(map(_is_cut, jax.tree.leaves(self.blocks, is_leaf=_is_cut)))
+        if self.config.scan_layers and not is_cut:
             return jax.lax.scan(body, carry, layers)
         outputs = []
         for layer in _unstack(layers, self.num_layers):
@@ -285,15 +286,37 @@ def resolve_stack(config: TransformerConfig, *, platform: str) -> TransformerCon
     return dataclasses.replace(config, scan_layers=scan, attention=attention)
 
 
+@jax.tree_util.register_pytree_node_class
+class LayerList(tuple[Array, ...]):
+    """The layers of a parameter that is not stacked, in the place of the stack."""
+
+    __slots__ = ()
+
+    def tree_flatten(self) -> tuple[tuple[Array, ...], None]:
+        """Return the layers, for `jax.tree`."""
+        return tuple(self), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, layers: Any) -> "LayerList":
+        """Return the list of layers, for `jax.tree`."""
+        return cls(layers)
+
+
+def _is_cut(leaf: Any) -> bool:
+    return isinstance(leaf, LayerList)
+
+
 def _unstack(tree: Any, num: int) -> list[Any]:
     """Return the `num` slices of the leading axis of each leaf.
 
     One `split` transposes to one concatenation; indexing would transpose to `num`
     additions of arrays as large as the whole stack.
     """
-    leaves, structure = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_is_cut)
     parts = [
-        [part.squeeze(0) for part in jax.lax.split(leaf, [1] * num)]
+        leaf
+        if isinstance(leaf, LayerList)
+        else [part.squeeze(0) for part in jax.lax.split(leaf, [1] * num)]
         if jnp.issubdtype(leaf.dtype, jnp.number)
         else [leaf[i] for i in range(num)]  # typed keys
         for leaf in leaves

@@ -94,6 +94,45 @@ def test_a_row_ends_with_eos(generator, generate, params, greedy):
     assert len(columns) <= len(cut[0]) + 1
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("architecture", ["llama", "gru", "t5"])
+def test_texts_do_not_depend_on_what_shares_the_batch(
+    tiny, random_params, architecture, temperature, monkeypatch
+):
+    """Fourteen prompts take turns in four rows, or have a batch of their own each."""
+    monkeypatch.setattr("lmjax.generate.continuous.MAX_ROWS", 4)
+    monkeypatch.setattr("lmjax.generate.continuous.SPARE_SLOTS", 3)
+    model, rng = tiny(architecture), np.random.default_rng(0)
+    generator, params = Generator(model), random_params(model)
+    texts = [rng.integers(2, 64, n).tolist() for n in rng.integers(1, 25, 14)]
+    inputs = {"prompts": texts}
+    if architecture == "t5":
+        inputs = {"prompts": [[1]] * len(texts), "sources": texts}
+    options = {
+        "max_tokens": 20,
+        "sampling": Sampling(temperature=temperature),
+        "stop_ids": range(9),
+        "seed": 3,
+    }
+    found = generator.generate(params, **inputs, **options)
+    columns = np.stack(list(generator.stream(params, **inputs, **options)), axis=1)
+    assert found == [[t for t in row.tolist() if t >= 0] for row in columns]
+    assert len({len(row) for row in found}) > 3
+
+
+def test_the_host_ends_a_text(generator, params, greedy):
+    calls = []
+
+    def is_over(index, tokens):
+        calls.append(index)
+        return index == 1
+
+    options = {"max_tokens": 6, "sampling": GREEDY, "stop_ids": ()}
+    rows = generator.generate(params, PROMPTS, **options, is_over=is_over)
+    assert rows[0] == greedy[0] and rows[2] == greedy[2]
+    assert rows[1] == greedy[1][: len(rows[1])] and calls.count(1) == 1
+
+
 def test_ended_rows_wait_for_the_others(generator, params, greedy):
     eos = greedy[0][0]
     options = {"max_tokens": 6, "sampling": GREEDY, "stop_ids": [eos]}
@@ -126,7 +165,9 @@ def test_one_compilation_serves_a_whole_run(tiny, params):
     options = {"max_tokens": 5, "sampling": GREEDY, "stop_ids": ()}
     for prompts in ([[1, 2]], [[3]], [[4] * 9]):
         generator.generate(params, prompts, **options)
-    assert generator._prefill._cache_size() == generator._step._cache_size() == 1
+    generator.generate(params, [[1, 2]], **{**options, "sampling": Sampling(top_k=3)})
+    sizes = [f._cache_size() for f in (generator._prefill, generator.extend)]
+    assert sizes == [1, 1]
 
 
 @pytest.mark.parametrize("num_prompts", [1, 3])
@@ -145,4 +186,4 @@ def test_any_number_of_rows_on_a_mesh(tiny, params, generate, greedy, num_prompt
             stop_ids=(),
         )
     assert rows == greedy[:num_prompts]
-    assert generator._step._cache_size() == 1
+    assert generator.extend._cache_size() == 1

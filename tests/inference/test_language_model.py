@@ -299,6 +299,14 @@ def test_a_mesh_changes_no_result(lm, make_lm):
         assert a == pytest.approx(b, rel=1e-5)
 
 
+def test_a_draft_changes_no_greedy_text(lm, make_lm):
+    options = {"max_tokens": 9, "temperature": 0.0}
+    texts = lm.generate(["ab", "def f"], **options)
+    assert lm.generate(["ab", "def f"], draft=make_lm("gpt2"), **options) == texts
+    with pytest.raises(UserError, match="draft: its tokenizer"):
+        lm.generate(["ab"], draft=make_lm(bos=False), **options)
+
+
 def test_texts_stop_at_strings_that_span_tokens(lm):
     whole = lm.generate(["ab", "c"], max_tokens=24, temperature=0.0)
     for first, last in ((3, 5), (6, 7), (0, 2)):

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from lmjax.nn.decode_state import take_beams
+from lmjax.nn.decode_state import put_rows, take_beams
 from lmjax.nn.recurrent.attention import Memory
 from lmjax.nn.recurrent.layers import State
 from lmjax.types import Array
@@ -25,3 +25,9 @@ class RecurrentDecodeState:
         """Return the state of new beams; see `DecodeState`."""
         layers = {name: take_beams(x, parents_BK) for name, x in self.layers.items()}
         return dataclasses.replace(self, layers=layers)
+
+    def put(
+        self, new: "RecurrentDecodeState", rows_N: Array, *, is_live_R: Array
+    ) -> "RecurrentDecodeState":
+        """Return the state with new texts in some rows; see `DecodeState`."""
+        return jax.tree.map(lambda x, y: put_rows(x, y, rows_N), self, new)

@@ -1,0 +1,1 @@
+"""Compare the speed of lmjax with that of PyTorch and transformers, side by side."""
