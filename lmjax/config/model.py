@@ -119,8 +119,8 @@ class ModelBaseConfig:
         """Return the number of tokens of a text that have a position of their own."""
         return UNLIMITED
 
-    def without_dropout(self) -> Self:
-        """Return the config of the same model without dropout."""
+    def for_inference(self) -> Self:
+        """Return the config of the same model without dropout, for any machine."""
         return dataclasses.replace(self, dropout=0.0)
 
     @property
@@ -255,12 +255,15 @@ class TransformerConfig(ModelBaseConfig):
     # compile one layer and loop over all (jax.lax.scan). auto: except on CPU
     scan_layers: Literal["auto", True, False] = runtime_field("auto")
     # recompute activations in the backward pass to save memory. dots: keep the results
-    # of matrix multiplications; attention: keep those of attention where it is chunked;
+    # of matrix multiplications; attention: keep those of chunked and splash attention;
     # full: recompute whole layers
     remat: Literal["none", "dots", "attention", "full"] = runtime_field("none")
     # kernel. xla: all scores at once; chunked: block by block where rows are long;
-    # auto: cuDNN's flash attention where it applies, else chunked
-    attention: Literal["auto", "xla", "chunked", "cudnn"] = runtime_field("auto")
+    # of a sequence to itself: cudnn (GPUs from Hopper on), splash (TPUs), tokamax (its
+    # package; GPUs); auto: cudnn or splash where it supports the model, else chunked
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash", "tokamax"] = (
+        runtime_field("auto")
+    )
     # the family of transformers (its model_type) that it is exported as, such as that
     # of the model that it began with; "": the first that computes the same
     family: str = runtime_field("")
@@ -320,9 +323,16 @@ class TransformerConfig(ModelBaseConfig):
             for layer in range(num_layers)
         )
 
-    def without_dropout(self) -> Self:
-        """Return the config of the same model without dropout."""
-        return dataclasses.replace(self, dropout=0.0, attention_dropout=0.0)
+    def for_inference(self) -> Self:
+        """Return the config of the same model without dropout, for any machine."""
+        # Another machine than the one of the run may not have its kernel.
+        everywhere = self.attention in ("xla", "chunked")
+        return dataclasses.replace(
+            self,
+            dropout=0.0,
+            attention_dropout=0.0,
+            attention=self.attention if everywhere else "auto",
+        )
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield the problems between fields; defaults are resolved already."""

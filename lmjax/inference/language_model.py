@@ -590,8 +590,7 @@ def restore_language_model(
     Arguments as for `load`; the step is that of a checkpoint which exists.
     """
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    # Without dropout, so that no attention backend is ruled out by it.
-    model = models.build(config.model.without_dropout(), platform=device.platform)
+    model = models.build(config.model.for_inference(), platform=device.platform)
     if mesh is None:
         # A model that was split over devices may not fit one of them.
         candidates = (config.mesh, MeshConfig(data=1, fsdp=-1))

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from lmjax.config.model import ModelConfig
 from lmjax.errors import ConfigError
@@ -29,7 +30,7 @@ from lmjax.types import Array, Axes, Batch, Params
 #   __call__(batch, key): the last hidden states (B, T, D) of whole sequences;
 #   output_layer(x): to logits over the vocabulary, of hidden states;
 #   init_decode_state(...) and extend(tokens, state, ...): decoding, if it generates;
-#   resolve(config, platform): the config with each "auto" decided;
+#   resolve(config, platform, mesh): the config with each "auto" decided;
 #   count_macs(config, kernels, batch): the multiply-adds of a row.
 # Labels need `classifier` and `summary`, vectors of texts `embedding`, and a carry
 # between windows `hidden_with_carry`.
@@ -225,14 +226,19 @@ class Model:
         return nnx.merge(self.graphdef, params)
 
 
-def build(config: ModelConfig, *, platform: str) -> Model:
-    """Return the model of a config, for "cpu", "gpu" or "tpu"; allocates nothing.
+def build(config: ModelConfig, *, platform: str, mesh: Mesh | None = None) -> Model:
+    """Return the model of a config; allocates nothing.
+
+    Args:
+      config: of the model.
+      platform: "cpu", "gpu" or "tpu".
+      mesh: that it runs on, if it is known: kernels are chosen for its devices.
 
     Raises:
       ConfigError: the attention kernel that the config names does not support it.
     """
     assert config.vocab_size > 0, "the vocabulary must be known"
-    config = resolve(config, platform=platform)
+    config = resolve(config, platform=platform, mesh=mesh)
     make = functools.partial(MODELS[config.kind], config=config)
     module = jax.eval_shape(make, jax.random.key(0))
     graphdef, state = nnx.split(module)
@@ -240,13 +246,15 @@ def build(config: ModelConfig, *, platform: str) -> Model:
     return Model(config, graphdef, nnx.to_pure_dict(state), nnx.to_pure_dict(axes))
 
 
-def resolve(config: ModelConfig, *, platform: str) -> ModelConfig:
-    """Return the config with each "auto" decided for a platform."""
+def resolve(
+    config: ModelConfig, *, platform: str, mesh: Mesh | None = None
+) -> ModelConfig:
+    """Return the config with each "auto" decided; arguments as for `build`."""
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if platform == "cpu" else "bfloat16"
     config = dataclasses.replace(config, dtype=dtype)
-    return MODELS[config.kind].resolve(config, platform=platform)
+    return MODELS[config.kind].resolve(config, platform=platform, mesh=mesh)
 
 
 def _pure(module: nnx.Module) -> Params:

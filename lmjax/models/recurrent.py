@@ -6,6 +6,7 @@ The hidden states of a bidirectional network are those of both directions, (B, T
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from lmjax.config.model import RecurrentConfig
 from lmjax.errors import ConfigError
@@ -156,7 +157,9 @@ class RecurrentNetwork(nnx.Module):
         return jnp.concatenate(last, axis=-1)
 
     @staticmethod
-    def resolve(config: RecurrentConfig, *, platform: str) -> RecurrentConfig:
+    def resolve(
+        config: RecurrentConfig, *, platform: str, mesh: Mesh | None = None
+    ) -> RecurrentConfig:
         """Return the config: no leaf but `dtype` depends on the platform."""
         return config
 

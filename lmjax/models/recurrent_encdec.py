@@ -7,6 +7,7 @@ M memory.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from lmjax.config.model import RecurrentEncoderDecoderConfig
 from lmjax.models import flops
@@ -100,7 +101,10 @@ class RecurrentEncoderDecoder(nnx.Module):
 
     @staticmethod
     def resolve(
-        config: RecurrentEncoderDecoderConfig, *, platform: str
+        config: RecurrentEncoderDecoderConfig,
+        *,
+        platform: str,
+        mesh: Mesh | None = None,
     ) -> RecurrentEncoderDecoderConfig:
         """Return the config: no leaf but `dtype` depends on the platform."""
         return config

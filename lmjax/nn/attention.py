@@ -12,7 +12,8 @@ import jax
 from flax import nnx
 
 from lmjax.config.model import TransformerConfig
-from lmjax.nn.attention_kernels import ATTENTION
+from lmjax.nn.attention_context import AttentionOptions
+from lmjax.nn.attention_kernels import attend
 from lmjax.nn.kv_cache import KVCache, SourceKV
 from lmjax.nn.linear import Linear, lora_options
 from lmjax.nn.norm import make_norm
@@ -24,7 +25,7 @@ from lmjax.types import Array
 class Attention(nnx.Module):
     """Multi-head attention with grouped queries (Ainslie et al. 2023).
 
-    A `mask` is what the `make_mask` of the config's kernel returns.
+    A `mask` is one that the config's kernel makes (`attention_kernels.MAKE_MASK`).
     """
 
     def __init__(
@@ -136,8 +137,8 @@ class Attention(nnx.Module):
             k = self._normalize(k, self.key_norm)
         if angles is not None:
             k = rotate(k, angles)
-        k = constrain(k, "batch", "length", "kv_heads", "head_dim")
-        return k, constrain(v, "batch", "length", "kv_heads", "head_dim")
+        k = constrain(k, "batch", "keys", "kv_heads", "head_dim")
+        return k, constrain(v, "batch", "keys", "kv_heads", "head_dim")
 
     def _queries(self, x_BTD: Array, angles: Angles | None) -> Array:
         q = self.query(x_BTD)
@@ -163,16 +164,13 @@ class Attention(nnx.Module):
         key: Array | None = None,
     ) -> Array:
         c = self.config
-        out_BTNH = ATTENTION[c.attention].attend(
-            q_BTNH,
-            k_BSKH,
-            v_BSKH,
-            mask,
-            bias=bias,
-            scale=c.attention_scale or None,
+        options = AttentionOptions(
+            scale=c.attention_scale,
             softcap=c.attention_softcap,
             dropout_rate=c.attention_dropout,
-            key=key,
+        )
+        out_BTNH = attend(
+            q_BTNH, k_BSKH, v_BSKH, mask, options=options, bias=bias, key=key
         )
         out_BTNH = constrain(out_BTNH, "batch", "length", "heads", "head_dim")
         return self.out(out_BTNH)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from lmjax.config.model import TransformerConfig
 from lmjax.nn.attention import Attention
+from lmjax.nn.attention_kernels import choose_mask
 from lmjax.nn.feedforward import FeedForward
 from lmjax.nn.kv_cache import KVCache, SourceKV
 from lmjax.nn.norm import make_norm
@@ -22,7 +23,7 @@ from lmjax.types import Array
 class BlockInputs:
     """The inputs that all blocks of a stack share, besides the hidden states.
 
-    Masks are those of the config's attention kernel (`AttentionKernel.make_mask`).
+    Masks are those of the config's attention kernel (`attention_kernels.MAKE_MASK`).
     """
 
     # The mask and rotary angles, as keyword arguments of `Attention`: in all layers,
@@ -174,5 +175,7 @@ def _attention_inputs(inputs: BlockInputs, layer: Array | int) -> dict[str, Any]
     if inputs.global_attention is None:
         return inputs.attention
     is_global = jnp.asarray(inputs.is_global)[layer]
-    choose = functools.partial(jnp.where, is_global)
-    return jax.tree.map(choose, inputs.global_attention, inputs.attention)
+    return {
+        name: choose_mask(is_global, inputs.global_attention[name], local)
+        for name, local in inputs.attention.items()
+    }

@@ -10,14 +10,13 @@ blocks, of X queries and of Y keys; P pairs of blocks.
 
 import dataclasses
 import functools
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lmjax.nn.attention_context import AttentionContext
+from lmjax.nn.attention_context import AttentionContext, AttentionOptions
 from lmjax.types import Array
 
 BLOCK = 512  # the most queries or keys in a block
@@ -54,18 +53,18 @@ class BlockMask:
 def block_mask(context: AttentionContext) -> BlockMask:
     """Return a context in blocks; the last are filled up with what nothing sees."""
     c = context
-    T, S = c.segments_BT.shape[1], c.key_segments_BS.shape[1]
-    needs_positions = c.causal or c.window
-    positions, key_positions = c.positions_BT, c.key_positions_BS
-    if not needs_positions:
-        positions = jnp.zeros_like(c.segments_BT)
-        key_positions = jnp.zeros_like(c.key_segments_BS)
+    (key_segments, key_positions), positions = c.keys, c.positions_BT
+    T, S = c.segments_BT.shape[1], key_segments.shape[1]
+    if not (c.causal or c.window):
+        positions, key_positions = (
+            jnp.zeros_like(x) for x in (c.segments_BT, key_segments)
+        )
     assert positions is not None and key_positions is not None
     num_i, num_j = num_blocks(T), num_blocks(S)
     mask = BlockMask(
         segments_IBX=_blocks(c.segments_BT, 1, fill=-2),
         positions_IBX=_blocks(positions, 1),
-        key_segments_JBY=_blocks(c.key_segments_BS, 1, fill=-1),
+        key_segments_JBY=_blocks(key_segments, 1, fill=-1),
         key_positions_JBY=_blocks(key_positions, 1),
         window=jnp.int32(c.window or jnp.iinfo(jnp.int32).max),
         pairs_P2=jnp.stack(
@@ -87,65 +86,48 @@ def chunked_attention(
     v_BSKH: Array,
     mask: BlockMask,
     *,
+    options: AttentionOptions,
     bias: Array | None = None,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    dropout_rate: float = 0.0,
     key: Array | None = None,
 ) -> Array:
     """Attend block by block; scores and their softmax in float32.
 
-    Arguments as for `xla_attention`, but for the `mask`, which is of `block_mask`. A
-    query that sees no key gets 0.
+    Arguments as for `attend`, but for the `mask`, which is of `block_mask`. A query
+    that sees no key gets 0.
     """
-    H = q_BTNH.shape[-1]
-    options = _Options(
-        scale=1.0 / math.sqrt(H) if scale is None else scale,
-        softcap=softcap,
-        dropout_rate=0.0 if key is None else dropout_rate,
-    )
     key = key if options.dropout_rate else None
-    return _attend(options, q_BTNH, k_BSKH, v_BSKH, mask, bias, key)
+    return _attend(options, _Inputs(q_BTNH, k_BSKH, v_BSKH, bias, mask, key))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    scale: float
-    softcap: float
-    dropout_rate: float
+class _Inputs(NamedTuple):
+    q_BTNH: Array
+    k_BSKH: Array
+    v_BSKH: Array
+    bias: Array | None
+    mask: BlockMask
+    key: Array | None
+
+    def blocks(self) -> tuple[Array, Array, Array, Array | None]:
+        """Return queries, keys, values and the bias in blocks."""
+        K = self.k_BSKH.shape[2]
+        q, bias = _split_q(self.q_BTNH, K), _split_bias(self.bias, K)
+        return q, _split_kv(self.k_BSKH), _split_kv(self.v_BSKH), bias
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    options: _Options,
-    q_BTNH: Array,
-    k_BSKH: Array,
-    v_BSKH: Array,
-    mask: BlockMask,
-    bias: Array | None,
-    key: Array | None,
-) -> Array:
-    return _forward(options, q_BTNH, k_BSKH, v_BSKH, mask, bias, key)[0]
+def _attend(options: AttentionOptions, inputs: _Inputs) -> Array:
+    return _forward(options, inputs)[0]
 
 
-def _forward(
-    options: _Options,
-    q_BTNH: Array,
-    k_BSKH: Array,
-    v_BSKH: Array,
-    mask: BlockMask,
-    bias: Array | None,
-    key: Array | None,
-) -> tuple[Array, Any]:
-    T, K = q_BTNH.shape[1], k_BSKH.shape[2]
-    q, k, v = _split_q(q_BTNH, K), _split_kv(k_BSKH), _split_kv(v_BSKH)
-    bias_blocks = _split_bias(bias, K)
+def _forward(options: AttentionOptions, inputs: _Inputs) -> tuple[Array, Any]:
+    mask, key = inputs.mask, inputs.key
+    q, k, v, bias = inputs.blocks()
     rows = q.shape[:-1]  # I B K G X
 
     def visit(p: Array, carry: tuple[Array, Array, Array]) -> Any:
         top, total, out = carry  # maxima, sums and weighted sums so far
         i, j = mask.pairs_P2[p]
-        scores, _ = _scores(options, q[i], k[j], mask, bias_blocks, i, j)
+        scores, _ = _scores(options, q[i], k[j], mask, bias, i, j)
         new_top = jnp.maximum(top[i], scores.max(axis=-1))
         shrink = jnp.exp(top[i] - new_top)
         weights = jnp.exp(scores - new_top[..., None])
@@ -171,18 +153,19 @@ def _forward(
     )
     top, total, out = jax.lax.fori_loop(0, mask.num_pairs, visit, start)
     total = jnp.where(total > 0.0, total, 1.0)
-    out_BTNH = _join_q(out / total[..., None], T).astype(q_BTNH.dtype)
+    T, dtype = inputs.q_BTNH.shape[1], inputs.q_BTNH.dtype
+    out_BTNH = _join_q(out / total[..., None], T).astype(dtype)
     log_total = top + jnp.log(total)
     # By this name a policy can keep both, so that they are not computed again.
     out_BTNH, log_total = checkpoint_name((out_BTNH, log_total), "attention")
-    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, mask, bias, key, out_BTNH, log_total)
+    return out_BTNH, (inputs, out_BTNH, log_total)
 
 
-def _backward(options: _Options, residuals: Any, d_out_BTNH: Array) -> Any:
-    q_BTNH, k_BSKH, v_BSKH, mask, bias, key, out_BTNH, log_total = residuals
-    T, S, K = q_BTNH.shape[1], k_BSKH.shape[1], k_BSKH.shape[2]
-    q, k, v = _split_q(q_BTNH, K), _split_kv(k_BSKH), _split_kv(v_BSKH)
-    bias_blocks = _split_bias(bias, K)
+def _backward(options: AttentionOptions, residuals: Any, d_out_BTNH: Array) -> Any:
+    inputs, out_BTNH, log_total = residuals
+    mask, key = inputs.mask, inputs.key
+    T, (S, K) = d_out_BTNH.shape[1], inputs.k_BSKH.shape[1:3]
+    q, k, v, bias = inputs.blocks()
     d_out = _split_q(d_out_BTNH, K)
     # Of each query: the sum over keys of weight times gradient of the weight.
     products = d_out_BTNH.astype(jnp.float32) * out_BTNH.astype(jnp.float32)
@@ -192,7 +175,7 @@ def _backward(options: _Options, residuals: Any, d_out_BTNH: Array) -> Any:
     def visit(p: Array, carry: Any) -> Any:
         d_q, d_k, d_v, d_bias = carry
         i, j = mask.pairs_P2[p]
-        scores, slope = _scores(options, q[i], k[j], mask, bias_blocks, i, j)
+        scores, slope = _scores(options, q[i], k[j], mask, bias, i, j)
         weights = jnp.exp(scores - log_total[i][..., None])
         weights = jnp.where(scores > _LOWEST, weights, 0.0)
         kept = _dropout(options, weights, key, i, j).astype(v.dtype)
@@ -201,31 +184,33 @@ def _backward(options: _Options, residuals: Any, d_out_BTNH: Array) -> Any:
         d_weights = _dropout(options, d_weights, key, i, j)
         d_scores = weights * (d_weights - mean[i]) * slope
         if d_bias is not None:
-            own = d_scores.sum(axis=0, keepdims=True) if len(bias) == 1 else d_scores
+            shared = bias.shape[2] == 1
+            own = d_scores.sum(axis=0, keepdims=True) if shared else d_scores
             d_bias = d_bias.at[i, j].add(own)
-        d_scores = (d_scores * options.scale).astype(q.dtype)
+        d_scores = (d_scores * options.scale_of(q.shape[-1])).astype(q.dtype)
         d_q = d_q.at[i].add(dot("BKGXY,BKYH->BKGXH", d_scores, k[j]))
         d_k = d_k.at[j].add(dot("BKGXY,BKGXH->BKYH", d_scores, q[i]))
         return d_q, d_k, d_v, d_bias
 
     zeros = lambda x: None if x is None else jnp.zeros(x.shape, jnp.float32)
-    start = (zeros(q), zeros(k), zeros(v), zeros(bias_blocks))
+    start = (zeros(q), zeros(k), zeros(v), zeros(bias))
     d_q, d_k, d_v, d_bias = jax.lax.fori_loop(0, mask.num_pairs, visit, start)
-    return (
-        _join_q(d_q, T).astype(q_BTNH.dtype),
-        _join_kv(d_k, S).astype(k_BSKH.dtype),
-        _join_kv(d_v, S).astype(v_BSKH.dtype),
-        None,
+    grads = _Inputs(
+        _join_q(d_q, T).astype(q.dtype),
+        _join_kv(d_k, S).astype(k.dtype),
+        _join_kv(d_v, S).astype(v.dtype),
         None if bias is None else _join_bias(d_bias, T, S).astype(bias.dtype),
+        None,  # type: ignore[arg-type]
         None,
     )
+    return (grads,)
 
 
 _attend.defvjp(_forward, _backward)
 
 
 def _scores(
-    options: _Options,
+    options: AttentionOptions,
     q_BKGXH: Array,
     k_BKYH: Array,
     mask: BlockMask,
@@ -240,7 +225,7 @@ def _scores(
     scores = jnp.einsum(
         "BKGXH,BKYH->BKGXY", q_BKGXH, k_BKYH, preferred_element_type=jnp.float32
     )
-    scores = scores * options.scale
+    scores = scores * options.scale_of(q_BKGXH.shape[-1])
     if bias is not None:
         scores = scores + bias[i, j]
     slope: Array | float = 1.0
@@ -252,7 +237,7 @@ def _scores(
 
 
 def _dropout(
-    options: _Options, weights: Array, key: Array | None, i: Array, j: Array
+    options: AttentionOptions, weights: Array, key: Array | None, i: Array, j: Array
 ) -> Array:
     """Drop out weights, or their gradients in the same way: a block has its own key."""
     if key is None:

@@ -70,13 +70,13 @@ def text_lengths(context: AttentionContext) -> Array:
 
     A text is a segment; all tokens of it so far are among the keys.
     """
-    c = context
-    assert c.key_positions_BS is not None
-    batch, size = c.key_segments_BS.shape
+    segments_BS, positions_BS = context.keys
+    assert positions_BS is not None
+    batch, size = segments_BS.shape
     rows = jnp.arange(batch)[:, None]
     lengths = jnp.zeros((batch, size + 1), jnp.int32)
-    lengths = lengths.at[rows, c.key_segments_BS].max(c.key_positions_BS + 1)
-    return lengths[rows, c.segments_BT]
+    lengths = lengths.at[rows, segments_BS].max(positions_BS + 1)
+    return lengths[rows, context.segments_BT]
 
 
 def _turn(positions_BT: Array, frequencies: Array | np.ndarray) -> Angles:

@@ -11,10 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from lmjax.config.model import TransformerConfig
+from lmjax.nn.attention_choice import choose_attention
 from lmjax.nn.attention_context import AttentionContext
-from lmjax.nn.attention_kernels import ATTENTION, choose_attention
+from lmjax.nn.attention_kernels import MAKE_MASK
 from lmjax.nn.block import Block, BlockInputs
 from lmjax.nn.kv_cache import SourceKV, TransformerDecodeState, empty_cache
 from lmjax.nn.linear import Embed
@@ -28,7 +30,7 @@ from lmjax.types import Array
 REMAT_POLICIES = {
     # Keep the outputs of matrix products with weights, recompute the rest.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    # Keep what the backward pass of chunked attention reads beside its inputs.
+    # Keep what the backward pass of chunked and splash attention reads beside inputs.
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
     # Keep nothing inside a block.
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -98,8 +100,6 @@ class TransformerStack(nnx.Module):
             AttentionContext(
                 positions_BT=positions_BT,
                 segments_BT=segments_BT,
-                key_positions_BS=positions_BT,
-                key_segments_BS=segments_BT,
                 causal=self.causal,
             ),
             bias=self._bias(index_1T, index_1T),
@@ -231,7 +231,7 @@ class TransformerStack(nnx.Module):
         """Return the mask and angles of the layers with a window, or with none (0)."""
         c = self.config
         context = dataclasses.replace(context, window=window)
-        inputs = {"mask": ATTENTION[c.attention].make_mask(context)}
+        inputs = {"mask": MAKE_MASK[c.attention](context)}
         if c.position != "rope":
             return inputs
         assert context.positions_BT is not None
@@ -244,7 +244,7 @@ class TransformerStack(nnx.Module):
         return inputs
 
     def _memory_mask(self, segments_BT: Array, memory_segments_BS: Array) -> Any:
-        return ATTENTION[self.config.attention].make_mask(
+        return MAKE_MASK[self.config.attention](
             AttentionContext(
                 segments_BT=segments_BT, key_segments_BS=memory_segments_BS
             )
@@ -275,14 +275,16 @@ class TransformerStack(nnx.Module):
         return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
-def resolve_stack(config: TransformerConfig, *, platform: str) -> TransformerConfig:
+def resolve_stack(
+    config: TransformerConfig, *, platform: str, mesh: Mesh | None = None
+) -> TransformerConfig:
     """Decide the `attention` and `scan_layers` that are "auto" for a platform.
 
     Raises:
       ConfigError: as `choose_attention`.
     """
     scan = platform != "cpu" if config.scan_layers == "auto" else config.scan_layers
-    attention = choose_attention(config, platform=platform)
+    attention = choose_attention(config, platform=platform, mesh=mesh)
     return dataclasses.replace(config, scan_layers=scan, attention=attention)
 
 

@@ -28,6 +28,7 @@ BATCH_AXES = ("data", "fsdp")
 RULES: dict[str, tuple[str | None, str | tuple[str, ...] | None]] = {
     "batch": (None, BATCH_AXES),
     "length": (None, None),
+    "keys": (None, None),
     "layers": (None, None),
     "vocab": ("tensor", "tensor"),
     "embed": ("fsdp", None),
@@ -245,16 +246,49 @@ def constrain(x: Array, *axes: str) -> Array:
       x: the activation.
       axes: the logical axis of each dimension.
     """
-    assert len(axes) == x.ndim, (axes, x.shape)
+    spec = activation_spec(x.shape, *axes)
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def activation_spec(shape: Sequence[int], *axes: str) -> PartitionSpec:
+    """Return how `constrain` splits an activation of this shape.
+
+    Args:
+      shape: of the activation.
+      axes: the logical axis of each dimension.
+    """
+    assert len(axes) == len(shape), (axes, shape)
     spec = [RULES[axis][1] for axis in axes]
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
     if axes[0] == "batch" and (
-        {*BATCH_AXES} <= {*mesh.manual_axes} or x.shape[0] % data_shards(mesh)
+        mesh.empty
+        or {*BATCH_AXES} <= {*mesh.manual_axes}
+        or shape[0] % data_shards(mesh)
     ):
         spec[0] = None
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    return PartitionSpec(*spec)
+
+
+def map_shards(
+    compute: Callable[..., Any], *, in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+    """Return a function that each device of the mesh applies to its own shards.
+
+    For kernels that the compiler cannot split. The specs are of `activation_spec`.
+    Outside of a mesh it is the function itself.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return compute
+    return jax.shard_map(
+        compute,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names={*mesh.axis_names} - {*mesh.manual_axes},
+        check_vma=False,
+    )
 
 
 def map_row_shards(compute: Callable[[Array], Any], x: Array) -> Any:

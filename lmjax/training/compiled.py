@@ -159,7 +159,8 @@ def make_program(config: Config, mesh: Mesh) -> Program:
     Raises:
       ConfigError: the mesh does not divide a size.
     """
-    model = models.build(config.model, platform=mesh.devices.flat[0].platform)
+    platform = mesh.devices.flat[0].platform
+    model = models.build(config.model, platform=platform, mesh=mesh)
     optimizer = optim.build(config.optim, axes=model.axes, num_steps=config.num_steps)
     rows = config.batch_size // config.num_microbatches
     sharding.check_rows("config.batch_size / config.num_microbatches", rows, mesh)

@@ -1,75 +1,212 @@
-"""Attention kernels against a reference of Python loops, and the choice of one."""
+"""Every attention kernel keeps packed documents apart and is exact."""
 
-import dataclasses
-import math
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from lmjax import models
-from lmjax.errors import UserError
-from lmjax.models import model
-from lmjax.nn import attention_kernels
-from lmjax.nn.attention_context import AttentionContext, dense_mask
+from lmjax.nn import (
+    attention_kernels,
+    chunked_attention,
+    cudnn_attention,
+    splash_attention,
+    tokamax_attention,
+)
+from lmjax.nn.attention_context import AttentionContext, AttentionOptions, dense_mask
+from lmjax.nn.attention_kernels import MAKE_MASK, attend
+from lmjax.nn.dense_attention import dense_attention
+from tests.nn.attention_cases import normal, pack, reference, self_attention
 
-B, T, H = 2, 11, 8
-
-
-def reference(q, k, v, sees, *, softcap):
-    """Attend in float64, one query and head at a time."""
-    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    out = np.zeros(q.shape)
-    group = q.shape[2] // k.shape[2]
-    for b, t, n in np.ndindex(q.shape[:3]):
-        keys = [s for s in range(k.shape[1]) if sees(b, t, s)]
-        scores = k[b, keys, n // group] @ q[b, t, n] / math.sqrt(q.shape[3])
-        if softcap:
-            scores = softcap * np.tanh(scores / softcap)
-        weights = np.exp(scores - scores.max())
-        out[b, t, n] = weights / weights.sum() @ v[b, keys, n // group]
-    return out
+H = 8
+T = 150  # more than a block of splash attention, and not a multiple of one
+ROWS = [[60, 70], [9, 130, 11]]  # the first with padding
 
 
-def inputs(num_heads, num_kv_heads, dtype=np.float32):
-    rng = np.random.default_rng(0)
-    shapes = [(B, T, n, H) for n in (num_heads, num_kv_heads, num_kv_heads)]
-    return [jnp.asarray(2 * rng.standard_normal(s), dtype) for s in shapes]
+def cudnn_on_cpu(
+    q, k, v, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type
+):
+    """Compute what cuDNN does with lengths and offsets, as this JAX hands them over."""
+    (B, T, N, _), K = q.shape, k.shape[2]
+    for lengths, offsets in ((q_seqlen, q_offsets), (kv_seqlen, kv_offsets)):
+        assert lengths.shape == (B, offsets.shape[1] - 1)
+        assert lengths.dtype == offsets.dtype == jnp.int32
+    index = jnp.arange(T)
+    # Keys are found by how large this JAX takes a token to be.
+    stride = N if cudnn_attention.reads_wrong_grouped_keys() else K
+
+    def find_documents(starts_M1, lengths_M, size, taken_for):
+        start = starts_M1[:-1] * taken_for // size
+        inside = (index[:, None] >= start) & (index[:, None] < start + lengths_M)
+        return jnp.where(inside.any(axis=1), inside.argmax(axis=1), -1)
+
+    find = lambda offsets, lengths, *sizes: jax.vmap(
+        lambda starts, lengths: find_documents(starts, lengths, *sizes)
+    )(offsets, lengths)
+    q_documents = find(q_offsets, q_seqlen, N, N)
+    mask = q_documents[:, :, None] == find(kv_offsets, kv_seqlen, K, stride)[:, None]
+    if mask_type is cudnn.MaskType.PADDING_CAUSAL:
+        mask &= index[:, None] >= index
+    options = AttentionOptions(scale=scale)
+    return dense_attention(q, k, v, mask[:, None], options=options)
 
 
-def packed():
-    """Return positions and segments of rows with documents and padding."""
-    lengths = [[4, 5], [7, 1, 3]]
-    segments, positions = np.zeros((2, B, T), np.int32)
-    for row, row_lengths in enumerate(lengths):
-        start = 0
-        for i, n in enumerate(row_lengths):
-            segments[row, start : start + n] = i + 1
-            positions[row, start : start + n] = np.arange(n)
-            start += n
-        positions[row, start:] = np.arange(T - start)
-    return positions, segments
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Run the kernels of other platforms on the CPU, as their own authors do."""
+    monkeypatch.setattr(chunked_attention, "BLOCK", 64)
+    monkeypatch.setattr(attention_kernels, "LONG", 64)
+    monkeypatch.setattr(splash_attention, "INTERPRET", True)
+    monkeypatch.setattr(splash_attention, "BLOCK", 128)
+
+    monkeypatch.setattr(cudnn, "dot_product_attention", cudnn_on_cpu)
+    if tokamax_attention.is_installed():
+        from tokamax._src.ops.attention.base import DotProductAttention
+
+        monkeypatch.setattr(tokamax_attention, "make_kernel", DotProductAttention)
 
 
-def self_attention(positions, segments, **options):
-    """Return the context of a sequence that attends to itself."""
-    positions, segments = jnp.asarray(positions), jnp.asarray(segments)
-    return AttentionContext(
-        positions_BT=positions,
-        segments_BT=segments,
-        key_positions_BS=positions,
-        key_segments_BS=segments,
-        **options,
+def documents(rows):
+    """Yield the row and the part of it of each document."""
+    for row, lengths in enumerate(rows):
+        ends = np.cumsum(lengths)
+        for end, length in zip(ends, lengths, strict=True):
+            yield row, slice(end - length, end)
+
+
+def make_inputs(num_heads, num_kv_heads):
+    q = normal(len(ROWS), T, num_heads, H)
+    k, v = (normal(len(ROWS), T, num_kv_heads, H, seed=seed) for seed in (1, 2))
+    return q, k, v, np.abs(normal(*q.shape, seed=3))
+
+
+@functools.cache
+def unpacked(num_heads, num_kv_heads, causal, window, softcap):
+    """Return loss and gradients of each document in a row of its own, joined again."""
+    *inputs, weights = make_inputs(num_heads, num_kv_heads)
+    real = pack(ROWS, T)[1] > 0
+    weights = weights * real[..., None, None]
+    size = max(length for lengths in ROWS for length in lengths)
+    index = np.arange(size)
+    distance = index[:, None] - index
+    sees = np.abs(distance) < (window or size)
+    sees &= (distance >= 0) | (not causal)
+    parts = list(documents(ROWS))
+
+    def loss(q, k, v):
+        def row(x):
+            pad = lambda x: jnp.pad(x, ((0, size - len(x)), (0, 0), (0, 0)))
+            return jnp.stack([pad(x[b, part]) for b, part in parts])
+
+        lengths = np.array([part.stop - part.start for _, part in parts])
+        # What fills a row up sees all; it has no weight, and no token sees it.
+        inside = index < lengths[:, None]
+        mask = sees & (inside[:, None, :] | ~inside[:, :, None])
+        options = AttentionOptions(softcap=softcap)
+        out = dense_attention(*map(row, (q, k, v)), mask[:, None], options=options)
+        return (jnp.square(out) * row(weights)).sum()
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*inputs)
+
+
+CASES = [  # query heads, kv heads, causal, window, softcap
+    (4, 4, True, 0, 0.0),
+    (4, 2, True, 40, 0.0),
+    (4, 1, False, 40, 2.0),
+    (4, 2, False, 0, 0.0),
+    (4, 1, True, 0, 2.0),
+]
+WITHOUT = {"cudnn": lambda case: case[3] or case[4]}  # window and soft cap
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("name", MAKE_MASK)
+def test_documents_are_packed_as_they_are_alone(on_cpu, name, case):
+    """Loss and gradients, for multi-head, grouped and single key heads."""
+    if WITHOUT.get(name, lambda case: False)(case):
+        pytest.skip("choose_attention refuses it")
+    if name == "tokamax" and not tokamax_attention.is_installed():
+        pytest.skip("tokamax is not installed")
+    num_heads, num_kv_heads, causal, window, softcap = case
+    *inputs, weights = make_inputs(num_heads, num_kv_heads)
+    positions, segments = pack(ROWS, T)
+    weights = weights * (segments > 0)[..., None, None]
+    options = AttentionOptions(softcap=softcap)
+
+    def loss(inputs, positions, segments):
+        context = self_attention(positions, segments, causal=causal, window=window)
+        mask = MAKE_MASK[name](context)
+        out = attend(*inputs, mask, options=options)
+        return (jnp.square(out) * weights).sum()
+
+    found = jax.jit(jax.value_and_grad(loss))(tuple(inputs), positions, segments)
+    expected = unpacked(*case)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
+def test_more_documents_than_cudnn_is_given_are_kept_apart(on_cpu, monkeypatch):
+    """The batch is then computed in blocks: its loss does not depend on the bound."""
+    *inputs, _ = make_inputs(4, 2)
+    monkeypatch.setattr(cudnn_attention, "MIN_DOCUMENTS", 2)
+
+    @jax.jit
+    def outputs(positions, segments):
+        context = self_attention(positions, segments, causal=True)
+        mask = MAKE_MASK["cudnn"](context)
+        exact = attend(*inputs, dense_mask(context), options=AttentionOptions())
+        return attend(*inputs, mask, options=AttentionOptions()), exact, mask.fits
+
+    for rows, expected in ((ROWS, False), ([[T], [T]], True)):
+        positions, segments = pack(rows, T)
+        found, exact, fits = outputs(positions, segments)
+        assert fits == expected
+        real = segments > 0
+        np.testing.assert_allclose(found[real], exact[real], rtol=1e-5, atol=1e-5)
+
+
+def test_layers_with_and_without_a_window_share_a_loop(on_cpu):
+    """The kernel's mask may be static: then both are compiled, and one is run."""
+    *inputs, _ = make_inputs(4, 2)
+    packed = pack(ROWS, T)
+    real = packed[1] > 0
+    contexts = [
+        self_attention(*packed, causal=True, window=window) for window in (0, 40)
+    ]
+    options = AttentionOptions()
+    for name in ("chunked", "splash"):
+
+        @jax.jit
+        def outputs(is_global, name=name):
+            masks = [MAKE_MASK[name](context) for context in contexts]
+            mask = attention_kernels.choose_mask(is_global, *masks)
+            return attend(*inputs, mask, options=options)
+
+        for is_global, context in zip((True, False), contexts, strict=True):
+            exact = attend(*inputs, dense_mask(context), options=options)
+            found = outputs(is_global)
+            np.testing.assert_allclose(found[real], exact[real], rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["cudnn", "splash", "tokamax"])
+def test_cross_attention_decoding_and_short_rows_run_anywhere(name):
+    positions, segments = pack([[3, 4], [8]], 8)
+    alone = self_attention(positions, segments, causal=True)
+    source = AttentionContext(
+        segments_BT=alone.segments_BT, key_segments_BS=np.ones((2, 200), np.int32)
     )
+    for context in (alone, source):
+        np.testing.assert_array_equal(MAKE_MASK[name](context), dense_mask(context))
 
 
-@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 4), (4, 2), (6, 1)])
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("window", [0, 3])
-def test_xla_attention_is_attention(num_heads, num_kv_heads, softcap, window):
-    q, k, v = inputs(num_heads, num_kv_heads)
-    positions, segments = packed()
+def test_dense_attention_is_attention(softcap, window):
+    """Against Python loops in float64."""
+    positions, segments = pack([[4, 5], [7, 1, 3]], 11)
+    q, k, v = (2 * normal(2, 11, n, H, seed=n) for n in (4, 2, 2))
     context = self_attention(positions, segments, causal=True, window=window)
 
     def sees(b, t, s):
@@ -77,26 +214,27 @@ def test_xla_attention_is_attention(num_heads, num_kv_heads, softcap, window):
         same = segments[b, t] == segments[b, s]
         return same and distance >= 0 and not (window and distance >= window)
 
-    out = attention_kernels.xla_attention(q, k, v, dense_mask(context), softcap=softcap)
+    options = AttentionOptions(softcap=softcap)
+    out = dense_attention(q, k, v, dense_mask(context), options=options)
     expected = reference(q, k, v, sees, softcap=softcap)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_bidirectional_window_reaches_both_ways():
-    positions = jnp.arange(T)[None]
+    positions = jnp.arange(11)[None]
     context = self_attention(positions, jnp.ones_like(positions), window=3)
-    distance = np.abs(np.arange(T)[:, None] - np.arange(T))
+    distance = np.abs(np.arange(11)[:, None] - np.arange(11))
     np.testing.assert_array_equal(dense_mask(context)[0, 0], distance < 3)
 
 
 def test_every_query_sees_a_key():
     for causal in (True, False):
-        context = self_attention(*packed(), causal=causal, window=1)
+        context = self_attention(*pack(ROWS, T), causal=causal, window=1)
         assert dense_mask(context).any(axis=-1).all()
 
 
 def test_cross_attention_sees_the_segment_of_its_number():
-    _, segments = packed()
+    _, segments = pack([[4, 5], [7, 1, 3]], 11)
     context = AttentionContext(
         segments_BT=jnp.asarray(segments[:, :4]), key_segments_BS=jnp.asarray(segments)
     )
@@ -104,87 +242,23 @@ def test_cross_attention_sees_the_segment_of_its_number():
     np.testing.assert_array_equal(dense_mask(context)[:, 0], expected)
 
 
-@pytest.mark.parametrize("kernel", attention_kernels.ATTENTION.values())
-def test_a_context_can_be_passed_through_jit(kernel):
-    context = self_attention(*packed(), causal=True, window=3)
-    mask = jax.jit(kernel.make_mask)(context)
-    np.testing.assert_array_equal(mask, dense_mask(context))
+def lowered_for_a_gpu(num_documents):
+    """Return the text of a gradient for GPUs, made where there is none."""
+    positions, segments = pack([[T // num_documents] * num_documents], T)
+    shapes = [jax.ShapeDtypeStruct((1, T, n, 64), jnp.bfloat16) for n in (4, 2, 2)]
+
+    def loss(q, k, v, segments):
+        mask = MAKE_MASK["cudnn"](self_attention(positions, segments, causal=True))
+        return attend(q, k, v, mask, options=AttentionOptions()).sum()
+
+    traced = jax.jit(jax.grad(loss)).trace(*shapes, segments)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
-def test_cudnn_gets_arguments_for_the_same_attention(monkeypatch, num_kv_heads):
-    """JAX's own attention, given what we give cuDNN, computes what ours does."""
-    implementations = []
-    attend = jax.nn.dot_product_attention
-
-    def on_cpu(*args, implementation, **options):
-        implementations.append(implementation)
-        return attend(*args, implementation="xla", **options)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
-    q, k, v = inputs(4, num_kv_heads, jnp.bfloat16)
-    mask = dense_mask(self_attention(*packed(), causal=True))
-    out = attention_kernels.cudnn_attention(q, k, v, mask)
-    assert implementations == ["cudnn"] and out.dtype == jnp.bfloat16
-    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    exact = attention_kernels.xla_attention(q, k, v, mask)
-    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
-    same = attend(q, k, v, mask=mask, implementation="xla")
-    np.testing.assert_allclose(same, exact, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"dtype": jnp.float32}, "bfloat16, not float32"),
-        ({"softcap": 2.0}, "attention_softcap = 2.0"),
-        ({"head_dim": 12}, "multiple of 8"),
-        ({"head_dim": 136}, "up to 128"),
-        ({}, ""),
-    ],
-)
-def test_cudnn_obstacles(options, reason):
-    options = {"dtype": jnp.bfloat16, "softcap": 0.0, "head_dim": 64} | options
-    obstacle = attention_kernels.cudnn_obstacle(**options)
-    assert reason in obstacle and bool(reason) == bool(obstacle)
-
-
-@pytest.mark.parametrize(
-    ("changes", "platform", "reason"),
-    [
-        ({}, "cpu", "GPUs only, not on cpu"),
-        ({}, "tpu", "GPUs only, not on tpu"),
-        ({"dtype": "float32"}, "gpu", "needs bfloat16"),
-        ({"attention_softcap": 3.0}, "gpu", "attention_softcap = 3.0"),
-    ],
-)
-def test_a_kernel_that_does_not_support_the_config_is_an_error(
-    make_config, changes, platform, reason
-):
-    config = make_config("llama", attention="cudnn", **changes).model
-    with pytest.raises(UserError, match=r"config\.model\.attention") as error:
-        models.build(config, platform=platform)
-    assert reason in str(error.value)
-
-
-def test_the_cudnn_kernel_names_what_it_does_not_support():
-    q, k, v = inputs(2, 2)
-    mask = jnp.ones((B, 1, T, T), bool)
-    with pytest.raises(UserError, match=r"config\.model\.attention.*float32"):
-        attention_kernels.cudnn_attention(q, k, v, mask)
-
-
-def test_auto_is_resolved_by_platform(make_config):
-    config = make_config("llama").model
-    resolve = model.resolve
-    seen = [
-        (c.attention, c.dtype, c.scan_layers)
-        for c in (resolve(config, platform=p) for p in ("cpu", "gpu", "tpu"))
-    ]
-    assert seen == [
-        ("chunked", "float32", False),
-        ("cudnn", "bfloat16", True),
-        ("chunked", "bfloat16", True),
-    ]
-    capped = dataclasses.replace(config, attention_softcap=1.0)
-    assert resolve(capped, platform="gpu").attention == "chunked"
+def test_cudnn_is_given_lengths_instead_of_a_mask(monkeypatch):
+    monkeypatch.setattr(chunked_attention, "BLOCK", 64)
+    text = lowered_for_a_gpu(3)
+    calls = [line for line in text.splitlines() if "__cudnn$fmha" in line]
+    assert any("PADDING_CAUSAL" in line for line in calls)
+    assert not any("Bias" in line for line in calls)
+    assert f"{T}x{T}" not in text

@@ -9,9 +9,12 @@ import pytest
 
 from lmjax import models
 from lmjax.nn import attention_kernels, chunked_attention
-from lmjax.nn.attention_context import AttentionContext, dense_mask
-from lmjax.nn.attention_kernels import xla_attention
+from lmjax.nn.attention_context import AttentionContext, AttentionOptions, dense_mask
+from lmjax.nn.attention_kernels import attend
 from lmjax.nn.chunked_attention import block_mask
+from lmjax.nn.dense_attention import dense_attention
+from tests.nn.attention_cases import normal
+from tests.nn.attention_cases import self_attention as of_sequence
 
 B, T, S, H = 2, 11, 9, 8
 SEGMENTS = np.array([[1] * 4 + [2] * 5 + [0] * 2, [1] * 7 + [2] + [3] * 3])
@@ -25,19 +28,8 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(chunked_attention, "BLOCK", 4)
 
 
-def normal(*shape, seed=0):
-    rng = np.random.default_rng([seed, *shape])
-    return rng.standard_normal(shape).astype(np.float32)
-
-
 def self_attention(segments=SEGMENTS, positions=POSITIONS, **options):
-    return AttentionContext(
-        segments_BT=jnp.asarray(segments),
-        key_segments_BS=jnp.asarray(segments),
-        positions_BT=jnp.asarray(positions),
-        key_positions_BS=jnp.asarray(positions),
-        **options,
-    )
+    return of_sequence(positions, segments, **options)
 
 
 CROSS = AttentionContext(
@@ -48,14 +40,15 @@ CROSS = AttentionContext(
 def value_and_grads(attend, make_mask, context, *, heads, bias=None, **options):
     """Return a weighted sum of the outputs, and its gradients."""
     num_q, num_kv = heads
-    num_keys = context.key_segments_BS.shape[1]
+    num_keys = context.keys[0].shape[1]
     q = normal(B, T, num_q, H)
     k, v = (normal(B, num_keys, num_kv, H, seed=seed) for seed in (1, 2))
     weights = normal(B, T, num_q, H, seed=3)
 
     def loss(arrays, context):
         mask = make_mask(context)
-        out = attend(*arrays[:3], mask, bias=arrays[3], **options)
+        attention = AttentionOptions(**options)
+        out = attend(*arrays[:3], mask, bias=arrays[3], options=attention)
         return (out * weights).sum()
 
     return jax.jit(jax.value_and_grad(loss))((q, k, v, bias), context)
@@ -73,34 +66,15 @@ def value_and_grads(attend, make_mask, context, *, heads, bias=None, **options):
     ids=["causal", "window", "two-sided window", "bias", "cross"],
 )
 def test_it_computes_what_dense_attention_does(context, heads, softcap, bias_rows):
-    num_keys = context.key_segments_BS.shape[1]
+    num_keys = context.keys[0].shape[1]
     bias = None if bias_rows is None else normal(bias_rows, heads[0], T, num_keys)
     options = {"heads": heads, "softcap": softcap, "bias": bias}
-    expected = value_and_grads(xla_attention, dense_mask, context, **options)
+    expected = value_and_grads(dense_attention, dense_mask, context, **options)
     found = value_and_grads(
         chunked_attention.chunked_attention, block_mask, context, **options
     )
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
-
-
-def test_packed_documents_are_as_alone():
-    """The outputs of a document in a row of several, and in a row of its own."""
-    q, k, v = (normal(1, T, 2, H, seed=seed) for seed in range(3))
-    attend = jax.jit(
-        lambda q, k, v, context: chunked_attention.chunked_attention(
-            q, k, v, block_mask(context)
-        )
-    )
-    packed = attend(q, k, v, self_attention(SEGMENTS[:1], POSITIONS[:1], causal=True))
-    part = slice(4, 9)
-    alone = self_attention(np.ones((1, 5), int), np.arange(5)[None], causal=True)
-    np.testing.assert_allclose(
-        packed[:, part],
-        attend(*(x[:, part] for x in (q, k, v)), alone),
-        rtol=1e-5,
-        atol=1e-6,
-    )
 
 
 def test_pairs_of_blocks_without_a_visible_key_are_left_out():
@@ -121,7 +95,7 @@ def test_a_query_that_sees_no_key_gets_nothing():
 
     def loss(q, k, v):
         mask = block_mask(context)
-        return chunked_attention.chunked_attention(q, k, v, mask)[0, 1].sum()
+        return attend(q, k, v, mask, options=AttentionOptions())[0, 1].sum()
 
     value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
     assert value == 0 and not any(np.any(grad) for grad in grads)
@@ -136,8 +110,10 @@ def test_dropped_weights_are_those_of_the_backward_pass():
     @jax.jit
     def loss(size, key=None):
         q = normal(B, T, 2, H) + size * step
-        out = chunked_attention.chunked_attention(
-            q, k, v + size * step, block_mask(context), dropout_rate=0.4, key=key
+        out = attend(
+            *(q, k, v + size * step, block_mask(context)),
+            options=AttentionOptions(dropout_rate=0.4),
+            key=key,
         )
         return jnp.square(out).sum()
 
@@ -153,9 +129,9 @@ def test_dropout_keeps_the_mean():
     length = 64
     context = self_attention(np.ones((1, length), int), np.arange(length)[None])
     q, k = normal(1, length, 8, H), normal(1, length, 8, H, seed=1)
-    out = chunked_attention.chunked_attention(
+    out = attend(
         *(q, k, np.ones_like(k), block_mask(context)),
-        dropout_rate=0.3,
+        options=AttentionOptions(dropout_rate=0.3),
         key=jax.random.key(0),
     )
     assert abs(out.mean() - 1.0) < 0.02 and out.std() > 0.05
