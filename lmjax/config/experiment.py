@@ -10,7 +10,7 @@ follows from the other leaves.
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from lmjax.config.compatibility import find_conflicts
 from lmjax.config.data import DataConfig
@@ -58,7 +58,15 @@ class MeshConfig:
 
     data: Annotated[int, Interval(-1)] = -1  # data parallel: each has all parameters
     fsdp: Annotated[int, Interval(-1)] = 1  # data parallel, parameters sharded
+    context: Annotated[int, Interval(-1)] = 1  # context parallel: rows split in length
     tensor: Annotated[int, Interval(-1)] = 1  # tensor parallel: heads and MLP sharded
+
+    def without_context(self) -> Self:
+        """Return the mesh of as many devices that splits rows by their number alone."""
+        if self.context < 0:
+            return dataclasses.replace(self, context=1, fsdp=-1)
+        fsdp = self.fsdp * self.context if self.fsdp > 0 else self.fsdp
+        return dataclasses.replace(self, context=1, fsdp=fsdp)
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield the problems between fields."""
@@ -195,6 +203,7 @@ class Config:
                 f"{path}.num_steps = {self.num_steps} these are {decay} steps, but "
                 f"{path}.optim.warmup_steps = {self.optim.warmup_steps} leaves {left}"
             )
+        yield from self._validate_context(path)
         for axis in self.model.split_by_tensor:
             if self.mesh.tensor > 0 and getattr(self.model, axis) % self.mesh.tensor:
                 yield (
@@ -212,6 +221,23 @@ class Config:
                 f"{path}.eval.patience = {self.eval.patience}: needs "
                 f"{path}.checkpoint.best_metric"
             )
+
+    def _validate_context(self, path: str) -> Iterator[str]:
+        context = self.mesh.context
+        if context == 1:
+            return
+        if not self.model.attends_to_rows:
+            yield (
+                f"{path}.mesh.context = {context}: must be 1 for {path}.model.kind = "
+                f"{self.model.kind!r}, which reads a row token by token"
+            )
+        for leaf in ("length", "target_length"):
+            length = getattr(self.data, leaf)
+            if context > 0 and length % context:
+                yield (
+                    f"{path}.data.{leaf} = {length}: must be a multiple of "
+                    f"{path}.mesh.context = {context}"
+                )
 
 
 # Metrics that evaluation can report only when it has read the whole split.

@@ -108,6 +108,7 @@ class ModelBaseConfig:
     is_encoder_decoder = False  # it reads a source, and generates another text
     has_carry = False  # a state that continues from one window of text in the next
     one_text_per_row = False  # a row of a batch cannot hold several documents
+    attends_to_rows = False  # tokens see each other by attention alone
 
     @property
     def width(self) -> int:
@@ -269,6 +270,7 @@ class TransformerConfig(ModelBaseConfig):
     family: str = runtime_field("")
 
     split_by_tensor = ("num_heads", "num_kv_heads", "mlp_dim")
+    attends_to_rows = True
 
     @property
     def adapter_rank(self) -> int:

@@ -593,7 +593,7 @@ def restore_language_model(
     model = models.build(config.model.for_inference(), platform=device.platform)
     if mesh is None:
         # A model that was split over devices may not fit one of them.
-        candidates = (config.mesh, MeshConfig(data=1, fsdp=-1))
+        candidates = (config.mesh.without_context(), MeshConfig(data=1, fsdp=-1))
         mesh = sharding.fitting_mesh(candidates, axes=model.axes, shapes=model.shapes)
     params = checkpoints.restore_params(model, mesh, step=step)
     tokenizer = load_tokenizer(directory / "tokenizer")

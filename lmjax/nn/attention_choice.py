@@ -69,6 +69,9 @@ def obstacle(
         return f"runs on {runs_on.upper()}s only, not on {platform}"
     if name == "tokamax" and not tokamax_attention.is_installed():
         return "needs the package tokamax: pip install tokamax"
+    context = 1 if mesh is None else mesh.shape.get("context", 1)
+    if context > 1:
+        return f"has no rows split in length (config.mesh.context = {context})"
     if config.position == "relative":
         return "has no bias for relative positions (position = 'relative')"
     if config.attention_dropout:

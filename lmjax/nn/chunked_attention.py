@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
 from lmjax.nn.attention_context import AttentionContext, AttentionOptions
+from lmjax.parallel.sharding import context_shards
 from lmjax.types import Array
 
 BLOCK = 512  # the most queries or keys in a block
@@ -51,7 +53,35 @@ class BlockMask:
 
 
 def block_mask(context: AttentionContext) -> BlockMask:
-    """Return a context in blocks; the last are filled up with what nothing sees."""
+    """Return a context in blocks; the last are filled up with what nothing sees.
+
+    Where rows are split over devices, the mask of each part of the queries.
+    """
+    if context_shards(context.segments_BT.shape[1]) == 1:
+        return _whole_mask(context)
+    own, whole = PartitionSpec(None, "context"), PartitionSpec()
+    key_segments_BS, key_positions_BS = context.keys
+    context = dataclasses.replace(
+        context, key_segments_BS=key_segments_BS, key_positions_BS=key_positions_BS
+    )
+    specs: Any = {
+        "segments_BT": own,
+        "key_segments_BS": whole,
+        "positions_BT": None if context.positions_BT is None else own,
+        "key_positions_BS": None if key_positions_BS is None else whole,
+    }
+    specs = dataclasses.replace(context, **specs)
+    stacked = lambda context: jax.tree.map(lambda x: x[None], _whole_mask(context))
+    return jax.shard_map(
+        stacked,
+        in_specs=(specs,),
+        out_specs=PartitionSpec("context"),
+        axis_names={"context"},
+        check_vma=False,
+    )(context)
+
+
+def _whole_mask(context: AttentionContext) -> BlockMask:
     c = context
     (key_segments, key_positions), positions = c.keys, c.positions_BT
     T, S = c.segments_BT.shape[1], key_segments.shape[1]
@@ -96,7 +126,31 @@ def chunked_attention(
     that sees no key gets 0.
     """
     key = key if options.dropout_rate else None
-    return _attend(options, _Inputs(q_BTNH, k_BSKH, v_BSKH, bias, mask, key))
+    inputs = _Inputs(q_BTNH, k_BSKH, v_BSKH, bias, mask, key)
+    if not mask.num_pairs.ndim:
+        return _attend(options, inputs)
+
+    def attend(inputs: _Inputs) -> Array:
+        """Attend from this device's part of the queries to all keys."""
+        mask, key = jax.tree.map(lambda x: x[0], inputs.mask), inputs.key
+        if key is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index("context"))
+        return _attend(options, inputs._replace(mask=mask, key=key))
+
+    own, whole = PartitionSpec(None, "context"), PartitionSpec()
+    specs: Any = _Inputs(
+        *(own, whole, whole),  # type: ignore[arg-type]
+        bias=None if bias is None else PartitionSpec(None, None, "context"),  # type: ignore[arg-type]
+        mask=PartitionSpec("context"),  # type: ignore[arg-type]
+        key=None if key is None else whole,  # type: ignore[arg-type]
+    )
+    return jax.shard_map(
+        attend,
+        in_specs=(specs,),
+        out_specs=own,
+        axis_names={"context"},
+        check_vma=False,
+    )(inputs)
 
 
 class _Inputs(NamedTuple):

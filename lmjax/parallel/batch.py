@@ -27,10 +27,10 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def put_batch(batch: HostBatch, mesh: Mesh) -> Batch:
-    """Return this process's rows as global arrays, split over data and fsdp."""
-    sharding = batch_sharding(mesh)
+    """Return this process's rows as global arrays, split as `batch_sharding` says."""
     if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)
+        shardings = {name: batch_sharding(mesh, x.shape) for name, x in batch.items()}
+        return jax.device_put(batch, shardings)
     shards = data_shards(mesh)
     num_local = len(next(iter(batch.values())))
     num_rows = num_local * shards // len(local_rows(mesh, shards))
@@ -40,9 +40,12 @@ def put_batch(batch: HostBatch, mesh: Mesh) -> Batch:
         def cut(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
             start, stop, _ = index[0].indices(num_rows)
-            return local[slice(*np.searchsorted(rows, (start, stop)))]
+            own = slice(*np.searchsorted(rows, (start, stop)))
+            return local[(own, *index[1:])]
 
-        return jax.make_array_from_callback((num_rows, *local.shape[1:]), sharding, cut)
+        shape = (num_rows, *local.shape[1:])
+        sharding = batch_sharding(mesh, shape)
+        return jax.make_array_from_callback(shape, sharding, cut)
 
     # A transfer on purpose, though jax counts `make_array_from_callback` as implicit.
     with jax.transfer_guard("allow"):

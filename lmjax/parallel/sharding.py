@@ -19,15 +19,16 @@ from lmjax.errors import ConfigError
 from lmjax.parallel.device_grid import arrange_devices
 from lmjax.types import Array, Axes, leaf_name
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 # Logical axis: the mesh axis of a parameter's dimension, and of an activation's.
 # Parameters are gathered over fsdp where they are used; of an activation only the batch
-# dimension is split over it.
+# dimension is split over it. The length of a row is split over context; its keys are
+# gathered where they are attended to.
 RULES: dict[str, tuple[str | None, str | tuple[str, ...] | None]] = {
     "batch": (None, BATCH_AXES),
-    "length": (None, None),
+    "length": (None, "context"),
     "keys": (None, None),
     "layers": (None, None),
     "vocab": ("tensor", "tensor"),
@@ -211,8 +212,16 @@ def _derive_spec(
     return PartitionSpec()
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of every array of a batch: rows over data and fsdp."""
+def batch_sharding(mesh: Mesh, shape: Sequence[int] = ()) -> NamedSharding:
+    """Return the sharding of an array of a batch: rows over data and fsdp.
+
+    Args:
+      mesh: the mesh.
+      shape: of the array; its length is split over context, where that divides it.
+    """
+    context = mesh.shape["context"]
+    if context > 1 and len(shape) > 1 and shape[1] % context == 0:
+        return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -261,14 +270,31 @@ def activation_spec(shape: Sequence[int], *axes: str) -> PartitionSpec:
     """
     assert len(axes) == len(shape), (axes, shape)
     spec = [RULES[axis][1] for axis in axes]
-    mesh = jax.sharding.get_abstract_mesh()
-    if axes[0] == "batch" and (
-        mesh.empty
-        or {*BATCH_AXES} <= {*mesh.manual_axes}
-        or shape[0] % data_shards(mesh)
-    ):
-        spec[0] = None
+    for i, (axis, size) in enumerate(zip(axes, shape, strict=True)):
+        if (axis == "length" and context_shards(size) == 1) or (
+            axis == "batch" and not _splits_rows(size)
+        ):
+            spec[i] = None
     return PartitionSpec(*spec)
+
+
+def context_shards(length: int) -> int:
+    """Return into how many parts rows of this length are split; 1: they are whole.
+
+    A length that the mesh does not divide, as of a prompt, is not split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or "context" in mesh.manual_axes:
+        return 1
+    size = mesh.shape["context"]
+    return 1 if length % size else size
+
+
+def _splits_rows(num_rows: int) -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or {*BATCH_AXES} <= {*mesh.manual_axes}:
+        return False
+    return num_rows % data_shards(mesh) == 0
 
 
 def map_shards(

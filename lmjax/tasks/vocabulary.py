@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 
 from lmjax.config.text_task import VocabularyTaskConfig
 from lmjax.models.heads import OutputLayer
-from lmjax.parallel.sharding import BATCH_AXES, data_shards
+from lmjax.parallel.sharding import activation_spec, context_shards, data_shards
 from lmjax.tasks.losses import cross_entropy, token_loss, token_metrics
 from lmjax.tasks.task import LossOutput
 from lmjax.types import Array, Batch, Metrics
@@ -79,6 +79,7 @@ def count_tiles(layer: OutputLayer, *, gigabytes: float) -> int:
     B, T, _ = layer.x.shape
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else data_shards(mesh) * mesh.shape["tensor"]
+    shards *= context_shards(T)
     size = B * T * layer.table_VD.shape[0] * 4e-9 / shards
     if not gigabytes or size <= gigabytes:
         return 1
@@ -132,6 +133,8 @@ def _forward(options: _Options, layer: OutputLayer, targets_BT: Array) -> Any:
 
 def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
     layer, targets_BT = residuals
+    rows = _rows(layer)
+    total = lambda x: x if rows is None else jax.lax.psum(x, _axes(rows))
 
     def gradients(
         x_BTD: Array,
@@ -160,9 +163,8 @@ def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
         zeros = lambda x: None if x is None else jnp.zeros(x.shape, jnp.float32)
         tiles = _tiles(options, x_BTD, targets_BT, d_nll_BT, d_objective_BT)
         own, d_x = jax.lax.scan(one, (zeros(table_VD), zeros(bias_V)), tiles)
-        return _join(d_x, targets_BT), jax.tree.map(_sum_over_rows(layer), own)
+        return _join(d_x, targets_BT), jax.tree.map(total, own)
 
-    rows = _rows(layer)
     inputs = (layer.x, targets_BT, grads.nll, grads.objective)
     d_x, (d_table, d_bias) = _on_rows(
         gradients,
@@ -219,11 +221,17 @@ def _join(x: Array, like_BT: Array) -> Array:
 
 
 def _rows(layer: OutputLayer) -> PartitionSpec | None:
-    """Return how rows are split on the mesh; None if they are not."""
+    """Return how rows and their length are split on the mesh; None if they are not."""
+    spec = activation_spec(layer.x.shape[:2], "batch", "length")
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or data_shards(mesh) == 1 or len(layer.x) % data_shards(mesh):
-        return None
-    return PartitionSpec(BATCH_AXES)
+    split = math.prod(mesh.shape[axis] for axis in _axes(spec))
+    return None if split == 1 else spec
+
+
+def _axes(spec: PartitionSpec) -> tuple[str, ...]:
+    """Return the axes of the mesh that split rows or their length."""
+    rows, length = spec
+    return (*(rows or ()), *([length] if length else []))
 
 
 def _on_rows(
@@ -245,12 +253,6 @@ def _on_rows(
         compute,
         in_specs=tuple(fill(spec) for spec in specs),
         out_specs=jax.tree.map(fill, out, is_leaf=lambda x: x is None),
-        axis_names={*BATCH_AXES},
+        axis_names={*_axes(specs[0])},
         check_vma=False,
     )(*inputs)
-
-
-def _sum_over_rows(layer: OutputLayer) -> Callable[[Array], Array]:
-    if _rows(layer) is None:
-        return lambda x: x
-    return lambda x: jax.lax.psum(x, BATCH_AXES)

@@ -150,7 +150,10 @@ class Program:
         shapes = self.task.batch_shapes(
             self.config.batch_size, data.length, target_length=data.target_length
         )
-        return sharding.with_shardings(shapes, sharding.batch_sharding(self.mesh))
+        shardings = jax.tree.map(
+            lambda leaf: sharding.batch_sharding(self.mesh, leaf.shape), shapes
+        )
+        return sharding.with_shardings(shapes, shardings)
 
 
 def make_program(config: Config, mesh: Mesh) -> Program:

@@ -297,7 +297,7 @@ def meshes(tiny, random_params):
     @functools.cache
     def run(attention, shape):
         model = tiny(attention)
-        sizes = dict(zip(sharding.MESH_AXES, shape, strict=True))
+        sizes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
         devices = jax.devices()[: int(np.prod(shape))]
         mesh = sharding.make_mesh(MeshConfig(**sizes), devices)
         shardings = sharding.param_shardings(model.axes, model.shapes, mesh)

@@ -10,7 +10,8 @@ import pytest
 from lmjax.config.experiment import MeshConfig
 from lmjax.errors import UserError
 from lmjax.parallel import device_grid, sharding
-from lmjax.parallel.sharding import MESH_AXES
+
+AXES = ("data", "fsdp", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def crossed(grid, attribute):
     values = np.vectorize(lambda d: getattr(d, attribute), otypes=[int])(grid)
     return {
         axis
-        for i, axis in enumerate(MESH_AXES)
+        for i, axis in enumerate(AXES)
         if (values != np.take(values, [0], axis=i)).any()
     }
 
@@ -56,15 +57,13 @@ def crossed(grid, attribute):
         (nodes(4, each=4, slices=4), (4, 1, 4), "slice_index", {"data"}),
         (nodes(4, each=4, slices=2), (1, 2, 8), "slice_index", {"fsdp"}),
         # Processes of one device each.
-        (nodes(8, each=1), (2, 2, 2), "process_index", set(MESH_AXES)),
+        (nodes(8, each=1), (2, 2, 2), "process_index", set(AXES)),
     ],
 )
 def test_the_outermost_axes_cross_the_slow_network(devices, shape, attribute, axes):
     """In whatever order the runtime lists the devices."""
     for listed in (devices, devices[::-1], devices[::2] + devices[1::2]):
-        grid = device_grid.arrange_devices(
-            listed, dict(zip(MESH_AXES, shape, strict=True))
-        )
+        grid = device_grid.arrange_devices(listed, dict(zip(AXES, shape, strict=True)))
         assert grid.shape == shape
         assert {device.id for device in grid.flat} == {*range(len(devices))}
         assert crossed(grid, attribute) == axes
@@ -89,7 +88,7 @@ def test_hosts_of_one_tpu_slice_are_one_group():
         for i, (z, y, x) in enumerate(np.ndindex(4, 2, 2))
     ]
     for shape in [(1, 16, 1), (2, 8, 1), (8, 1, 2), (1, 2, 8)]:
-        sizes = dict(zip(MESH_AXES, shape, strict=True))
+        sizes = dict(zip(AXES, shape, strict=True))
         grid = device_grid.arrange_devices(devices, sizes)
         assert grid.shape == shape and len({d.id for d in grid.flat}) == 16
 
@@ -110,13 +109,26 @@ def test_virtual_devices_keep_their_order():
 @pytest.mark.parametrize(
     ("sizes", "parts"),
     [
-        ({"data": 3}, ("for 3 devices", "are 8", "'data': 8, 'fsdp': 1, 'tensor': 1")),
+        (
+            {"data": 3},
+            (
+                "for 3 devices",
+                "are 8",
+                "'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1",
+            ),
+        ),
         (
             {"data": 2, "fsdp": 2, "tensor": 4},
-            ("for 16 devices", "'data': 1, 'fsdp': 2, 'tensor': 4"),
+            ("for 16 devices", "'data': 1, 'fsdp': 2, 'context': 1, 'tensor': 4"),
         ),
-        ({"fsdp": 3}, ("multiple of 3", "'data': 8, 'fsdp': 1, 'tensor': 1")),
-        ({"data": 1, "fsdp": -1, "tensor": 6}, ("'fsdp': 1, 'tensor': 2",)),
+        (
+            {"fsdp": 3},
+            ("multiple of 3", "'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1"),
+        ),
+        (
+            {"data": 1, "fsdp": -1, "tensor": 6},
+            ("'fsdp': 1, 'context': 1, 'tensor': 2",),
+        ),
     ],
 )
 def test_a_mesh_that_does_not_fit_names_one_that_would(sizes, parts):

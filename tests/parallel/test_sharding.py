@@ -24,7 +24,7 @@ SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 def make_mesh(shape):
-    config = MeshConfig(**dict(zip(sharding.MESH_AXES, shape, strict=True)))
+    config = MeshConfig(**dict(zip(SIZES, shape, strict=True)))
     return sharding.make_mesh(config, jax.devices()[: int(np.prod(shape))])
 
 
@@ -176,6 +176,7 @@ def test_a_missing_axis_is_found_in_the_tree(tiny):
         ({"data": 2, "fsdp": -1, "tensor": 2}, 8, (2, 2, 2)),
         ({"data": 1, "tensor": -1}, 6, (1, 1, 6)),
         ({"data": 2, "fsdp": 2, "tensor": 2}, 4, None),
+        ({"context": 2}, 8, (4, 1, 1)),
         ({"data": -1, "fsdp": 3}, 8, None),
         ({"data": -1, "fsdp": 16}, 8, None),
         ({"data": 2, "fsdp": 1}, 8, None),
@@ -188,7 +189,8 @@ def test_mesh_sizes(mesh, num_devices, sizes):
             sharding.mesh_sizes(config, num_devices)
     else:
         found = sharding.mesh_sizes(config, num_devices)
-        assert tuple(found.values()) == sizes
+        assert tuple(found[axis] for axis in SIZES) == sizes
+        assert found["context"] == mesh.get("context", 1)
 
 
 def test_rows_that_do_not_divide():
@@ -246,4 +248,4 @@ def test_the_first_mesh_that_fits_is_taken(tiny, sizes, dim, shape):
     model = tiny("llama", dim=dim, head_dim=8)
     candidates = (MeshConfig(**sizes), MeshConfig(data=1, fsdp=-1))
     mesh = sharding.fitting_mesh(candidates, axes=model.axes, shapes=model.shapes)
-    assert tuple(mesh.shape.values()) == shape
+    assert tuple(mesh.shape[axis] for axis in SIZES) == shape

@@ -58,7 +58,7 @@ def make(mesh=(1, 1, 1), *, kind="tag", adam=False):
             "task": labelled | ({"casing": True} if kind == "tag" else {}),
             "optim": ADAM if adam else SGD,
             "eval": {"batch_size": 4},
-            "mesh": dict(zip(sharding.MESH_AXES, mesh, strict=True)),
+            "mesh": dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)),
         }
     )
     features = make_features(config)

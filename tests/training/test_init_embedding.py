@@ -103,7 +103,9 @@ def embedding(params):
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 1), (1, 2, 2)])
 def test_rows_are_the_vectors_of_their_words(begin, mesh):
-    flags = [f"mesh.{n}={s}" for n, s in zip(sharding.MESH_AXES, mesh, strict=True)]
+    flags = [
+        f"mesh.{n}={s}" for n, s in zip(("data", "fsdp", "tensor"), mesh, strict=True)
+    ]
     drawn, state, words = begin(*flags, size=int(np.prod(mesh)))
     before, after = embedding(drawn.params), embedding(state.params)
     found = [i for i, w in enumerate(words) if w.lower() in VECTORS]
