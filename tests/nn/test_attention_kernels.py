@@ -242,23 +242,23 @@ def test_cross_attention_sees_the_segment_of_its_number():
     np.testing.assert_array_equal(dense_mask(context)[:, 0], expected)
 
 
-def lowered_for_a_gpu(num_documents):
-    """Return the text of a gradient for GPUs, made where there is none."""
-    positions, segments = pack([[T // num_documents] * num_documents], T)
+@pytest.mark.parametrize(
+    ("name", "platform", "call"),
+    [("cudnn", "cuda", "PADDING_CAUSAL"), ("splash", "tpu", "tpu_custom_call")],
+)
+def test_programs_for_accelerators_have_no_mask(monkeypatch, name, platform, call):
+    """They are made where there is none, and hold no array of T x T."""
+    monkeypatch.setattr(chunked_attention, "BLOCK", 64)
+    monkeypatch.setattr(splash_attention, "BLOCK", 128)
+    positions, segments = pack([[60, 70]], T)
     shapes = [jax.ShapeDtypeStruct((1, T, n, 64), jnp.bfloat16) for n in (4, 2, 2)]
 
     def loss(q, k, v, segments):
-        mask = MAKE_MASK["cudnn"](self_attention(positions, segments, causal=True))
+        mask = MAKE_MASK[name](self_attention(positions, segments, causal=True))
         return attend(q, k, v, mask, options=AttentionOptions()).sum()
 
     traced = jax.jit(jax.grad(loss)).trace(*shapes, segments)
-    return traced.lower(lowering_platforms=("cuda",)).as_text()
-
-
-def test_cudnn_is_given_lengths_instead_of_a_mask(monkeypatch):
-    monkeypatch.setattr(chunked_attention, "BLOCK", 64)
-    text = lowered_for_a_gpu(3)
-    calls = [line for line in text.splitlines() if "__cudnn$fmha" in line]
-    assert any("PADDING_CAUSAL" in line for line in calls)
-    assert not any("Bias" in line for line in calls)
-    assert f"{T}x{T}" not in text
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert call in text and "ScaleBias" not in text
+    for length in (T, 256):  # filled up to whole blocks
+        assert f"{length}x{length}x" not in text
