@@ -17,10 +17,10 @@ COPY tools tools
 ENTRYPOINT ["lmjax"]
 
 FROM source AS cuda
-RUN pip install --no-cache-dir '.[cuda,hf,sweep]'
+RUN pip install --no-cache-dir '.[cuda,hf,sweep,gcs,s3]'
 
 FROM source AS tpu
-RUN pip install --no-cache-dir '.[tpu,hf,sweep]'
+RUN pip install --no-cache-dir '.[tpu,hf,sweep,gcs,s3]'
 
 FROM source AS cpu
-RUN pip install --no-cache-dir '.[hf,sweep]'
+RUN pip install --no-cache-dir '.[hf,sweep,gcs,s3]'

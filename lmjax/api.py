@@ -16,6 +16,7 @@ from lmjax.inference.language_model import LanguageModel, load
 from lmjax.run.checkpoint import Step, open_checkpoints
 from lmjax.run.metric_log import read_metrics
 from lmjax.run.workdir import read_config
+from lmjax.storage.paths import open_path
 from lmjax.training import init_from, loop
 from lmjax.training.evaluate_workdir import evaluate_workdir
 
@@ -74,7 +75,7 @@ def train(
       UserError: the user's mistake, in one line.
       FloatingPointError: the loss is not finite; see `optim.on_nonfinite`.
     """
-    directory = Path(workdir).expanduser()
+    directory = open_path(workdir).expanduser()
     defaults = functools.partial(init_from.sections, workdir=directory)
     if isinstance(config, str | Path):
         config = experiment.load(str(config), overrides, defaults=defaults)
@@ -100,5 +101,5 @@ def evaluate(
     Raises:
       UserError: there is no such checkpoint, or an override is wrong.
     """
-    directory = Path(workdir).expanduser()
+    directory = open_path(workdir).expanduser()
     return list(evaluate_workdir(directory, step=step, overrides=overrides))

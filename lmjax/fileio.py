@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lmjax.errors import UserError
+from lmjax.storage.paths import is_remote
 
+_LOCKED = {errno.EAGAIN, errno.EACCES}  # by another process
+_NO_RENAME = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -36,20 +39,43 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
     If the block raises, nothing is left behind and an earlier file stays.
     """
+    if is_remote(path):
+        with path.open_atomic() as out:
+            yield out
+        return
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
-        partial.replace(path)
+        with _rename_errors(path):
+            partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
+@contextlib.contextmanager
+def _rename_errors(path: Path) -> Iterator[None]:
+    """Explain what a file system says that has no rename, such as some mounts of FUSE.
+
+    Raises:
+      OSError: the block raised one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+        text = f"this file system cannot rename files ({error.strerror})"
+        raise OSError(error.errno, text, str(path)) from error
+
+
 def remove_partial_files(directory: Path) -> None:
     """Remove what writers that were killed have left in a directory one has locked."""
+    if is_remote(directory):
+        return
     for partial in directory.glob("*.partial"):
         partial.unlink(missing_ok=True)
 
@@ -171,8 +197,15 @@ def crc32_of_file(path: Path, *, stop: Callable[[], bool] = lambda: False) -> in
 def lock(directory: Path) -> Iterator[None]:
     """Hold the lock of a directory, which is created if missing; wait for others.
 
-    The system releases the lock when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends. On object
+    storage it is a lease: see `lmjax.storage.lease`.
     """
+    if is_remote(directory):
+        from lmjax.storage.lease import hold_lease
+
+        with hold_lease(directory / ".lock"):
+            yield
+        return
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -187,6 +220,12 @@ def try_lock(directory: Path, *, flag: str) -> Iterator[None]:
       UserError: the directory cannot be written, or another process holds it. `flag`
         is the name of the directory on the command line.
     """
+    if is_remote(directory):
+        from lmjax.storage.lease import hold_lease
+
+        with hold_lease(directory / ".lock", flag=flag):
+            yield
+        return
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / ".lock").open("a+", errors="replace")
@@ -198,6 +237,11 @@ def try_lock(directory: Path, *, flag: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in _LOCKED:
+                raise UserError(
+                    f"{flag}={directory}: the file system has no locks: "
+                    f"{error.strerror}"
+                ) from error
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UserError(
@@ -219,6 +263,8 @@ def open_locked(path: Path, *, flag: str) -> Iterator[io.FileIO]:
       UserError: the file cannot be opened, or another process holds it. `flag` is its
         name on the command line.
     """
+    if is_remote(path):
+        raise UserError(f"{flag}={path}: must be a local file: it is appended to")
     try:
         file = path.open("ab", buffering=0)
     except OSError as error:

@@ -1,5 +1,6 @@
 """Files: whole or not at all, JSON with its errors, and locks."""
 
+import errno
 import resource
 import subprocess
 import sys
@@ -110,4 +111,20 @@ def test_a_lock_has_one_holder_until_its_process_ends(tmp_path, lock, attempt, m
         holder.kill()
         holder.wait()
     with attempt(tmp_path):
+        pass
+
+
+def test_a_file_system_without_rename_or_locks_is_told(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(type(tmp_path), "replace", refuse)
+    with pytest.raises(UserError, match=r"a\.bin: .* cannot rename files"):
+        fileio.write_bytes(tmp_path / "a.bin", b"x")
+    assert not [*tmp_path.iterdir()]
+    monkeypatch.setattr(fileio.fcntl, "flock", refuse)
+    with (
+        pytest.raises(UserError, match=r"--workdir=.* the file system has no lock"),
+        fileio.try_lock(tmp_path, flag="--workdir"),
+    ):
         pass

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A package imports only itself and packages of lower floors.
 FLOORS = [
     ("errors",),
-    ("types", "fileio", "progress", "config"),
+    ("types", "fileio", "progress", "config", "storage"),
     ("parallel", "metrics"),
     ("data", "nn"),
     ("models", "run"),

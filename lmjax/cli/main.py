@@ -11,13 +11,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from lmjax.cli import flags, process_exit, streams
 from lmjax.cli.parser import Verb, parse_args
 from lmjax.config.experiment import load
 from lmjax.errors import UserError
+from lmjax.storage.paths import is_remote, open_path
 
 # jax, and the packages that import it, are imported by the verbs: an error in a config
 # or a flag is reported at once, before any device is used.
@@ -33,10 +33,10 @@ def train(args: argparse.Namespace) -> int:
 
     seconds = args.join_timeout or join.JOIN_SECONDS
     join.join_processes(detect=args.distributed, seconds=seconds)
-    with _log_file(args):
+    with _log_file(args, part=processes.index()):
         finished = loop.train(
             config,
-            Path(args.workdir),
+            open_path(args.workdir),
             profile=args.profile,
             leave_now=process_exit.leave_now,
         )
@@ -45,7 +45,7 @@ def train(args: argparse.Namespace) -> int:
     if not finished:
         _print_error(f"stopped and saved: {args.workdir}; run it again to resume")
         return EXIT_STOPPED
-    report.after_training(config, Path(args.workdir))
+    report.after_training(config, open_path(args.workdir))
     return 0
 
 
@@ -55,7 +55,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from lmjax.training.evaluate_workdir import evaluate_workdir
 
     for metrics in evaluate_workdir(
-        Path(args.workdir), step=args.step, overrides=args.overrides
+        open_path(args.workdir), step=args.step, overrides=args.overrides
     ):
         print(json_line(metrics), flush=True)
     return 0
@@ -85,8 +85,8 @@ def score(args: argparse.Namespace) -> int:
     from lmjax.run.metric_log import json_line
 
     for line in score_file(
-        Path(args.workdir),
-        Path(args.input),
+        open_path(args.workdir),
+        open_path(args.input),
         step=args.step,
         eos=args.eos,
         per_token=args.per_token,
@@ -100,9 +100,9 @@ def predict(args: argparse.Namespace) -> int:
     from lmjax.inference.predict_file import predict_file
 
     predict_file(
-        Path(args.workdir),
-        Path(args.input),
-        Path(args.output),
+        open_path(args.workdir),
+        open_path(args.input),
+        open_path(args.output),
         step=args.step,
         skip_bad=args.skip_bad,
         format=args.format,
@@ -118,9 +118,9 @@ def prepare(args: argparse.Namespace) -> int:
     from lmjax.data import pipeline
 
     job, num_jobs = args.job
-    with _log_file(args):
+    with _log_file(args, part=job):
         datasets = pipeline.prepare_job(
-            config, workdir=Path(args.workdir), job=job, num_jobs=num_jobs
+            config, workdir=open_path(args.workdir), job=job, num_jobs=num_jobs
         )
     if datasets is None:
         _print_error(f"job {job}/{num_jobs} is done; waiting for the others")
@@ -156,13 +156,13 @@ def import_model(args: argparse.Namespace) -> int:
     if args.workdir is None:
         raise UserError("--workdir: must be given, unless --dry_run is")
     if adapts:
-        workdir = Path(args.workdir)
+        workdir = open_path(args.workdir)
         print(peft_import.import_adapters(args.source, workdir, base=args.base))
         return 0
     print(
         hf.import_hf(
             args.source,
-            Path(args.workdir),
+            open_path(args.workdir),
             ignore_generation=args.ignore_generation,
         )
     )
@@ -173,7 +173,7 @@ def export_model(args: argparse.Namespace) -> int:
     """Export the model of a workdir as a Hugging Face directory."""
     from lmjax.interop import hf, peft
 
-    workdir, target = Path(args.workdir), Path(args.to)
+    workdir, target = open_path(args.workdir), open_path(args.to)
     if args.adapters:
         print(peft.export_adapters(workdir, target, step=args.step))
         return 0
@@ -181,11 +181,19 @@ def export_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _log_file(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
-    """Send what libraries print to WORKDIR/log.txt, unless all is to be seen."""
+def _log_file(
+    args: argparse.Namespace, *, part: int
+) -> contextlib.AbstractContextManager[None]:
+    """Send what libraries print to WORKDIR/log.txt, unless all is to be seen.
+
+    Several processes or jobs append to one file; on object storage, which cannot do
+    that, the others have log.PART.txt.
+    """
     if args.debug:
         return contextlib.nullcontext()
-    return streams.log_file(Path(args.workdir) / "log.txt")
+    directory = open_path(args.workdir)
+    name = f"log.{part}.txt" if part and is_remote(directory) else "log.txt"
+    return streams.log_file(directory / name)
 
 
 def _init_from(workdir: str | None = None) -> Callable[[str], dict[str, Any]]:
@@ -198,7 +206,7 @@ def _init_from(workdir: str | None = None) -> Callable[[str], dict[str, Any]]:
         from lmjax.training import init_from
 
         return init_from.sections(
-            path, workdir=None if workdir is None else Path(workdir)
+            path, workdir=None if workdir is None else open_path(workdir)
         )
 
     return sections

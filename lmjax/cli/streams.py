@@ -50,9 +50,12 @@ def log_file(path: Path) -> Iterator[None]:
     Errors in threads and in destructors are told there, too. If the file cannot be
     written nothing changes: whoever needs the directory will say so.
     """
+    from lmjax.storage.uploads import Staged
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path)
+        staged = Staged(path.parent, continued=[path.name])
+        handler = logging.FileHandler(staged.local / path.name)
     except OSError:
         yield
         return
@@ -67,6 +70,7 @@ def log_file(path: Path) -> Iterator[None]:
         root.removeHandler(handler)
         with contextlib.suppress(OSError):
             handler.close()
+        staged.close()
 
 
 @contextlib.contextmanager

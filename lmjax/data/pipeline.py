@@ -33,6 +33,7 @@ from lmjax.data.tokenizers import tokenizer as tokenizers
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import lock, write_errors
+from lmjax.storage.paths import open_path
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def _prepare_tokenizer(
     config: Config, workdir: str | Path, documents: Sequence[Documents]
 ) -> Tokenizer:
     """Load the tokenizer of a workdir; build it if it is missing or another one."""
-    directory = Path(workdir) / "tokenizer"
+    directory = open_path(workdir) / "tokenizer"
     with write_errors(directory), lock(directory):
         if tokenizers.is_trained(config.tokenizer):
             saved = _load_saved_tokenizer(directory)
@@ -169,7 +170,7 @@ def _resume_tokenizer(
     Raises:
       UserError: the tokenizer, or the text of a store, is not that of the run.
     """
-    directory = Path(workdir) / "tokenizer"
+    directory = open_path(workdir) / "tokenizer"
     tokenizer = _load_saved_tokenizer(directory)
     exists = tokenizer is not None
     if tokenizer is not None:
@@ -247,7 +248,7 @@ def _locate_stores(
     for split, opened in sources.items():
         for i, documents in enumerate(opened):
             name = split if len(opened) == 1 else f"{split}-{i}"
-            directory = Path(workdir) / "store" / name
+            directory = open_path(workdir) / "store" / name
             if config.data.store:  # experiments that share it must not collide
                 root = expand_path(config.data.store, leaf="config.data.store")
                 fingerprint = _fingerprint(documents, tokenizer)

@@ -42,6 +42,7 @@ from lmjax.models import Model
 from lmjax.parallel import sharding
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints, Step, open_checkpoints
+from lmjax.storage.paths import open_path
 from lmjax.types import Array, Batch, Params
 
 T = TypeVar("T")
@@ -566,7 +567,7 @@ def load(
     Raises:
       UserError: there is no run, no such checkpoint, or an override is wrong.
     """
-    directory = Path(directory).expanduser()
+    directory = open_path(directory).expanduser()
     config = workdir.read_config(directory, overrides)
     with open_checkpoints(directory, config) as checkpoints:
         return checkpoints.read(

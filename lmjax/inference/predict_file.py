@@ -24,6 +24,7 @@ from lmjax.inference.prediction_file import PredictionFile, open_prediction_file
 from lmjax.progress import ProgressBar
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Step, open_checkpoints
+from lmjax.storage.paths import open_path
 
 _BLOCK_SIZE = 2048  # examples that are sorted by length together, and written
 _PROGRESS_DELAY = 5.0  # seconds before a progress bar is shown
@@ -74,8 +75,8 @@ def predict_file(
     Raises:
       UserError: a file cannot be used, or an example (with its line).
     """
-    directory = Path(directory).expanduser()
-    source, target = Path(input).expanduser(), Path(output).expanduser()
+    directory = open_path(directory).expanduser()
+    source, target = open_path(input).expanduser(), open_path(output).expanduser()
     config = workdir.read_config(directory, overrides)
     predictor.check(config)
     examples = _open_input(config, source, format=format)

@@ -52,6 +52,7 @@ from lmjax.parallel import sharding
 from lmjax.progress import ProgressBar
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Step, restore_params, save_params
+from lmjax.storage.paths import open_path
 from lmjax.types import Params
 
 log = logging.getLogger(__name__)
@@ -217,7 +218,7 @@ def import_hf(
     Raises:
       UserError: the model cannot be read, or the workdir is not empty.
     """
-    target = Path(directory).expanduser().absolute()
+    target = open_path(directory).expanduser().absolute()
     check_unused(target, flag="--workdir")
     checkpoint = open_hf(source)
     if checkpoint.config.model.can_generate:
@@ -268,7 +269,7 @@ def export_hf(
     if dtype not in DTYPES:
         hint = nearest(dtype, list(DTYPES))
         raise UserError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
-    source, target = Path(directory).expanduser(), Path(target).expanduser()
+    source, target = open_path(directory).expanduser(), open_path(target).expanduser()
     check_unused(target, flag="--to")
     config = workdir.read_config(source)
     model, params = _restore_merged(source, step, config)

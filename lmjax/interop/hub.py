@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 from lmjax.errors import UserError
+from lmjax.storage.cache import local_directory
+from lmjax.storage.paths import open_path
 
 ADAPTER_CONFIG = "adapter_config.json"  # of PEFT
 # Neither pickles nor the weights of other frameworks are fetched.
@@ -20,7 +22,7 @@ def find_directory(source: str, *, flag: str) -> Path:
     Raises:
       UserError: it is neither, or cannot be fetched.
     """
-    path = Path(source).expanduser()
+    path = local_directory(open_path(source)).expanduser()
     if is_adapter(path) and not (path / "config.json").is_file():
         raise UserError(
             f"{flag}={source}: holds adapters of PEFT without their model; lmjax "

@@ -28,6 +28,7 @@ from lmjax.interop.transfer import export_tensors
 from lmjax.nn import lora
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Step
+from lmjax.storage.paths import open_path
 from lmjax.types import Array, Params, named_leaves
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def export_adapters(
       ConfigError: transformers has no architecture that computes the same, or PEFT
         cannot express what was learned.
     """
-    source, target = Path(directory).expanduser(), Path(target).expanduser()
+    source, target = open_path(directory).expanduser(), open_path(target).expanduser()
     check_unused(target, flag="--to")
     config = workdir.read_config(source)
     if not config.model.adapter_rank:
@@ -289,7 +290,7 @@ def _find_learned(config: Config, params: Params) -> tuple[str | None, set[str]]
     if config.task.uses_classifier:
         learned |= {name for name in names if name.startswith("classifier.")}
     lora_config = getattr(config.model, "lora", None)
-    path = Path(config.init_from).expanduser()
+    path = open_path(config.init_from).expanduser()
     while config.init_from and (path / "checkpoints").is_dir():
         config = workdir.read_config(path)
         own = getattr(config.model, "lora", None)
@@ -302,7 +303,7 @@ def _find_learned(config: Config, params: Params) -> tuple[str | None, set[str]]
             return None, learned
         if own == lora_config:
             learned |= {name for name in names if config.optim.is_trainable(name)}
-        path = Path(config.init_from).expanduser()
+        path = open_path(config.init_from).expanduser()
     if not config.init_from:
         return None, learned
     return str(path.resolve()) if path.is_dir() else config.init_from, learned

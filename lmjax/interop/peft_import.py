@@ -32,6 +32,7 @@ from lmjax.interop.table import Entry, Table
 from lmjax.nn import lora
 from lmjax.run import workdir
 from lmjax.run.checkpoint import save_params
+from lmjax.storage.paths import open_path
 from lmjax.types import Params, named_leaves
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,10 @@ def import_adapters(
     Raises:
       UserError: the adapters cannot be read, or do not fit the base.
     """
-    source, target = Path(source).expanduser(), Path(directory).expanduser().absolute()
+    source, target = (
+        Path(source).expanduser(),
+        open_path(directory).expanduser().absolute(),
+    )
     check_unused(target, flag="--workdir")
     settings = read_settings(source / ADAPTER_CONFIG)
     tensors = read_tensors(source)
@@ -110,7 +114,7 @@ def _find_base(base: str, settings: Mapping[str, Any], source: Path) -> str:
 
 def _load_base(path: str, mesh: Mesh | None) -> _Base:
     """Return the base, without adapters of its own."""
-    directory = Path(path).expanduser()
+    directory = open_path(path).expanduser()
     if (directory / "checkpoints").is_dir():
         config = workdir.read_config(directory)
         model, params = restore_model(directory, None)

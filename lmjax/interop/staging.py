@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from lmjax.errors import UserError
 from lmjax.fileio import try_lock
+from lmjax.storage.paths import RemotePath, is_remote
 
 _LOCK = ".lock"
 
@@ -44,6 +46,10 @@ def staged_directory(directory: Path, *, flag: str) -> Iterator[Path]:
       UserError: `directory` holds something already, or cannot be written.
     """
     check_unused(directory, flag=flag)
+    if is_remote(directory):
+        with _uploaded_directory(directory, flag=flag) as staging:
+            yield staging
+        return
     directory = directory.absolute()
     staging = directory.with_name(f".{directory.name}.part")
     with contextlib.ExitStack() as stack:
@@ -56,6 +62,19 @@ def staged_directory(directory: Path, *, flag: str) -> Iterator[Path]:
             (staging / _LOCK).unlink()
             staging.replace(directory)
         _sync_processes(f"{directory} renamed")
+
+
+@contextlib.contextmanager
+def _uploaded_directory(directory: RemotePath, *, flag: str) -> Iterator[Path]:
+    """Yield a local directory whose files are uploaded at the end of the block."""
+    if jax.process_count() > 1:
+        raise UserError(f"{flag}={directory}: takes a single process")
+    with tempfile.TemporaryDirectory() as local:
+        yield Path(local)
+        files = [file for file in Path(local).rglob("*") if file.is_file()]
+        # What a reader looks for first comes last.
+        for file in sorted(files, key=lambda file: (file.name == "config.json", file)):
+            (directory / file.relative_to(local)).put(file)
 
 
 @contextlib.contextmanager

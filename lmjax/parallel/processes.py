@@ -35,6 +35,11 @@ def is_first() -> bool:
     return not several_processes() or coordination.process_index() == 0
 
 
+def index() -> int:
+    """Return the number of this process; 0 if it is the only one."""
+    return coordination.process_index() if several_processes() else 0
+
+
 def any_process(flag: bool) -> bool:
     """Return whether the flag is set in any process; all must call it together."""
     if not several_processes():

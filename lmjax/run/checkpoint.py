@@ -27,6 +27,9 @@ from lmjax.run import checkpoint_record
 from lmjax.run.checkpoint_barrier import CommitBarrier
 from lmjax.run.checkpoint_format import (
     array_handler,
+    atomicity,
+    check_supported,
+    complete_steps,
     describe_error,
     restore_item,
     save_args,
@@ -70,6 +73,7 @@ class Checkpoints:
         self, workdir: Path, config: CheckpointConfig, *, read_only: bool = False
     ) -> None:
         self.directory = (workdir / "checkpoints").absolute()
+        check_supported(self.directory)
         self.config = config
         self._metrics: dict[int, Mapping[str, float] | None] = {}  # read so far
         self._told = False  # whether a save in the background failed and was raised
@@ -85,6 +89,7 @@ class Checkpoints:
                 timeout_secs=SAVE_SECONDS, barrier_sync_fn=self._barrier
             ),
             multiprocessing_options=_multiprocessing_options(),
+            atomicity_options=atomicity(self.directory),
         )
         if not read_only and processes.several_processes():
             with processes.sync_errors():
@@ -464,7 +469,7 @@ class Checkpoints:
             raise self._describe_failure(error) from error
 
     def _describe_failure(self, error: Exception) -> UserError:
-        complete = ocp.utils.checkpoint_steps(self.directory)
+        complete = complete_steps(self.directory)
         return UserError(
             f"{self.directory}: a checkpoint could not be written: "
             f"{describe_error(error)} (complete ones: {sorted(complete)})"
@@ -578,6 +583,7 @@ def save_params(workdir: Path, params: Params) -> None:
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     limit = 1 + math.ceil(largest / 1e9)  # orbax refuses an array as large as that
     directory = (workdir / "checkpoints").absolute()
+    check_supported(directory)
     handlers = {
         "params": array_handler(
             save_concurrent_gb=limit, save_device_host_concurrent_gb=limit
@@ -588,7 +594,9 @@ def save_params(workdir: Path, params: Params) -> None:
     args = ocp.args.Composite(
         params=save_args(params), record=ocp.args.JsonSave(record.to_json())
     )
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    options = ocp.CheckpointManagerOptions(
+        enable_async_checkpointing=False, atomicity_options=atomicity(directory)
+    )
     try:
         with ocp.CheckpointManager(
             directory, options=options, item_handlers=handlers

@@ -15,6 +15,7 @@ from lmjax.errors import UserError
 from lmjax.fileio import has_intact_seal, read_json, seal
 from lmjax.types import named_leaves
 
+COMMITTED = "commit_success.txt"  # Orbax writes it last into a checkpoint
 ITEM, FILE = "record", "record.json"
 _EARLIER_METRICS = Path("metrics") / "metrics"
 

@@ -13,6 +13,7 @@ from lmjax.fileio import write_bytes, write_errors
 from lmjax.parallel import processes
 from lmjax.run.checkpoint_record import LogMark
 from lmjax.run.tensorboard import TensorBoard
+from lmjax.storage.uploads import Staged
 
 METRICS = "metrics.jsonl"
 
@@ -83,6 +84,11 @@ class MetricLog:
         """Return whether the split was evaluated after this step."""
         return any((n["step"], n["split"]) == (step, split) for n in self.evaluations)
 
+    def upload_soon(self) -> None:
+        """Let what is written by now reach a remote workdir, in the background."""
+        if self.file is not None:
+            self.file.staged.upload_soon()
+
     def close(self) -> None:
         """Flush and close the files."""
         if self.file is not None:
@@ -101,7 +107,8 @@ class _LineFile:
     def __init__(self, path: Path) -> None:
         self.path, self.waiting, self.warned = path, b"", False
         with write_errors(path):
-            self.file = path.open("ab", buffering=0)
+            self.staged = Staged(path.parent, continued=[path.name])
+            self.file = (self.staged.local / path.name).open("ab", buffering=0)
 
     def write(self, line: str) -> None:
         """Append a line, and first those that wait."""
@@ -125,6 +132,7 @@ class _LineFile:
             count = self.waiting.count(b"\n")
             _log.warning("%s: the last %d lines are lost", self.path, count)
         self.file.close()
+        self.staged.close()
 
 
 def json_line(values: Mapping[str, Any]) -> str:

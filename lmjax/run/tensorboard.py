@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmjax.storage.uploads import Staged
+
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
@@ -47,10 +49,12 @@ class TensorBoard:
     def __init__(self, directory: Path, *, purge_step: int) -> None:
         self.directory = directory
         self.writer: EventsWriter | None = None
+        self.staged: Staged | None = None
         self.flushed = 0.0
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self.writer = EventsWriter(str(directory / "events"))
+            self.staged = Staged(directory)
+            self.writer = EventsWriter(str(self.staged.local / "events"))
             start = SessionLog(status=SessionLog.START)
             self.writer.write_event(Event(step=purge_step, session_log=start))
         except OSError as error:
@@ -79,6 +83,8 @@ class TensorBoard:
                 self.writer.close()
             except OSError as error:
                 self._give_up(error)
+        if self.staged is not None:
+            self.staged.close()
 
     def _give_up(self, error: OSError) -> None:
         _log.warning(

@@ -3,6 +3,9 @@
 import contextlib
 import dataclasses
 import logging
+import socket
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,12 +13,23 @@ from lmjax.config.experiment import Config, parse, to_dict
 from lmjax.config.parse import keep_known, list_changes
 from lmjax.config.task import TaskConfig
 from lmjax.errors import ConfigError, UserError
-from lmjax.fileio import read_json, remove_partial_files, try_lock, write_json
+from lmjax.fileio import (
+    read_json,
+    remove_partial_files,
+    try_lock,
+    write_bytes,
+    write_errors,
+    write_json,
+)
 from lmjax.parallel import processes
+from lmjax.run.checkpoint_record import COMMITTED
+from lmjax.storage.paths import is_remote
 
 log = logging.getLogger(__name__)
 
 _KIND = "task.kind="
+_MARKER = ".seen"  # written by the first process, read by the others
+_VISIBLE_SECONDS = 30.0  # in which a file of one host must appear on the others
 
 
 @contextlib.contextmanager
@@ -30,7 +44,44 @@ def hold(workdir: Path) -> Iterator[None]:
             if processes.is_first():
                 held.enter_context(try_lock(workdir, flag="--workdir"))
                 remove_partial_files(workdir)
+        _check_visible(workdir)
         yield
+
+
+def _check_visible(workdir: Path) -> None:
+    """Check that all processes see what the first one writes into the workdir.
+
+    Raises:
+      UserError: they do not; a host on which it is another directory is named.
+    """
+    if not processes.several_processes():
+        return
+    token = processes.allgather_strings(uuid.uuid4().hex)[0]
+    marker = workdir / _MARKER
+    host = socket.gethostname()
+    with processes.sync_errors():
+        if processes.is_first():
+            write_bytes(marker, token.encode())
+    with processes.sync_errors():
+        deadline = time.monotonic() + _VISIBLE_SECONDS
+        while not processes.is_first() and _read(marker) != token:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--workdir={workdir}: host {host} does not see what the first "
+                    "process wrote there; it must be on storage that all hosts share"
+                )
+            time.sleep(0.5)
+    with processes.sync_errors():
+        if processes.is_first():
+            with write_errors(marker):
+                marker.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def read_config(workdir: Path, overrides: Sequence[str] = ()) -> Config:
@@ -80,7 +131,10 @@ def write_config(workdir: Path, config: Config) -> None:
 
 def has_checkpoints(workdir: Path) -> bool:
     """Return whether the workdir holds checkpoints of a run."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    return any(
+        path.name.isdigit() and (not is_remote(path) or (path / COMMITTED).exists())
+        for path in (workdir / "checkpoints").glob("*")
+    )
 
 
 def check_same_run(workdir: Path, config: Config) -> None:

@@ -218,6 +218,7 @@ def _train(
             # A checkpoint: now and then, of the best, and before leaving.
             best = bool(evaluated) and run_evaluation.is_best(run)
             if leave or best or _is_due(step, config.checkpoint.every_steps):
+                run.metric_log.upload_soon()
                 with meter.paused(), status.phase("saving"):
                     copies.check()
                     run.checkpoints.save(

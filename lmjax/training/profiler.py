@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from lmjax.parallel import processes
+from lmjax.storage.uploads import Staged
 from lmjax.types import Metrics
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class Profiler:
     def begin(self, step: int) -> None:
         """Start the trace if this is the first of the steps."""
         if step in self.steps and not self.started and processes.is_first():
-            jax.profiler.start_trace(str(self.directory))
+            self.staged = Staged(self.directory)
+            jax.profiler.start_trace(str(self.staged.local))
             self.running = self.started = True
 
     def end(self, step: int, metrics: Metrics) -> None:
@@ -47,3 +49,4 @@ class Profiler:
         self.running = False
         jax.block_until_ready(self.metrics)
         jax.profiler.stop_trace()
+        self.staged.close()

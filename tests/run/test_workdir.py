@@ -1,5 +1,8 @@
 """The config of a run: which leaves may be overridden when its model is used."""
 
+import contextlib
+import socket
+
 import pytest
 
 from lmjax.config.experiment import parse
@@ -51,3 +54,18 @@ def test_an_imported_model_may_be_given_a_task(tmp_path):
     assert (config.task.kind, config.data.source) == ("masked_lm", "text")
     with pytest.raises(UserError, match=r"config\.model\.dropout was 0\.0"):
         workdir.read_config(tmp_path, [*overrides, "model.dropout=0.5"])
+
+
+def test_a_process_that_sees_another_directory_names_its_host(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "_VISIBLE_SECONDS", 0.1)
+    processes = workdir.processes
+    monkeypatch.setattr(processes, "several_processes", lambda: True)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "sync_errors", contextlib.nullcontext)
+    monkeypatch.setattr(processes, "allgather_strings", lambda own: ["first", own])
+    message = f"--workdir={tmp_path}: host {socket.gethostname()} does not see"
+    with pytest.raises(UserError, match=message), workdir.hold(tmp_path):
+        pass
+    (tmp_path / workdir._MARKER).write_text("first")
+    with workdir.hold(tmp_path):
+        pass

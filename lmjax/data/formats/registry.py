@@ -18,6 +18,7 @@ from lmjax.data.formats.tfds import open_tfds_examples
 from lmjax.data.sources.documents import HoldoutSplit, expand_path
 from lmjax.data.sources.files import Lines, find_files
 from lmjax.errors import ConfigError, UserError, nearest
+from lmjax.storage.paths import open_path
 
 
 class HoldoutExamples(HoldoutSplit):
@@ -172,7 +173,7 @@ def find_input_file(
         )
     file, also = path, ""
     if name == "parallel" and not path.exists():
-        file, also = Path(f"{path}.{config.fields.source}"), f", nor {path}"
+        file, also = open_path(f"{path}.{config.fields.source}"), f", nor {path}"
     if not file.is_file():
         why = "not a file" if file.exists() else f"no such file{also}"
         raise UserError(f"{leaf}={file}: {why}")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmjax.errors import ConfigError
+from lmjax.storage.paths import open_path
 
 _MAX_SAMPLES = 1024  # documents from which a size is estimated
 
@@ -121,7 +122,7 @@ def expand_path(path: str, *, leaf: str) -> Path:
       ConfigError: there is no such user, or the text is no path.
     """
     try:
-        home = Path(path).expanduser()
+        home = open_path(path).expanduser()
     except RuntimeError as error:
         user = path.partition("/")[0]
         raise ConfigError(f"{leaf} = {path!r}: there is no user {user}") from error

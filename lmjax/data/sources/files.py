@@ -14,6 +14,8 @@ from lmjax.data.sources.line_index import LineIndex
 from lmjax.data.sources.text import BOM, decode_utf8, find_fault, read_errors
 from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.fileio import parse_json_line
+from lmjax.storage.cache import local_copy
+from lmjax.storage.paths import glob_remote, is_remote, open_path
 
 _WHOLE_BYTES = 256 << 20  # a smaller corpus is hashed whole
 _END_BYTES = 64 << 10  # of a larger one only so many at both ends of each file
@@ -32,13 +34,28 @@ def find_files(pattern: str, *, path: str) -> list[Path]:
     Raises:
       ConfigError: there is none.
     """
-    whole = str(expand_path(pattern, leaf=path))
-    matches = [Path(name) for name in glob.glob(whole, recursive=True)]  # noqa: PTH207
+    whole = expand_path(pattern, leaf=path)
+    remote = is_remote(whole)
+    if remote:
+        return _find_remote_files(whole, path=path)
+    names = glob.glob(str(whole), recursive=True)  # noqa: PTH207
+    matches = [Path(name) for name in names]
     files = sorted(file for file in matches if not file.is_dir())
     if not files:
         why = "matches only directories" if matches else "matches no file"
         raise ConfigError(f"{path} = {pattern!r}: {why}")
     return files
+
+
+def _find_remote_files(pattern: Path, *, path: str) -> list[Path]:
+    with read_errors(pattern, path=path):
+        matches = glob_remote(pattern)
+        bucket = open_path("/".join(str(pattern).split("/")[:3]))
+        if not matches and not bucket.exists():
+            raise ConfigError(f"{path} = {str(pattern)!r}: there is no {bucket}")
+    if not matches:
+        raise ConfigError(f"{path} = {str(pattern)!r}: matches no file")
+    return matches
 
 
 class TextFiles:
@@ -200,7 +217,10 @@ class Lines(TextFiles):
     def _map(self, file: int) -> mmap.mmap:
         if file not in self._maps:
             name = self._paths[file]
-            with read_errors(name, path=self._path), name.open("rb") as opened:
+            with (
+                read_errors(name, path=self._path),
+                local_copy(name).open("rb") as opened,
+            ):
                 self._maps[file] = mmap.mmap(
                     opened.fileno(), 0, access=mmap.ACCESS_READ
                 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lmjax.data.sources.text import BOM, read_errors
+from lmjax.storage.cache import local_copy
 
 _SCAN_BYTES = 8 << 20
 _LINE_END = 10
@@ -102,7 +103,7 @@ def line_starts(file: Path, *, path: str) -> np.ndarray:
 
 def _read_blocks(file: Path, *, path: str) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the position of each block after a byte order mark, and its bytes."""
-    with read_errors(file, path=path), file.open("rb") as opened:
+    with read_errors(file, path=path), local_copy(file).open("rb") as opened:
         position = len(BOM) if opened.read(len(BOM)) == BOM else 0
         opened.seek(position)
         while block := opened.read(_SCAN_BYTES):

@@ -44,6 +44,8 @@ from lmjax.fileio import (
     remove_partial_files,
     write_errors,
 )
+from lmjax.storage.cache import local_copy
+from lmjax.storage.paths import open_path
 
 EXAMPLES = "examples.jsonl"
 ROWS = "rows.npy"
@@ -62,7 +64,7 @@ class ExampleStore:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = open_path(directory)
         manifest = read_manifest(self.directory)
         self.checksums = parse_checksums(manifest)
         try:
@@ -146,7 +148,8 @@ class ExampleStore:
         return ExampleStore, (self.directory,)  # memory maps would be pickled as copies
 
     def _load(self, name: str) -> np.ndarray:
-        return np.load(self.directory / name, mmap_mode="r")
+        file = local_copy(self.directory / name, crc32=self.checksums.get(name))
+        return np.load(file, mmap_mode="r")
 
 
 def build_example_store(
@@ -164,7 +167,7 @@ def build_example_store(
       UserError: an example cannot be used (with `on_bad_example="error"`), or none
         can, or the directory cannot be written.
     """
-    directory = Path(directory)
+    directory = open_path(directory)
     with write_errors(directory), lock(directory):
         fingerprint = part.identity(tokenizer)
         store = open_if_current(ExampleStore, directory, fingerprint)

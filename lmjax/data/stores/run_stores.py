@@ -13,13 +13,14 @@ from lmjax.data.stores.store_manifest import is_example_store
 from lmjax.data.stores.token_store import TokenStore
 from lmjax.errors import UserError
 from lmjax.fileio import lock, write_errors, write_json
+from lmjax.storage.paths import is_remote, open_path
 
 _NOTE = "stores.json"
 
 
 def write_run_stores(workdir: str | Path, stores: Mapping[str, Sequence[Any]]) -> None:
     """Write the list of the stores of each split."""
-    directory = Path(workdir) / "store"
+    directory = open_path(workdir) / "store"
     names = {
         split: [_name_store(store.directory, directory) for store in opened]
         for split, opened in stores.items()
@@ -37,11 +38,11 @@ def open_held_out_stores(workdir: str | Path) -> dict[str, list[Any]] | None:
     Raises:
       UserError: the list or a store is missing or damaged.
     """
-    directory = Path(workdir) / "store"
+    directory = open_path(workdir) / "store"
     try:
         names = json.loads((directory / _NOTE).read_text())
         return {
-            split: [_open_store(directory / name) for name in names[split]]
+            split: [_open_store(_join(directory, name)) for name in names[split]]
             for split in ("valid", "test")
             if split in names
         }
@@ -59,6 +60,13 @@ def _open_store(directory: Path) -> Any:
         return kind(directory)
     except (OSError, ValueError) as error:
         raise UserError(f"{directory}: cannot be read: {error}") from error
+
+
+def _join(directory: Path, name: str) -> Path:
+    """Return a store inside `directory`, or at an absolute path or address."""
+    named = open_path(name)
+    remote = is_remote(named)
+    return named if remote else directory / name
 
 
 def _name_store(store: Path, directory: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lmjax.fileio import has_intact_seal, read_json, seal, write_json
+from lmjax.storage.paths import open_path
 
 MANIFEST = "manifest.json"
 
@@ -79,7 +80,7 @@ def parse_checksums(manifest: Mapping[str, Any]) -> dict[str, int]:
 def read_fingerprint(directory: str | Path) -> str:
     """Return the fingerprint of the store in a directory; "" if there is none."""
     try:
-        return str(read_manifest(Path(directory))["made_from"])
+        return str(read_manifest(open_path(directory))["made_from"])
     except (OSError, ValueError, KeyError):
         return ""
 
@@ -87,6 +88,6 @@ def read_fingerprint(directory: str | Path) -> str:
 def is_example_store(directory: str | Path) -> bool:
     """Return whether a directory holds a store of examples, not of running text."""
     try:
-        return "examples" in read_manifest(Path(directory))
+        return "examples" in read_manifest(open_path(directory))
     except (OSError, ValueError):
         return False

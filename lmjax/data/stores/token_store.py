@@ -24,6 +24,8 @@ from lmjax.data.stores.store_manifest import (
     parse_checksums,
     read_manifest,
 )
+from lmjax.storage.cache import local_copy, warn_if_larger
+from lmjax.storage.paths import is_remote, open_path
 
 VERSION = 2
 
@@ -92,7 +94,7 @@ class TokenStore:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = open_path(directory)
         manifest = read_manifest(self.directory)
         self.checksums = parse_checksums(manifest)
         try:
@@ -107,7 +109,12 @@ class TokenStore:
                 f"{MANIFEST} is not that of a token store: {error!r}"
             ) from error
         self._first = np.cumsum([0, *(shard.num_tokens for shard in self._shards)])
-        self._maps: dict[str, np.ndarray] = {}
+        self._copies: dict[Path, Path] = {}  # the files themselves, if they are local
+        self._maps: dict[Path, np.ndarray] = {}
+        if is_remote(self.directory):  # a file is verified when it is fetched
+            size = self.num_tokens * self._dtype.itemsize + self.num_documents * 8
+            warn_if_larger(size, name=str(self.directory))
+            return
         for shard in range(len(self._shards)):
             self._check_sizes(shard)
 
@@ -170,9 +177,12 @@ class TokenStore:
         return self._map(self._files(shard).offsets, np.dtype(np.int64))
 
     def _map(self, file: Path, dtype: np.dtype) -> np.ndarray:
-        if file.name not in self._maps:
-            self._maps[file.name] = np.memmap(file, dtype, mode="r")
-        return self._maps[file.name]
+        copy = self._copies.get(file)
+        if copy is None or (is_remote(file) and not copy.exists()):  # no longer cached
+            copy = local_copy(file, crc32=self.checksums.get(file.name))
+            self._copies[file] = copy
+            self._maps[file] = np.memmap(copy, dtype, mode="r")
+        return self._maps[file]
 
     def _files(self, shard: int) -> ShardFiles:
         return ShardFiles(

@@ -40,6 +40,7 @@ from lmjax.fileio import (
     seal,
     write_errors,
 )
+from lmjax.storage.paths import open_path
 
 # Characters encoded at once; a document of twice as many is split. SentencePiece takes
 # 30 to 100 bytes of memory for each. The ids of a split document depend on it: when it
@@ -174,7 +175,7 @@ def plan_store(
 ) -> Plan:
     """Plan the store of some documents in `directory`."""
     return Plan(
-        directory=Path(directory),
+        directory=open_path(directory),
         documents=documents,
         tokenizer=tokenizer,
         fingerprint=store_fingerprint(documents, tokenizer),
@@ -216,9 +217,9 @@ def build_token_store(
     Raises:
       UserError: a document cannot be read, or the directory cannot be written.
     """
-    with write_errors(directory), lock(Path(directory)):
+    with write_errors(directory), lock(open_path(directory)):
         fingerprint = store_fingerprint(documents, tokenizer)
-        store = open_if_current(TokenStore, Path(directory), fingerprint)
+        store = open_if_current(TokenStore, open_path(directory), fingerprint)
         if store is not None:
             return store
         plan = plan_store(directory, documents=documents, tokenizer=tokenizer)

@@ -11,6 +11,7 @@ from typing import Any
 
 from lmjax.errors import UserError
 from lmjax.fileio import crc32_of_file
+from lmjax.storage.paths import is_remote
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,12 @@ class Verification:
     """
 
     def __init__(self, stores: Iterable[Any], *, share: tuple[int, int] = (0, 1)):
-        files = {store.directory: store.checksums for store in stores}
+        # A file of a remote store is verified when it is fetched.
+        files = {
+            store.directory: store.checksums
+            for store in stores
+            if not is_remote(store.directory)
+        }
         for directory in (path for path, names in files.items() if not names):
             _log.info("%s: has no checksums to verify", directory)
         index, count = share

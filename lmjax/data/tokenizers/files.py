@@ -7,6 +7,7 @@ from typing import Any
 
 from lmjax.errors import UserError
 from lmjax.fileio import read_json, write_bytes
+from lmjax.storage.paths import open_path
 
 MANIFEST = "lmjax_tokenizer.json"
 
@@ -17,7 +18,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any] | None:
     Raises:
       UserError: it cannot be read or is damaged.
     """
-    file = Path(directory) / MANIFEST
+    file = open_path(directory) / MANIFEST
     return read_json(file) if file.exists() else None
 
 
@@ -29,9 +30,9 @@ def write_manifest(directory: str | Path, **fields: Any) -> None:
 
 def write_files(directory: str | Path, files: Mapping[str, bytes]) -> None:
     """Write files by their names, each atomically."""
-    Path(directory).mkdir(parents=True, exist_ok=True)
+    open_path(directory).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        write_bytes(Path(directory) / name, content)
+        write_bytes(open_path(directory) / name, content)
 
 
 def read_file(file: Path) -> bytes:

@@ -22,6 +22,8 @@ from lmjax.data.tokenizers.sentencepiece import (
     sample_training_text,
 )
 from lmjax.errors import ConfigError, UserError
+from lmjax.storage.cache import local_directory
+from lmjax.storage.paths import open_path
 
 __all__ = [
     "MANIFEST",
@@ -122,10 +124,11 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     Raises:
       UserError: there is none, or its files are damaged.
     """
-    manifest = read_manifest(directory)
+    local = local_directory(open_path(directory))
+    manifest = read_manifest(local)
     if manifest is None:
         raise UserError(f"{directory}: holds no tokenizer ({MANIFEST} is missing)")
-    return _load(Path(directory), manifest)
+    return _load(local, manifest)
 
 
 def find_tokenizer(directory: str | Path) -> TokenizerConfig | None:
@@ -133,7 +136,7 @@ def find_tokenizer(directory: str | Path) -> TokenizerConfig | None:
 
     The directory is one of Hugging Face, or of a saved tokenizer.
     """
-    path = Path(directory).expanduser()
+    path = open_path(directory).expanduser()
     if not (path / MANIFEST).exists() and hf_directory.find_format(path) is None:
         return None
     return TokenizerConfig(kind="tokenizers", path=str(directory))
@@ -267,7 +270,7 @@ def _open_hugging_face(config: TokenizerConfig) -> tuple[Tokenizer, str]:
 
     Documents begin as its own model expects; without `config.bos`, with no token.
     """
-    path = expand_path(config.path, leaf="config.tokenizer.path")
+    path = local_directory(expand_path(config.path, leaf="config.tokenizer.path"))
     manifest = read_manifest(path) if path.is_dir() else None
     if manifest is not None:
         kept = manifest if config.bos else {**manifest, "bos": False}
