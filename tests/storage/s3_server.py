@@ -80,6 +80,10 @@ def start_server() -> tuple[Faults, str]:
         def log(self, *args: Any) -> None:
             """Print nothing."""
 
+        def connection_dropped(self, *args: Any, **options: Any) -> None:
+            """Close what was torn off; else its reader waits for the rest."""
+            self.close_connection = True
+
     faults = Faults(DomainDispatcherApplication(create_backend_app))
     server = serving.make_server(
         "127.0.0.1", 0, faults, threaded=True, request_handler=Quiet
