@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from lmjax.config.compatibility import find_conflicts
+from lmjax.config.compile import CompileConfig
 from lmjax.config.data import DataConfig
 from lmjax.config.decoding import max_new_tokens
 from lmjax.config.leaf_types import (
@@ -156,6 +157,7 @@ class Config:
     task: TaskConfig = CausalLMConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = runtime_field(MeshConfig())
+    compile: CompileConfig = runtime_field(CompileConfig())
     checkpoint: CheckpointConfig = runtime_field(CheckpointConfig())
     eval: EvalConfig = runtime_field(EvalConfig())
     sample: SampleConfig = runtime_field(SampleConfig())

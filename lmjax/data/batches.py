@@ -203,6 +203,28 @@ def describe(
     )
 
 
+def bucket_shapes(
+    datasets: Datasets, config: Config, *, data_shards: int, row_multiple: int = 0
+) -> "list[HostBatch]":
+    """Return an empty global batch of each bucket; none for text, whose shape is one.
+
+    The arguments are those of `train_schedule`.
+    """
+    if not example_datasets.reads_examples(config):
+        return []
+    schedule = train_schedule(
+        datasets, config, data_shards=data_shards, row_multiple=row_multiple
+    )
+    multiple = row_multiple_of(config, data_shards=data_shards)
+    features = make_features(config)
+    return [
+        features.batch([None] * (-(-num_rows // multiple) * multiple), length=length)
+        for num_rows, length in zip(
+            schedule.buckets.num_rows, schedule.buckets.lengths, strict=True
+        )
+    ]
+
+
 def _padding_share(store: ExampleStore, features: Features, buckets: Buckets) -> float:
     """Return the share of padding in an epoch, of sources and targets alike."""
     blanks = [features.batch([None], length=length) for length in buckets.lengths]

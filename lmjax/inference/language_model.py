@@ -39,7 +39,7 @@ from lmjax.generate.text_stream import (
 from lmjax.inference.inputs import make_batch, map_segments, pad_lengths
 from lmjax.inference.predictor import Predictor
 from lmjax.models import Model
-from lmjax.parallel import sharding
+from lmjax.parallel import compilation_cache, sharding
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints, Step, open_checkpoints
 from lmjax.storage.paths import open_path
@@ -569,6 +569,7 @@ def load(
     """
     directory = open_path(directory).expanduser()
     config = workdir.read_config(directory, overrides)
+    compilation_cache.use_cache(config.compile)
     with open_checkpoints(directory, config) as checkpoints:
         return checkpoints.read(
             step,

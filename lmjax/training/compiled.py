@@ -1,9 +1,10 @@
 """The functions of one experiment, jitted for one mesh."""
 
-import contextlib
+import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from lmjax.config.experiment import Config
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.parallel import sharding
+from lmjax.parallel.compiler_options import Options, choose_options
 from lmjax.tasks import EvalOutput, Task
 from lmjax.training import optim, step
 from lmjax.training.optim import Optimizer
@@ -40,25 +42,37 @@ class CompiledStep:
         return self.compile(batch)(state, batch)
 
     def compile(
-        self,
-        batch: Batch,
-        *,
-        compiling: Callable[
-            [], contextlib.AbstractContextManager[Any]
-        ] = contextlib.nullcontext,
+        self, batch: Batch
     ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-        """Return the step compiled for the shapes of a batch.
+        """Return the step compiled for the shapes of a batch of global arrays."""
+        if not self.has_compiled(batch):
+            self.compile_all([batch])
+        return self._compiled[_shapes(batch)]
+
+    def has_compiled(self, batch: Batch) -> bool:
+        """Return whether the step is compiled for the shapes of a batch."""
+        return _shapes(batch) in self._compiled
+
+    def compile_all(self, batches: Sequence[Batch]) -> None:
+        """Compile the step for the shapes of several batches, side by side.
 
         Args:
-          batch: global arrays.
-          compiling: entered around a compilation, such as to measure its time.
+          batches: global arrays, or `jax.ShapeDtypeStruct`s with their shardings.
         """
-        shapes = tuple((name, batch[name].shape) for name in sorted(batch))
-        if shapes not in self._compiled:
-            with compiling():
-                lowered = self._jitted.lower(self._state_shapes, batch)
-                self._compiled[shapes] = lowered.compile()
-        return self._compiled[shapes]
+        missing = {_shapes(b): b for b in batches if not self.has_compiled(b)}
+        # Tracing holds Python's lock, and reads the mesh of this thread.
+        lowered = [
+            self._jitted.lower(self._state_shapes, batch) for batch in missing.values()
+        ]
+        # Each compilation takes gigabytes of the host's memory.
+        most = min(len(lowered), os.cpu_count() or 1, 8)
+        with concurrent.futures.ThreadPoolExecutor(max(most, 1)) as threads:
+            compiled = threads.map(lambda one: one.compile(), lowered)
+            self._compiled |= dict(zip(missing, compiled, strict=True))
+
+
+def _shapes(batch: Batch) -> tuple[Any, ...]:
+    return tuple((name, batch[name].shape) for name in sorted(batch))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +114,7 @@ class Program:
             train_step,
             donate_argnums=0,
             out_shardings=(self._state_shardings, sharding.replicated(self.mesh)),
+            compiler_options=self.compiler_options,
         )
         return CompiledStep(jitted, self.state_shapes)
 
@@ -113,7 +128,16 @@ class Program:
         replicated = sharding.replicated(self.mesh)
         carry = sharding.batch_sharding(self.mesh)
         shardings = EvalOutput._make((replicated, replicated, carry))
-        return jax.jit(eval_step, out_shardings=shardings)
+        return jax.jit(
+            eval_step,
+            out_shardings=shardings,
+            compiler_options=self.compiler_options,
+        )
+
+    @functools.cached_property
+    def compiler_options(self) -> Options:
+        """Return the options of XLA for the steps; most are of collectives."""
+        return choose_options(self.config.compile, self.mesh)
 
     def init_eval_carry(self) -> State | None:
         """Return the carry before the first held-out batch; None if there is no carry.

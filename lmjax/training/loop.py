@@ -12,8 +12,8 @@ from lmjax.data import batches, pipeline
 from lmjax.data.datasets import Datasets
 from lmjax.data.stores.verification import Verification
 from lmjax.models import flops
-from lmjax.parallel import agreement, processes, sharding, watch
-from lmjax.parallel.batch import local_rows, put_batch
+from lmjax.parallel import agreement, compilation_cache, processes, sharding, watch
+from lmjax.parallel.batch import local_rows, put_batch, shapes_on_mesh
 from lmjax.parallel.copies import Copies
 from lmjax.parallel.heartbeat import status
 from lmjax.parallel.watchdog import DATA
@@ -54,6 +54,7 @@ def train(
       FloatingPointError: the loss is not finite and `optim.on_nonfinite` is "stop";
         the text names the step, its samples and the last good checkpoint.
     """
+    compilation_cache.use_cache(config.compile)
     with (
         StopSignal(leave_now) as stop,
         watch.watch(directory, config.watch) as monitor,
@@ -163,6 +164,10 @@ def _train(
     train_step = run.program.train_step
     meter = Meter(run.metric_log, run.progress, program=run.program)
     finished = False
+    buckets = batches.bucket_shapes(run.datasets, config, **row_shapes)
+    if len(buckets) > 1:
+        with _compiling(meter):
+            train_step.compile_all([shapes_on_mesh(batch, mesh) for batch in buckets])
     stop.defer(start)  # there is now a state that is worth saving
     profiler = Profiler(run.directory, profile)
     copies = Copies(run.program.state_shapes.params, mesh)
@@ -177,16 +182,16 @@ def _train(
                 host_batch = next(host_batches)
             batch = put_batch(host_batch, mesh)
 
-            # A shape of batch is compiled when it is first met.
-            compiled_step = train_step.compile(
-                batch, compiling=functools.partial(_compiling, meter)
-            )
+            # Buckets were compiled before; the one shape of text when it is first met.
+            if not train_step.has_compiled(batch):
+                with _compiling(meter):
+                    train_step.compile(batch)
 
             # The step. It is only dispatched: while the devices compute it, the host
             # prepares the next batch.
             profiler.begin(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = compiled_step(state, batch)
+                state, metrics = train_step(state, batch)
             profiler.end(step, metrics)
 
             # The log: reads the metrics of a step that the devices have done by now.

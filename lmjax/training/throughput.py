@@ -53,7 +53,7 @@ class Meter:
         self.metric_log, self.progress = metric_log, progress
         self.config = program.config
         self.flops_per_token = program.flops_per_token
-        self.compile_seconds, self.num_compilations = 0.0, 0
+        self.program, self.compile_seconds = program, 0.0
         self.unread: collections.deque[tuple[int, int, Metrics]] = collections.deque()
         self.seconds_waited = 0.0
         self.steps_timed = self.num_tokens = 0
@@ -67,7 +67,6 @@ class Meter:
             begin = time.perf_counter()
             yield
             self.compile_seconds += time.perf_counter() - begin
-        self.num_compilations += 1
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -138,7 +137,7 @@ class Meter:
             values["peak_bytes"] = memory
         if self.compile_seconds:
             values["compile_seconds"] = self.compile_seconds
-            values["num_compilations"] = self.num_compilations
+            values["num_compilations"] = self.program.train_step.num_compilations
         self.mark, self.steps_timed, self.num_tokens = now, 0, 0
         self.padding = np.zeros(2)
         self.seconds_waited = self.compile_seconds = 0.0
