@@ -15,12 +15,12 @@ from lmjax.config.leaf_types import (
 
 # The leaves that only some optimizers or schedules use, for each of them.
 OPTIMIZER_LEAVES: dict[str, set[str]] = {
-    "adamw": {"b1", "b2", "epsilon"},
+    "adamw": {"b1", "b2", "epsilon", "momentum_dtype"},
     "adafactor": set(),
-    "lion": {"b1", "b2"},
+    "lion": {"b1", "b2", "momentum_dtype"},
     # b2, epsilon: for the parameters left to AdamW
-    "muon": {"b1", "b2", "epsilon", "muon_also"},
-    "sgd": {"b1"},
+    "muon": {"b1", "b2", "epsilon", "momentum_dtype", "muon_also"},
+    "sgd": {"b1", "momentum_dtype"},
 }
 SCHEDULE_LEAVES: dict[str, set[str]] = {
     "constant": set(),
@@ -52,6 +52,9 @@ class OptimConfig:
     b1: Rate = runtime_field(0.9)  # sgd, muon: momentum
     b2: Rate = runtime_field(0.95)
     epsilon: NonNegativeFloat = runtime_field(1e-8)
+    # in which the first moment (the momentum) is kept; bfloat16 halves its memory. The
+    # second moment stays in float32: its changes are too small for bfloat16
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: NonNegativeFloat = runtime_field(0.1)  # decoupled, as in AdamW
     # the kinds of parameters that weight decay applies to
     decay_kinds: tuple[Literal["kernel", "embedding", "scale", "bias"], ...] = (

@@ -13,6 +13,7 @@ from lmjax.errors import ConfigError
 from lmjax.generate.prompts import check_sources, pad_sources
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
+from lmjax.parallel.sharding import fill_shards
 from lmjax.tasks.losses import cross_entropy
 from lmjax.types import Array, Batch, HostBatch, Params
 
@@ -132,14 +133,18 @@ class Scorer:
             most = self._max_rows(length, source_length=source_length)
             for first in range(0, len(windows), most):
                 group = windows[first : first + most]
-                yield (_power_of_two(len(group)), length, source_length), group
+                num_rows = fill_shards(_power_of_two(len(group)))
+                yield (num_rows, length, source_length), group
 
     def _max_rows(self, length: int, *, source_length: int = 0) -> int:
-        """Return how many rows of a length a batch has at most, a power of two."""
+        """Return how many rows of a length a batch has at most.
+
+        A power of two for each device that has rows of its own.
+        """
         tokens = max(length, source_length)
         logits = length * self.model.config.vocab_size
         most = min(MAX_ROWS, MAX_TOKENS // tokens, MAX_LOGITS // logits)
-        return 1 << max(most, 1).bit_length() - 1
+        return (1 << max(most, 1).bit_length() - 1) * fill_shards(1)
 
     def _score_with_carries(
         self, params: Params, texts: TokenPairs, scores: Sequence[TokenScores]
@@ -158,7 +163,7 @@ class Scorer:
             length = padded_length(longest, limit=self.model.config.max_length)
             group = windows[: self._max_rows(length)]
             windows = windows[len(group) :]
-            num_rows = _power_of_two(len(group))
+            num_rows = fill_shards(_power_of_two(len(group)))
             batch = _make_batch(group, shape=(num_rows, -(-longest // length) * length))
             carry = self.model.init_carry(num_rows)
             for start in range(0, longest, length):

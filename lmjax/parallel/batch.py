@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lmjax.parallel.sharding import batch_sharding, data_shards, with_shardings
+from lmjax.parallel.sharding import batch_sharding, data_shards
 from lmjax.types import Batch, HostBatch
 
 T = TypeVar("T")
@@ -54,11 +54,14 @@ def put_batch(batch: HostBatch, mesh: Mesh) -> Batch:
 
 def shapes_on_mesh(batch: HostBatch, mesh: Mesh) -> Batch:
     """Return the shapes that `put_batch` gives a global batch, with their shardings."""
-    shapes = {
-        name: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
+    return {
+        name: jax.ShapeDtypeStruct(
+            x.shape,
+            jax.dtypes.canonicalize_dtype(x.dtype),
+            sharding=batch_sharding(mesh, x.shape),
+        )
         for name, x in batch.items()
     }
-    return with_shardings(shapes, batch_sharding(mesh))
 
 
 def device_get_ahead(results: Iterable[T]) -> Iterator[T]:

@@ -317,6 +317,16 @@ def map_shards(
     )
 
 
+def fill_shards(num_rows: int) -> int:
+    """Return the number of rows, at least so many, that all shards of a batch share.
+
+    Rows that do not divide would be computed by every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else data_shards(mesh)
+    return -(-num_rows // shards) * shards
+
+
 def map_row_shards(compute: Callable[[Array], Any], x: Array) -> Any:
     """Apply a function to the rows of a batch, on each device to its own shard.
 

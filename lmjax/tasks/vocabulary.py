@@ -134,7 +134,7 @@ def _forward(options: _Options, layer: OutputLayer, targets_BT: Array) -> Any:
 def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
     layer, targets_BT = residuals
     rows = _rows(layer)
-    total = lambda x: x if rows is None else jax.lax.psum(x, _axes(rows))
+    axes = () if rows is None else _axes(rows)
 
     def gradients(
         x_BTD: Array,
@@ -163,14 +163,18 @@ def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
         zeros = lambda x: None if x is None else jnp.zeros(x.shape, jnp.float32)
         tiles = _tiles(options, x_BTD, targets_BT, d_nll_BT, d_objective_BT)
         own, d_x = jax.lax.scan(one, (zeros(table_VD), zeros(bias_V)), tiles)
-        return _join(d_x, targets_BT), jax.tree.map(total, own)
+        d_table: Any = own[0]
+        d_bias = own[1]
+        if d_bias is not None:
+            d_bias = _sum_over(d_bias, axes)
+        return _join(d_x, targets_BT), (_scatter_sum(d_table, axes), d_bias)
 
     inputs = (layer.x, targets_BT, grads.nll, grads.objective)
     d_x, (d_table, d_bias) = _on_rows(
         gradients,
         (*inputs, _in_compute_dtype(layer), layer.bias_V),
         specs=(rows, rows, rows, rows, None, None),
-        out=(rows, None),
+        out=(rows, (_scattered(layer.table_VD, axes), None)),
     )
     d_table = d_table.astype(layer.table_VD.dtype)
     if layer.bias_V is not None:
@@ -232,6 +236,29 @@ def _axes(spec: PartitionSpec) -> tuple[str, ...]:
     """Return the axes of the mesh that split rows or their length."""
     rows, length = spec
     return (*(rows or ()), *([length] if length else []))
+
+
+def _sum_over(x: Array, axes: tuple[str, ...]) -> Array:
+    return jax.lax.psum(x, axes) if axes else x
+
+
+def _scattered(table_VD: Array, axes: tuple[str, ...]) -> PartitionSpec | None:
+    """Return how `_scatter_sum` leaves the gradient of a table; None if whole."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if "fsdp" not in axes or table_VD.shape[1] % mesh.shape["fsdp"]:
+        return None
+    return PartitionSpec(None, "fsdp")
+
+
+def _scatter_sum(d_table_VD: Array, axes: tuple[str, ...]) -> Array:
+    """Sum over the devices of all rows; each keeps its own columns, as of the table.
+
+    To sum all columns on every device would send twice the bytes.
+    """
+    if _scattered(d_table_VD, axes) is None:
+        return _sum_over(d_table_VD, axes)
+    own = jax.lax.psum_scatter(d_table_VD, "fsdp", scatter_dimension=1, tiled=True)
+    return _sum_over(own, tuple(axis for axis in axes if axis != "fsdp"))
 
 
 def _on_rows(

@@ -141,7 +141,7 @@ def make_schedule(config: OptimConfig, *, num_steps: int) -> Callable[[Array], A
 
 
 def _adamw(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
-    return optax.scale_by_adam(c.b1, c.b2, c.epsilon)
+    return optax.scale_by_adam(c.b1, c.b2, c.epsilon, mu_dtype=c.momentum_dtype)
 
 
 def _adafactor(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
@@ -165,11 +165,11 @@ def _layer_rms(axes: tuple[str, ...], x: Array) -> Array:
 
 
 def _lion(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
-    return optax.scale_by_lion(c.b1, c.b2)
+    return optax.scale_by_lion(c.b1, c.b2, mu_dtype=c.momentum_dtype)
 
 
 def _sgd(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
-    return optax.trace(c.b1)
+    return optax.trace(c.b1, accumulator_dtype=c.momentum_dtype)
 
 
 # Axes of matrices that are not hidden ones: a Muon update suits neither tables nor
@@ -201,7 +201,9 @@ def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
             "AdamW updates all of them; config.optim.muon_also names others for Muon"
         )
     muon = optax.chain(
-        optax.contrib.scale_by_muon(beta=c.b1, weight_dimension_numbers=numbers),
+        optax.contrib.scale_by_muon(
+            beta=c.b1, weight_dimension_numbers=numbers, mu_dtype=c.momentum_dtype
+        ),
         optax.stateless(lambda updates, _: _muon_scale(updates, numbers)),
     )
     return optax.partition({"muon": muon, "adamw": _adamw(c, axes)}, labels)

@@ -15,6 +15,7 @@ from lmjax.generate.prompts import (
 )
 from lmjax.generate.sampling import Sampling
 from lmjax.parallel import processes
+from lmjax.parallel.sharding import fill_shards
 from lmjax.training.run import Run
 from lmjax.types import TrainState
 
@@ -45,9 +46,15 @@ def write_samples(run: Run, state: TrainState) -> None:
     if not config.prompts:
         return
     step, inputs = int(state.step), _encode_prompts(run)
+    # Rows of padding, where there are fewer prompts than devices that share them.
+    num_rows = fill_shards(len(config.prompts))
+    padded: dict[str, Any] = {
+        name: [*texts, *[texts[-1]] * (num_rows - len(texts))] if texts else texts
+        for name, texts in inputs.items()
+    }
     rows = run.generator.generate(
         state.eval_params,
-        **inputs,
+        **padded,
         max_tokens=config.max_tokens,
         sampling=Sampling.from_config(
             _decoding(run),
@@ -60,6 +67,7 @@ def write_samples(run: Run, state: TrainState) -> None:
     has_source = model.is_encoder_decoder
     separator = "\n" if has_source else ""
     contexts: Any = [()] * len(rows) if has_source else inputs["prompts"]
+    rows = rows[: len(config.prompts)]
     rows = [[*drop_forced(row, decoding=decoding, config=model)] for row in rows]
     texts = [
         prompt + separator + decode_continuation(tokenizer, context, row)

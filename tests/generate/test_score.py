@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from lmjax.config.experiment import MeshConfig
 from lmjax.errors import UserError
 from lmjax.generate import score
 from lmjax.generate.prompts import pad_sources
 from lmjax.generate.score import Scorer, cut_windows, padded_length
+from lmjax.parallel.sharding import fill_shards, make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +152,17 @@ def test_windows_score_each_token_once(length):
                 first = window.tokens[-window.num_scored]
                 # At least half a window of what came before, where there is so much.
                 assert first - given > min(length // 2, first - 1)
+
+
+def test_no_device_computes_the_rows_of_others(setup):
+    """On a mesh rows of padding fill the batch; the scores are those of one device."""
+    model, params, scorer = setup
+    texts = [([1], [2 + n, 3, 5]) for n in range(3)]
+    expected = scorer.log_probs(params, texts)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:6])
+    with jax.set_mesh(mesh):
+        assert [fill_shards(n) for n in (1, 6, 8)] == [6, 6, 12]
+        ((shape, _),) = scorer._groups(texts, None)
+        found = Scorer(model).log_probs(params, texts)
+    assert shape[0] == 6
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

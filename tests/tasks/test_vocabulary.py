@@ -103,6 +103,34 @@ def test_gradients_of_a_table_are_summed_in_float32():
         np.testing.assert_allclose(found.table_VD, exact, atol=0.02)
 
 
+@pytest.mark.parametrize("size", [ALL, SOME])
+def test_no_product_of_the_backward_pass_is_of_float32(size):
+    """Neither of all logits nor of tiles: on a GPU it would take twice the time."""
+    config = CausalLMConfig(logits_gigabytes=size)
+    grads = jax.jit(lambda own: loss_and_grads(own, config))
+    text = grads.lower(layer(dtype=jnp.bfloat16)).as_text()
+    products = re.findall(r"dot_general.*: \((.*)\) ->", text)
+    assert len(products) >= 3
+    assert not [types for types in products if "f32" in types.replace("bf16", "")]
+
+
+def test_the_gradient_of_a_table_is_laid_as_the_table():
+    """A reduce-scatter; an all-reduce would send twice the bytes."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4), jax.devices()[:4])
+    shape = lambda x, *spec: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=jax.NamedSharding(mesh, jax.P(*spec))
+    )
+    own = layer(bias=False)
+    own = dataclasses.replace(
+        own, x=shape(own.x, "fsdp"), table_VD=shape(own.table_VD, None, "fsdp")
+    )
+    config = CausalLMConfig(logits_gigabytes=SOME / 4)
+    grad = jax.grad(lambda own: vocabulary_loss(own, batch(), config).loss_sum)
+    with jax.set_mesh(mesh):
+        text = jax.jit(grad).lower(own).as_text()
+    assert "reduce_scatter" in text
+
+
 def test_metrics_are_those_of_all_logits():
     found, expected = (
         jax.jit(

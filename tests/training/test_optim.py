@@ -288,3 +288,20 @@ def test_muon_knows_inputs_from_outputs(tiny):
     assert sides(numbers["mlp"]["up"]["kernel"]) == ((1,), (2,))
     assert sides(numbers["mlp"]["down"]["kernel"]) == ((1,), (2,))
     assert numbers["mlp"]["up"]["bias"] == optax.MaskedNode()
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "sgd", "muon"])
+def test_momentum_is_kept_in_its_dtype(tiny, random_params, name):
+    model = tiny("llama", num_layers=1)
+    params = random_params(model)
+    updates = {}
+    for dtype in ("float32", "bfloat16"):
+        config = OptimConfig(name=name, momentum_dtype=dtype, schedule="constant")
+        optimizer = optim.build(config, axes=model.axes, num_steps=10)
+        state = optimizer.init(params)
+        updates[dtype], state = optimizer.update(params, state, params, jnp.int32(0))
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim > 1}
+        assert jnp.dtype(dtype) in dtypes
+        assert (jnp.dtype("bfloat16") in dtypes) == (dtype == "bfloat16")
+        kinds = {leaf.dtype for leaf in jax.tree.leaves(updates[dtype])}
+        assert kinds == {jnp.dtype("float32")}
