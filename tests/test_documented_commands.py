@@ -20,6 +20,7 @@ import lmjax
 from lmjax.cli.main import VERBS, main
 from lmjax.cli.parser import parse_args
 from lmjax.config.parse import load_module
+from lmjax.plan.target import parse_target
 from tools.launch.command import main as launch
 
 pytest.importorskip("safetensors")
@@ -198,6 +199,9 @@ def test_the_commands_of_the_readme(place, command, capsys):
         Path("lines.txt").write_text(template.encode().decode("unicode_escape"))
     elif command.startswith("python tools/sweep.py"):
         pytest.skip("tests/tools/test_sweep.py")
+    elif verb == "plan":
+        args = parse_args(shlex.split(command)[1:], VERBS)
+        assert parse_target(args.topology).num_devices > 1
     elif command.startswith("python tools/launch.py"):
         target, *flags = shlex.split(command)[2:]
         assert launch([target, "--dry_run", *flags]) == 0
@@ -274,6 +278,10 @@ def test_the_commands_of_an_experiment(place, file, capsys):
             continue
         if verb == "describe":
             assert run(command) == 0
+            continue
+        if verb == "plan":  # tests/plan compiles small models
+            args = parse_args(shlex.split(command)[1:], VERBS)
+            assert parse_target(args.topology).num_devices > 1
             continue
         assert f"experiments/{file.parent.name}/{file.name}" in command
         config = experiment_of(command)

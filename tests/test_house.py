@@ -22,7 +22,7 @@ FLOORS = [
     ("generate",),
     ("inference",),
     ("training",),
-    ("api",),
+    ("api", "plan"),
     ("cli",),
 ]
 # The same inside `lmjax/data`.

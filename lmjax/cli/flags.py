@@ -30,6 +30,14 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
+def parse_amount(text: str) -> float:
+    """Parse a number greater than 0, such as 15e12."""
+    amount = parse_number(text)
+    if not 0 < amount < math.inf:
+        raise argparse.ArgumentTypeError(f"={text}: must be > 0")
+    return amount
+
+
 def parse_step(text: str) -> int | str:
     """Parse a step: a number, or "best"."""
     if text == "best":
@@ -111,6 +119,35 @@ DEVICES = Flag(
     type=parse_integer,
     default=0,
     metavar="N",
+)
+TOPOLOGY = Flag(
+    "--topology",
+    "the machine, which need not be there: tpu:v5p:4x4x4, tpu:v6e:4x4*2 (two slices), "
+    "gpu:h200:8x8 (nodes x GPUs), cpu:8",
+    required=True,
+    metavar="NAME",
+)
+SEARCH = Flag(
+    "--search",
+    "try meshes, remat, microbatches and attention, and print the fastest that fit",
+    action="store_true",
+)
+FIT = Flag("--fit", "find the largest batch that fits", action="store_true")
+TOKENS = Flag(
+    "--tokens",
+    "to train on, as in 15e12; default: those of the config's steps",
+    type=parse_amount,
+    metavar="N",
+)
+PRICE = Flag(
+    "--price",
+    "dollars for an hour of one chip",
+    type=parse_amount,
+    metavar="DOLLARS",
+)
+JSON = Flag("--json", "print one JSON object", action="store_true")
+PLOT = Flag(
+    "--plot", "also write a picture of memory and time", default="", metavar="FILE.png"
 )
 WORKDIR = Flag(
     "--workdir", "the directory of a trained run", required=True, metavar="DIR"

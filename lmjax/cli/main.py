@@ -142,6 +142,23 @@ def describe(args: argparse.Namespace) -> int:
     return 0
 
 
+def plan(args: argparse.Namespace) -> int:
+    """Say what a run would need on a machine: memory, time, collectives, dollars."""
+    from lmjax.plan.target import parse_target
+
+    target = parse_target(args.topology)
+    config = load(args.config, args.overrides, defaults=_init_from())
+    from lmjax.cli import plans
+
+    return plans.run(
+        config,
+        target,
+        tokens=args.tokens,
+        price=args.price,
+        as_json=args.json,
+    )
+
+
 def import_model(args: argparse.Namespace) -> int:
     """Import a Hugging Face model as a workdir."""
     from lmjax.interop import dry_run, hf, hub, peft_import
@@ -227,6 +244,15 @@ VERBS = {
         prepare, flags.EXPERIMENT, flags.RUN, flags.JOB, takes_overrides=True
     ),
     "describe": Verb(describe, flags.EXPERIMENT, flags.DEVICES, takes_overrides=True),
+    "plan": Verb(
+        plan,
+        flags.EXPERIMENT,
+        flags.TOPOLOGY,
+        flags.TOKENS,
+        flags.PRICE,
+        flags.JSON,
+        takes_overrides=True,
+    ),
     "eval": Verb(evaluate, flags.WORKDIR, flags.STEP, takes_overrides=True),
     "generate": Verb(
         generate,

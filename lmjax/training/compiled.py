@@ -41,6 +41,10 @@ class CompiledStep:
         """Return the next state and the step's metrics; the state is donated."""
         return self.compile(batch)(state, batch)
 
+    def lower(self, batch: Batch) -> Any:
+        """Return the step lowered for the shapes of a batch, to be compiled."""
+        return self._jitted.lower(self._state_shapes, batch)
+
     def compile(
         self, batch: Batch
     ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -61,9 +65,7 @@ class CompiledStep:
         """
         missing = {_shapes(b): b for b in batches if not self.has_compiled(b)}
         # Tracing holds Python's lock, and reads the mesh of this thread.
-        lowered = [
-            self._jitted.lower(self._state_shapes, batch) for batch in missing.values()
-        ]
+        lowered = [self.lower(batch) for batch in missing.values()]
         # Each compilation takes gigabytes of the host's memory.
         most = min(len(lowered), os.cpu_count() or 1, 8)
         with concurrent.futures.ThreadPoolExecutor(max(most, 1)) as threads:

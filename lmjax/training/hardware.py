@@ -1,29 +1,18 @@
-"""The peak FLOPs and the memory of devices."""
+"""The peak FLOPs and the memory of the devices of this process."""
 
 import jax
 
-# Dense bfloat16 FLOP/s, from the vendors' data sheets.
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "V100": 125e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-}
+from lmjax.parallel.chips import find_chip
 
 
-def peak_flops() -> float | None:
-    """Return the peak FLOP/s of one device, None if unknown."""
-    kind = jax.devices()[0].device_kind
-    return next((flops for name, flops in PEAK_FLOPS.items() if name in kind), None)
+def peak_flops(dtype: str) -> float | None:
+    """Return the peak FLOP/s of one device, None if unknown.
+
+    Args:
+      dtype: that the model computes in.
+    """
+    chip = find_chip(jax.devices()[0].device_kind)
+    return None if chip is None else chip.flops.get(dtype)
 
 
 def peak_bytes() -> int | None:
