@@ -10,12 +10,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lmjax.cli import flags, process_exit, streams
 from lmjax.cli.parser import Verb, parse_args
-from lmjax.config.experiment import load
+from lmjax.config.experiment import Config, load
 from lmjax.errors import UserError
 from lmjax.storage.paths import is_remote, open_path
 
@@ -33,7 +33,7 @@ def train(args: argparse.Namespace) -> int:
 
     seconds = args.join_timeout or join.JOIN_SECONDS
     join.join_processes(detect=args.distributed, seconds=seconds)
-    with _log_file(args, part=processes.index()):
+    with _log_file(args, part=processes.index()), _explain_out_of_memory(config):
         finished = loop.train(
             config,
             open_path(args.workdir),
@@ -147,6 +147,8 @@ def plan(args: argparse.Namespace) -> int:
     from lmjax.plan.target import parse_target
 
     target = parse_target(args.topology)
+    if args.search and args.fit:
+        raise UserError("--fit: the batch stays as it is with --search; give one")
     config = load(args.config, args.overrides, defaults=_init_from())
     from lmjax.cli import plans
 
@@ -155,7 +157,9 @@ def plan(args: argparse.Namespace) -> int:
         target,
         tokens=args.tokens,
         price=args.price,
+        way="search" if args.search else "fit" if args.fit else "plan",
         as_json=args.json,
+        plot=Path(args.plot) if args.plot else None,
     )
 
 
@@ -196,6 +200,30 @@ def export_model(args: argparse.Namespace) -> int:
         return 0
     print(hf.export_hf(workdir, target, step=args.step, dtype=args.dtype))
     return 0
+
+
+@contextlib.contextmanager
+def _explain_out_of_memory(config: Config) -> Iterator[None]:
+    """Print what the step would need, if the devices have no memory for it.
+
+    Raises:
+      UserError: in place of the error of the device.
+    """
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        from lmjax.cli import plans
+
+        plans.explain_out_of_memory(config)
+        raise UserError(
+            f"the devices are out of memory: {str(error).splitlines()[0][:300]} (lmjax "
+            "plan --search finds layouts that fit; config.num_microbatches and "
+            "config.model.remat take less memory)"
+        ) from error
 
 
 def _log_file(
@@ -248,9 +276,12 @@ VERBS = {
         plan,
         flags.EXPERIMENT,
         flags.TOPOLOGY,
+        flags.SEARCH,
+        flags.FIT,
         flags.TOKENS,
         flags.PRICE,
         flags.JSON,
+        flags.PLOT,
         takes_overrides=True,
     ),
     "eval": Verb(evaluate, flags.WORKDIR, flags.STEP, takes_overrides=True),

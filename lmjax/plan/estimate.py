@@ -57,7 +57,7 @@ def judge(
         "fits": not refused and (not available or total <= available),
     }
     plan["margin_bytes"] = available - total if available and total else None
-    if refused:
+    if refused or "unread" in measured:
         return plan
     plan["sent_bytes"] = sum(row["bytes"] for row in measured["collectives"])
     plan["least_bytes"] = sum(measured["least"].values())

@@ -27,12 +27,28 @@ def print_plan(plan: Mapping[str, Any], *, console: Console | None = None) -> No
     if "refused" in plan:
         console.print(f"the compiler: {plan['refused']}", markup=False)
         return
+    if "unread" in plan:
+        console.print(
+            "no collectives and no time: this jaxlib cannot read what the compiler "
+            f"made, a newer one may: {plan['unread']}",
+            markup=False,
+        )
+        return
     if plan["collectives"]:
         console.print(_collectives(plan))
     console.print(_work(plan))
     if "training" in plan:
         console.print(_training(plan["training"]))
         console.print("assumed: " + "; ".join(ASSUMPTIONS), style="dim")
+
+
+def print_overrides(plan: Mapping[str, Any]) -> None:
+    """Print the flags that give this plan, to paste, and in a word what it is."""
+    console = Console(highlight=False, soft_wrap=True)
+    flags = " ".join(f"--config.{override}" for override in plan["overrides"])
+    speed = plan.get("roofline", {}).get("tokens_per_second")
+    fast = "" if speed is None else f", {speed:,.0f} tokens/s at best"
+    console.print(f"{flags}  # {_verdict(plan)}{fast}", markup=False)
 
 
 def _verdict(plan: Mapping[str, Any]) -> str:

@@ -56,13 +56,22 @@ def measure(config: Config, target: Target) -> dict[str, Any]:
             result |= _too_large(program, str(error))
             return result | {"compile_seconds": time.perf_counter() - begin}
     end = time.perf_counter()
-    module = Module(compiled.as_text())
     stats = compiled.memory_analysis()
     total = memory.total_bytes(stats)
+    try:
+        module = Module(compiled.as_text())
+    except jax.errors.JaxRuntimeError as error:  # jaxlib is older than libtpu
+        module, result["unread"] = None, _first_line(str(error))
     result |= {
         "total_bytes": total,
         "memory": memory.memory_groups(program, total=total, module=module),
         "compiler": memory.summarize(stats),
+        "trace_seconds": middle - begin,
+        "compile_seconds": end - middle,
+    }
+    if module is None:
+        return result
+    result |= {
         "collectives": [
             dataclasses.asdict(row) for row in find_collectives(module, mesh.shape)
         ],
@@ -70,8 +79,6 @@ def measure(config: Config, target: Target) -> dict[str, Any]:
         "kernels": count_kernels(module),
         "num_unknown_loops": module.num_unknown_loops,
         "largest_square": _largest_square(module, config),
-        "trace_seconds": middle - begin,
-        "compile_seconds": end - middle,
     }
     if target.chip is not None:
         peaks = {
