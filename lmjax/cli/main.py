@@ -159,7 +159,7 @@ def plan(args: argparse.Namespace) -> int:
         price=args.price,
         way="search" if args.search else "fit" if args.fit else "plan",
         as_json=args.json,
-        plot=Path(args.plot) if args.plot else None,
+        plot=open_path(args.plot) if args.plot else None,
     )
 
 
