@@ -205,6 +205,8 @@ def test_the_commands_of_the_readme(place, command, capsys):
     elif command.startswith("python tools/launch.py"):
         target, *flags = shlex.split(command)[2:]
         assert launch([target, "--dry_run", *flags]) == 0
+    elif "s3://" in command:  # tests/storage runs against a server
+        experiment_of(command)
     elif "--config.model.dims=512" in command:
         assert run(command) == 2
         (line,) = capsys.readouterr().err.splitlines()
