@@ -26,10 +26,11 @@ from lmjax.parallel.heartbeat import Beat, Status
 from lmjax.parallel.hub import HOLD, LEAVE, Hub, Verdict, Word
 from lmjax.parallel.stop_gate import StopGate
 from lmjax.parallel.watchdog import Watchdog, write_stacks
+from lmjax.storage.paths import is_remote
 
 _EXIT_STOPPED = 75  # sysexits.h's EX_TEMPFAIL
 _JUDGE_SECONDS = 0.5
-_FILE_SECONDS = 2.0
+_FILE_SECONDS, _OBJECT_SECONDS = 2.0, 10.0  # on disk, and on object storage
 _CLOSE_SECONDS = 3.0
 _SILENT_BEATS = 4  # a process that misses so many may have ended
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -293,7 +294,8 @@ class Monitor:
                 self._write_place()
             except OSError as error:
                 log.info("%s", error)
-            time.sleep(_FILE_SECONDS)
+            remote = is_remote(self.directory)
+            time.sleep(_OBJECT_SECONDS if remote else _FILE_SECONDS)
 
     def _write_place(self) -> None:
         """Write where this process is: whoever looks at a dead run can see it."""
@@ -308,9 +310,13 @@ class Monitor:
             "seconds": round(self.status.clock.now() - moment.since, 1),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        content = (json.dumps(values) + "\n").encode()
         path.parent.mkdir(parents=True, exist_ok=True)
+        if is_remote(path):
+            path.write_bytes(content)
+            return
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(values) + "\n")
+        partial.write_bytes(content)
         partial.replace(path)
 
     def _write_stacks(self) -> None:

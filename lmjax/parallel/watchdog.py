@@ -4,11 +4,13 @@ import collections
 import faulthandler
 import logging
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
 from lmjax.config.watch import WatchConfig
 from lmjax.parallel.heartbeat import Moment, Status
+from lmjax.storage.paths import is_remote
 
 TRAINING = "training"
 DATA = "data"
@@ -75,6 +77,9 @@ def write_stacks(directory: Path, *, name: str) -> Path:
     now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     path = directory / "stacks" / f"{name}-{now}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
+    with tempfile.TemporaryFile() if is_remote(path) else path.open("w+b") as file:
+        faulthandler.dump_traceback(file, all_threads=True)  # past Python's buffers
+        if is_remote(path):
+            file.seek(0)
+            path.write_bytes(file.read())
     return path

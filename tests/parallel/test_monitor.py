@@ -1,6 +1,7 @@
 """Processes watch each other: by a store and clocks that the tests hold."""
 
 import dataclasses
+import json
 import random
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from lmjax.parallel.heartbeat import Beat, Clock, Status
 from lmjax.parallel.hub import EXIT_LOST, HOLD, LEAVE, Hub, Verdict, Word
 from lmjax.parallel.monitor import Monitor
 from lmjax.parallel.stop_gate import StopGate
-from lmjax.parallel.watchdog import DATA, Watchdog
+from lmjax.parallel.watchdog import DATA, Watchdog, write_stacks
+from lmjax.storage.paths import open_path
 
 CONFIG = WatchConfig()
 
@@ -399,6 +401,18 @@ def test_a_hang_of_all_is_told_with_stacks(tmp_path, capsys):
     assert (
         "training, step 3: no progress for" in said and "elsewhere: process 1" in said
     )
+
+
+def test_places_and_stacks_are_on_object_storage_too():
+    pytest.importorskip("fsspec")
+    root = open_path("memory://watched")
+    (monitor,), _, _ = monitors(root, 1)
+    monitor.status.at_step(3)
+    monitor._write_place()
+    place = json.loads((root / "hosts" / "0.json").read_text())
+    assert (place["phase"], place["step"]) == ("training", 3)
+    path = write_stacks(root, name="0")
+    assert "test_places_and_stacks_are_on_object_storage_too" in path.read_text()
 
 
 # Hangs of one process
