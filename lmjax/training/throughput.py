@@ -54,7 +54,6 @@ class Meter:
         self.config = program.config
         self.flops_per_token = program.flops_per_token
         self.program, self.compile_seconds = program, 0.0
-        self.dtype = program.model.config.dtype
         self.unread: collections.deque[tuple[int, int, Metrics]] = collections.deque()
         self.seconds_waited = 0.0
         self.steps_timed = self.num_tokens = 0
@@ -131,7 +130,8 @@ class Meter:
             "tokens_per_second_per_device": tokens / num_devices,
             "data_wait_seconds": self.seconds_waited,
         }
-        peak, memory = peak_flops(self.dtype), peak_bytes()
+        peak = peak_flops(self.program.model.config.dtype)
+        memory = peak_bytes()
         if peak is not None:
             values["mfu"] = tokens * self.flops_per_token / (peak * num_devices)
         if memory is not None:

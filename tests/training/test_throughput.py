@@ -14,7 +14,11 @@ def test_padding_is_that_of_all_steps_since_the_last_line():
     config = parse({**given, "num_steps": 6, "log": {"every_steps": 3}})
     lines, quiet = [], types.SimpleNamespace(update=lambda *_: None)
     log = types.SimpleNamespace(write=lambda step, _, values: lines.append(values))
-    program = types.SimpleNamespace(config=config, flops_per_token=1.0)
+    model = types.SimpleNamespace(config=types.SimpleNamespace(dtype="float32"))
+    train_step = types.SimpleNamespace(num_compilations=1)
+    program = types.SimpleNamespace(
+        config=config, flops_per_token=1.0, model=model, train_step=train_step
+    )
     meter = Meter(log, quiet, program=program)
     for step in range(1, 7):
         sums = {"loss": (step, 1), "grad_norm": (1, 1), "padding": (step, 10 * step**2)}
