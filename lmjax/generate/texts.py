@@ -19,8 +19,8 @@ from lmjax.nn.decode_state import DecodeState, put_rows
 from lmjax.parallel import sharding
 from lmjax.types import Array, Params
 
-# Lengths of prompts and sources are padded to powers of two between these, beyond the
-# second to its multiples, which bounds the number of compilations.
+# Lengths of prompts, sources and texts are padded to powers of two between these, and
+# beyond the second to its multiples, which bounds the number of compilations.
 SHORTEST, MULTIPLE = 16, 64
 
 
@@ -215,7 +215,7 @@ def compact(state: GenerationState, is_live_B: Array) -> GenerationState:
 
 
 def pad_length(length: int) -> int:
-    """Return the length that prompts are padded to."""
+    """Return the length that prompts and texts are padded to."""
     if length > MULTIPLE:
         return -(-int(length) // MULTIPLE) * MULTIPLE
     return max(1 << (int(length) - 1).bit_length(), SHORTEST)
@@ -236,6 +236,5 @@ def read_length(prompts: Sequence[Sequence[int]], sources: Any) -> int:
 def slots_for(
     prompts: Sequence[Sequence[int]], sources: Any, max_tokens: int, *, spare: int = 0
 ) -> int:
-    """Return the slots of a text, for prompts and `max_tokens` more."""
-    length = read_length(prompts, sources) + max_tokens + spare
-    return -(-length // SHORTEST) * SHORTEST
+    """Return the slots of a text, for prompts and `max_tokens` more, padded too."""
+    return pad_length(read_length(prompts, sources) + max_tokens + spare)
