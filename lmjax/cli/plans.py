@@ -14,6 +14,7 @@ from lmjax.errors import UserError
 from lmjax.plan import present, report
 from lmjax.plan.plan import plan
 from lmjax.plan.target import Target
+from lmjax.storage.paths import is_remote
 
 
 def run(
@@ -76,7 +77,7 @@ def _check_plot(path: Path) -> None:
     allowed = (".png", ".pdf", ".svg")
     if path.suffix not in allowed:
         raise UserError(f"--plot={path}: must end in one of {', '.join(allowed)}")
-    if not path.parent.is_dir():
+    if not is_remote(path) and not path.parent.is_dir():
         raise UserError(f"--plot={path}: there is no directory {path.parent}")
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError(f"--plot={path}: needs pip install 'lmjax[plan]'")

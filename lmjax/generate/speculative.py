@@ -103,10 +103,14 @@ class SpeculativeGenerator:
         options: Any = {"max_tokens": max_tokens, "sources": sources}
         for generator in (self.target, self.draft):
             generator.check([prompt], min_tokens=least, **options)
-        size = slots_for([prompt], sources, max_tokens, spare=self.num_draft + 1)
+        num_slots = slots_for([prompt], sources, max_tokens, spare=self.num_draft + 1)
         read, draft_read = (
             generator.prefill(
-                own, [prompt], num_slots=size, cache_length=size, sources=sources
+                own,
+                [prompt],
+                num_slots=num_slots,
+                cache_length=num_slots,
+                sources=sources,
             )
             for generator, own in ((self.target, params), (self.draft, draft_params))
         )

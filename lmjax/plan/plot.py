@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmjax.fileio import open_atomic, write_errors
+
 _COLORS = {
     "parameters": "#2f6da8",
     "optimizer": "#6fa3d2",
@@ -18,7 +20,11 @@ _COLORS = {
 
 
 def write_plot(plans: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write an image of plans, each a bar of memory and a point under the roof."""
+    """Write an image of plans, each a bar of memory and a point under the roof.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     from matplotlib.figure import Figure
 
     timed = [plan for plan in plans if "roofline" in plan]
@@ -27,7 +33,8 @@ def write_plot(plans: Sequence[Mapping[str, Any]], path: Path) -> None:
     _draw_memory(panels[0], [plan for plan in plans if "memory" in plan])
     if timed:
         _draw_roofline(panels[1], timed)
-    figure.savefig(path)
+    with write_errors(path), open_atomic(path) as out:
+        figure.savefig(out, format=path.suffix[1:])
 
 
 def _draw_memory(panel: Any, plans: Sequence[Mapping[str, Any]]) -> None:
