@@ -14,6 +14,14 @@ def parse_integer(text: str) -> int:
         raise argparse.ArgumentTypeError(f"={text}: must be an integer") from error
 
 
+def parse_count(text: str) -> int:
+    """Parse an integer greater than 0."""
+    count = parse_integer(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"={text}: must be >= 1")
+    return count
+
+
 def parse_number(text: str) -> float:
     """Parse a number."""
     try:
@@ -183,7 +191,7 @@ DRAFT = (
     Flag(
         "--num_draft",
         "tokens that it drafts at a time; default: 4",
-        type=parse_integer,
+        type=parse_count,
         default=4,
         metavar="N",
     ),

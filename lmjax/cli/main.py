@@ -72,7 +72,12 @@ def generate(args: argparse.Namespace) -> int:
     lm = load_model(args.workdir, step=args.step)
     common = {"max_tokens": args.max_tokens, "seed": args.seed}
     if args.draft is not None:
-        common |= {"draft": load_model(args.draft), "num_draft": args.num_draft}
+        try:
+            draft = load_model(args.draft)
+        except UserError as error:  # it names the flag of the model
+            text = str(error).removeprefix(f"--workdir={args.draft}: ")
+            raise UserError(f"--draft={args.draft}: {text}") from error
+        common |= {"draft": draft, "num_draft": args.num_draft}
     for piece in lm.stream(args.prompt, **common, **way):
         print(piece, end="", flush=True)
     print()

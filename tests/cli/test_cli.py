@@ -238,6 +238,17 @@ def test_a_damaged_tokenizer_is_one_line(run, capsys, tmp_path, damage):
     assert "lmjax_tokenizer.json:" in stderr.splitlines()[-1]
 
 
+def test_a_draft_writes_the_same_text_and_its_errors_name_its_flag(run, capsys):
+    argv = ["generate", f"--workdir={run}", "--prompt=a", "--max_tokens=6"]
+    argv += ["--temperature=0"]
+    code, stdout, _ = run_cli(capsys, *argv)
+    assert run_cli(capsys, *argv, f"--draft={run}")[:2] == (code, stdout) == (0, stdout)
+    for flag, said in (("--draft=none", "holds no run"), ("--num_draft=0", ">= 1")):
+        code, _, stderr = run_cli(capsys, *argv, f"--draft={run}", flag)
+        assert code == 2
+        assert stderr.splitlines()[-1].startswith(f"error: {flag}: ") and said in stderr
+
+
 def test_an_error_of_the_system_is_one_line(run, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
