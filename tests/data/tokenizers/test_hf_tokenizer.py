@@ -191,18 +191,26 @@ def test_tokenizer_json(tmp_path, byte_level):
     assert without.bos_id is None and without.prefix_ids == ()
 
 
-def test_settings_add_bos_and_eos(tmp_path, byte_level):
-    settings = {"bos_token": "<s>", "eos_token": {"content": "</s>"}}
-    for bos, eos in ((True, True), (False, False), (None, True)):
-        flags = {"add_bos_token": bos, "add_eos_token": eos}
-        flags = {key: value for key, value in flags.items() if value is not None}
-        directory = write_llama(
-            tmp_path, byte_level, tokenizer_config__json=settings | flags
-        )
-        tok = open_tokenizer(directory)
-        assert tok.prefix_ids == (() if bos is False else (0,))
-        assert tok.bos_id == (None if bos is False else 0)
-        assert tok.suffix_ids == ((2,) if eos else ())
+@pytest.mark.parametrize("add", [True, False])
+def test_the_ids_around_a_text_are_those_of_tokenizer_json(tmp_path, byte_level, add):
+    """As in transformers 5, which drops both settings where there is such a file."""
+    settings = {"bos_token": "<s>", "eos_token": "</s>"}
+    settings |= {"add_bos_token": add, "add_eos_token": add}
+    tok = open_tokenizer(
+        write_llama(tmp_path, byte_level, tokenizer_config__json=settings)
+    )
+    assert (tok.prefix_ids, tok.suffix_ids, tok.bos_id) == ((0,), (), 0)
+
+
+def test_padding_of_tokenizer_json(tmp_path, byte_level):
+    directory = write_llama(tmp_path, byte_level)
+    file = directory / "tokenizer.json"
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_type_id": 0}
+    padding |= {"pad_to_multiple_of": None, "pad_id": 2, "pad_token": "</s>"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding": padding}))
+    assert open_tokenizer(directory).pad_id == 2
+    (directory / "tokenizer_config.json").write_text('{"pad_token": "<s>"}')
+    assert open_tokenizer(directory).pad_id == 0
 
 
 WORDS = ["[UNK]", "the", "fox", "'", "s", "n't", ".", ","]

@@ -32,6 +32,7 @@ def find_special_ids(
     template: Template,
     size: int,
     defaults: Mapping[str, str] | None = None,
+    padding: str | None = None,
 ) -> SpecialIds:
     """Return the special ids of a tokenizer.
 
@@ -44,6 +45,8 @@ def find_special_ids(
       template: the ids that it adds to texts.
       size: of the vocabulary; the model's settings may have larger ids.
       defaults: the special tokens of its class by role.
+      padding: the token that a tokenizer.json pads with, if it says so. It counts where
+        neither the settings nor the class name one.
     """
 
     def candidates(role: str) -> Iterator[int]:
@@ -59,6 +62,8 @@ def find_special_ids(
     own = usual[:1] if (defaults or {}).get("eos") else []
     all_eos = [*eos, *model_eos, *sep, *own, *suffix[-1:], *usual]
     pad = _find_declared(files, token_to_id, "pad")
+    if not pad and padding and "pad" not in (defaults or {}):
+        pad = not_none(token_to_id(padding))
     model_pad = (i for i in _find_model_ids(files, "pad") if i < size)
     return SpecialIds(
         bos_id=next(iter(prefix), None),
@@ -95,8 +100,11 @@ def _apply_bos_eos_settings(
 ) -> Template:
     """Add or remove BOS and EOS as `add_bos_token` and `add_eos_token` say.
 
-    A template with other tokens around a text is returned as it is.
+    A template with other tokens around a text is returned as it is, and so is that of
+    a tokenizer.json: transformers 5 drops both settings where there is one.
     """
+    if files.format == ("tokenizer.json",):
+        return template
     bos, eos = (_find_declared(files, token_to_id, role) for role in ("bos", "eos"))
     prefix, suffix, pair = template
     if not set(prefix) <= set(bos) or not set(suffix) <= set(eos):

@@ -169,6 +169,7 @@ def build(files: HFTokenizerFiles, *, bos: bool) -> HFTokenizer:
         template=_find_template(core),
         size=_count_ids(core),
         defaults=tokens,
+        padding=(json.loads(serialized).get("padding") or {}).get("pad_token"),
     )
     return HFTokenizer(
         core,
