@@ -33,7 +33,7 @@ _BLEU_TOKENIZERS: Mapping[str, BleuTokenizer] = {
     "zh": "zh",
     "ja": "ja-mecab",
     "ko": "ko-mecab",
-    **dict.fromkeys(("th", "lo", "km", "my"), "char"),
+    **dict.fromkeys(("th", "lo", "km", "my", "bo"), "char"),
 }
 _SPLIT_AT_SPACES = ("13a", "intl")
 _PACKAGES = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
@@ -149,7 +149,9 @@ def choose_bleu_tokenizer(
     """Return the tokenizer that is given, or that of the language, or of the script."""
     if options.bleu_tokenizer != "auto":
         return options.bleu_tokenizer
-    language = words.find_language(options.language) or _guess_language(targets)
+    language = words.find_language(options.language)
+    if language not in _BLEU_TOKENIZERS:  # some are written in several scripts
+        language = _guess_language(targets)
     return _BLEU_TOKENIZERS.get(language, "13a")
 
 
@@ -158,7 +160,7 @@ def _guess_language(targets: Iterable[str]) -> str:
     counts = words.count_scripts(targets)
     kana = sum(counts[script] for script in words.KANA)
     han = kana + sum(counts[script] for script in words.CHINESE)
-    others = sum(counts[script] for script in words.UNSPACED) - han
+    others = sum(counts[script] for script in words.UNSPLIT) - han
     rest = counts.total() - han - others - counts["HANGUL"]
     by_language = {
         "": rest,
@@ -208,7 +210,7 @@ def _bleu(
 ) -> tuple[float, ...]:
     tokenizer = choose_bleu_tokenizer(targets, options)
     counts = words.count_scripts(targets) if tokenizer in _SPLIT_AT_SPACES else {}
-    unspaced = sum(counts.get(script, 0) for script in words.UNSPACED)
+    unspaced = sum(counts.get(script, 0) for script in words.UNSPLIT)
     if unspaced > _LARGE_SHARE * sum(counts.values()):
         _log_once(
             logging.WARNING,

@@ -1,8 +1,7 @@
 """Words and languages of texts in any script, for metrics that compare words.
 
-Han, kana, Thai, Lao, Khmer and Myanmar are written without spaces: there each character
-is a word, as in the evaluation of multilingual question answering (MLQA, Lewis et al.
-2020).
+Han, kana, Thai and others are written without spaces: there each character is a word,
+as in the evaluation of multilingual question answering (MLQA, Lewis et al. 2020).
 """
 
 import collections
@@ -15,6 +14,9 @@ from collections.abc import Iterable
 CHINESE = ("CJK", "IDEOGRAPHIC")
 KANA = ("HIRAGANA", "KATAKANA")
 UNSPACED = (*CHINESE, *KANA, "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
+UNSPACED += ("TAI", "JAVANESE", "BALINESE", "BUGINESE")
+# Splitting at spaces leaves these whole; Tibetan has a dot after each syllable.
+UNSPLIT = (*UNSPACED, "TIBETAN")
 LATIN = "LATIN"
 
 # Of the codes of a language in ISO 639-1 and 639-3, that of a group that metrics treat
@@ -28,6 +30,7 @@ _LANGUAGES = {
     "lo": ("lo", "lao"),
     "km": ("km", "khm"),
     "my": ("my", "mya", "bur"),
+    "bo": ("bo", "bod", "tib", "dz", "dzo"),
     "de": ("de", "deu", "ger"),
     "es": ("es", "spa"),
     "vi": ("vi", "vie"),
