@@ -237,13 +237,14 @@ def send_signals(
             command(config, directory),
             [signal.Signals[name] for name in kind.split()],
             after=rng.uniform(0.0, seconds),
+            patience=120 + 10 * seconds,
         )
         sent += 1
         unexpected = find_unexpected(lines)
         traceback = any("Traceback" in line for line in lines)
         steps = len(read_losses(directory))
         print(f"{kind} at step {steps}: exit code {code}", *unexpected[:3], flush=True)
-        if traceback or len(unexpected) > 1:
+        if code is None or traceback or len(unexpected) > 1:
             faults += 1
         if code == 0:
             faults += not is_same_run(directory, reference)
@@ -265,9 +266,12 @@ def is_same_run(directory: Path, reference: Path) -> bool:
 
 
 def interrupt(
-    argv: list[str], signals: list[int], *, after: float
-) -> tuple[int, list[str]]:
-    """Start a program, send signals; return its exit code and what it printed then."""
+    argv: list[str], signals: list[int], *, after: float, patience: float
+) -> tuple[int | None, list[str]]:
+    """Start a program, send signals; return its exit code and what it printed then.
+
+    The code is None if it has not ended after `patience` seconds.
+    """
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(argv, stderr=stderr, stdout=subprocess.DEVNULL)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -276,7 +280,11 @@ def interrupt(
         for number in signals:
             process.send_signal(number)
             time.sleep(0.2 * (len(signals) > 1))
-        code = process.wait(timeout=120)
+        try:
+            code = process.wait(timeout=patience)
+        except subprocess.TimeoutExpired:
+            code = None
+            process.kill()
         stderr.seek(printed)
         return code, stderr.read().decode(errors="replace").splitlines()
 
