@@ -13,8 +13,8 @@ from collections.abc import Iterable
 # Scripts as Unicode names their characters.
 CHINESE = ("CJK", "IDEOGRAPHIC")
 KANA = ("HIRAGANA", "KATAKANA")
-UNSPACED = (*CHINESE, *KANA, "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR")
-UNSPACED += ("TAI", "JAVANESE", "BALINESE", "BUGINESE")
+_SOUTHEAST_ASIAN = ("THAI", "LAO", "KHMER", "MYANMAR", "TAI", "JAVANESE", "BALINESE")
+UNSPACED = (*CHINESE, *KANA, "BOPOMOFO", *_SOUTHEAST_ASIAN, "BUGINESE")
 # Splitting at spaces leaves these whole; Tibetan has a dot after each syllable.
 UNSPLIT = (*UNSPACED, "TIBETAN")
 LATIN = "LATIN"

@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
-from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
 from lmjax.config.experiment import CheckpointConfig, Config
 from lmjax.errors import UserError
@@ -34,10 +33,11 @@ from lmjax.run.checkpoint_format import (
     restore_item,
     save_args,
 )
+from lmjax.run.checkpoint_items import host_bytes, items_of, state_of
+from lmjax.run.checkpoint_manager import ITEMS, open_manager
 from lmjax.run.checkpoint_record import LogMark, Record, read_record, shapes_of
 from lmjax.types import Params, TrainState
 
-ITEMS = ("params", "ema_params", "train")
 # Errors of storage that may be gone at the next try.
 TRANSIENT = [
     "UNAVAILABLE",
@@ -49,7 +49,6 @@ TRANSIENT = [
     "UNAUTHENTICATED",
 ]
 
-SAVE_SECONDS = 1200  # to write a checkpoint: then it has failed
 _POLL_SECONDS = 0.02
 
 Step = int | Literal["best"] | None  # names a checkpoint; None is the newest
@@ -78,35 +77,13 @@ class Checkpoints:
         self._metrics: dict[int, Mapping[str, float] | None] = {}  # read so far
         self._told = False  # whether a save in the background failed and was raised
         self._barrier = CommitBarrier(ocp.multihost.get_barrier_sync_fn())
-        policies: list[Any] = [preserve.LatestN(config.keep), _KeepBest(self)]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=preserve.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=not read_only,
+        self.manager = open_manager(
+            self.directory,
+            config,
+            find_best=self.best_of,
+            barrier=self._barrier,
             read_only=read_only,
-            save_interval_steps=0 if read_only else 1,
-            create=not read_only and not processes.several_processes(),
-            async_options=ocp.AsyncOptions(
-                timeout_secs=SAVE_SECONDS, barrier_sync_fn=self._barrier
-            ),
-            multiprocessing_options=_multiprocessing_options(),
-            atomicity_options=atomicity(self.directory),
         )
-        if not read_only and processes.several_processes():
-            with processes.sync_errors():
-                if processes.is_first():
-                    self.directory.mkdir(parents=True, exist_ok=True)
-        handlers: dict[str, Any] = {item: array_handler() for item in ITEMS}
-        handlers[checkpoint_record.ITEM] = ocp.JsonCheckpointHandler(
-            checkpoint_record.FILE
-        )
-        open_manager = lambda: _Manager(
-            self.directory, options=options, item_handlers=handlers
-        )
-        with _quiet_orbax():  # it warns that it was asked to only read
-            try:
-                self.manager = open_manager()
-            except FileNotFoundError:  # a run has just removed a checkpoint
-                self.manager = open_manager()
 
     def save(
         self,
@@ -129,7 +106,7 @@ class Checkpoints:
         if step in self.steps():
             return
         self.wait()  # one save at a time: the host holds one copy of its part
-        items = _items(state)
+        items = items_of(state)
         self._metrics[step] = dict(metrics) if metrics else None
         record = Record(
             shapes={item: shapes_of(tree) for item, tree in items.items()},
@@ -167,12 +144,12 @@ class Checkpoints:
           UserError: no checkpoint can be read; or the newest holds another state, or
             cannot be read for a reason that may pass.
         """
-        like_items = _items(like)
+        like_items = items_of(like)
         for step in reversed(self.steps()):
             items, error = self._try_restore(step, like_items)
             if items is not None:
                 self._move_aside_after(step)
-                return _state(items)
+                return state_of(items)
             log.warning(
                 "checkpoint %d cannot be read, trying the one before: %s", step, error
             )
@@ -476,73 +453,6 @@ class Checkpoints:
         )
 
 
-class _Manager(ocp.CheckpointManager):
-    """Tells at once when writing fails in the background, and when it is over.
-
-    Orbax tells it at the next save, after a barrier for which a process that failed
-    waits in vain. It also leaves the metrics to the record: one damaged file of Orbax's
-    ends any run.
-    """
-
-    failure: Exception | None = None
-    is_writing = False
-
-    def metrics(self, step: int) -> None:
-        """Return None for what lies in the files of earlier versions."""
-
-    def _wait_for_checkpointers(self) -> None:
-        try:
-            super()._wait_for_checkpointers()
-        except Exception as error:
-            self.failure = error
-            raise
-
-    def _finalize(self, step: int, steps_to_remove: list[int]) -> None:
-        try:
-            super()._finalize(step, steps_to_remove)
-        except Exception as error:
-            self.failure = self.failure or error
-            raise
-        finally:
-            self.is_writing = False
-
-    def save(self, step: int, *args: Any, **kwargs: Any) -> bool:
-        """Save in the background."""
-        self.is_writing = True
-        try:
-            return bool(super().save(step, *args, **kwargs))
-        except BaseException:
-            self.is_writing = False
-            raise
-
-
-class _KeepBest:
-    """Preserves the checkpoint that is best by `best_metric`."""
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> Sequence[bool]:
-        if not self.checkpoints.config.best_metric:
-            return [False] * len(checkpoints)
-        best = self.checkpoints.best_of([info.step for info in checkpoints])
-        return [info.step == best for info in checkpoints]
-
-
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Silence what orbax logs below an error."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def restore_params(
     workdir: Path, config: Config, model: Model, mesh: Mesh, *, step: Step = None
 ) -> Params:
@@ -606,60 +516,6 @@ def save_params(workdir: Path, params: Params) -> None:
         raise UserError(
             f"{directory}: cannot be written: {describe_error(error)}"
         ) from error
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """Return the items of a checkpoint; orbax saves a random key as its raw data."""
-    key: Any = state.key
-    if isinstance(key, jax.ShapeDtypeStruct):
-        data = jax.eval_shape(jax.random.key_data, key)
-        key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
-    else:
-        key = jax.random.key_data(key)
-    train = {
-        "step": state.step,
-        "opt_state": state.opt_state,
-        "key": key,
-        "num_skipped": state.num_skipped,
-    }
-    if state.carry is not None:
-        train["carry"] = state.carry
-    items = {"params": state.params, "ema_params": state.ema_params, "train": train}
-    return {item: tree for item, tree in items.items() if tree is not None}
-
-
-def _state(items: dict[str, Any]) -> TrainState:
-    train = items["train"]
-    return TrainState(
-        step=train["step"],
-        params=items["params"],
-        opt_state=train["opt_state"],
-        key=jax.random.wrap_key_data(train["key"]),
-        num_skipped=train["num_skipped"],
-        ema_params=items.get("ema_params"),
-        carry=train.get("carry"),
-    )
-
-
-def host_bytes(items: Any) -> int:
-    """Return how many bytes of a state this process copies to write them.
-
-    Each device copies an equal share of what it and others hold.
-    """
-    total = 0
-    for leaf in jax.tree.leaves(items):
-        devices = leaf.sharding.device_set
-        local = sum(d.process_index == jax.process_index() for d in devices)
-        total += leaf.nbytes * local // len(devices)
-    return total
-
-
-def _multiprocessing_options() -> Any:
-    """Let Orbax's barriers have a timeout: those of all devices have none."""
-    if not processes.several_processes():
-        return ocp.options.MultiprocessingOptions()
-    everyone = {*range(jax.process_count())}
-    return ocp.options.MultiprocessingOptions(active_processes=everyone)
 
 
 def as_loss(value: float, *, mode: str) -> float:

@@ -11,8 +11,8 @@ import pytest
 from test_checkpoint import make_mesh, make_state, model, open_all
 
 from lmjax.errors import UserError
-from lmjax.run.checkpoint import host_bytes
 from lmjax.run.checkpoint_barrier import CommitBarrier
+from lmjax.run.checkpoint_items import host_bytes
 
 FIXTURES = (model,)
 
