@@ -21,6 +21,7 @@ FLOORS = [
     ("tasks", "interop"),
     ("generate",),
     ("inference",),
+    ("compress",),
     ("training",),
     ("api", "plan"),
     ("cli",),

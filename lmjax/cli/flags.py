@@ -345,3 +345,16 @@ ADAPTERS = Flag(
     "export only the LoRA adapters, for PEFT; default: merge them into the weights",
     action="store_true",
 )
+COMPRESSED = Flag("--to", "the workdir to create", required=True, metavar="DIR")
+CALIBRATE = Flag(
+    "--calibrate",
+    "a text that the model reads, so that what matters to it can be told; for an "
+    "encoder-decoder lines SOURCE<TAB>TARGET",
+    metavar="FILE",
+)
+WINDOWS = Flag(
+    "--windows",
+    "how many windows of 512 tokens of --calibrate it reads, or lines; default: 64",
+    type=parse_count,
+    metavar="N",
+)

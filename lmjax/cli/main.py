@@ -207,6 +207,20 @@ def export_model(args: argparse.Namespace) -> int:
     return 0
 
 
+def compress(args: argparse.Namespace) -> int:
+    """Make the model of a workdir smaller, as another workdir."""
+    from lmjax.compress import workdir
+    from lmjax.compress.step import choose_steps
+
+    steps = choose_steps(
+        calibrate=open_path(args.calibrate) if args.calibrate else None,
+        num_windows=args.windows,
+    )
+    source, target = open_path(args.workdir), open_path(args.to)
+    print(workdir.compress(source, target, steps, step=args.step))
+    return 0
+
+
 @contextlib.contextmanager
 def _explain_out_of_memory(config: Config) -> Iterator[None]:
     """Print what the step would need, if the devices have no memory for it.
@@ -329,6 +343,14 @@ VERBS = {
         flags.STEP,
         flags.DTYPE,
         flags.ADAPTERS,
+    ),
+    "compress": Verb(
+        compress,
+        flags.WORKDIR,
+        flags.COMPRESSED,
+        flags.CALIBRATE,
+        flags.WINDOWS,
+        flags.STEP,
     ),
 }
 

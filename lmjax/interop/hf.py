@@ -43,7 +43,6 @@ from lmjax.interop.safetensors import (
     open_tensors,
     write_tensors,
 )
-from lmjax.interop.staging import check_unused, staged_directory
 from lmjax.interop.table import Table
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
@@ -52,6 +51,7 @@ from lmjax.parallel import sharding
 from lmjax.progress import ProgressBar
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Step, restore_params, save_params
+from lmjax.run.staging import check_unused, staged_directory
 from lmjax.storage.paths import open_path
 from lmjax.types import Params
 

@@ -22,12 +22,12 @@ from lmjax.interop import labels
 from lmjax.interop.hf import Summary, restore_model
 from lmjax.interop.registry import choose_family
 from lmjax.interop.safetensors import Spec, write_file
-from lmjax.interop.staging import check_unused, staged_directory
 from lmjax.interop.table import Entry, Table
 from lmjax.interop.transfer import export_tensors
 from lmjax.nn import lora
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Step
+from lmjax.run.staging import check_unused, staged_directory
 from lmjax.storage.paths import open_path
 from lmjax.types import Array, Params, named_leaves
 

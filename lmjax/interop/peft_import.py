@@ -27,11 +27,11 @@ from lmjax.interop.peft import TASK_TYPES
 from lmjax.interop.peft_files import Adapters, read_settings, read_tensors
 from lmjax.interop.places import Places, check_tied, set_part
 from lmjax.interop.registry import FAMILIES, choose_family
-from lmjax.interop.staging import check_unused, staged_directory
 from lmjax.interop.table import Entry, Table
 from lmjax.nn import lora
 from lmjax.run import workdir
 from lmjax.run.checkpoint import save_params
+from lmjax.run.staging import check_unused, staged_directory
 from lmjax.storage.paths import open_path
 from lmjax.types import Params, named_leaves
 

@@ -1,6 +1,8 @@
 """Matrix products and embeddings. B batch, T length, D dim, V vocabulary."""
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,6 +14,24 @@ from lmjax.nn.param import fan_in, normal, param, zeros
 from lmjax.types import Array
 
 Dims = dict[str, int]  # logical axis: size
+
+# Called with the kernel and the input of each product: see `watch_inputs`.
+_watchers: list[Callable[[Array, Array], None]] = []
+
+
+@contextlib.contextmanager
+def watch_inputs(watch: Callable[[Array, Array], None]) -> Iterator[None]:
+    """Call `watch(kernel, x)` for each product of a `Linear` within the block.
+
+    Args:
+      watch: given the kernel, the same object that the parameters have, and its input
+        (..., *inputs). Where a function is traced, both are tracers.
+    """
+    _watchers.append(watch)
+    try:
+        yield
+    finally:
+        _watchers.remove(watch)
 
 
 class Linear(nnx.Module):
@@ -49,7 +69,10 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Return x @ kernel + bias in the dtype of `x`."""
-        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), axes=self.num_inputs)
+        kernel = self.kernel[...]
+        for watch in _watchers:
+            watch(kernel, x)
+        y = jnp.tensordot(x, kernel.astype(x.dtype), axes=self.num_inputs)
         if self.lora_a is not None and self.lora_b is not None:
             h = jnp.tensordot(x, self.lora_a[...].astype(x.dtype), self.num_inputs)
             h = jnp.tensordot(h, self.lora_b[...].astype(x.dtype), 1)

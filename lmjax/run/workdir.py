@@ -27,6 +27,8 @@ from lmjax.storage.paths import is_remote
 
 log = logging.getLogger(__name__)
 
+COMPRESSED = "compress.json"  # in a workdir that `lmjax compress` has made
+
 _KIND = "task.kind="
 _MARKER = ".seen"  # written by the first process, read by the others
 _VISIBLE_SECONDS = 30.0  # in which a file of one host must appear on the others
@@ -151,9 +153,10 @@ def check_same_run(workdir: Path, config: Config) -> None:
         log.warning("%s; taken to be the config of this command", error)
         return
     before = read_config(workdir)
-    if before.data.source == "none":
+    made = "a compressed" if (workdir / COMPRESSED).exists() else "an imported"
+    if before.data.source == "none" or made == "a compressed":
         raise UserError(
-            f"--workdir={workdir}: holds an imported model; train from it in another "
+            f"--workdir={workdir}: holds {made} model; train from it in another "
             f"workdir, with --config.init_from={workdir}"
         )
     changed = list_changes(before, config)

@@ -266,7 +266,7 @@ def test_checkpoints_are_refused_where_orbax_cannot_write(root):
 
 
 def test_a_directory_is_uploaded_whole_or_not_at_all(root):
-    from lmjax.interop.staging import staged_directory
+    from lmjax.run.staging import staged_directory
 
     with pytest.raises(RuntimeError), staged_directory(root / "a", flag="--to") as new:
         (new / "config.json").write_text("{}")

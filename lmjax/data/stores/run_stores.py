@@ -4,6 +4,7 @@ With this list the held-out splits of a workdir can be evaluated without its cor
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,24 @@ def open_held_out_stores(workdir: str | Path) -> dict[str, list[Any]] | None:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{directory / _NOTE}: cannot be used: {error}") from error
+
+
+def copy_held_out_stores(source: str | Path, target: str | Path) -> None:
+    """Copy the held-out stores of a run, those it has, into another workdir.
+
+    Stores that lie outside of `source` are shared.
+    """
+    before, after = open_path(source) / "store", open_path(target) / "store"
+    copied: dict[str, list[Any]] = {}
+    for split, stores in (open_held_out_stores(source) or {}).items():
+        for store in stores:
+            directory = store.directory
+            if directory.parent == before and not is_remote(directory):
+                directory = after / directory.name
+                shutil.copytree(store.directory, directory, dirs_exist_ok=True)
+            copied.setdefault(split, []).append(_open_store(directory))
+    if copied:
+        write_run_stores(target, copied)
 
 
 def _open_store(directory: Path) -> Any:
