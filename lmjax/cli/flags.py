@@ -289,6 +289,25 @@ OUTPUT = Flag(
     required=True,
     metavar="FILE",
 )
+WORKDIRS = Flag(
+    "workdirs",
+    "the directories of two runs or more; each is compared with the first",
+    nargs="+",
+    metavar="DIR",
+)
+HELD_OUT = Flag(
+    "--input",
+    "a held-out text for language models, documents apart by blank lines; else a file "
+    "of labelled examples",
+    required=True,
+    metavar="FILE",
+)
+COMPARISON = Flag(
+    "--output",
+    "also write a picture (.png, .pdf, .svg) or a page (.html)",
+    default="",
+    metavar="FILE",
+)
 FORMAT = Flag(
     "--format",
     "of the input: jsonl, tsv, csv, conll, props, parallel, squad or text; default: "

@@ -117,6 +117,21 @@ def predict(args: argparse.Namespace) -> int:
     return 0
 
 
+def compare(args: argparse.Namespace) -> int:
+    """Print what models differ by on one file: quality, bytes and time."""
+    from lmjax.cli import comparison
+    from lmjax.inference.compare import compare as compare_models
+
+    output = open_path(args.output) if args.output else None
+    if output is not None:
+        comparison.check_output(output)
+    found = compare_models(
+        args.workdirs, args.input, format=args.format, overrides=args.overrides
+    )
+    comparison.show(found, as_json=args.json, output=output)
+    return 0
+
+
 def prepare(args: argparse.Namespace) -> int:
     """Train the tokenizer and encode the data ahead of training."""
     config = load(args.config, args.overrides, defaults=_init_from(args.workdir))
@@ -326,6 +341,15 @@ VERBS = {
         flags.SKIP_BAD,
         flags.KEEP,
         flags.STEP,
+        takes_overrides=True,
+    ),
+    "compare": Verb(
+        compare,
+        flags.WORKDIRS,
+        flags.HELD_OUT,
+        flags.COMPARISON,
+        flags.JSON,
+        flags.FORMAT,
         takes_overrides=True,
     ),
     "import": Verb(

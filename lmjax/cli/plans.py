@@ -1,7 +1,6 @@
 """What `lmjax plan` prints."""
 
 import contextlib
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Literal
 
 from rich.console import Console
 
+from lmjax.cli.pictures import check_picture
 from lmjax.config.experiment import Config
 from lmjax.errors import UserError
 from lmjax.plan import present, report
 from lmjax.plan.plan import plan
 from lmjax.plan.target import Target
-from lmjax.storage.paths import is_remote
 
 
 def run(
@@ -33,7 +32,7 @@ def run(
       UserError: see `plan` and `search`, or there is no matplotlib.
     """
     if plot is not None:
-        _check_plot(plot)
+        check_picture(plot, flag="--plot")
     os.environ["JAX_PLATFORMS"] = "cpu"  # no device is used, even where there is one
     if way == "plan":
         plans = [plan(config, target, tokens=tokens, price=price)]
@@ -71,13 +70,3 @@ def explain_out_of_memory(config: Config) -> None:
     with contextlib.suppress(UserError):
         console = Console(stderr=True, highlight=False, soft_wrap=True, width=100)
         report.print_plan(plan(config, target), console=console)
-
-
-def _check_plot(path: Path) -> None:
-    allowed = (".png", ".pdf", ".svg")
-    if path.suffix not in allowed:
-        raise UserError(f"--plot={path}: must end in one of {', '.join(allowed)}")
-    if not is_remote(path) and not path.parent.is_dir():
-        raise UserError(f"--plot={path}: there is no directory {path.parent}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(f"--plot={path}: needs pip install 'lmjax[plan]'")

@@ -41,6 +41,7 @@ class TokenScores:
 
     log_probs: np.ndarray  # float32 (N,), in nats
     is_greedy: np.ndarray  # bool (N,): no token is more likely
+    best: np.ndarray  # int32 (N,): the token that is most likely
 
     @property
     def log_prob(self) -> float:
@@ -101,7 +102,11 @@ class Scorer:
             raise ConfigError(f"config.model.{obstacle}: it scores no texts")
         counts = [max(len(text) - (not context), 0) for context, text in texts]
         scores = [
-            TokenScores(np.zeros(count, np.float32), np.zeros(count, bool))
+            TokenScores(
+                np.zeros(count, np.float32),
+                np.zeros(count, bool),
+                np.zeros(count, np.int32),
+            )
             for count in counts
         ]
         if config.has_carry:
@@ -182,7 +187,7 @@ class Scorer:
     def _score_with_carry(self) -> Any:
         def score(
             params: Params, batch: Batch, carry: State
-        ) -> tuple[Array, Array, State]:
+        ) -> tuple[Array, Array, Array, State]:
             hidden, carry = self.model.hidden_with_carry(params, batch, carry)
             logits = self.model.token_logits(params, hidden)
             return *_score_targets(logits, batch), carry
@@ -190,12 +195,14 @@ class Scorer:
         return jax.jit(score)
 
 
-def _score_targets(logits_BTV: Array, batch: Batch) -> tuple[Array, Array]:
-    """Return the log-probability of each target (B, T), and whether it is greedy."""
+def _score_targets(logits_BTV: Array, batch: Batch) -> tuple[Array, Array, Array]:
+    """Return (B, T): log-probabilities, whether they are greedy, and the best ids."""
     targets_BT = batch["targets"]
     nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
-    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return -nll_BT, target_BT >= logits_BTV.max(axis=-1)
+    best_BT = jnp.argmax(logits_BTV, axis=-1)
+    logit = lambda ids_BT: jnp.take_along_axis(logits_BTV, ids_BT[..., None], axis=-1)
+    is_greedy_BT = (logit(targets_BT) >= logit(best_BT))[..., 0]
+    return -nll_BT, is_greedy_BT, best_BT
 
 
 def _fill(
@@ -206,10 +213,10 @@ def _fill(
     Args:
       scores: of each text, filled in.
       windows: the rows.
-      found: the log-probability of each target (B, T), and whether it is greedy.
+      found: of `_score_targets`.
       start: of the part, in tokens of the windows.
     """
-    log_probs_BT, is_greedy_BT = map(np.asarray, found)
+    log_probs_BT, is_greedy_BT, best_BT = map(np.asarray, found)
     length = log_probs_BT.shape[1]
     for row, window in enumerate(windows):
         stop = len(window.tokens) - 1  # of the targets; the last ones are scored
@@ -220,6 +227,7 @@ def _fill(
             part = slice(low - start, high - start)
             scores[window.text].log_probs[here] = log_probs_BT[row, part]
             scores[window.text].is_greedy[here] = is_greedy_BT[row, part]
+            scores[window.text].best[here] = best_BT[row, part]
 
 
 def cut_windows(

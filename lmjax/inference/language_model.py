@@ -27,7 +27,12 @@ from lmjax.generate.prompts import (
     encode_prompts,
 )
 from lmjax.generate.sampling import Sampling
-from lmjax.generate.score import Scorer, describe_score, padded_length
+from lmjax.generate.score import (
+    Scorer,
+    TokenScores,
+    describe_score,
+    padded_length,
+)
 from lmjax.generate.scored_texts import ScoredText, encode_scored
 from lmjax.generate.speculative import NUM_DRAFT, SpeculativeGenerator
 from lmjax.generate.text_stream import (
@@ -288,6 +293,21 @@ class LanguageModel:
           UserError: the model generates no text, an encoder-decoder has no source,
             there is no such token, or no end of text.
         """
+        rows, scores = self.score_tokens(texts, eos=eos, prefix_token=prefix_token)
+        pairs = zip(rows, scores, strict=True)
+        return [describe_score(ids, s, per_token=per_token) for ids, s in pairs]
+
+    def score_tokens(
+        self,
+        texts: Sequence[ScoredText],
+        *,
+        eos: bool = False,
+        prefix_token: int | None = None,
+    ) -> tuple[list[Sequence[int]], list[TokenScores]]:
+        """Return the ids of each text, and what is known of those that are scored.
+
+        Arguments and errors as for `score`.
+        """
         inputs = encode_scored(
             self.tokenizer,
             texts,
@@ -297,8 +317,7 @@ class LanguageModel:
         )
         with jax.set_mesh(self.mesh):
             scores = self._scorer.score_tokens(self.params, **inputs)
-        rows = zip(inputs["texts"], scores, strict=True)
-        return [describe_score(text, s, per_token=per_token) for (_, text), s in rows]
+        return [ids for _, ids in inputs["texts"]], scores
 
     def predict(
         self, examples: Sequence[Mapping[str, Any] | str]

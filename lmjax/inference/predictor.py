@@ -28,7 +28,7 @@ from lmjax.generate.text_generator import TextGenerator
 from lmjax.models import Model
 from lmjax.parallel import sharding
 from lmjax.parallel.batch import device_get_ahead, local_rows, put_batch
-from lmjax.types import Array, Batch, Params
+from lmjax.types import Array, Batch, Metrics, Params
 
 # Tokens of a batch, unless there are fewer; cached tokens while texts are decoded.
 MAX_TOKENS = 8192
@@ -123,6 +123,25 @@ class Predictor:
             for parsed, rows in zip(examples.parsed, examples.rows, strict=True)
         ]
 
+    def evaluate(
+        self, params: Params, rows: Sequence[Row], *, mesh: Mesh
+    ) -> list[Metrics]:
+        """Return the task's metrics of each labelled row by itself, as numbers."""
+        found: list[Metrics] = [{} for _ in rows]
+        with jax.set_mesh(mesh):
+            plan = self._plan_batches(rows, data_shards=sharding.data_shards(mesh))
+            batches = device_get_ahead(
+                self._row_metrics(params, self._put_batch(rows, length, index_B, mesh))
+                for length, index_B in plan
+            )
+            for (_, index_B), metrics in zip(plan, batches, strict=True):
+                for b in np.flatnonzero(index_B != PADDING):
+                    found[index_B[b]] = {
+                        name: (total[b], weight[b])
+                        for name, (total, weight) in metrics.items()
+                    }
+        return found
+
     def run(
         self, params: Params, rows: Sequence[Row], *, mesh: Mesh
     ) -> list[Mapping[str, Any]]:
@@ -197,6 +216,27 @@ class Predictor:
         if decoding is None:
             return None
         return TextGenerator(decoding, self.tokenizer, self.model)
+
+    def _put_batch(
+        self, rows: Sequence[Row], length: int, index_B: np.ndarray, mesh: Mesh
+    ) -> Batch:
+        """Put the named rows on the devices; `PADDING` is a row of padding."""
+        own = [int(index_B[i]) for i in local_rows(mesh, len(index_B))]
+        columns = [None if i == PADDING else rows[i].columns for i in own]
+        return put_batch(self.features.batch(columns, length=length), mesh)
+
+    @functools.cached_property
+    def _row_metrics(self) -> Any:
+        task = tasks.build(self.config.task)
+
+        def metrics(params: Params, batch: Batch) -> Metrics:
+            def one(row: Batch) -> Metrics:
+                alone = jax.tree.map(lambda x: x[None], row)
+                return task.evaluate(self.model, params, alone).metrics
+
+            return sharding.replicate(jax.vmap(one)(batch))
+
+        return jax.jit(metrics)
 
     @functools.cached_property
     def _predict(self) -> Any:

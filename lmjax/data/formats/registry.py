@@ -180,7 +180,9 @@ def find_input_file(
     return name, file
 
 
-def open_input_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -> Any:
+def open_input_file(
+    config: SourceConfig, file: Path, *, kind: str, leaf: str, labelled: bool = False
+) -> Any:
     """Open a file of examples or texts to predict; labels may be missing.
 
     Args:
@@ -188,6 +190,8 @@ def open_input_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -
       file: the file.
       kind: its format, a key of `INPUT_FORMATS`.
       leaf: the flag with the file, for error texts.
+      labelled: there must be labels, to compare predictions with; of parallel files
+        `file` is then that of the sources, and the targets lie beside it.
 
     Raises:
       UserError: it is not in the format, or has no example.
@@ -197,7 +201,16 @@ def open_input_file(config: SourceConfig, file: Path, *, kind: str, leaf: str) -
     config = dataclasses.replace(config, **own)
     for problem in config.validate("config.data"):
         raise ConfigError(f"{leaf}={file}: {problem}")
-    examples = INPUT_FORMATS[kind](config, [file], path="config.data")
+    if not labelled:
+        examples = INPUT_FORMATS[kind](config, [file], path="config.data")
+    elif kind not in FORMATS:
+        raise UserError(f"{leaf}={file}: texts have no labels to compare with")
+    else:
+        files = [file]
+        if kind == "parallel":
+            pattern = str(file).removesuffix(f".{config.fields.source}")
+            files = _files(config, pattern, leaf=leaf)
+        examples = FORMATS[kind](config, files, path="config.data")
     if not len(examples):
         raise UserError(f"{leaf}={file}: has no example")
     return examples
