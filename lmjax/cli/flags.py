@@ -310,8 +310,8 @@ COMPARISON = Flag(
 )
 FORMAT = Flag(
     "--format",
-    "of the input: jsonl, tsv, csv, conll, props, parallel, squad or text; default: "
-    "by the suffix of the file, else the run's data.source",
+    "of the input: jsonl, tsv, csv, parquet, arrow, conll, props, parallel, squad or "
+    "text; default: by the suffix of the file, else the run's data.source",
     default="",
     metavar="NAME",
 )

@@ -7,7 +7,7 @@ from lmjax.config.decoding import id_conflicts
 from lmjax.config.model import CAUSAL_KINDS, LabelHeadConfig
 
 # Sources that hold nothing but examples.
-ONLY_EXAMPLES = ("tsv", "csv", "conll", "props", "parallel", "squad")
+ONLY_EXAMPLES = ("conll", "props", "parallel", "squad")
 MIN_LENGTH = 8  # tokens; special ones and a span leave some of them
 
 

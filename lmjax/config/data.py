@@ -1,7 +1,9 @@
 """The config of the data: where it comes from, and how it is cut into rows."""
 
+import codecs
 import dataclasses
 from collections.abc import Iterator
+from encodings.aliases import aliases
 from typing import Annotated, Literal
 
 from lmjax.config.leaf_types import (
@@ -10,6 +12,7 @@ from lmjax.config.leaf_types import (
     PositiveInt,
     runtime_field,
 )
+from lmjax.errors import nearest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,23 +40,44 @@ class FieldsConfig:
 
 SOURCES_WITHOUT_PATH = ("python_stdlib", "mixture", "none")
 
+# Sources of records, whose fields have names; and those with fields of any type.
+RECORDS = ("jsonl", "tsv", "csv", "parquet", "arrow", "tfds")
+NESTED_RECORDS = ("jsonl", "parquet", "arrow", "tfds")
+
 # Sources that have several examples of one text, which must not be in two splits.
 SHARED_TEXT = {"props": "sentence", "squad": "context"}
+
+
+def _encoding_fault(name: str) -> str:
+    """Return why Python has no such encoding of text; "": it has."""
+    try:
+        b"text".decode(name, "replace")  # raises for base64 and the like
+        codecs.getincrementaldecoder(name)
+    except (LookupError, ValueError):
+        known = sorted({*aliases.values(), *aliases})
+        return (
+            f"no encoding that Python knows{nearest(name, known)}, such as utf-8, "
+            "utf-16, latin-1, cp1252, gb18030, shift_jis"
+        )
+    return ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """Where documents or examples come from, and how they are split."""
 
-    # documents: python_stdlib (the source code of Python's standard library), text,
-    # jsonl, tfds (TensorFlow Datasets); examples: jsonl, tsv, csv, conll, props
-    # (CoNLL-2005), parallel (two aligned files), squad, tfds
+    # documents: python_stdlib (the source code of Python's standard library), text;
+    # documents or examples: jsonl (also JSON arrays), tsv, csv, parquet, arrow, tfds
+    # (TensorFlow Datasets); examples: conll, props (CoNLL-2005), parallel (two aligned
+    # files), squad. Files of text may be compressed (gzip, bzip2, xz, zstd)
     source: Literal[
         "python_stdlib",
         "text",
         "jsonl",
         "tsv",
         "csv",
+        "parquet",
+        "arrow",
         "conll",
         "props",
         "parallel",
@@ -62,18 +86,20 @@ class SourceConfig:
         "mixture",
         "none",
     ] = "text"
-    # a glob of files; parallel: PATH of PATH.SOURCE and PATH.TARGET, where `fields`
-    # has SOURCE and TARGET; tfds: a catalog name, or the directory of a built dataset
+    # a glob of files, or a directory: of files that are all named by splits, as
+    # train-00000-of-00042.parquet or test/a.txt, each split has its own; parallel:
+    # PATH of PATH.SOURCE and PATH.TARGET, where `fields` has SOURCE and TARGET; tfds:
+    # a catalog name, or the directory of a built dataset
     path: str = ""
-    # as path, for the other splits. valid_path "": hold out some of `path`;
-    # test_path "": no test split
+    # as path, for the other splits. valid_path "": the valid split of a directory, or
+    # some of `path` is held out; test_path "": the test split of a directory, or none
     valid_path: str = ""
     test_path: str = ""
     # tfds: names of splits, also slices such as "train[:90%]"; test_split "": none
     train_split: str = "train"
     valid_split: str = "validation"
     test_split: str = ""
-    field: str = "text"  # documents of jsonl, tfds: the field with the text
+    field: str = "text"  # documents of records: the field, or column, with the text
     fields: FieldsConfig = FieldsConfig()  # of examples
     # conll, props: the names of the columns; for props the columns of arguments, one
     # per predicate, are together the one of the tags
@@ -81,10 +107,15 @@ class SourceConfig:
     document: Literal["file", "line"] = "file"  # text: a document is a file or a line
     # without a valid_path, every n-th document or example is held out for validation
     holdout_every: Annotated[int, Interval(2)] = 20
-    # text that is not UTF-8: stop, or replace bad bytes by U+FFFD
+    encoding: str = "utf-8"  # of text files: any that Python knows
+    # documents: keep, or take the text out of HTML or Markdown
+    markup: Literal["keep", "html", "markdown"] = "keep"
+    # text that is not in the encoding: stop, or replace bad bytes by U+FFFD (and null,
+    # where a text should be, by no text)
     on_bad_text: Literal["error", "replace"] = "error"
-    # a file that is no text (compressed, binary, Parquet, UTF-16; not UTF-8, unless
-    # on_bad_text replaces) or has another structure: stop, or leave it out and name it
+    # a file that is no text (binary, Parquet, UTF-16; not in the encoding, unless
+    # on_bad_text replaces), damaged, or of another structure: stop, or leave it out and
+    # name it
     on_bad_file: Literal["error", "skip"] = "error"
     # an example that cannot be used: stop, or skip it and report the number skipped
     on_bad_example: Literal["error", "skip"] = "error"
@@ -106,6 +137,8 @@ class SourceConfig:
                 f"{path}.on_bad_file = 'skip': must be 'error' for {path}.source = "
                 f"{self.source!r}, which needs each of its files"
             )
+        if fault := _encoding_fault(self.encoding):
+            yield f"{path}.encoding = {self.encoding!r}: {fault}"
         for name in dict.fromkeys(self.columns):
             if self.columns.count(name) > 1:
                 yield f"{path}.columns: {name!r} is repeated"

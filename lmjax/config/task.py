@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from lmjax.config.data import NESTED_RECORDS, RECORDS
 from lmjax.config.decoding import (
     SAMPLING_LEAVES,
     BleuTokenizer,
@@ -63,7 +64,7 @@ class GenerationTaskConfig(PredictionTaskConfig, VocabularyTaskConfig):
     # sacrebleu's; "auto": by the language
     bleu_tokenizer: BleuTokenizer = runtime_field("auto")
     write: DecodingConfig = runtime_field(DecodingConfig())
-    example_sources = ("parallel", "jsonl", "tsv", "csv", "tfds")
+    example_sources = ("parallel", *RECORDS)
     has_target = True
 
     @property
@@ -175,7 +176,7 @@ class ClassifyConfig(LabelTaskConfig):
     # The part of a text that is kept if it is too long; both: half of either (Sun et
     # al. 2019).
     keep: Literal["start", "end", "both"] = "start"
-    example_sources = ("jsonl", "tsv", "csv", "tfds")
+    example_sources = RECORDS
     example_fields = ("text", "pair", "label")
 
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
@@ -203,7 +204,7 @@ class TagConfig(LabelTaskConfig, PredictionTaskConfig):
     strict: bool = runtime_field(default=False)
     # Types of spans that precision, recall and F1 leave out.
     unscored: tuple[str, ...] = ()
-    example_sources = ("conll", "props", "jsonl", "tfds")
+    example_sources = ("conll", "props", *NESTED_RECORDS)
     example_fields = ("tokens", "predicate", "tags")
 
     def conflicts(self, config: Any, path: str) -> Iterator[str]:
@@ -244,7 +245,7 @@ class SpanQAConfig(PredictionTaskConfig):
     # lead of "no answer" over the best span
     no_answer_threshold: float = runtime_field(0.0)
     model_kinds = LABEL_KINDS
-    example_sources = ("squad", "jsonl", "tfds")
+    example_sources = ("squad", *NESTED_RECORDS)
     example_fields = ("question", "context", "answers")
     uses_classifier = True
 

@@ -12,21 +12,20 @@ from lmjax.errors import show
 
 _LEARNED, _ROPE, _RELATIVE = ("learned",), ("rope",), ("relative",)
 _TRAINED = ("sentencepiece",)
+_RECORDS = ("jsonl", "tsv", "csv", "parquet", "arrow")
+_TEXT_FILES = ("text", "jsonl", "tsv", "csv", "conll", "props", "parallel", "squad")
+_FILES = (*_TEXT_FILES, "parquet", "arrow")
 # For each leaf the one that decides whether it has an effect, and the values with which
 # it has; (): all but 0, "" and ().
 _NEEDS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "data": {
-        "field": ("source", ("jsonl", "tfds")),
+        "field": ("source", (*_RECORDS, "tfds")),
         "document": ("source", ("text",)),
         "columns": ("source", ("conll", "props")),
-        "valid_path": (
-            "source",
-            ("text", "jsonl", "tsv", "csv", "conll", "props", "parallel", "squad"),
-        ),
-        "test_path": (
-            "source",
-            ("text", "jsonl", "tsv", "csv", "conll", "props", "parallel", "squad"),
-        ),
+        "valid_path": ("source", _FILES),
+        "test_path": ("source", _FILES),
+        "encoding": ("source", _TEXT_FILES),
+        "markup": ("source", ("text", *_RECORDS)),
         **dict.fromkeys(
             ("train_split", "valid_split", "test_split"), ("source", ("tfds",))
         ),
@@ -82,7 +81,14 @@ def _unused(
 
 def _unused_in_mixture(data: Any) -> Iterator[str]:
     """Yield the leaves of a source that is none: each part of a mixture has its own."""
-    for leaf in ("on_bad_text", "on_bad_file", "on_bad_example", "holdout_every"):
+    for leaf in (
+        "encoding",
+        "markup",
+        "on_bad_text",
+        "on_bad_file",
+        "on_bad_example",
+        "holdout_every",
+    ):
         if _is_set(data, leaf):
             yield _line(data, leaf, "config.data", "source = 'mixture'")
 

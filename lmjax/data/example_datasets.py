@@ -11,7 +11,7 @@ from lmjax.data.features.registry import make_features
 from lmjax.data.formats.examples import Examples, add_location, explain_bad_example
 from lmjax.data.formats.registry import open_examples
 from lmjax.data.formats.tfds import TfdsExamples
-from lmjax.data.sources.registry import Split
+from lmjax.data.sources.find import Split
 from lmjax.errors import ConfigError, UserError
 from lmjax.metrics import spans
 

@@ -17,7 +17,8 @@ from lmjax.data.features.dataset import ExamplePart
 from lmjax.data.features.registry import make_features
 from lmjax.data.lm import objectives
 from lmjax.data.sources.documents import Documents, expand_path
-from lmjax.data.sources.registry import Split, open_splits
+from lmjax.data.sources.find import Split
+from lmjax.data.sources.registry import open_splits
 from lmjax.data.stores.example_store import build_example_store
 from lmjax.data.stores.run_stores import write_run_stores
 from lmjax.data.stores.store_manifest import read_fingerprint

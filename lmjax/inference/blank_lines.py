@@ -16,10 +16,11 @@ class LinesAndBlanks:
     Args:
       examples: of a file, one for each line that is not blank.
       file: the file.
+      lines_of: a file with its lines in UTF-8: itself, or a copy.
     """
 
-    def __init__(self, examples: Any, file: Path) -> None:
-        with read_errors(file, path="--input"), file.open("rb") as lines:
+    def __init__(self, examples: Any, file: Path, lines_of: Path) -> None:
+        with read_errors(file, path="--input"), lines_of.open("rb") as lines:
             if lines.read(len(BOM)) != BOM:
                 lines.seek(0)
             first = lines.readline().removeprefix(BOM)

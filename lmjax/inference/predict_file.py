@@ -31,7 +31,14 @@ _PROGRESS_DELAY = 5.0  # seconds before a progress bar is shown
 # The part of a config that decides predictions, and the leaves of it that do not: they
 # only decide the metrics of predictions.
 _SECTIONS = ("model", "task")
-_DATA_LEAVES = ("fields", "columns", "length", "target_length", "on_bad_text")
+_DATA_LEAVES = (
+    "fields",
+    "columns",
+    "length",
+    "target_length",
+    "on_bad_text",
+    "encoding",
+)
 _METRIC_LEAVES = tuple(
     f"config.task.{leaf}"
     for leaf in ("metrics", "num_answers", "language", "bleu_tokenizer", "strict")
@@ -132,8 +139,8 @@ def _open_input(config: Config, source: Path, *, format: str) -> _Input:
         hint = f"read as {chosen}, like the run's data; --format=text reads texts"
     with _add_hints(hint):
         examples = open_input_file(config.data, file, kind=chosen, leaf="--input")
-    if chosen in LINE_FORMATS:
-        examples = LinesAndBlanks(examples, file)
+    if chosen in LINE_FORMATS and (lines := examples.lines_of(file)):
+        examples = LinesAndBlanks(examples, file, lines)
     return _Input(file=file, format=chosen, examples=examples, hint=hint)
 
 

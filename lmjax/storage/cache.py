@@ -1,4 +1,4 @@
-"""Local copies of remote files, in a directory of bounded size.
+"""Local copies of remote and of compressed files, in a directory of bounded size.
 
 LMJAX_CACHE_DIR names the directory (by default ~/.cache/lmjax), LMJAX_CACHE_GB the
 size of all copies in it (by default 100). Copies that were not used for the longest
@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lmjax.errors import UserError
@@ -48,6 +48,60 @@ def local_copy(path: Path, *, crc32: int | None = None) -> Path:
             if not _touch(copy):
                 _fetch(path, copy, crc32=crc32)
     return copy
+
+
+def derived_copy(
+    path: Path, *, made: str, blocks: Callable[[], Iterator[bytes]]
+) -> Path:
+    """Return a local file that is made from another, such as its decompressed content.
+
+    Args:
+      path: the file that it is made from.
+      made: how; together with the file it names the copy.
+      blocks: yields its content; called unless there is a copy.
+
+    Raises:
+      OSError: the file cannot be read.
+      UserError: the copy cannot be written.
+    """
+    version = path.version() if is_remote(path) else _local_version(path)
+    digest = hashlib.sha256(f"{path} {version} {made}".encode()).hexdigest()[:40]
+    root = _root()
+    copy = root / f"{digest}.plain"
+    if not _touch(copy):
+        with _lock(root / f"lock.{int(digest, 16) % _NUM_LOCKS:02d}"):
+            if not _touch(copy):
+                _write(copy, blocks())
+    return copy
+
+
+def _local_version(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+
+
+def _write(copy: Path, blocks: Iterator[bytes]) -> None:
+    """Write a copy whose size is known only when it is there."""
+    partial = copy.with_name(f"{copy.name}.{os.getpid()}.partial")
+    try:
+        with _write_errors(copy), partial.open("wb") as out:
+            for block in blocks:
+                out.write(block)
+        _make_room(0, keep=partial)
+        with _write_errors(copy):
+            partial.replace(copy)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _write_errors(copy: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{copy.parent}: {error.strerror} (see {_DIRECTORY})"
+        ) from error
 
 
 def local_directory(directory: Path) -> Path:
@@ -109,7 +163,7 @@ def _fetch(path: RemotePath, copy: Path, *, crc32: int | None) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _make_room(num_bytes: int) -> None:
+def _make_room(num_bytes: int, *, keep: Path | None = None) -> None:
     """Remove the copies that were not used for longest until so many bytes fit."""
     root, limit = _root(), _limit()
     with _lock(root / "lock.remove"):
@@ -123,8 +177,9 @@ def _make_room(num_bytes: int) -> None:
         for _, size, file in sorted(copies):
             if used + num_bytes <= limit:
                 break
-            file.unlink(missing_ok=True)
-            used -= size
+            if file != keep:
+                file.unlink(missing_ok=True)
+                used -= size
 
 
 def _touch(copy: Path) -> bool:

@@ -236,6 +236,14 @@ def glob_remote(pattern: Path) -> list[Path]:
     return sorted(open_path(f"{pattern.protocol}://{name}") for name in found)
 
 
+def find_remote(directory: Path) -> list[Path]:
+    """Return all objects below an address, sorted."""
+    assert is_remote(directory)
+    with storage_errors(directory):
+        found = directory.file_system.find(str(directory))
+    return sorted(open_path(f"{directory.protocol}://{name}") for name in found)
+
+
 def open_file_system(protocol: str, *, path: str) -> Any:
     """Return the file system of a protocol.
 

@@ -92,3 +92,11 @@ def odd_texts():
     ranges += [(0xE000, 0xE100), (0xFFF0, 0x10000), (0x1F300, 0x1F600)]
     drawn = [rng.choices(ranges, k=rng.randrange(40)) for _ in range(300)]
     return ODD + ["".join(chr(rng.randrange(*r)) for r in text) for text in drawn]
+
+
+@pytest.fixture(autouse=True)
+def copies(tmp_path_factory, monkeypatch):
+    """Copies of compressed and rewritten files are of one test."""
+    directory = tmp_path_factory.mktemp("copies")
+    monkeypatch.setenv("LMJAX_CACHE_DIR", str(directory))
+    return directory

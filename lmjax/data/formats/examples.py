@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from lmjax.data.sources.documents import hash_json
-from lmjax.data.sources.files import Lines, TextFiles
+from lmjax.data.sources.files import JsonRecords, TextFiles
 from lmjax.data.sources.text import read_lines
 from lmjax.errors import UserError
 from lmjax.fileio import parse_json_line
@@ -38,8 +38,8 @@ class Examples(Protocol):
         """Return a hash that changes when the examples do; cheap to compute."""
 
 
-class JsonExamples(Lines):
-    """One example for each line of JSON that is not blank."""
+class JsonExamples(JsonRecords):
+    """One example for each line of JSON that is not blank, or item of an array."""
 
     # `Lines` returns text, which is parsed here.
     def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
@@ -85,6 +85,7 @@ class InMemoryExamples(TextFiles):
             on_bad_text=self._on_bad_text,
             source=self._path,
             keep_ends=keep_ends,
+            encoding=self._encoding,
         )
 
 

@@ -15,8 +15,11 @@ from lmjax.data.formats.examples import (
 )
 from lmjax.data.formats.squad import SquadExamples
 from lmjax.data.formats.tfds import open_tfds_examples
+from lmjax.data.sources.columns import ColumnRecords
 from lmjax.data.sources.documents import HoldoutSplit, expand_path
-from lmjax.data.sources.files import Lines, find_files
+from lmjax.data.sources.files import Lines, TextFiles
+from lmjax.data.sources.find import Split, SplitFiles, find_split
+from lmjax.data.sources.plain import strip_suffix
 from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.storage.paths import open_path
 
@@ -31,7 +34,7 @@ class HoldoutExamples(HoldoutSplit):
 
 
 def open_examples(
-    config: SourceConfig, *, split: str, path: str = "config.data"
+    config: SourceConfig, *, split: Split, path: str = "config.data"
 ) -> Examples | None:
     """Open the examples of one split; None if the source has no such split.
 
@@ -45,23 +48,20 @@ def open_examples(
     """
     if config.source == "tfds":
         return open_tfds_examples(config, split=split, path=path)
-    leaf = {"train": "path", "valid": "valid_path", "test": "test_path"}[split]
-    if split == "test" and not config.test_path:
+    found = _find_split(config, split, path=path)
+    if found is None:
         return None
-    held_out = not config.valid_path and split != "test"
-    leaf = "path" if held_out else leaf
-    pattern = getattr(config, leaf)
-    files = _files(config, pattern, leaf=f"{path}.{leaf}")
-    examples = FORMATS[config.source](config, files, path=path)
+    leaf = f"{found.leaf} = {getattr(config, found.leaf.rpartition('.')[2])!r}"
+    examples = FORMATS[config.source](config, found.files, path=path)
     if not len(examples):
-        raise ConfigError(f"{path}.{leaf} = {pattern!r}: has no example")
-    if held_out:
+        raise ConfigError(f"{leaf}: has no example")
+    if found.held_out:
         every = config.holdout_every
         examples = HoldoutExamples(examples, every=every, held_out=split == "valid")
     if not len(examples):
         raise ConfigError(
-            f"{path}.{leaf} = {pattern!r}: has only one example, which is held out for "
-            f"validation; set {path}.valid_path"
+            f"{leaf}: has only one example, which is held out for validation; set "
+            f"{path}.valid_path"
         )
     return examples
 
@@ -79,11 +79,14 @@ def _make_opener(kind: Any, **options: Callable[[SourceConfig], Any]) -> Opener:
 
     def open_files(config: SourceConfig, files: Sequence[Path], *, path: str) -> Any:
         arguments = {name: get_value(config) for name, get_value in options.items()}
+        encoded = issubclass(kind, TextFiles)
+        encoding = {"encoding": config.encoding} if encoded else {}
         return kind(
             files,
             on_bad_text=config.on_bad_text,
             on_bad_file=config.on_bad_file,
             path=path,
+            **encoding,
             **arguments,
         )
 
@@ -94,6 +97,8 @@ FORMATS: dict[str, Opener] = {
     "jsonl": _make_opener(JsonExamples),
     "tsv": _make_opener(TableExamples, delimiter=lambda _: "\t"),
     "csv": _make_opener(TableExamples, delimiter=lambda _: ","),
+    "parquet": _make_opener(ColumnRecords),
+    "arrow": _make_opener(ColumnRecords),
     "conll": _make_opener(ConllExamples, layouts=lambda config: [config.columns]),
     "props": _make_opener(
         PropsExamples,
@@ -138,12 +143,25 @@ INPUT_FORMATS: dict[str, Opener] = {
 LINE_FORMATS = ("jsonl", "text")
 
 
-def _files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
-    """Return the files that the pattern in a leaf of the config matches."""
+def _find_split(config: SourceConfig, split: Split, *, path: str) -> SplitFiles | None:
+    """Return the files of a split; parallel files are named by their fields."""
     if config.source != "parallel":
-        return find_files(pattern, path=leaf)
+        return find_split(config, split, path=path)
+    if split == "test" and not config.test_path:
+        return None
+    leaf = {"train": "path", "valid": "valid_path", "test": "test_path"}[split]
+    held_out = not config.valid_path and split != "test"
+    leaf = "path" if held_out else leaf
     names = config.fields.source, config.fields.target
-    return [expand_path(f"{pattern}.{name}", leaf=leaf) for name in names]
+    files = [
+        expand_path(f"{getattr(config, leaf)}.{name}", leaf=f"{path}.{leaf}")
+        for name in names
+    ]
+    return SplitFiles(files, f"{path}.{leaf}", held_out)
+
+
+# Suffixes that are not the name of their format.
+_ALIASES = {"json": "jsonl", "ndjson": "jsonl", "pq": "parquet", "feather": "arrow"}
 
 
 def find_input_file(
@@ -160,7 +178,10 @@ def find_input_file(
     Raises:
       UserError: there is no such file or format.
     """
-    name = kind or path.suffix.removeprefix(".")
+    suffix = strip_suffix(path).removeprefix(".")
+    if suffix == "json" and config.source == "squad":
+        suffix = "squad"
+    name = kind or _ALIASES.get(suffix, suffix)
     if name not in INPUT_FORMATS and not kind:
         name = config.source
     if name not in INPUT_FORMATS:

@@ -1,7 +1,8 @@
 """Documents in text files: one for each file, line, or line of JSON."""
 
+import codecs
+import contextlib
 import functools
-import glob
 import hashlib
 import logging
 import mmap
@@ -9,13 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from lmjax.data.sources.documents import expand_path, hash_json
+from lmjax.data.sources.documents import hash_json
 from lmjax.data.sources.line_index import LineIndex
+from lmjax.data.sources.plain import (
+    Rewrite,
+    find_compression,
+    is_utf8,
+    plain_copy,
+    read_plain,
+    read_raw,
+)
+from lmjax.data.sources.rewrite import TABLES, array_to_lines, begins_array
 from lmjax.data.sources.text import BOM, decode_utf8, find_fault, read_errors
-from lmjax.errors import ConfigError, UserError, nearest
+from lmjax.errors import UserError, nearest
 from lmjax.fileio import parse_json_line
-from lmjax.storage.cache import local_copy
-from lmjax.storage.paths import glob_remote, is_remote, open_path
 
 _WHOLE_BYTES = 256 << 20  # a smaller corpus is hashed whole
 _END_BYTES = 64 << 10  # of a larger one only so many at both ends of each file
@@ -24,53 +32,17 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def find_files(pattern: str, *, path: str) -> list[Path]:
-    """Return the files that match a glob, sorted; directories are left out.
-
-    Args:
-      pattern: the glob, in which `~` is expanded.
-      path: dotted path of the pattern in the config.
-
-    Raises:
-      ConfigError: there is none.
-    """
-    whole = expand_path(pattern, leaf=path)
-    remote = is_remote(whole)
-    if remote:
-        return _find_remote_files(whole, path=path)
-    names = glob.glob(str(whole), recursive=True)  # noqa: PTH207
-    matches = [Path(name) for name in names]
-    files = sorted(file for file in matches if not file.is_dir())
-    if not files:
-        why = "matches only directories" if matches else "matches no file"
-        raise ConfigError(f"{path} = {pattern!r}: {why}")
-    return files
-
-
-def _find_remote_files(pattern: Path, *, path: str) -> list[Path]:
-    with read_errors(pattern, path=path):
-        matches = glob_remote(pattern)
-        bucket = open_path("/".join(str(pattern).split("/")[:3]))
-        if not matches and not bucket.exists():
-            raise ConfigError(f"{path} = {str(pattern)!r}: there is no {bucket}")
-    if not matches:
-        raise ConfigError(f"{path} = {str(pattern)!r}: matches no file")
-    return matches
-
-
-class TextFiles:
-    """Text files, and hashes of their contents.
+class SourceFiles:
+    """Files of a source, and hashes of their contents.
 
     Files are looked at when the first of them is needed.
 
     Args:
       paths: the files.
-      on_bad_text: "error", or "replace" bytes that are not UTF-8 with U+FFFD.
+      on_bad_text: "error", or "replace" bytes that are not text with U+FFFD.
       path: dotted path of the source in the config.
-      on_bad_file: "error", or "skip" a file that is not text, and name it in the log.
+      on_bad_file: "error", or "skip" a file that cannot be used; the log names it.
     """
-
-    by_line: ClassVar[bool] = True  # files are read line by line
 
     def __init__(
         self,
@@ -87,20 +59,22 @@ class TextFiles:
 
     @functools.cached_property
     def _paths(self) -> list[Path]:
-        """Return the files that are text.
+        """Return the files that can be used.
 
         Raises:
-          UserError: one is not, and that is an error.
+          UserError: one cannot, and that is an error.
         """
-        whole = self._on_bad_file == "skip" and self._on_bad_text == "error"
 
         def check(file: Path) -> list[Path]:
-            fault = find_fault(file, path=self._path, lines=self.by_line, all=whole)
-            if fault:
+            if fault := self._find_fault(file):
                 raise UserError(f"{self._path}: {file} {fault}")
             return [file]
 
         return [file for _, file in self._read_files(self._matched, check)]
+
+    def _find_fault(self, file: Path) -> str:
+        """Return why a file cannot be used; "": it can."""
+        raise NotImplementedError
 
     def _read_files(
         self, files: Sequence[Path], read: Callable[[Path], Iterable[T]]
@@ -135,12 +109,49 @@ class TextFiles:
         hashes = [*_hash_files(self._matched, path=self._path, skip=skip)]
         return [*hashes, "on_bad_file=skip"] if skip else hashes
 
+
+class TextFiles(SourceFiles):
+    """Files of text; see `SourceFiles`.
+
+    Args:
+      paths: the files.
+      encoding: of their text.
+      options: see `SourceFiles`.
+    """
+
+    by_line: ClassVar[bool] = True  # files are read line by line
+
+    def __init__(
+        self, paths: Sequence[Path], *, encoding: str = "utf-8", **options: Any
+    ) -> None:
+        super().__init__(paths, **options)
+        self._encoding = encoding
+
+    def _find_fault(self, file: Path) -> str:
+        return find_fault(
+            file,
+            path=self._path,
+            lines=self.by_line,
+            all=self._on_bad_file == "skip" and self._on_bad_text == "error",
+            encoding=self._encoding,
+        )
+
+    @functools.cached_property
+    def _contents(self) -> list[str]:
+        """Return the hash of each file, and the encoding where it is not UTF-8."""
+        name = codecs.lookup(self._encoding).name
+        return super()._contents + ([] if is_utf8(name) else [f"encoding={name}"])
+
     def _text(self, file: Path) -> str:
         """Return the whole text of a file."""
-        with read_errors(file, path=self._path):
-            raw = file.read_bytes().removeprefix(BOM)
+        blocks = read_plain(
+            file,
+            path=self._path,
+            encoding=self._encoding,
+            on_bad_text=self._on_bad_text,
+        )
         return decode_utf8(
-            raw,
+            b"".join(blocks).removeprefix(BOM),
             where=lambda: str(file),
             on_bad_text=self._on_bad_text,
             path=self._path,
@@ -160,8 +171,11 @@ class Files(TextFiles):
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one file."""
-        with read_errors(self._paths[index], path=self._path):
-            return self._paths[index].stat().st_size
+        file = self._paths[index]
+        with read_errors(file, path=self._path):
+            if not find_compression(file):
+                return file.stat().st_size
+        return sum(map(len, read_raw(file, path=self._path)))
 
     def fingerprint(self) -> str:
         """Hash the contents of the files."""
@@ -171,16 +185,45 @@ class Files(TextFiles):
 class Lines(TextFiles):
     """One document for each line that is not blank, stripped of white space.
 
-    The files are scanned for their lines once, when the first one is needed.
+    The files are scanned for their lines once, when the first one is needed. Those that
+    are compressed or not in UTF-8 are copied first; see `plain_copy`.
     """
 
     def __init__(self, paths: Sequence[Path], **options: Any) -> None:
         super().__init__(paths, **options)
         self._maps: dict[int, mmap.mmap] = {}
+        self._rewritten: dict[Path, Rewrite | None] = {}
 
     @functools.cached_property
     def _index(self) -> LineIndex:
-        return LineIndex(self._paths, path=self._path)
+        return LineIndex([*map(self._plain, self._paths)], path=self._path)
+
+    def lines_of(self, file: Path) -> Path | None:
+        """Return a local file with the lines of one, or None if its lines are others.
+
+        Those of JSON arrays and tables are rewritten.
+        """
+        return None if self._rewrite_of(file) else self._plain(file)
+
+    def _rewrite_of(self, file: Path) -> Rewrite | None:
+        """Return what turns a file into lines, if it has none of its own."""
+        if file not in self._rewritten:
+            self._rewritten[file] = self._find_rewrite(file)
+        return self._rewritten[file]
+
+    def _find_rewrite(self, file: Path) -> Rewrite | None:
+        return None
+
+    def _plain(self, file: Path) -> Path:
+        """Return a local file in UTF-8, with a document a line."""
+        with read_errors(file, path=self._path), name_file(file):
+            return plain_copy(
+                file,
+                path=self._path,
+                encoding=self._encoding,
+                on_bad_text=self._on_bad_text,
+                rewrite=self._rewrite_of(file),
+            )
 
     def __len__(self) -> int:
         return len(self._index)
@@ -219,7 +262,7 @@ class Lines(TextFiles):
             name = self._paths[file]
             with (
                 read_errors(name, path=self._path),
-                local_copy(name).open("rb") as opened,
+                self._plain(name).open("rb") as opened,
             ):
                 self._maps[file] = mmap.mmap(
                     opened.fileno(), 0, access=mmap.ACCESS_READ
@@ -227,22 +270,46 @@ class Lines(TextFiles):
         return self._maps[file]
 
     def where(self, index: int, /) -> str:
-        """Return FILE:LINE, for an error message."""
+        """Return FILE:LINE, or FILE: record NUMBER, for an error message."""
         file, start, _ = self._find(index)
         line = self._map(file)[:start].count(b"\n") + 1
-        return f"{self._paths[file]}:{line}"
+        place = ": record " if self._rewrite_of(self._paths[file]) else ":"
+        return f"{self._paths[file]}{place}{line}"
 
 
-class JsonLines(Lines):
-    """One document for each line of JSON: the text in one of its fields."""
+class JsonRecords(Lines):
+    """One object for each line of JSON, or for each item of a JSON array."""
 
-    def __init__(self, paths: Sequence[Path], *, field: str, **options: Any) -> None:
+    def _find_rewrite(self, file: Path) -> Rewrite | None:
+        blocks = read_plain(file, path=self._path, encoding=self._encoding)
+        return array_to_lines if begins_array(next(blocks, b"")) else None
+
+
+class JsonLines(JsonRecords):
+    """One document for each record of JSON, or row of a table: the text in one field.
+
+    Args:
+      paths: the files.
+      field: its name.
+      table: "csv", "tsv", or "" for JSON.
+      options: see `TextFiles`.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], *, field: str, table: str = "", **options: Any
+    ) -> None:
         super().__init__(paths, **options)
         self._field = field
+        self._table = table
+
+    def _find_rewrite(self, file: Path) -> Rewrite | None:
+        return TABLES[self._table] if self._table else super()._find_rewrite(file)
 
     def __getitem__(self, index: int, /) -> str:
         line = super().__getitem__(index)
         record = parse_json_line(line, where=lambda: self.where(index))
+        if record.get(self._field, "") is None and self._on_bad_text == "replace":
+            return ""
         if not isinstance(record.get(self._field), str):
             raise UserError(self._explain_no_text(index, record))
         text = record[self._field]
@@ -254,15 +321,18 @@ class JsonLines(Lines):
 
     def fingerprint(self) -> str:
         """Hash the contents of the files and the name of the field."""
-        return hash_json("jsonl", self._field, super().fingerprint())
+        return hash_json(self._table or "jsonl", self._field, super().fingerprint())
 
     def _explain_no_text(self, index: int, record: dict[str, Any]) -> str:
         place = f"{self.where(index)}: {self._path}.field = {self._field!r}"
         if self._field in record:
+            if record[self._field] is None:
+                return f"{place}: {explain_null(self._path)}"
             kind = type(record[self._field]).__name__
             return f"{place}: holds {kind}, not a string"
         hint = nearest(self._field, list(record))
-        return f"{place}: no such field{hint}; the line has {', '.join(record)}"
+        what = "table" if self._table else "line"
+        return f"{place}: no such field{hint}; the {what} has {', '.join(record)}"
 
     def _replace_surrogates(self, index: int, text: str) -> str:
         """Replace lone surrogates, which JSON can hold; or raise.
@@ -273,10 +343,28 @@ class JsonLines(Lines):
         raw = text.encode("utf-16-le", "surrogatepass")
         if self._on_bad_text == "replace":
             return raw.decode("utf-16-le", "replace")
+        bad = next((c for c in text if "\udc80" <= c <= "\udcff"), "")
+        escaped = bad and self._rewrite_of(self._paths[self._find(index)[0]])
+        what = f"not UTF-8 ({ord(bad) - 0xDC00:#04x})" if escaped else ""
         raise UserError(
-            f"{self.where(index)}: half of a surrogate pair is not text; to read it "
-            f"as U+FFFD set {self._path}.on_bad_text='replace'"
+            f"{self.where(index)}: {what or 'half of a surrogate pair is not text'}; "
+            f"to read it as U+FFFD set {self._path}.on_bad_text='replace'"
         )
+
+
+def explain_null(path: str) -> str:
+    """Return the error text of a document that is null."""
+    return f"holds null, which {path}.on_bad_text='replace' reads as no text"
+
+
+@contextlib.contextmanager
+def name_file(file: Path) -> Iterator[None]:
+    """Put the file before the text of a `UserError` that begins with a place in it."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        raise error if str(file) in text else UserError(f"{file}: {text}") from error
 
 
 def _is_unicode(text: str) -> bool:

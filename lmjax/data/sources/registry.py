@@ -7,14 +7,17 @@ import functools
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lmjax.config.data import SourceConfig
+from lmjax.data.sources.columns import ColumnTexts
 from lmjax.data.sources.documents import Documents, HoldoutSplit, NonEmptyDocuments
-from lmjax.data.sources.files import Files, JsonLines, Lines, find_files
+from lmjax.data.sources.files import Files, JsonLines, Lines
+from lmjax.data.sources.find import Split, find_split
+from lmjax.data.sources.markup import PlainDocuments
+from lmjax.data.sources.rewrite import TABLES
 from lmjax.data.sources.tfds import open_tfds
 
-Split = Literal["train", "valid", "test"]
 # From a split to its documents; None where the source has no such split.
 Opener = Callable[[Split], Documents | None]
 
@@ -77,13 +80,22 @@ def _open_python_stdlib(config: SourceConfig, *, path: str) -> Opener:
 def _open_text(config: SourceConfig, *, path: str) -> Opener:
     kind = Files if config.document == "file" else Lines
     opener = functools.partial(kind, **_file_options(config, path=path))
-    return _open_globs(opener, config, path=path)
+    return _open_files(opener, config, path=path)
 
 
-def _open_jsonl(config: SourceConfig, *, path: str) -> Opener:
+def _open_records(config: SourceConfig, *, path: str) -> Opener:
+    table = config.source if config.source in TABLES else ""
+    opener = functools.partial(
+        JsonLines, field=config.field, table=table, **_file_options(config, path=path)
+    )
+    return _open_files(opener, config, path=path)
+
+
+def _open_columns(config: SourceConfig, *, path: str) -> Opener:
     options = _file_options(config, path=path)
-    opener = functools.partial(JsonLines, field=config.field, **options)
-    return _open_globs(opener, config, path=path)
+    del options["encoding"]  # these formats say theirs
+    opener = functools.partial(ColumnTexts, field=config.field, **options)
+    return _open_files(opener, config, path=path)
 
 
 def _file_options(config: SourceConfig, *, path: str) -> dict[str, Any]:
@@ -91,6 +103,7 @@ def _file_options(config: SourceConfig, *, path: str) -> dict[str, Any]:
     return {
         "on_bad_text": config.on_bad_text,
         "on_bad_file": config.on_bad_file,
+        "encoding": config.encoding,
         "path": path,
     }
 
@@ -98,28 +111,33 @@ def _file_options(config: SourceConfig, *, path: str) -> dict[str, Any]:
 SOURCES: dict[str, Callable[..., Opener]] = {
     "python_stdlib": _open_python_stdlib,
     "text": _open_text,
-    "jsonl": _open_jsonl,
+    **dict.fromkeys(("jsonl", "csv", "tsv"), _open_records),
+    **dict.fromkeys(("parquet", "arrow"), _open_columns),
     "tfds": lambda config, *, path: (
         lambda split: open_tfds(config, split=split, path=path)
     ),
 }
 
 
-def _open_globs(
+def _open_files(
     opener: Callable[[Sequence[Path]], Documents], config: SourceConfig, *, path: str
 ) -> Opener:
     """Open the files of each split, or hold documents of `path` out for validation."""
 
     @functools.cache
-    def open_leaf(leaf: str) -> Documents:
-        return opener(find_files(getattr(config, leaf), path=f"{path}.{leaf}"))
+    def open_shared(files: tuple[Path, ...]) -> Documents:
+        return opener(files)
 
     def open_split(split: Split) -> Documents | None:
-        if split == "test":
-            return open_leaf("test_path") if config.test_path else None
-        if not config.valid_path:
-            return _hold_out(open_leaf("path"), config, split=split)
-        return open_leaf("path" if split == "train" else "valid_path")
+        found = find_split(config, split, path=path)
+        if found is None:
+            return None
+        documents = open_shared(tuple(found.files))
+        if config.markup != "keep":
+            documents = PlainDocuments(documents, markup=config.markup)
+        if found.held_out:
+            return _hold_out(documents, config, split=split)
+        return documents
 
     return open_split
 
@@ -133,7 +151,7 @@ def _hold_out(documents: Documents, config: SourceConfig, *, split: Split) -> Do
 def _explain_no_documents(config: SourceConfig, *, split: Split, path: str) -> str:
     """Return the error message of a split without documents."""
     leaf = f"{path}.path = {config.path!r}"
-    files = config.source in ("text", "jsonl")
+    files = config.source not in ("python_stdlib", "tfds")
     if files and split == "train" and not config.valid_path:
         return (
             f"{leaf}: only one document, which is held out for validation; "

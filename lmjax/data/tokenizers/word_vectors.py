@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lmjax.data.sources.documents import expand_path
+from lmjax.data.sources.plain import plain_copy
 from lmjax.data.sources.text import BOM, find_fault, read_errors
 from lmjax.errors import ConfigError, UserError
 
@@ -48,7 +49,8 @@ class WordVectors:
         self.name, self._leaf = path, leaf
         self._file = expand_path(path, leaf=leaf)
         try:
-            with self._file.open("rb") as file:
+            self._plain = plain_copy(self._file, path=leaf)
+            with self._plain.open("rb") as file:
                 if file.read(len(BOM)) != BOM:
                     file.seek(0)
                 start = file.tell()
@@ -92,7 +94,7 @@ class WordVectors:
 
     def fingerprint(self) -> str:
         """Hash the file."""
-        with read_errors(self._file, path=self._leaf), self._file.open("rb") as file:
+        with read_errors(self._file, path=self._leaf), self._plain.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def check_dim(self, dim: int) -> None:
@@ -124,7 +126,7 @@ class WordVectors:
 
     def _text_entries(self) -> Iterator[Entry]:
         first, number = 1 + bool(self._header), 0
-        with self._file.open("rb") as file:
+        with self._plain.open("rb") as file:
             file.seek(self._start)
             for number, line in enumerate(file, first):
                 line = line.rstrip(b" \t\r\n").replace(b"\t", b" ")
@@ -152,7 +154,7 @@ class WordVectors:
         size, start = 4 * self.dim, self._start
         count = int(self._header[1])
         with (
-            self._file.open("rb") as file,
+            self._plain.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
             for number in range(1, count + 1):

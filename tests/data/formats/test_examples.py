@@ -211,10 +211,10 @@ def test_a_path_that_cannot_exist(source):
             open_split(source, path)
 
 
-@pytest.mark.parametrize("end", ["gz", "zip", "zst"])
-def test_a_compressed_file_is_an_error(tmp_path, end):
+def test_an_archive_is_an_error(tmp_path):
+    end = "zip"
     for name in ("a.jsonl", "a.de"):
-        (tmp_path / f"{name}.{end}").write_bytes(b"\x1f\x8b")
+        (tmp_path / f"{name}.{end}").write_bytes(b"PK\x03\x04")
     message = rf"config\.data: .*a\.%s\.{end} .*compressed"
     with pytest.raises(UserError, match=message % "jsonl"):
         open_split("jsonl", tmp_path / "a.json*")

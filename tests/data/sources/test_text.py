@@ -1,6 +1,5 @@
 """Text as it is on disk: byte order marks, line ends, and files that are no text."""
 
-import bz2
 import codecs
 import gzip
 import json
@@ -256,9 +255,9 @@ def test_word_vectors_tell_bytes_that_are_not_utf8(tmp_path, caplog):
 TEXT = "A line of text, and some more of it.\n" * 50
 NOISE = random.Random(0).randbytes(4000)
 OTHERS = {
-    "gzip": gzip.compress(TEXT.encode()),
-    "bzip2": bz2.compress(TEXT.encode()),
-    "xz": lzma.compress(TEXT.encode()),
+    "gzip": gzip.compress(TEXT.encode())[:60],
+    "xz": lzma.compress(TEXT.encode())[:60],
+    "lz4": b"\x04\x22\x4d\x18" + NOISE,
     "Parquet": b"PAR1\x15\x04\x15" + NOISE,
     "Arrow": b"ARROW1\0\0\xff\xff\xff\xff" + NOISE,
     "Arrow stream": b"\xff\xff\xff\xff\x10\x01\0\0" + NOISE,
@@ -352,9 +351,9 @@ def test_bad_files_of_examples_are_left_out_by_choice(tmp_path, caplog):
         folder = tmp_path / source
         folder.mkdir()
         (folder / "a").write_text(content)
-        (folder / "b").write_bytes(gzip.compress(content.encode()))
+        (folder / "b").write_bytes(b"PK\x03\x04" + NOISE)
         (folder / "c").write_bytes(b"\xe9" + content.encode())
-        with pytest.raises(UserError, match=r"b is compressed \(gzip\)"):
+        with pytest.raises(UserError, match=r"b is compressed \(zip"):
             open_format(source, folder / "*")
         caplog.clear()
         found = open_format(source, folder / "*", on_bad_file="skip")

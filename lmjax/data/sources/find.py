@@ -1,0 +1,193 @@
+"""Which files a source reads: those of a glob, or of a directory and its splits."""
+
+import glob
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from lmjax.config.data import SourceConfig
+from lmjax.data.sources.documents import expand_path
+from lmjax.data.sources.plain import strip_suffix
+from lmjax.data.sources.text import read_errors
+from lmjax.errors import ConfigError
+from lmjax.storage.paths import find_remote, glob_remote, is_remote, open_path
+
+Split = Literal["train", "valid", "test"]
+_LEAVES = {"train": "path", "valid": "valid_path", "test": "test_path"}
+# The suffixes of the files that a source reads of a directory; (): all.
+_SUFFIXES: dict[str, tuple[str, ...]] = {
+    "jsonl": (".jsonl", ".json", ".ndjson"),
+    "csv": (".csv",),
+    "tsv": (".tsv", ".tab"),
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "squad": (".json",),
+}
+# Files that say what others hold, as the library `datasets` writes them.
+_NOTES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+_CACHED = re.compile(r"cache-\w+\.arrow")
+# The words in names of files and directories that say of which split they are: those
+# that `datasets` knows.
+_SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_MAX_NAMED = 5
+
+_log = logging.getLogger(__name__)
+
+
+class SplitFiles(NamedTuple):
+    """The files of a split, or those that it is held out from."""
+
+    files: list[Path]
+    leaf: str  # dotted path of the leaf that names them
+    held_out: bool  # they are those of train and valid together
+
+
+def find_split(config: SourceConfig, split: Split, *, path: str) -> SplitFiles | None:
+    """Return the files of a split; None where the source has no such split.
+
+    A directory whose files are all named by splits has several.
+
+    Raises:
+      ConfigError: there are no such files.
+    """
+    own = _LEAVES[split]
+    if pattern := getattr(config, own):
+        leaf = f"{path}.{own}"
+        files = find_files(pattern, path=leaf, source=config.source, split=split)
+        shared = split == "train" and not config.valid_path
+        held_out = shared and "valid" not in _splits_of(config, path)
+        return SplitFiles(files, leaf, held_out)
+    leaf = f"{path}.path"
+    if split in _splits_of(config, path):
+        files = find_files(config.path, path=leaf, source=config.source, split=split)
+        return SplitFiles(files, leaf, held_out=False)
+    if split == "test":
+        return None
+    files = find_files(config.path, path=leaf, source=config.source, split="train")
+    return SplitFiles(files, leaf, held_out=True)
+
+
+def find_files(
+    pattern: str, *, path: str, source: str = "text", split: Split = "train"
+) -> list[Path]:
+    """Return the files that match a glob, or lie in a directory; sorted.
+
+    Args:
+      pattern: a glob or a directory, in which `~` is expanded.
+      path: dotted path of the pattern in the config.
+      source: that reads them; of a directory only files with its suffixes count.
+      split: of a directory whose files are named by splits, those of this one.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    whole = expand_path(pattern, leaf=path)
+    if _is_directory(whole, path=path):
+        named = _named_by_splits(whole, source=source, path=path, tell=True)
+        files = named.get(split) or named.get("", [])
+        if not files:
+            there = ", ".join(named)
+            raise ConfigError(
+                f"{path} = {pattern!r}: its files are those of {there}, none of {split}"
+            )
+        return files
+    if is_remote(whole):
+        return _find_remote_files(whole, path=path)
+    names = glob.glob(str(whole), recursive=True)  # noqa: PTH207
+    matches = [Path(name) for name in names]
+    files = sorted(file for file in matches if not file.is_dir())
+    if not files:
+        why = "matches only directories" if matches else "matches no file"
+        raise ConfigError(f"{path} = {pattern!r}: {why}")
+    return files
+
+
+def _is_directory(whole: Path, *, path: str) -> bool:
+    if is_remote(whole) and glob.has_magic(str(whole)):
+        return False
+    with read_errors(whole, path=path):
+        return whole.is_dir()
+
+
+def _splits_of(config: SourceConfig, path: str) -> Sequence[str]:
+    """Return the splits that the files of `config.path` are named by."""
+    whole = expand_path(config.path, leaf=f"{path}.path")
+    if not _is_directory(whole, path=f"{path}.path"):
+        return ()
+    return [*_named_by_splits(whole, source=config.source, path=f"{path}.path")]
+
+
+def _named_by_splits(
+    directory: Path, *, source: str, path: str, tell: bool = False
+) -> dict[str, list[Path]]:
+    """Return the files of a directory by their splits, or all under ""."""
+    files = _list_directory(directory, source=source, path=path, tell=tell)
+    splits = [_find_split_word(file, directory) for file in files]
+    if not all(splits):
+        return {"": files}
+    return {
+        split: [file for file, own in zip(files, splits, strict=True) if own == split]
+        for split in ("train", "valid", "test")
+        if split in splits
+    }
+
+
+def _find_split_word(file: Path, directory: Path) -> str:
+    """Return the split that the name of a file, or of its directory, says; "": none."""
+    relative = str(file)[len(str(directory)) :].lower()
+    words = re.split(r"[^a-z]+", relative)
+    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), "")
+
+
+def _list_directory(
+    directory: Path, *, source: str, path: str, tell: bool
+) -> list[Path]:
+    """Return the files below a directory that a source reads; tell the others."""
+    with read_errors(directory, path=path):
+        remote = is_remote(directory)
+        below = find_remote(directory) if remote else directory.rglob("*")
+        found = sorted(file for file in below if remote or file.is_file())
+    start = len(str(directory))
+    visible = [file for file in found if "/." not in str(file)[start:]]
+    suffixes = _SUFFIXES.get(source, ())
+    files = [file for file in visible if _is_read(file, suffixes)]
+    if not files:
+        kinds = Counter(strip_suffix(file) or file.name for file in visible)
+        there = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common(_MAX_NAMED))
+        wanted = " or ".join(suffixes) or "readable"
+        raise ConfigError(
+            f"{path} = {str(directory)!r}: this directory has no {wanted} file; it has "
+            f"{there or 'no file'}"
+        )
+    left_out = [file for file in found if file not in {*files}]
+    if left_out and tell:
+        names = [str(file)[start + 1 :] for file in left_out]
+        more = len(names) - _MAX_NAMED
+        named = ", ".join(names[:_MAX_NAMED]) + (f" and {more:,} more" * (more > 0))
+        counts = len(left_out), len(found)
+        _log.warning("%s: left out %d of %d files: %s", path, *counts, named)
+    return files
+
+
+def _is_read(file: Path, suffixes: Sequence[str]) -> bool:
+    if file.name in _NOTES or _CACHED.fullmatch(file.name):
+        return False
+    return not suffixes or strip_suffix(file).lower() in suffixes
+
+
+def _find_remote_files(pattern: Any, *, path: str) -> list[Path]:
+    with read_errors(pattern, path=path):
+        matches = glob_remote(pattern)
+        bucket = open_path("/".join(str(pattern).split("/")[:3]))
+        if not matches and not bucket.exists():
+            raise ConfigError(f"{path} = {str(pattern)!r}: there is no {bucket}")
+    if not matches:
+        raise ConfigError(f"{path} = {str(pattern)!r}: matches no file")
+    return matches
