@@ -152,12 +152,13 @@ def _find_split(config: SourceConfig, split: Split, *, path: str) -> SplitFiles 
     leaf = {"train": "path", "valid": "valid_path", "test": "test_path"}[split]
     held_out = not config.valid_path and split != "test"
     leaf = "path" if held_out else leaf
-    names = config.fields.source, config.fields.target
-    files = [
-        expand_path(f"{getattr(config, leaf)}.{name}", leaf=f"{path}.{leaf}")
-        for name in names
-    ]
+    files = _parallel_files(config, getattr(config, leaf), leaf=f"{path}.{leaf}")
     return SplitFiles(files, f"{path}.{leaf}", held_out)
+
+
+def _parallel_files(config: SourceConfig, pattern: str, *, leaf: str) -> list[Path]:
+    names = config.fields.source, config.fields.target
+    return [expand_path(f"{pattern}.{name}", leaf=leaf) for name in names]
 
 
 # Suffixes that are not the name of their format.
@@ -230,7 +231,7 @@ def open_input_file(
         files = [file]
         if kind == "parallel":
             pattern = str(file).removesuffix(f".{config.fields.source}")
-            files = _files(config, pattern, leaf=leaf)
+            files = _parallel_files(config, pattern, leaf=leaf)
         examples = FORMATS[kind](config, files, path="config.data")
     if not len(examples):
         raise UserError(f"{leaf}={file}: has no example")
