@@ -18,7 +18,7 @@ FLOORS = [
     ("parallel", "metrics"),
     ("data", "nn"),
     ("models", "run"),
-    ("tasks", "interop"),
+    ("tasks", "interop", "report"),
     ("generate",),
     ("inference",),
     ("compress",),

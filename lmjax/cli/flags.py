@@ -308,6 +308,21 @@ COMPARISON = Flag(
     default="",
     metavar="FILE",
 )
+RUNS = Flag("runs", "the directories of runs", nargs="+", metavar="WORKDIR")
+REPORT = Flag(
+    "--output",
+    "the page to write (.html)",
+    required=True,
+    metavar="FILE",
+)
+PREDICTIONS = Flag(
+    "--predictions",
+    "a file that lmjax predict --keep=input has written of examples with labels, for a "
+    "confusion matrix and the worst examples (may be given several times)",
+    action="append",
+    default=[],
+    metavar="FILE",
+)
 FORMAT = Flag(
     "--format",
     "of the input: jsonl, tsv, csv, parquet, arrow, conll, props, parallel, squad or "

@@ -132,6 +132,14 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def report(args: argparse.Namespace) -> int:
+    """Write a page about one or more runs: curves, samples, configs."""
+    from lmjax.report.report import write_report
+
+    print(write_report(args.runs, open_path(args.output), predictions=args.predictions))
+    return 0
+
+
 def prepare(args: argparse.Namespace) -> int:
     """Train the tokenizer and encode the data ahead of training."""
     config = load(args.config, args.overrides, defaults=_init_from(args.workdir))
@@ -352,6 +360,7 @@ VERBS = {
         flags.FORMAT,
         takes_overrides=True,
     ),
+    "report": Verb(report, flags.RUNS, flags.REPORT, flags.PREDICTIONS),
     "import": Verb(
         import_model,
         flags.HF_SOURCE,

@@ -71,6 +71,11 @@ class MetricLog:
             named = {f"{split}/{name}": value for name, value in values.items()}
             self.tensorboard.write(step, named)
 
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Show a text in TensorBoard."""
+        if self.tensorboard is not None:
+            self.tensorboard.write_text(step, name, text)
+
     def history(self, split: str, name: str) -> list[float]:
         """Return the values of one metric so far, from before a restart too."""
         values = [

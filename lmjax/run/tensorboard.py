@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ with _without_torch():
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import scalar
+    from tensorboardX.summary import text as text_summary
 
 _FLUSH_SECONDS = 30.0
 
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class TensorBoard:
-    """Writes scalars; the first error of the disk is a warning and ends the writing.
+    """Writes scalars and texts; a warning tells of the first error, which ends it.
 
     Args:
       directory: of the event files; created if missing.
@@ -62,14 +63,29 @@ class TensorBoard:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write the numbers among some values."""
+        self._write(
+            step,
+            (
+                scalar(name, value)
+                for name, value in values.items()
+                if isinstance(value, int | float)
+            ),
+        )
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Write a text, which TensorBoard shows as it is."""
+        # Indented lines are code in Markdown: nothing in them is a mark.
+        lines = "".join(f"    {line}\n" for line in text.splitlines())
+        self._write(step, [text_summary(name, lines)])
+
+    def _write(self, step: int, summaries: Iterable[Any]) -> None:
         if self.writer is None:
             return
         now = time.time()
         try:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    event = Event(step=step, wall_time=now, summary=scalar(name, value))
-                    self.writer.write_event(event)
+            for summary in summaries:
+                event = Event(step=step, wall_time=now, summary=summary)
+                self.writer.write_event(event)
             if now - self.flushed > _FLUSH_SECONDS:
                 self.writer.flush()
                 self.flushed = now

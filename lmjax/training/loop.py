@@ -18,6 +18,7 @@ from lmjax.parallel.copies import Copies
 from lmjax.parallel.heartbeat import status
 from lmjax.parallel.watchdog import DATA
 from lmjax.run import workdir
+from lmjax.run.starts import note_start
 from lmjax.training import evaluate, init_embedding, run_evaluation, samples
 from lmjax.training.compiled import make_program
 from lmjax.training.profiler import Profiler
@@ -144,6 +145,8 @@ def _train(
         return True
 
     run.progress.print(f"training from step {start} to {config.num_steps}")
+    note_start(run.directory, step=start, mesh=mesh)
+    run.metric_log.write_text(start, "config", _print_config(config))
     if start and _is_due(start, config.sample.every_steps):
         _write_missing_samples(run, state)
     row_shapes = {
@@ -243,6 +246,10 @@ def _train(
     if finished:
         _finish(run, state)
     return finished
+
+
+def _print_config(config: Config) -> str:
+    return "\n".join(f"{path} = {v!r}" for path, v in leaves(to_dict(config), "config"))
 
 
 @contextlib.contextmanager

@@ -75,6 +75,8 @@ def write_samples(run: Run, state: TrainState) -> None:
     ]
     if processes.is_first():
         path = _path(run, step)
+        for i, text in enumerate(texts):
+            run.metric_log.write_text(step, f"samples/{i}", text)
         content = "\n----\n".join(texts) + "\n"
         try:
             with write_errors(path):

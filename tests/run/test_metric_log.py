@@ -109,3 +109,12 @@ def test_a_full_disk_ends_tensorboard_alone(tmp_path, caplog, monkeypatch):
     board = metric_log.TensorBoard(tmp_path / "file" / "tensorboard", purge_step=1)
     board.write(1, {"loss": 1.0})
     board.close()
+
+
+def test_tensorboard_has_texts(tmp_path):
+    log = MetricLog(tmp_path, LogConfig(), start_step=0)
+    log.write_text(3, "samples/0", "a <b>\n* c")
+    log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert b"samples/0" in content and b"    a <b>\n    * c\n" in content
