@@ -64,3 +64,14 @@ def named_leaves(
     """Return the leaves of a tree by their dotted names, in the order of the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
     return {leaf_name(path): leaf for path, leaf in leaves}
+
+
+def named_axes(axes: Axes) -> dict[str, tuple[str, ...]]:
+    """Return the logical axes of parameters by their dotted names."""
+    return named_leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def combine(a: Params, b: Params) -> Params:
+    """Return one tree of two that each have None where the other has a leaf."""
+    is_none = lambda x: x is None
+    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=is_none)

@@ -205,6 +205,7 @@ class Config:
                 f"{path}.num_steps = {self.num_steps} these are {decay} steps, but "
                 f"{path}.optim.warmup_steps = {self.optim.warmup_steps} leaves {left}"
             )
+        yield from self._validate_prune(path)
         yield from self._validate_context(path)
         for axis in self.model.split_by_tensor:
             if self.mesh.tensor > 0 and getattr(self.model, axis) % self.mesh.tensor:
@@ -222,6 +223,20 @@ class Config:
             yield (
                 f"{path}.eval.patience = {self.eval.patience}: needs "
                 f"{path}.checkpoint.best_metric"
+            )
+
+    def _validate_prune(self, path: str) -> Iterator[str]:
+        prune = self.optim.prune
+        if prune.is_scheduled and prune.end_step > self.num_steps:
+            yield (
+                f"{path}.optim.prune.end_step = {prune.end_step}: must be at most "
+                f"{path}.num_steps = {self.num_steps}"
+            )
+        if prune.method != "none" and self.model.adapter_rank:
+            yield (
+                f"{path}.optim.prune.method = {prune.method!r}: must be 'none' with "
+                f"{path}.model.lora.rank = {self.model.adapter_rank}: adapters fill "
+                "zeros when they are merged"
             )
 
     def _validate_context(self, path: str) -> Iterator[str]:
@@ -285,7 +300,7 @@ def parse(
             own = nested.setdefault(name, {})
             if not isinstance(own, dict):
                 continue  # `build` reports that this is not a section
-            if own.get("kind", section["kind"]) == section["kind"]:
+            if own.get("kind", section.get("kind")) == section.get("kind"):
                 nested[name] = _merge(section, own)
     config = build(Config, nested, "config", problems)
     if not problems:
@@ -349,7 +364,7 @@ def _resolve_defaults(config: Config) -> Config:
     config = dataclasses.replace(
         config,
         model=model,
-        optim=_resolve_frozen(config),
+        optim=_resolve_prune(_resolve_frozen(config), num_steps=config.num_steps),
         data=dataclasses.replace(data, target_length=target_length),
         eval=dataclasses.replace(config.eval, batch_size=batch_size),
     )
@@ -380,6 +395,13 @@ def _resolve_frozen(config: Config) -> OptimConfig:
     if optim.trainable and not optim.frozen:
         return dataclasses.replace(optim, frozen=("*",))
     return optim
+
+
+def _resolve_prune(optim: OptimConfig, *, num_steps: int) -> OptimConfig:
+    if not optim.prune.is_scheduled or optim.prune.end_step:
+        return optim
+    prune = dataclasses.replace(optim.prune, end_step=num_steps // 2)
+    return dataclasses.replace(optim, prune=prune)
 
 
 def resolve_num_labels(model: ModelConfig, task: TaskConfig) -> ModelConfig:

@@ -12,6 +12,7 @@ from lmjax.config.leaf_types import (
     Rate,
     runtime_field,
 )
+from lmjax.config.prune import PruneConfig
 
 # The leaves that only some optimizers or schedules use, for each of them.
 OPTIMIZER_LEAVES: dict[str, set[str]] = {
@@ -72,6 +73,7 @@ class OptimConfig:
     ema_decay: Rate = 0.0
     # when loss or gradients are not finite: stop the run, or skip the update
     on_nonfinite: Literal["stop", "skip"] = runtime_field("stop")
+    prune: PruneConfig = PruneConfig()
 
     def is_trainable(self, name: str) -> bool:
         """Return whether `trainable` matches a parameter, or `frozen` does not."""
@@ -91,6 +93,7 @@ class OptimConfig:
         These are no errors: an experiment may set leaves for its own optimizer while
         the command line selects another one.
         """
+        yield from self.prune.unused_leaves(f"{path}.prune")
         for choice, table in (
             ("name", OPTIMIZER_LEAVES),
             ("schedule", SCHEDULE_LEAVES),

@@ -16,7 +16,7 @@ from lmjax.config.model import TransformerConfig
 from lmjax.errors import UserError
 from lmjax.plan.target import Target
 from lmjax.training import optim
-from lmjax.types import named_leaves
+from lmjax.types import named_axes, named_leaves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def measure_sizes(config: Config, target: Target) -> Sizes:
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
     )
     state = jax.eval_shape(optimizer.init, model.shapes)
-    axes = named_leaves(model.axes, is_leaf=lambda x: isinstance(x, tuple))
+    axes = named_axes(model.axes)
     leaves = named_leaves(model.shapes)
     stacked = {n: leaf for n, leaf in leaves.items() if axes[n][0] == "layers"}
     itemsize = jnp.dtype(model.config.dtype).itemsize

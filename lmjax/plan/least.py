@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lmjax.parallel.sharding import RULES
 from lmjax.training.compiled import Program
-from lmjax.types import named_leaves
+from lmjax.types import named_axes, named_leaves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ def count_weights(program: Program) -> Weights:
     """Return the bytes of a program's parameters, by how they are used."""
     model, sums = program.model, {"layers": 0.0, "looked_up": 0.0, "rest": 0.0}
     itemsize = jnp.dtype(model.config.dtype).itemsize
-    names = named_leaves(model.axes, is_leaf=lambda x: isinstance(x, tuple))
+    names = named_axes(model.axes)
     tied = getattr(model.config, "tie_embeddings", False)
     for name, leaf in named_leaves(model.shapes).items():
         axes = names[name]
@@ -88,7 +88,7 @@ def _activation_bytes(program: Program) -> float:
 
 def _num_layers(program: Program) -> int:
     """Return the number of blocks, those of an encoder included."""
-    axes = named_leaves(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
+    axes = named_axes(program.model.axes)
     shapes = named_leaves(program.model.shapes)
     stacks: dict[str, int] = {}
     for name, names in axes.items():

@@ -14,7 +14,7 @@ from typing import Any
 from lmjax.plan.hlo import Module
 from lmjax.plan.least import gradient_bytes, state_bytes
 from lmjax.training.compiled import Program
-from lmjax.types import named_leaves
+from lmjax.types import named_axes, named_leaves
 
 
 def total_bytes(stats: Any) -> float:
@@ -58,7 +58,7 @@ def kept_bytes(program: Program, module: Module) -> float:
     They are the arrays of a loop that are stacked over the layers, as parameters are,
     but of the shape of none. Where layers are unrolled, there are no such loops.
     """
-    axes = named_leaves(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
+    axes = named_axes(program.model.axes)
     leaves = named_leaves(program.state_shapes.params)
     stacked = {n: leaf for n, leaf in leaves.items() if axes[n][0] == "layers"}
     depths = {leaf.shape[0] for leaf in stacked.values()}

@@ -23,7 +23,7 @@ from lmjax.parallel import sharding
 from lmjax.run.checkpoint import restore_params
 from lmjax.run.workdir import has_checkpoints, read_config
 from lmjax.training.compiled import Program
-from lmjax.types import Array, Params, TrainState, named_leaves
+from lmjax.types import Array, Params, TrainState, named_axes, named_leaves
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ def open_pretrained(path: str) -> PretrainedCheckpoint:
 def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
     """Return what `init_from` sets by default: the model, the tokenizer, constraints.
 
-    Constraints are ids that the model must or must not write.
+    Constraints are ids that the model must or must not write. The zeros of a model that
+    was pruned stay.
 
     Args:
       path: the value of `init_from`.
@@ -81,7 +82,9 @@ def sections(path: str, *, workdir: Path | None = None) -> dict[str, Any]:
         if model.get(leaf) == model.get("use_bias"):
             model.pop(leaf, None)
     write = getattr(config.task, "write", None)
+    pruned = config.optim.prune.method != "none"
     return {
+        **({"optim": {"prune": {"method": "keep"}}} if pruned else {}),
         "model": model,
         "tokenizer": to_dict(config.tokenizer),
         "constraints": {} if write is None else write.vocabulary_leaves(),
@@ -120,7 +123,7 @@ def initial_params(program: Program, key: Array) -> Params:
 
     # Which parameters are taken over, initialized, grown, or left out.
     old, new = named_leaves(params), named_leaves(program.state_shapes.params)
-    axes = named_leaves(program.model.axes, is_leaf=lambda x: isinstance(x, tuple))
+    axes = named_axes(program.model.axes)
     if pretrained.config.task.output_names != program.config.task.output_names:
         # The labels differ, and with them the classifier.
         old = {n: p for n, p in old.items() if not n.startswith("classifier.")}

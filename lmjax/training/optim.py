@@ -14,7 +14,10 @@ import optax
 
 from lmjax.config.optim import OptimConfig
 from lmjax.errors import ConfigError, nearest
-from lmjax.types import Array, Axes, Params, leaf_name, named_leaves
+from lmjax.nn.matrices import is_hidden_matrix, split_axes
+from lmjax.training import pruning
+from lmjax.training.pruning import Pruning
+from lmjax.types import Array, Axes, Params, combine, leaf_name, named_axes
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +31,15 @@ class Optimizer:
     ema_decay: float  # of the average of the parameters; 0: none is kept
     skip_nonfinite: bool
     trainable_mask: Any  # a tree like the parameters: False where one is frozen
+    pruning: Pruning | None = None  # zeros that stay, or are made
 
     def init(self, params: Params) -> Any:
         """Return the optimizer state of the trainable parameters."""
         trainable, _ = self.partition(params)
-        return self.transform.init(trainable)
+        state = self.transform.init(trainable)
+        if self.pruning is None:
+            return state
+        return {"optimizer": state, "pruning": self.pruning.init(trainable)}
 
     def partition(self, params: Params) -> tuple[Params, Params]:
         """Return the trainable and the frozen parameters, each with None elsewhere."""
@@ -45,9 +52,39 @@ class Optimizer:
         self, grads: Params, opt_state: Any, params: Params, step: Array
     ) -> tuple[Params, Any]:
         """Return what to add to the trainable parameters, and the next state."""
-        directions, opt_state = self.transform.update(grads, opt_state, params)
         rate = self.learning_rate(step)
-        return jax.tree.map(lambda d: -rate * d, directions), opt_state
+        if self.pruning is None:
+            directions, opt_state = self.transform.update(grads, opt_state, params)
+            return jax.tree.map(lambda d: -rate * d, directions), opt_state
+        observed = self.pruning.observe(opt_state["pruning"], grads, params)
+        grads = self.pruning.mask(grads, params)
+        directions, state = self.transform.update(grads, opt_state["optimizer"], params)
+        updates = jax.tree.map(lambda d: -rate * d, directions)
+        # Again: what Muon makes of a matrix is dense.
+        updates = self.pruning.mask(updates, params)
+        return updates, {"optimizer": state, "pruning": observed}
+
+    def prune(
+        self, params: Params, opt_state: Any, ema_params: Params | None, step: Array
+    ) -> tuple[Params, Any, Params | None]:
+        """Return parameters, state and average with the zeros that are due.
+
+        Args:
+          params: after an update; all of them.
+          opt_state: after the update.
+          ema_params: the moving average of the parameters.
+          step: updates done.
+        """
+        if self.pruning is None:
+            return params, opt_state, ema_params
+        trainable, frozen = self.partition(params)
+        trainable, state = self.pruning.prune(trainable, opt_state["pruning"], step)
+        if ema_params is not None:
+            average, frozen_average = self.partition(ema_params)
+            average = self.pruning.mask(average, trainable)
+            ema_params = combine(average, frozen_average)
+        params = combine(trainable, frozen)
+        return params, {**opt_state, "pruning": state}, ema_params
 
 
 def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
@@ -79,6 +116,7 @@ def build(config: OptimConfig, *, axes: Axes, num_steps: int) -> Optimizer:
         ema_decay=config.ema_decay,
         skip_nonfinite=config.on_nonfinite == "skip",
         trainable_mask=mask,
+        pruning=pruning.build(config.prune, axes),
     )
 
 
@@ -88,7 +126,7 @@ def _trainable_mask(config: OptimConfig, axes: Axes) -> Any:
     Raises:
       ConfigError: a pattern matches no parameter, or all parameters are frozen.
     """
-    names = [*named_leaves(axes, is_leaf=lambda x: isinstance(x, tuple))]
+    names = [*named_axes(axes)]
     for leaf in ("frozen", "trainable"):
         for pattern in getattr(config, leaf):
             if not fnmatch.filter(names, pattern):
@@ -172,11 +210,6 @@ def _sgd(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
     return optax.trace(c.b1, accumulator_dtype=c.momentum_dtype)
 
 
-# Axes of matrices that are not hidden ones: a Muon update suits neither tables nor
-# layers to labels, and adapters are factors of a matrix.
-_OUTER_AXES = {"vocab", "features", "token_types", "buckets", "rank"}
-
-
 def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) for hidden matrices, AdamW for all other parameters.
 
@@ -211,12 +244,11 @@ def _muon(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
 
 def _muon_numbers(path: Any, axes: tuple[str, ...], *, also: Sequence[str] = ()) -> Any:
     """Return the input and the output dimensions of a matrix that Muon updates."""
-    hidden = path[-1].key == "kernel" and not _OUTER_AXES & {*axes}
-    if not (hidden or (_is_matrix(path, axes) and _matches(leaf_name(path), also))):
+    name = leaf_name(path)
+    hidden = is_hidden_matrix(name, axes)
+    if not (hidden or (_is_matrix(path, axes) and _matches(name, also))):
         return optax.MaskedNode()
-    dims = [i for i, axis in enumerate(axes) if axis != "layers"]
-    cut = 1 if axes[dims[0]] in ("embed", "rank") else len(dims) - 1
-    return optax.contrib.MuonDimensionNumbers(tuple(dims[:cut]), tuple(dims[cut:]))
+    return optax.contrib.MuonDimensionNumbers(*split_axes(axes))
 
 
 def _is_matrix(path: Any, axes: tuple[str, ...]) -> bool:

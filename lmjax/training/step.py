@@ -10,7 +10,7 @@ from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks import EvalOutput, LossOutput, Task
 from lmjax.training.optim import Optimizer
-from lmjax.types import Array, Batch, Metrics, Params, TrainState
+from lmjax.types import Array, Batch, Metrics, Params, TrainState, combine
 
 
 def init_state(
@@ -77,7 +77,7 @@ def train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, learning, state.step)
     grad_norm = optax.tree.norm(grads)
-    params = _combine(optax.apply_updates(learning, updates), frozen)
+    params = combine(optax.apply_updates(learning, updates), frozen)
     ema_params = _update_average(
         state.ema_params, params, decay=optimizer.ema_decay, step=state.step
     )
@@ -90,6 +90,10 @@ def train_step(
             lambda a, b: jnp.where(is_finite, a, b), new, old
         )
         num_skipped = num_skipped + ~is_finite
+    # Also where the update was left out: a schedule does not wait for it.
+    params, opt_state, ema_params = optimizer.prune(
+        params, opt_state, ema_params, state.step + 1
+    )
     state = TrainState(
         step=state.step + 1,
         params=params,
@@ -158,7 +162,7 @@ def accumulate(
     def loss(
         params: Params, batch: Batch, key: Array, carry: State | None
     ) -> tuple[Array, LossOutput]:
-        whole = params if frozen is None else _combine(params, frozen)
+        whole = params if frozen is None else combine(params, frozen)
         output = task.loss(model, whole, batch, key=key, carry=carry)
         return output.loss_sum, output
 
@@ -183,12 +187,6 @@ def accumulate(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     sums, carries = jax.lax.scan(add, zeros, microbatches)
     return sums._replace(carry=jax.tree.map(join, carries))
-
-
-def _combine(a: Params, b: Params) -> Params:
-    """Return one tree of two that each have None where the other has a leaf."""
-    is_none = lambda x: x is None
-    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=is_none)
 
 
 def _update_average(
