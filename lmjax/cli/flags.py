@@ -380,6 +380,14 @@ ADAPTERS = Flag(
     action="store_true",
 )
 COMPRESSED = Flag("--to", "the workdir to create", required=True, metavar="DIR")
+PRUNE = Flag(
+    "--prune",
+    "which weights become 0: magnitude, global_magnitude, wanda or sparsegpt, and the "
+    "fraction or N:M (2 of each 4 stay), as in wanda:2:4; or which parts are left out: "
+    "heads, mlp, layers or encoder_layers, and the fraction that is left out or the "
+    "number that is left, as in layers:4",
+    metavar="METHOD:AMOUNT",
+)
 CALIBRATE = Flag(
     "--calibrate",
     "a text that the model reads, so that what matters to it can be told; for an "

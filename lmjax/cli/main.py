@@ -233,9 +233,10 @@ def export_model(args: argparse.Namespace) -> int:
 def compress(args: argparse.Namespace) -> int:
     """Make the model of a workdir smaller, as another workdir."""
     from lmjax.compress import workdir
-    from lmjax.compress.step import choose_steps
+    from lmjax.compress.choose import choose_steps
 
     steps = choose_steps(
+        prune=args.prune,
         calibrate=open_path(args.calibrate) if args.calibrate else None,
         num_windows=args.windows,
     )
@@ -381,6 +382,7 @@ VERBS = {
         compress,
         flags.WORKDIR,
         flags.COMPRESSED,
+        flags.PRUNE,
         flags.CALIBRATE,
         flags.WINDOWS,
         flags.STEP,

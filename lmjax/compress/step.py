@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lmjax import models
 from lmjax.config.model import ModelConfig
-from lmjax.errors import UserError
 from lmjax.inference.language_model import LanguageModel
+from lmjax.nn import lora
 from lmjax.types import Params
 
 
@@ -25,26 +24,6 @@ class Step:
     apply: Callable[[LanguageModel], LanguageModel]
 
 
-def choose_steps(
-    *, calibrate: Path | None = None, num_windows: int | None = None
-) -> list[Step]:
-    """Return the steps that flags of `lmjax compress` ask for, in their order.
-
-    Args:
-      calibrate: the text of steps that read one.
-      num_windows: of it; by default 64.
-
-    Raises:
-      UserError: a flag is wrong, or none asks for a step.
-    """
-    if num_windows and calibrate is None:
-        raise UserError(f"--windows={num_windows}: needs --calibrate=FILE")
-    steps: list[Step] = []
-    if not steps:
-        raise UserError("--quantize: must be given")
-    return steps
-
-
 def change_model(
     lm: LanguageModel, params: Params, config: ModelConfig
 ) -> LanguageModel:
@@ -56,3 +35,11 @@ def change_model(
         model=models.build(config.for_inference(), platform=platform),
         params=params,
     )
+
+
+def merge_adapters(lm: LanguageModel) -> LanguageModel:
+    """Return the same language model with its adapters merged into the weights."""
+    if not lm.config.model.adapter_rank:
+        return lm
+    params, config = lora.merge_adapters(lm.params, lm.config.model)
+    return change_model(lm, params, config)

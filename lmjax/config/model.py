@@ -338,7 +338,7 @@ class TransformerConfig(ModelBaseConfig):
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield the problems between fields; defaults are resolved already."""
-        if self.head_dim * self.num_heads != self.dim and self.dim % self.num_heads:
+        if self.dim % self.num_heads and self.head_dim == self.dim // self.num_heads:
             yield (
                 f"{path}.num_heads = {self.num_heads}: must divide "
                 f"{path}.dim = {self.dim}, unless {path}.head_dim is given"

@@ -12,9 +12,8 @@ from lmjax.config.experiment import parse
 from lmjax.config.optim import OptimConfig
 from lmjax.config.prune import PruneConfig
 from lmjax.errors import ConfigError
+from lmjax.inference.language_model import load
 from lmjax.nn.matrices import is_hidden_matrix
-from lmjax.run.checkpoint import Checkpoints
-from lmjax.run.workdir import read_config
 from lmjax.training import loop, optim, pruning
 from lmjax.types import named_axes, named_leaves
 
@@ -176,19 +175,16 @@ def test_a_killed_run_resumes_with_its_zeros(tmp_path, tiny, whole, monkeypatch)
     assert losses(whole) == losses(killed)
     states = final_state(whole), final_state(killed)
     jax.tree.map(np.testing.assert_array_equal, *states)
-    average = restored(whole, "ema_params")
+    average = average_of(whole)
     for name, kernel in named_leaves(states[0][1]["params"]).items():
         if name.endswith("kernel"):
             assert np.mean(kernel == 0) == pytest.approx(0.5, abs=0.01), name
             assert (average[name][kernel == 0] == 0).all(), name
 
 
-def restored(directory, item):
-    """Return the leaves of an item of the newest checkpoint by name."""
-    checkpoints = Checkpoints(directory, read_config(directory).checkpoint)
-    items = checkpoints.manager.restore(checkpoints.steps()[-1])
-    checkpoints.close()
-    return named_leaves(items[item])
+def average_of(directory):
+    """Return the moving average of the parameters by name."""
+    return named_leaves(load(directory).params)
 
 
 def test_a_mesh_makes_the_same_zeros(tmp_path, tiny, whole):
@@ -196,7 +192,7 @@ def test_a_mesh_makes_the_same_zeros(tmp_path, tiny, whole):
     assert loop.train(tiny(*PRUNED, *mesh), tmp_path)
     ours, theirs = np.array(losses(tmp_path)), np.array(losses(whole))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    one, split = restored(whole, "params"), restored(tmp_path, "params")
+    one, split = average_of(whole), average_of(tmp_path)
     for name, kernel in one.items():
         assert np.sum(kernel == 0) == np.sum(split[name] == 0), name
 

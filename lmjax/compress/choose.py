@@ -1,0 +1,39 @@
+"""From the flags of `lmjax compress` to its steps."""
+
+from pathlib import Path
+
+from lmjax.compress.calibrate import NUM_WINDOWS, Calibration
+from lmjax.compress.prune import make_step as prune_step
+from lmjax.compress.step import Step
+from lmjax.errors import UserError
+
+
+def choose_steps(
+    *,
+    prune: str | None = None,
+    calibrate: Path | None = None,
+    num_windows: int | None = None,
+) -> list[Step]:
+    """Return the steps that flags of `lmjax compress` ask for, in their order.
+
+    Args:
+      prune: METHOD:AMOUNT, see `prune.make_step`.
+      calibrate: the text of steps that read one.
+      num_windows: of it; by default 64.
+
+    Raises:
+      UserError: a flag is wrong, or none asks for a step.
+    """
+    if num_windows and calibrate is None:
+        raise UserError(f"--windows={num_windows}: needs --calibrate=FILE")
+    calibration = None
+    if calibrate is not None:
+        calibration = Calibration(
+            file=calibrate, num_windows=num_windows or NUM_WINDOWS
+        )
+    steps: list[Step] = []
+    if prune is not None:
+        steps.append(prune_step(prune, calibration))
+    if not steps:
+        raise UserError("--prune: must be given")
+    return steps
