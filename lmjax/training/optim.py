@@ -52,13 +52,14 @@ class Optimizer:
         self, grads: Params, opt_state: Any, params: Params, step: Array
     ) -> tuple[Params, Any]:
         """Return what to add to the trainable parameters, and the next state."""
-        rate = self.learning_rate(step)
         if self.pruning is None:
             directions, opt_state = self.transform.update(grads, opt_state, params)
+            rate = self.learning_rate(step)
             return jax.tree.map(lambda d: -rate * d, directions), opt_state
         observed = self.pruning.observe(opt_state["pruning"], grads, params)
         grads = self.pruning.mask(grads, params)
         directions, state = self.transform.update(grads, opt_state["optimizer"], params)
+        rate = self.learning_rate(step)
         updates = jax.tree.map(lambda d: -rate * d, directions)
         # Again: what Muon makes of a matrix is dense.
         updates = self.pruning.mask(updates, params)

@@ -410,7 +410,10 @@ def test_every_leaf_of_the_config_is_read(tmp_path, tiny, watch_leaves):
     configs = [
         tiny("checkpoint.best_metric=loss", "eval.patience=9", "optim.schedule=wsd"),
         tiny("model.rope_scaling=llama3", "optim.name=adafactor", "num_steps=4"),
-        tiny("model.position=relative", "num_steps=2"),
+        tiny(
+            *("model.position=relative", "num_steps=2"),
+            *("optim.prune.method=magnitude", "optim.prune.end_step=2"),
+        ),
         tiny(
             *("model.rope_scaling=yarn", "model.rope_local_theta=100", "num_steps=2"),
             *("model.window=8", "model.global_layers=(1,)"),
