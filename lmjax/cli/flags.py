@@ -323,6 +323,30 @@ PREDICTIONS = Flag(
     default=[],
     metavar="FILE",
 )
+HARNESS_TASKS = Flag(
+    "--tasks",
+    "tasks of lm-evaluation-harness, separated by commas",
+    required=True,
+    metavar="NAME,...",
+)
+INCLUDE_PATH = Flag(
+    "--include_path",
+    "a directory of task files (YAML) of your own",
+    metavar="DIR",
+)
+NUM_FEWSHOT = Flag(
+    "--num_fewshot",
+    "examples before each question; default: as the task says",
+    type=parse_integer,
+    metavar="N",
+)
+LIMIT = Flag(
+    "--limit",
+    "judge the first N questions of each task; default: all",
+    type=parse_count,
+    metavar="N",
+)
+RESULTS = Flag("--output", "also write the results as JSON", metavar="FILE")
 FORMAT = Flag(
     "--format",
     "of the input: jsonl, tsv, csv, parquet, arrow, conll, props, parallel, squad or "

@@ -132,6 +132,27 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def lm_eval(args: argparse.Namespace) -> int:
+    """Judge a language model on tasks of lm-evaluation-harness."""
+    from lmjax.inference import harness
+    from lmjax.inference.language_model import load as load_model
+
+    if args.num_fewshot is not None and args.num_fewshot < 0:
+        raise UserError(f"--num_fewshot={args.num_fewshot}: must be >= 0")
+    found = harness.evaluate(
+        load_model(args.workdir, step=args.step),
+        args.tasks.split(","),
+        include_path=open_path(args.include_path) if args.include_path else None,
+        num_fewshot=args.num_fewshot,
+        limit=args.limit,
+        seed=args.seed,
+    )
+    print(found["table"])
+    if args.output:
+        harness.write_results(open_path(args.output), found)
+    return 0
+
+
 def report(args: argparse.Namespace) -> int:
     """Write a page about one or more runs: curves, samples, configs."""
     from lmjax.report.report import write_report
@@ -360,6 +381,17 @@ VERBS = {
         flags.JSON,
         flags.FORMAT,
         takes_overrides=True,
+    ),
+    "lm_eval": Verb(
+        lm_eval,
+        flags.WORKDIR,
+        flags.HARNESS_TASKS,
+        flags.INCLUDE_PATH,
+        flags.NUM_FEWSHOT,
+        flags.LIMIT,
+        flags.SEED,
+        flags.RESULTS,
+        flags.STEP,
     ),
     "report": Verb(report, flags.RUNS, flags.REPORT, flags.PREDICTIONS),
     "import": Verb(
