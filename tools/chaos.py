@@ -84,7 +84,7 @@ def main() -> int:
         if args.part == "signals":
             count = args.count or 60
             return send_signals(config, root, rng, count=count, seconds=seconds)
-        return fill_disks(config, root)
+        return fill_disks(config, root, patience=120 + 10 * seconds)
 
 
 def write_experiment(root: Path) -> Path:
@@ -294,8 +294,8 @@ def find_unexpected(lines: list[str]) -> list[str]:
     return [n for n in lines if n.strip() and not n.startswith(EXPECTED_LINES)]
 
 
-def fill_disks(config: Path, root: Path) -> int:
-    """Train with each folder of a workdir on a full disk."""
+def fill_disks(config: Path, root: Path, *, patience: float) -> int:
+    """Train with each folder of a workdir on a full disk; none may hang."""
     faults = 0
     folders = ("checkpoints", "tensorboard", "samples", "store", "tokenizer", "")
     for folder in folders:
@@ -307,7 +307,10 @@ def fill_disks(config: Path, root: Path) -> int:
         subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", mounted], check=True)
         try:
             done = subprocess.run(
-                command(config, workdir), capture_output=True, text=True, timeout=120
+                command(config, workdir),
+                capture_output=True,
+                text=True,
+                timeout=patience,
             )
             code, lines = done.returncode, done.stderr.splitlines()
         except subprocess.TimeoutExpired:
