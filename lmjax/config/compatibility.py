@@ -37,6 +37,7 @@ def find_conflicts(config: Any, path: str) -> Iterator[str]:
             f"{task.kind!r}, which predicts tokens"
         )
     yield from _source_conflicts(config, path)
+    yield from _distill_conflicts(config, path)
     if model.kind == "encoder" and config.sample.prompts:
         yield (
             f"{path}.sample.prompts = {config.sample.prompts}: must be empty: an "
@@ -58,6 +59,19 @@ def find_conflicts(config: Any, path: str) -> Iterator[str]:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0: "
             f"{path}.task.kind = {task.kind!r} has no targets of their own length"
+        )
+
+
+def _distill_conflicts(config: Any, path: str) -> Iterator[str]:
+    """Yield the conflicts of a teacher with the task and its data."""
+    teacher = config.task.distill.teacher
+    where = f"{path}.task.distill.teacher = {teacher!r}"
+    if teacher and not config.task.can_distill:
+        yield f"{where}: must be '' for {path}.task.kind = {config.task.kind!r}"
+    if teacher and config.data.order == "contiguous":
+        yield (
+            f"{where}: must be '' with {path}.data.order = 'contiguous', where a "
+            "teacher would not know the windows before"
         )
 
 

@@ -248,6 +248,7 @@ class SpanQAConfig(PredictionTaskConfig):
     example_sources = ("squad", *NESTED_RECORDS)
     example_fields = ("question", "context", "answers")
     uses_classifier = True
+    can_distill = False
 
     @property
     def output_names(self) -> tuple[str, ...]:

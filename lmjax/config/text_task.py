@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from lmjax.config.decoding import DecodingConfig, SamplingConfig
+from lmjax.config.distill import DistillConfig
 from lmjax.config.leaf_types import (
     Fraction,
     Interval,
@@ -24,6 +25,7 @@ class TaskBaseConfig:
 
     label_smoothing: Fraction = 0.0
     z_loss: NonNegativeFloat = 0.0
+    distill: DistillConfig = DistillConfig()
 
     model_kinds: ClassVar[tuple[str, ...]]  # of `config.model`, that can be trained
     # `config.data.source` of its examples; () where it learns from a stream of text.
@@ -34,6 +36,7 @@ class TaskBaseConfig:
     # Whether evaluation compares the predictions for whole examples with the truth.
     compares_predictions: ClassVar[bool] = False
     has_target: ClassVar[bool] = False  # of `config.data.target_length`
+    can_distill: ClassVar[bool] = True  # it can learn from a teacher
 
     @property
     def reads_examples(self) -> bool:

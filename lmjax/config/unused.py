@@ -5,6 +5,7 @@ line selects another one. They are told when an experiment is loaded.
 """
 
 import dataclasses
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,9 @@ _NEEDS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "tokenizer": dict.fromkeys(
         ("algorithm", "lossless", "num_training_bytes"), ("kind", _TRAINED)
     ),
+    "task.distill": dict.fromkeys(
+        ("temperature", "weight", "hidden", "relations"), ("teacher", ())
+    ),
     "sample": dict.fromkeys(
         ("max_tokens", "temperature", "top_k", "top_p"), ("prompts", ())
     ),
@@ -60,7 +64,7 @@ _NEEDS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
 def unused_leaves(config: Any) -> Iterator[str]:
     """Yield a line for each leaf of a `Config` that is set, but has no effect."""
     for name, needs in _NEEDS.items():
-        section = getattr(config, name)
+        section = operator.attrgetter(name)(config)
         yield from _unused(section, needs, f"config.{name}")
     for i, source in enumerate(config.data.mixture):
         yield from _unused(source, _NEEDS["data"], f"config.data.mixture[{i}]")

@@ -5,16 +5,15 @@ import dataclasses
 from lmjax.config.experiment import WHOLE_TEXT_METRICS
 from lmjax.config.text_task import CausalLMConfig
 from lmjax.models import Model
-from lmjax.models.heads import OutputLayer
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import text_shapes
-from lmjax.tasks.task import TOKEN_METRICS, EvalOutput, LossOutput, TokenTask
-from lmjax.tasks.vocabulary import vocabulary_loss, vocabulary_metrics
+from lmjax.tasks.task import TOKEN_METRICS, EvalOutput, LossOutput
+from lmjax.tasks.vocabulary import VocabularyTask, vocabulary_metrics
 from lmjax.types import Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLM(TokenTask):
+class CausalLM(VocabularyTask):
     """The loss of `targets` (B, T) where `weights` (B, T) are not 0."""
 
     config: CausalLMConfig
@@ -38,8 +37,9 @@ class CausalLM(TokenTask):
         carry: State | None = None,
     ) -> LossOutput:
         """Return the loss of the next tokens; its metric "loss" is in nats a token."""
-        layer, carry = _output_layer(model, params, batch, key=key, carry=carry)
-        return vocabulary_loss(layer, batch, self.config)._replace(carry=carry)
+        hidden_BTD, carry = _hidden(model, params, batch, key=key, carry=carry)
+        layer = model.output_layer(params, hidden_BTD)
+        return self._loss(layer, hidden_BTD, batch)._replace(carry=carry)
 
     def evaluate(
         self,
@@ -50,21 +50,20 @@ class CausalLM(TokenTask):
         carry: State | None = None,
     ) -> EvalOutput:
         """Return the plain loss and the accuracy of the most likely token."""
-        layer, carry = _output_layer(model, params, batch, key=None, carry=carry)
+        hidden_BTD, carry = _hidden(model, params, batch, key=None, carry=carry)
+        layer = model.output_layer(params, hidden_BTD)
         return EvalOutput(vocabulary_metrics(layer, batch, self.config), {}, carry)
 
 
-def _output_layer(
+def _hidden(
     model: Model,
     params: Params,
     batch: Batch,
     *,
     key: Array | None,
     carry: State | None,
-) -> tuple[OutputLayer, State | None]:
-    """Return what gives logits (B, T, V), and the state after them if rows continue."""
+) -> tuple[Array, State | None]:
+    """Return hidden states (B, T, D), and the state after them if rows continue."""
     if carry is None:
-        hidden_BTD = model.hidden(params, batch, key=key)
-    else:
-        hidden_BTD, carry = model.hidden_with_carry(params, batch, carry, key=key)
-    return model.output_layer(params, hidden_BTD), carry
+        return model.hidden(params, batch, key=key), None
+    return model.hidden_with_carry(params, batch, carry, key=key)

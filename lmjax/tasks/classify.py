@@ -16,12 +16,12 @@ from lmjax.metrics.classification import (
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import padding, token_loss
-from lmjax.tasks.task import EvalOutput, LossOutput, Task
+from lmjax.tasks.task import EvalOutput, LabelTask, LossOutput
 from lmjax.types import Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify(Task):
+class Classify(LabelTask):
     """The loss of `labels` (B,) where `weights` (B,) are not 0.
 
     From an encoder's pooler, as in BERT (Devlin et al. 2019), a decoder's last token,
@@ -54,8 +54,11 @@ class Classify(Task):
         carry: State | None = None,
     ) -> LossOutput:
         """Return the loss; its metric is in nats a row. Also counts padding."""
-        logits_BC = self.logits(model, params, batch, key=key)
-        output = token_loss(logits_BC, _with_targets(batch), self.config)
+        hidden_BTD, logits_BC = self._forward(model, params, batch, key=key)
+        taught, states = self._ask_teacher(batch, hidden_BTD)
+        targets = _with_targets(batch)
+        output = token_loss(logits_BC, targets, self.config, teacher_logits=taught)
+        output = output.with_hidden_loss(states, batch, self.config.distill)
         return output._replace(metrics=output.metrics | {"padding": padding(batch)})
 
     def evaluate(
@@ -99,10 +102,16 @@ class Classify(Task):
         key: Array | None = None,
     ) -> Array:
         """Return float32 logits (B, C); dropout only with a key."""
+        return self._forward(model, params, batch, key=key)[1]
+
+    def _forward(
+        self, model: Model, params: Params, batch: Batch, *, key: Array | None
+    ) -> tuple[Array, Array]:
+        """Return the last hidden states (B, T, D), and the logits (B, C)."""
         keys = (None, None) if key is None else jax.random.split(key)
         hidden_BTD = model.hidden(params, batch, key=keys[0])
         summary_BD = model.summary(params, hidden_BTD, batch["segments"])
-        return model.label_logits(params, summary_BD, key=keys[1])
+        return hidden_BTD, model.label_logits(params, summary_BD, key=keys[1])
 
 
 def _with_targets(batch: Batch) -> Batch:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.config.text_task import TaskBaseConfig
+from lmjax.tasks.distill import soft_loss
 from lmjax.tasks.task import LossOutput
 from lmjax.types import Array, Batch, Metrics
 
@@ -16,11 +17,17 @@ def text_shapes(batch_size: int, length: int) -> Batch:
     return {**dict.fromkeys(names, ids), "weights": weights}
 
 
-def token_loss(logits: Array, batch: Batch, config: TaskBaseConfig) -> LossOutput:
+def token_loss(
+    logits: Array,
+    batch: Batch,
+    config: TaskBaseConfig,
+    *,
+    teacher_logits: Array | None = None,
+) -> LossOutput:
     """Return the loss of logits (..., V) for the batch's `targets` (...).
 
     Those of `weights` (...) 0 carry none. The metric "loss" is in nats a target,
-    without label smoothing and z-loss.
+    without label smoothing and z-loss; "soft_loss" that of a teacher's logits (..., V).
     """
     nll, objective = cross_entropy(
         logits,
@@ -31,7 +38,16 @@ def token_loss(logits: Array, batch: Batch, config: TaskBaseConfig) -> LossOutpu
     weights = batch["weights"]
     weight_sum = weights.sum()
     metrics = {"loss": ((nll * weights).sum(), weight_sum)}
+    if teacher_logits is not None:
+        soft = soft_loss(logits, teacher_logits, temperature=config.distill.temperature)
+        objective = mix(objective, soft, weight=config.distill.weight)
+        metrics["soft_loss"] = ((soft * weights).sum(), weight_sum)
     return LossOutput((objective * weights).sum(), weight_sum, metrics)
+
+
+def mix(hard: Array, soft: Array, *, weight: float) -> Array:
+    """Return the loss of the targets and that of a teacher, which has the weight."""
+    return (1.0 - weight) * hard + weight * soft
 
 
 def padding(batch: Batch) -> tuple[Array, Array]:

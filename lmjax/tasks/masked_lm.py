@@ -13,13 +13,13 @@ from lmjax.models import Model
 from lmjax.models.heads import OutputLayer
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import cross_entropy, token_metrics
-from lmjax.tasks.task import EvalOutput, LossOutput, TokenTask
-from lmjax.tasks.vocabulary import vocabulary_loss, vocabulary_metrics
+from lmjax.tasks.task import EvalOutput, LossOutput
+from lmjax.tasks.vocabulary import VocabularyTask, vocabulary_metrics
 from lmjax.types import Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLM(TokenTask):
+class MaskedLM(VocabularyTask):
     """The loss of `targets` (B, K) at the `predict_positions` (B, K) of a row.
 
     Only there are logits computed (Devlin et al. 2019). With `sentence_order` the model
@@ -67,8 +67,8 @@ class MaskedLM(TokenTask):
     ) -> LossOutput:
         """Return the loss; with `sentence_order` also the metric "pair_loss"."""
         hidden_BTD = model.hidden(params, batch, key=key)
-        layer = _output_layer(model, params, hidden_BTD, batch)
-        output = vocabulary_loss(layer, batch, self.config)
+        layer = self._output_layer(model, params, hidden_BTD, batch)
+        output = self._loss(layer, hidden_BTD, batch)
         if not self.config.sentence_order:
             return output
         nll_B, _ = cross_entropy(
@@ -95,7 +95,7 @@ class MaskedLM(TokenTask):
         With `sentence_order` also "pair_loss" and "pair_accuracy".
         """
         hidden_BTD = model.hidden(params, batch)
-        layer = _output_layer(model, params, hidden_BTD, batch)
+        layer = self._output_layer(model, params, hidden_BTD, batch)
         metrics = vocabulary_metrics(layer, batch, self.config)
         if self.config.sentence_order:
             pair = token_metrics(
@@ -105,14 +105,13 @@ class MaskedLM(TokenTask):
             metrics |= {f"pair_{name}": value for name, value in pair.items()}
         return EvalOutput(metrics, {})
 
-
-def _output_layer(
-    model: Model, params: Params, hidden_BTD: Array, batch: Batch
-) -> OutputLayer:
-    """Return what gives logits (B, K, V) at the predicted positions."""
-    positions_BK = batch["predict_positions"]
-    hidden_BKD = jnp.take_along_axis(hidden_BTD, positions_BK[..., None], axis=1)
-    return model.output_layer(params, hidden_BKD)
+    def _output_layer(
+        self, model: Model, params: Params, hidden_BTD: Array, batch: Batch
+    ) -> OutputLayer:
+        """Return what gives logits (B, K, V) at the predicted positions."""
+        positions_BK = batch["predict_positions"]
+        hidden_BKD = jnp.take_along_axis(hidden_BTD, positions_BK[..., None], axis=1)
+        return model.output_layer(params, hidden_BKD)
 
 
 def _row_weights(batch: Batch) -> Array:

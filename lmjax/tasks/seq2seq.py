@@ -12,13 +12,13 @@ from lmjax.config.text_task import VocabularyTaskConfig
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import padding, text_shapes
-from lmjax.tasks.task import EvalOutput, LossOutput, TokenTask
-from lmjax.tasks.vocabulary import vocabulary_loss, vocabulary_metrics
+from lmjax.tasks.task import EvalOutput, LossOutput
+from lmjax.tasks.vocabulary import VocabularyTask, vocabulary_metrics
 from lmjax.types import Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Seq2Seq(TokenTask):
+class Seq2Seq(VocabularyTask):
     """The loss of `targets` (B, T), given a `source` (B, S).
 
     The two are cut from one window of text, or are the texts of an example.
@@ -46,7 +46,7 @@ class Seq2Seq(TokenTask):
         """Return the loss where `weights` (B, T) are not 0; also counts padding."""
         hidden_BTD = model.hidden(params, batch, key=key)
         layer = model.output_layer(params, hidden_BTD)
-        output = vocabulary_loss(layer, batch, self.config)
+        output = self._loss(layer, hidden_BTD, batch)
         return output._replace(metrics=output.metrics | {"padding": padding(batch)})
 
     def evaluate(

@@ -9,12 +9,12 @@ from lmjax.config.task import TagConfig
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks.losses import padding, token_loss
-from lmjax.tasks.task import EvalOutput, LossOutput, Task
+from lmjax.tasks.task import EvalOutput, LabelTask, LossOutput
 from lmjax.types import Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Tag(Task):
+class Tag(LabelTask):
     """The loss of `labels` (B, T) where `weights` (B, T) are not 0.
 
     That is at one token of each word: the first, as in BERT (Devlin et al. 2019), or
@@ -44,9 +44,11 @@ class Tag(Task):
         carry: State | None = None,
     ) -> LossOutput:
         """Return the loss; its metric is in nats a word. Also counts padding."""
-        logits_BTC = self.logits(model, params, batch, key=key)
+        hidden_BTD, logits_BTC = self._forward(model, params, batch, key=key)
+        taught, states = self._ask_teacher(batch, hidden_BTD)
         targets = {**batch, "targets": batch["labels"]}
-        output = token_loss(logits_BTC, targets, self.config)
+        output = token_loss(logits_BTC, targets, self.config, teacher_logits=taught)
+        output = output.with_hidden_loss(states, batch, self.config.distill)
         return output._replace(metrics=output.metrics | {"padding": padding(batch)})
 
     def evaluate(
@@ -76,9 +78,15 @@ class Tag(Task):
         key: Array | None = None,
     ) -> Array:
         """Return float32 logits (B, T, C); dropout only with a key."""
+        return self._forward(model, params, batch, key=key)[1]
+
+    def _forward(
+        self, model: Model, params: Params, batch: Batch, *, key: Array | None
+    ) -> tuple[Array, Array]:
+        """Return the last hidden states (B, T, D), and the logits (B, T, C)."""
         keys = (None, None) if key is None else jax.random.split(key)
         hidden_BTD = model.hidden(params, batch, key=keys[0])
-        return model.label_logits(params, hidden_BTD, key=keys[1])
+        return hidden_BTD, model.label_logits(params, hidden_BTD, key=keys[1])
 
 
 def _predictions(logits_BTC: Array) -> dict[str, Array]:

@@ -7,9 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from lmjax.config.distill import DistillConfig
 from lmjax.metrics.classification import weighted_means
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
+from lmjax.tasks.distill import HiddenStates, Teacher, hidden_loss
 from lmjax.types import Array, Batch, Metrics, Params
 
 
@@ -20,6 +22,16 @@ class LossOutput(NamedTuple):
     weight_sum: Array
     metrics: Metrics
     carry: State | None = None  # after the batch, where its rows continue in the next
+
+    def with_hidden_loss(
+        self, states: HiddenStates | None, batch: Batch, config: DistillConfig
+    ) -> "LossOutput":
+        """Add what the hidden states of a teacher teach, if there is one."""
+        if states is None or not (config.hidden or config.relations):
+            return self
+        loss_sum = hidden_loss(states, batch, config)
+        metrics = self.metrics | {"hidden_loss": (loss_sum, self.weight_sum)}
+        return self._replace(loss_sum=self.loss_sum + loss_sum, metrics=metrics)
 
 
 class EvalOutput(NamedTuple):
@@ -41,6 +53,7 @@ class Task:
     """
 
     config: Any
+    teacher: Teacher | None = None  # of `config.distill`, while a step is traced
     # The metrics that are printed when training ends.
     headline_metrics: ClassVar[tuple[str, ...]] = ("loss",)
     # Whether the losses of held-out tokens add up to that of the text.
@@ -125,3 +138,25 @@ class TokenTask(Task):
         means = weighted_means(sums)
         loss = means["loss"]
         return means | {"perplexity": math.exp(loss) if loss < 700 else math.inf}
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTask(Task):
+    """A task whose logits are over labels, which a teacher may have too."""
+
+    def _forward(
+        self, model: Model, params: Params, batch: Batch, *, key: Array | None
+    ) -> tuple[Array, Array]:
+        """Return the last hidden states (B, T, D), and the logits (..., C)."""
+        raise NotImplementedError
+
+    def _ask_teacher(
+        self, batch: Batch, hidden_BTD: Array
+    ) -> tuple[Array | None, HiddenStates | None]:
+        """Return the logits (..., C) of the teacher, and the states of both models."""
+        if (teacher := self.teacher) is None:
+            return None, None
+        taught_BTD, logits = self._forward(
+            teacher.model, teacher.params, batch, key=None
+        )
+        return teacher.in_order(logits), HiddenStates(hidden_BTD, taught_BTD)

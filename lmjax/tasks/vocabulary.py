@@ -7,6 +7,7 @@ layer then takes about a third more time, and its memory is that of one tile.
 B batch, T length, D dim, V vocabulary.
 """
 
+import dataclasses
 import functools
 import logging
 import math
@@ -18,17 +19,52 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lmjax.config.text_task import VocabularyTaskConfig
+from lmjax.models import Model
 from lmjax.models.heads import OutputLayer
 from lmjax.parallel.sharding import activation_spec, context_shards, data_shards
-from lmjax.tasks.losses import cross_entropy, token_loss, token_metrics
-from lmjax.tasks.task import LossOutput
-from lmjax.types import Array, Batch, Metrics
+from lmjax.tasks.distill import HiddenStates, soft_loss
+from lmjax.tasks.losses import cross_entropy, mix, token_loss, token_metrics
+from lmjax.tasks.task import LossOutput, TokenTask
+from lmjax.types import Array, Batch, Metrics, Params
 
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class VocabularyTask(TokenTask):
+    """A task whose targets are tokens, which a teacher may predict too."""
+
+    config: VocabularyTaskConfig
+
+    def _output_layer(
+        self, model: Model, params: Params, hidden_BTD: Array, batch: Batch
+    ) -> OutputLayer:
+        """Return what gives the logits of the targets."""
+        return model.output_layer(params, hidden_BTD)
+
+    def _loss(self, layer: OutputLayer, hidden_BTD: Array, batch: Batch) -> LossOutput:
+        """Return the loss, with that of the teacher if there is one.
+
+        Args:
+          layer: of the targets.
+          hidden_BTD: the last hidden states.
+          batch: that they are of.
+        """
+        if (teacher := self.teacher) is None:
+            return vocabulary_loss(layer, batch, self.config)
+        taught_BTD = teacher.model.hidden(teacher.params, batch)
+        taught = self._output_layer(teacher.model, teacher.params, taught_BTD, batch)
+        output = vocabulary_loss(layer, batch, self.config, teacher=taught)
+        states = HiddenStates(hidden_BTD, taught_BTD)
+        return output.with_hidden_loss(states, batch, self.config.distill)
+
+
 def vocabulary_loss(
-    layer: OutputLayer, batch: Batch, config: VocabularyTaskConfig
+    layer: OutputLayer,
+    batch: Batch,
+    config: VocabularyTaskConfig,
+    *,
+    teacher: OutputLayer | None = None,
 ) -> LossOutput:
     """Return the loss of the batch's `targets`, as `token_loss` of the logits does.
 
@@ -36,18 +72,32 @@ def vocabulary_loss(
       layer: of hidden states (B, T, D).
       batch: has `targets` and `weights` (B, T).
       config: of the task.
+      teacher: the layer of one, whose probabilities are targets too.
     """
-    num_tiles = count_tiles(layer, gigabytes=config.logits_gigabytes)
+    copies = 1 if teacher is None else 2
+    num_tiles = count_tiles(layer, gigabytes=config.logits_gigabytes, copies=copies)
     if num_tiles == 1:
-        return token_loss(layer.logits(), batch, config)
+        taught = None if teacher is None else teacher.logits()
+        return token_loss(layer.logits(), batch, config, teacher_logits=taught)
     targets, weights = batch["targets"], batch["weights"]
-    options = _Options(config.label_smoothing, config.z_loss, num_tiles)
-    losses = _token_losses(options, layer, targets)
+    options = _Options(
+        config.label_smoothing,
+        config.z_loss,
+        num_tiles,
+        config.distill.temperature,
+        config.distill.weight,
+    )
+    losses = _token_losses(options, layer, targets, teacher)
     weight_sum = weights.sum()
+    plain = {"loss": losses.nll, "soft_loss": losses.soft}
     return LossOutput(
         (losses.objective * weights).sum(),
         weight_sum,
-        {"loss": ((jax.lax.stop_gradient(losses.nll) * weights).sum(), weight_sum)},
+        {
+            name: ((jax.lax.stop_gradient(each) * weights).sum(), weight_sum)
+            for name, each in plain.items()
+            if each is not None
+        },
     )
 
 
@@ -62,7 +112,7 @@ def vocabulary_metrics(
     if num_tiles == 1:
         return token_metrics(layer.logits(), batch)
     targets, weights = batch["targets"], batch["weights"]
-    losses = _token_losses(_Options(0.0, 0.0, num_tiles), layer, targets)
+    losses = _token_losses(_Options(0.0, 0.0, num_tiles), layer, targets, None)
     weight_sum = weights.sum()
     return {
         "loss": ((losses.nll * weights).sum(), weight_sum),
@@ -70,17 +120,18 @@ def vocabulary_metrics(
     }
 
 
-def count_tiles(layer: OutputLayer, *, gigabytes: float) -> int:
+def count_tiles(layer: OutputLayer, *, gigabytes: float, copies: int = 1) -> int:
     """Return in how many tiles of the length the logits are computed.
 
     A device may hold so many gigabytes of logits in float32, of its own rows and its
-    own part of the vocabulary; 0 is without a limit.
+    own part of the vocabulary; 0 is without a limit. A teacher's logits are a second
+    copy.
     """
     B, T, _ = layer.x.shape
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else data_shards(mesh) * mesh.shape["tensor"]
     shards *= context_shards(T)
-    size = B * T * layer.table_VD.shape[0] * 4e-9 / shards
+    size = B * T * layer.table_VD.shape[0] * copies * 4e-9 / shards
     if not gigabytes or size <= gigabytes:
         return 1
     num = min(T, math.ceil(size / gigabytes))
@@ -96,61 +147,86 @@ class _Options(NamedTuple):
     label_smoothing: float
     z_loss: float
     num_tiles: int
+    temperature: float = 1.0  # of a teacher
+    weight: float = 0.0
 
 
 class TokenLosses(NamedTuple):
-    """Of each token (B, T): nats, the training loss, and the id that is most likely."""
+    """Of each token (B, T): nats, the training loss, and the id that is most likely.
+
+    With a teacher also the divergence from it.
+    """
 
     nll: Array
     objective: Array
     best: Array
+    soft: Array | None = None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _token_losses(
-    options: _Options, layer: OutputLayer, targets_BT: Array
+    options: _Options,
+    layer: OutputLayer,
+    targets_BT: Array,
+    teacher: OutputLayer | None,
 ) -> TokenLosses:
-    return _forward(options, layer, targets_BT)[0]
+    return _forward(options, layer, targets_BT, teacher)[0]
 
 
-def _forward(options: _Options, layer: OutputLayer, targets_BT: Array) -> Any:
+def _forward(
+    options: _Options,
+    layer: OutputLayer,
+    targets_BT: Array,
+    teacher: OutputLayer | None,
+) -> Any:
     def losses(
-        x_BTD: Array, targets_BT: Array, table_VD: Array, bias_V: Array | None
+        x_BTD: Array,
+        targets_BT: Array,
+        taught_BTD: Array | None,
+        table_VD: Array,
+        bias_V: Array | None,
+        *taught: Any,
     ) -> TokenLosses:
-        def one(tile: tuple[Array, ...]) -> TokenLosses:
-            logits = OutputLayer(tile[0], table_VD, bias_V, layer.softcap).logits()
-            nll, objective = _cross_entropy(options, logits, tile[1])
-            return TokenLosses(nll, objective, jnp.argmax(logits, axis=-1))
+        def one(tile: tuple[Any, ...]) -> TokenLosses:
+            x, targets, taught_x = tile
+            logits = OutputLayer(x, table_VD, bias_V, layer.softcap).logits()
+            taught_logits = _teacher_logits(teacher, taught_x, *taught)
+            nll, objective, soft = _losses(options, logits, targets, taught_logits)
+            return TokenLosses(nll, objective, jnp.argmax(logits, axis=-1), soft)
 
-        tiles = jax.lax.map(one, _tiles(options, x_BTD, targets_BT))
-        return TokenLosses(*(_join(x, targets_BT) for x in tiles))
+        tiles = jax.lax.map(one, _tiles(options, x_BTD, targets_BT, taught_BTD))
+        return jax.tree.map(lambda x: _join(x, targets_BT), tiles)
 
-    inputs = (layer.x, targets_BT, _in_compute_dtype(layer), layer.bias_V)
+    inputs = (layer.x, targets_BT, _x(teacher), *_weights(layer), *_weights(teacher))
     rows = _rows(layer)
-    found = _on_rows(losses, inputs, specs=(rows, rows, None, None), out=rows)
-    return found, (layer, targets_BT)
+    specs = (rows, rows, rows, None, None, None, None)
+    found = _on_rows(losses, inputs, specs=specs, out=rows)
+    return found, (layer, targets_BT, teacher)
 
 
 def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
-    layer, targets_BT = residuals
+    layer, targets_BT, teacher = residuals
     rows = _rows(layer)
     axes = () if rows is None else _axes(rows)
 
     def gradients(
         x_BTD: Array,
         targets_BT: Array,
-        d_nll_BT: Array,
-        d_objective_BT: Array,
+        taught_BTD: Array | None,
+        d_losses_BT: Any,
         table_VD: Array,
         bias_V: Array | None,
+        *taught: Any,
     ) -> Any:
-        def one(carry: Any, tile: tuple[Array, ...]) -> Any:
-            (d_table, d_bias), (x, targets, *d_losses) = carry, tile
+        def one(carry: Any, tile: tuple[Any, ...]) -> Any:
+            (d_table, d_bias), (x, targets, taught_x, d_losses) = carry, tile
             raw = OutputLayer(x, table_VD, bias_V).logits()
+            taught_logits = _teacher_logits(teacher, taught_x, *taught)
             _, pull = jax.vjp(
-                lambda raw: _cross_entropy(options, _cap(layer, raw), targets), raw
+                lambda raw: _losses(options, _cap(layer, raw), targets, taught_logits),
+                raw,
             )
-            (d_logits,) = pull(tuple(d_losses))
+            (d_logits,) = pull(d_losses)
             if d_bias is not None:
                 d_bias = d_bias + d_logits.sum(axis=(0, 1))
             # Products in the compute dtype, summed in float32.
@@ -161,7 +237,7 @@ def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
             return (d_table, d_bias), d_x.astype(x.dtype)
 
         zeros = lambda x: None if x is None else jnp.zeros(x.shape, jnp.float32)
-        tiles = _tiles(options, x_BTD, targets_BT, d_nll_BT, d_objective_BT)
+        tiles = _tiles(options, x_BTD, targets_BT, taught_BTD, d_losses_BT)
         own, d_x = jax.lax.scan(one, (zeros(table_VD), zeros(bias_V)), tiles)
         d_table: Any = own[0]
         d_bias = own[1]
@@ -169,44 +245,65 @@ def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
             d_bias = _sum_over(d_bias, axes)
         return _join(d_x, targets_BT), (_scatter_sum(d_table, axes), d_bias)
 
-    inputs = (layer.x, targets_BT, grads.nll, grads.objective)
+    d_losses = (grads.nll, grads.objective, grads.soft)
+    inputs = (layer.x, targets_BT, _x(teacher), d_losses)
     d_x, (d_table, d_bias) = _on_rows(
         gradients,
-        (*inputs, _in_compute_dtype(layer), layer.bias_V),
-        specs=(rows, rows, rows, rows, None, None),
+        (*inputs, *_weights(layer), *_weights(teacher)),
+        specs=(rows, rows, rows, rows, None, None, None, None),
         out=(rows, (_scattered(layer.table_VD, axes), None)),
     )
     d_table = d_table.astype(layer.table_VD.dtype)
     if layer.bias_V is not None:
         d_bias = d_bias.astype(layer.bias_V.dtype)
-    return OutputLayer(d_x, d_table, d_bias, layer.softcap), None
+    return OutputLayer(d_x, d_table, d_bias, layer.softcap), None, None
 
 
 _token_losses.defvjp(_forward, _backward)
 
 
-def _cross_entropy(
-    options: _Options, logits: Array, targets: Array
-) -> tuple[Array, Array]:
-    return cross_entropy(
+def _losses(
+    options: _Options, logits: Array, targets: Array, taught_logits: Array | None
+) -> tuple[Array, Array, Array | None]:
+    """Return of each token its nats, the training loss, and the part of a teacher."""
+    nll, objective = cross_entropy(
         logits,
         targets,
         label_smoothing=options.label_smoothing,
         z_loss=options.z_loss,
     )
+    if taught_logits is None:
+        return nll, objective, None
+    soft = soft_loss(logits, taught_logits, temperature=options.temperature)
+    return nll, mix(objective, soft, weight=options.weight), soft
+
+
+def _teacher_logits(
+    teacher: OutputLayer | None, x: Array | None, table_VD: Any, bias_V: Any
+) -> Array | None:
+    """Return the logits of a tile of a teacher's hidden states, None without one."""
+    if teacher is None or x is None:
+        return None
+    return OutputLayer(x, table_VD, bias_V, teacher.softcap).logits()
+
+
+def _x(layer: OutputLayer | None) -> Array | None:
+    return None if layer is None else layer.x
 
 
 def _cap(layer: OutputLayer, raw: Array) -> Array:
     return layer.softcap * jnp.tanh(raw / layer.softcap) if layer.softcap else raw
 
 
-def _in_compute_dtype(layer: OutputLayer) -> Array:
-    """Return the table as it is multiplied: cast, and gathered, once for all tiles."""
-    return layer.table_VD.astype(layer.x.dtype)
+def _weights(layer: OutputLayer | None) -> tuple[Array | None, Array | None]:
+    """Return table and bias; the table is cast, and gathered, once for all tiles."""
+    if layer is None:
+        return None, None
+    return layer.table_VD.astype(layer.x.dtype), layer.bias_V
 
 
-def _tiles(options: _Options, *arrays: Array) -> tuple[Array, ...]:
-    """Cut arrays (B, T, ...) along the length, to (tiles, B, tile, ...)."""
+def _tiles(options: _Options, *arrays: Any) -> tuple[Any, ...]:
+    """Cut arrays (B, T, ...), or trees of them, to (tiles, B, tile, ...)."""
 
     def cut(x: Array) -> Array:
         B, T = x.shape[:2]
@@ -215,7 +312,7 @@ def _tiles(options: _Options, *arrays: Array) -> tuple[Array, ...]:
         x = jnp.pad(x, [(0, 0), (0, num * size - T), *[(0, 0)] * (x.ndim - 2)])
         return jnp.moveaxis(x.reshape(B, num, size, *x.shape[2:]), 1, 0)
 
-    return tuple(cut(x) for x in arrays)
+    return tuple(jax.tree.map(cut, x) for x in arrays)
 
 
 def _join(x: Array, like_BT: Array) -> Array:

@@ -17,19 +17,24 @@ from lmjax.nn.recurrent.layers import State
 from lmjax.parallel import sharding
 from lmjax.parallel.compiler_options import Options, choose_options
 from lmjax.tasks import EvalOutput, Task
+from lmjax.tasks.distill import Teacher
 from lmjax.training import optim, step
 from lmjax.training.optim import Optimizer
+from lmjax.training.teacher import shape_teacher, teaching_flops
 from lmjax.types import Array, Batch, Metrics, Params, TrainState
 
 
 class CompiledStep:
     """The training step, compiled ahead of time for each shape of batch it is given.
 
-    The state is donated: its buffers become those of the next state.
+    The state is donated: its buffers become those of the next state. A teacher is not.
     """
 
-    def __init__(self, jitted: Any, state_shapes: TrainState) -> None:
+    def __init__(
+        self, jitted: Any, state_shapes: TrainState, teacher: Teacher | None = None
+    ) -> None:
         self._jitted, self._state_shapes = jitted, state_shapes
+        self._teacher = teacher  # with shapes for parameters
         self._compiled: dict[tuple[Any, ...], Any] = {}
 
     @property
@@ -37,17 +42,19 @@ class CompiledStep:
         """Return the number of shapes that were compiled."""
         return len(self._compiled)
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def __call__(
+        self, state: TrainState, batch: Batch, teacher: Teacher | None = None
+    ) -> tuple[TrainState, Metrics]:
         """Return the next state and the step's metrics; the state is donated."""
-        return self.compile(batch)(state, batch)
+        return self.compile(batch)(state, batch, teacher)
 
     def lower(self, batch: Batch) -> Any:
         """Return the step lowered for the shapes of a batch, to be compiled."""
-        return self._jitted.lower(self._state_shapes, batch)
+        return self._jitted.lower(self._state_shapes, batch, self._teacher)
 
     def compile(
         self, batch: Batch
-    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    ) -> Callable[[TrainState, Batch, Teacher | None], tuple[TrainState, Metrics]]:
         """Return the step compiled for the shapes of a batch of global arrays."""
         if not self.has_compiled(batch):
             self.compile_all([batch])
@@ -118,7 +125,12 @@ class Program:
             out_shardings=(self._state_shardings, sharding.replicated(self.mesh)),
             compiler_options=self.compiler_options,
         )
-        return CompiledStep(jitted, self.state_shapes)
+        return CompiledStep(jitted, self.state_shapes, self.teacher)
+
+    @functools.cached_property
+    def teacher(self) -> Teacher | None:
+        """Return what the step asks besides the model, with shapes for parameters."""
+        return shape_teacher(self.config, self.mesh)
 
     @functools.cached_property
     def eval_step(self) -> Callable[[Params, Batch, State | None], EvalOutput]:
@@ -168,7 +180,8 @@ class Program:
     @property
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, of a source or a target."""
-        return self.model.flops_per_token(self.batch_shapes())
+        batch = self.batch_shapes()
+        return self.model.flops_per_token(batch) + teaching_flops(self.teacher, batch)
 
     def batch_shapes(self) -> Batch:
         """Return the shapes and shardings of a global training batch."""

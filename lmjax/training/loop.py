@@ -19,7 +19,13 @@ from lmjax.parallel.heartbeat import status
 from lmjax.parallel.watchdog import DATA
 from lmjax.run import workdir
 from lmjax.run.starts import note_start
-from lmjax.training import evaluate, init_embedding, run_evaluation, samples
+from lmjax.training import (
+    evaluate,
+    init_embedding,
+    run_evaluation,
+    samples,
+    teacher,
+)
 from lmjax.training.compiled import make_program
 from lmjax.training.profiler import Profiler
 from lmjax.training.run import Run, open_run
@@ -67,6 +73,7 @@ def train(
         with processes.sync_errors():
             config = pipeline.resolve_vocabulary(config)
             evaluate.check(config)
+            teacher.check(config)
         with workdir.hold(directory):
             with status.phase(DATA):
                 datasets = _prepare_data(config, directory)
@@ -194,7 +201,7 @@ def _train(
             # prepares the next batch.
             profiler.begin(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(state, batch, run.teacher)
             profiler.end(step, metrics)
 
             # The log: reads the metrics of a step that the devices have done by now.

@@ -16,10 +16,12 @@ from lmjax.progress import ProgressBar
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints
 from lmjax.run.metric_log import MetricLog
+from lmjax.tasks.distill import Teacher
 from lmjax.training import init_embedding
 from lmjax.training.compiled import Program
 from lmjax.training.evaluate import Evaluation
 from lmjax.training.init_from import initial_state
+from lmjax.training.teacher import load_teacher
 from lmjax.types import TrainState
 
 
@@ -34,6 +36,7 @@ class Run:
     metric_log: MetricLog
     progress: ProgressBar
     row_multiple: int  # divides the rows of its batches since it began
+    teacher: Teacher | None = None
 
     @property
     def config(self) -> Config:
@@ -91,6 +94,12 @@ def open_run(
             metric_log=metric_log,
             progress=progress,
             row_multiple=_row_multiple(program, directory),
+            teacher=load_teacher(
+                config,
+                program.teacher,
+                tokenizer=datasets.tokenizer,
+                mesh=program.mesh,
+            ),
         )
         yield run, state
 

@@ -1,5 +1,6 @@
 """The training step, as pure functions. B batch rows, M microbatches."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
 from lmjax.tasks import EvalOutput, LossOutput, Task
+from lmjax.tasks.distill import Teacher
 from lmjax.training.optim import Optimizer
 from lmjax.types import Array, Batch, Metrics, Params, TrainState, combine
 
@@ -47,6 +49,7 @@ def init_state(
 def train_step(
     state: TrainState,
     batch: Batch,
+    teacher: Teacher | None = None,
     *,
     model: Model,
     task: Task,
@@ -58,6 +61,8 @@ def train_step(
     The metrics are the task's, and `grad_norm` (before clipping), `update_norm`,
     `learning_rate` and `num_skipped` (updates left out so far).
     """
+    if teacher is not None:
+        task = dataclasses.replace(task, teacher=teacher)
     key = jax.random.fold_in(state.key, state.step)
     learning, frozen = optimizer.partition(state.params)
     grads, weight_sum, metrics, carry = accumulate(

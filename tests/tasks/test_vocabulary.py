@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax.config.distill import DistillConfig
 from lmjax.config.experiment import MeshConfig
 from lmjax.config.text_task import CausalLMConfig
 from lmjax.models.heads import OutputLayer
@@ -35,11 +36,11 @@ def layer(*, bias=True, softcap=0.0, dtype=np.float32):
     return OutputLayer(x, 2 * normal(V, D), normal(V) if bias else None, softcap)
 
 
-def loss_and_grads(layer, config):
+def loss_and_grads(layer, config, teacher=None):
     """Return a multiple of the loss and the metric, and the gradients of the layer."""
 
     def loss(layer, batch):
-        output = vocabulary_loss(layer, batch, config)
+        output = vocabulary_loss(layer, batch, config, teacher=teacher)
         # The cotangent is not 1, and one of the metric counts for nothing.
         return 3.0 * output.loss_sum / output.weight_sum, output.metrics
 
@@ -59,6 +60,48 @@ def test_tiles_give_the_loss_of_all_logits(bias, softcap, options):
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        found,
+        expected,
+    )
+
+
+DISTILL = DistillConfig(teacher="runs/x", temperature=2.0, weight=0.3)
+
+
+def teacher(softcap=0.0):
+    """Return the layer of a model of another width."""
+    wide = normal(B, T, D + 3, seed=5), normal(V, D + 3, seed=5)
+    return OutputLayer(*map(jnp.asarray, wide), normal(V, seed=5), softcap)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
+def test_tiles_give_the_loss_of_a_teacher_s_logits(softcap):
+    config = CausalLMConfig(distill=DISTILL, **OPTIONS)
+    own, other = layer(softcap=5.0), teacher(softcap)
+    assert count_tiles(own, gigabytes=SOME, copies=2) > count_tiles(own, gigabytes=SOME)
+    expected, found = (
+        loss_and_grads(own, dataclasses.replace(config, logits_gigabytes=size), other)
+        for size in (ALL, SOME)
+    )
+    assert {*expected[0][1]} == {"loss", "soft_loss"}
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        found,
+        expected,
+    )
+
+
+def test_a_teacher_s_tiles_on_a_mesh():
+    config = CausalLMConfig(logits_gigabytes=ALL, distill=DISTILL)
+    expected = loss_and_grads(layer(), config, teacher())
+    sizes = MeshConfig(data=1, fsdp=2, tensor=2)
+    mesh = make_mesh(sizes, jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        own = jax.device_put(layer(), jax.NamedSharding(mesh, jax.P()))
+        small = dataclasses.replace(config, logits_gigabytes=SOME / 4)
+        found = loss_and_grads(own, small, teacher())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
         found,
         expected,
     )

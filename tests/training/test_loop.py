@@ -385,6 +385,8 @@ ELSEWHERE = {
         "phase_seconds",
         "data_seconds",
     },
+    # of a teacher: tests/training/test_teacher.py
+    "DistillConfig": {"temperature", "weight", "hidden", "relations"},
     "EvalConfig": {"compressors"},  # read by the report after training
     # of exports (tests/interop), of labels (tests/tasks), of `lm.embed`
     "DecoderConfig": {"family", "label_bias"},
