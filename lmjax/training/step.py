@@ -58,6 +58,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """Update the parameters once by the mean gradient over the batch's weights.
 
+    With a teacher the task learns its outputs, too.
+
     The metrics are the task's, and `grad_norm` (before clipping), `update_norm`,
     `learning_rate` and `num_skipped` (updates left out so far).
     """
