@@ -27,8 +27,8 @@ def check(config: Config) -> None:
     Its tokenizer is checked by `load_teacher`.
 
     Raises:
-      UserError: there is no such workdir.
-      ConfigError: its task, labels, vocabulary or sizes do not suit the run.
+      ConfigError: there is no such workdir, or its task, labels, vocabulary or sizes do
+        not suit the run.
     """
     if not config.task.distill.teacher:
         return
@@ -80,11 +80,11 @@ def shape_teacher(config: Config, mesh: Mesh) -> Teacher | None:
     """Return the teacher of a run with shapes and shardings for parameters, if any.
 
     Raises:
-      UserError: there is no such workdir.
-      ConfigError: the mesh does not divide a size.
+      ConfigError: as for `check`, or the mesh does not divide a size.
     """
     if not config.task.distill.teacher:
         return None
+    check(config)
     own, _ = _read(config)
     model = _build(own, config, mesh)
     shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
@@ -134,12 +134,12 @@ def _directory(config: Config) -> Path:
 def _read(config: Config) -> tuple[Config, str]:
     """Return the config of the teacher, and how errors begin."""
     where = f"{_LEAF} = {config.task.distill.teacher!r}"
+    directory = _directory(config)
     try:
-        return read_config(_directory(config)), where
-    except ConfigError:
-        raise
-    except UserError as error:
-        raise UserError(f"{where}: holds no run (no config.json)") from error
+        return read_config(directory), where
+    except UserError as error:  # it names the flag of other verbs
+        text = str(error).removeprefix(f"--workdir={directory}: ")
+        raise ConfigError(f"{where}: {text}") from error
 
 
 def _build(own: Config, config: Config, mesh: Mesh) -> Model:
