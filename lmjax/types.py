@@ -22,6 +22,8 @@ Axes = dict[str, Any]
 # Masked language modelling predicts K positions of a row: targets, weights and
 # predict_positions are (B, K). With pairs of sentences there are token_types (B, T),
 # 0 in the first and 1 in the second, and pair_labels (B,), 1 where they were swapped.
+# Word vectors are learned from tokens, segments, reach (B, T), how many words on each
+# side are neighbours of a word, and noise (B, K), words drawn at random.
 # A tagger's token_types encode the capitalization of words.
 # Span extraction has context (B, T), 1 where an answer may begin and end, and the first
 # and last position of the right one, starts and ends (B,); both are 0, the position of

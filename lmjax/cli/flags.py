@@ -391,7 +391,13 @@ BASE = Flag(
     default="",
     metavar="DIR|NAME",
 )
-HF_TARGET = Flag("--to", "the directory to create", required=True, metavar="DIR")
+HF_TARGET = Flag(
+    "--to",
+    "the directory to create; or a file of word vectors: .vec and .bin as word2vec's "
+    "text and binary form, .txt as GloVe's",
+    required=True,
+    metavar="DIR",
+)
 DTYPE = Flag(
     "--dtype",
     "of the weights: float32, bfloat16 or float16; default: float32",

@@ -240,10 +240,13 @@ def import_model(args: argparse.Namespace) -> int:
 
 
 def export_model(args: argparse.Namespace) -> int:
-    """Export the model of a workdir as a Hugging Face directory."""
-    from lmjax.interop import hf, peft
+    """Export the model of a workdir as a Hugging Face directory, or its words."""
+    from lmjax.interop import hf, peft, word_vectors
 
     workdir, target = open_path(args.workdir), open_path(args.to)
+    if target.suffix in word_vectors.FORMATS and not args.adapters:
+        print(word_vectors.export_word_vectors(workdir, target, step=args.step))
+        return 0
     if args.adapters:
         print(peft.export_adapters(workdir, target, step=args.step))
         return 0

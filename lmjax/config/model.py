@@ -577,9 +577,42 @@ class RecurrentEncoderDecoderConfig(RecurrentBaseConfig):
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordVectorsConfig(ModelBaseConfig):
+    """Two tables: the vector of each word, and that of the word as a neighbour."""
+
+    kind: Literal["word_vectors"] = "word_vectors"
+    dim: Size = 100
+    num_layers: NonNegativeInt = 0  # there are none
+    tie_embeddings: bool = False  # the two tables are never one
+
+    split_by_tensor = ()
+
+    @property
+    def generation_obstacle(self) -> str:
+        """Return the leaf, `name = value`, that rules out generation."""
+        return f"kind = {self.kind!r}"
+
+    @property
+    def longest_text(self) -> int:
+        """Return how many tokens a text may have: a word has no position."""
+        return UNLIMITED
+
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the settings that two tables cannot have."""
+        for leaf in ("num_layers", "tie_embeddings", "head_bias", "dropout"):
+            if value := getattr(self, leaf):
+                yield (
+                    f"{path}.{leaf} = {value}: must be {type(value)()} for {path}.kind "
+                    f"= {self.kind!r}"
+                )
+
+
 AnyTransformer = DecoderConfig | EncoderConfig | EncoderDecoderConfig
 AnyEncoderDecoder = EncoderDecoderConfig | RecurrentEncoderDecoderConfig
-ModelConfig = AnyTransformer | RecurrentConfig | RecurrentEncoderDecoderConfig
+ModelConfig = (
+    AnyTransformer | RecurrentConfig | RecurrentEncoderDecoderConfig | WordVectorsConfig
+)
 
 # The kinds of models that are decoder-only, and those with an encoder and a decoder.
 CAUSAL_KINDS = ("decoder", "recurrent")
@@ -588,6 +621,8 @@ SOURCE_KINDS = ("encoder_decoder", "recurrent_encoder_decoder")
 
 def resolve_model_defaults(config: ModelConfig) -> ModelConfig:
     """Replace each 0 that stands for a value that follows from other leaves."""
+    if isinstance(config, WordVectorsConfig):
+        return config
     if isinstance(config, AnyEncoderDecoder):
         num_encoder_layers = config.num_encoder_layers or config.num_layers
         config = dataclasses.replace(config, num_encoder_layers=num_encoder_layers)

@@ -18,6 +18,7 @@ from lmjax.config.prune import PruneConfig
 OPTIMIZER_LEAVES: dict[str, set[str]] = {
     "adamw": {"b1", "b2", "epsilon", "momentum_dtype"},
     "adafactor": set(),
+    "adagrad": {"epsilon"},
     "lion": {"b1", "b2", "momentum_dtype"},
     # b2, epsilon: for the parameters left to AdamW
     "muon": {"b1", "b2", "epsilon", "momentum_dtype", "muon_also"},
@@ -38,7 +39,7 @@ class OptimConfig:
 
     # muon: Muon for hidden matrices; AdamW for all other parameters, such as
     # embeddings, heads, classifiers, poolers, norms, biases and adapters
-    name: Literal["adamw", "adafactor", "lion", "muon", "sgd"] = "adamw"
+    name: Literal["adamw", "adafactor", "adagrad", "lion", "muon", "sgd"] = "adamw"
     learning_rate: NonNegativeFloat = runtime_field(3e-4)  # the peak, after warmup
     # wsd: warmup, stable, then linear decay in the last decay_fraction of num_steps
     schedule: Literal["constant", "cosine", "linear", "inverse_sqrt", "wsd"] = (

@@ -28,6 +28,7 @@ from lmjax.config.text_task import (
     SpanCorruptionConfig,
     TaskBaseConfig,
     VocabularyTaskConfig,
+    WordVectorsTaskConfig,
 )
 
 LABEL_KINDS = ("encoder", "decoder", "recurrent")  # models that have a classifier
@@ -277,6 +278,7 @@ TaskConfig = (
     | SpanCorruptionConfig
     | PrefixLMConfig
     | InfillingConfig
+    | WordVectorsTaskConfig
     | Seq2SeqConfig
     | PromptedLMConfig
     | ClassifyConfig

@@ -14,6 +14,7 @@ from lmjax.config.leaf_types import (
     Fraction,
     Interval,
     NonNegativeFloat,
+    PositiveInt,
     runtime_field,
 )
 from lmjax.config.model import CAUSAL_KINDS, SOURCE_KINDS
@@ -232,6 +233,41 @@ class InfillingConfig(WindowPairConfig):
 
     def _window_and_target(self, length: int) -> tuple[int, int]:
         return length - 1, length  # the target is the window, and an end
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordVectorsTaskConfig(TaskBaseConfig):
+    """Tell the neighbours of each word from noise (word2vec, Mikolov et al. 2013)."""
+
+    kind: Literal["word_vectors"] = "word_vectors"
+    # skip_gram: each neighbour is told from the word; cbow: the word is told from the
+    # mean of its neighbours
+    objective: Literal["skip_gram", "cbow"] = "skip_gram"
+    # neighbours on each side: for each word a number drawn from 1 to this one
+    window: PositiveInt = 5
+    num_negatives: PositiveInt = 5  # the weight of the noise against a neighbour
+    # words of noise drawn for a row, which all its words share
+    num_noise: PositiveInt = 32
+    # noise is drawn by the number of each word's occurrences to this power
+    noise_power: NonNegativeFloat = 0.75
+    # words with a larger share of the text than this are often left out, the more the
+    # larger it is; 0: none
+    subsample: NonNegativeFloat = 1e-4
+    # files of pairs of words and their similarity as people judge it, and of analogies
+    # (questions-words.txt); each is a metric
+    similarity_files: tuple[str, ...] = runtime_field(())
+    analogy_files: tuple[str, ...] = runtime_field(())
+    model_kinds = ("word_vectors",)
+    can_distill = False
+
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the settings of other tasks' losses."""
+        for leaf in ("label_smoothing", "z_loss"):
+            if value := getattr(self, leaf):
+                yield (
+                    f"{path}.{leaf} = {value}: must be 0 for {path}.kind = "
+                    f"{self.kind!r}"
+                )
 
 
 def num_predictions(length: int, *, rate: float) -> int:

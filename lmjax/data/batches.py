@@ -267,10 +267,9 @@ def samples_of_step(
         index_B = index_B[index_B != PADDING]
         return np.stack([np.zeros_like(index_B), index_B], axis=1)
     samples = sample_indices(config, step=step - 1)
-    length = objectives.build(config, datasets.tokenizer).window
-    windows = train_windows(
-        datasets.stores["train"], config, samples=samples, length=length
-    )
+    stores = datasets.stores["train"]
+    length = objectives.build(config, datasets.tokenizer, stores).window
+    windows = train_windows(stores, config, samples=samples, length=length)
     return np.stack([windows.stores, windows.starts], axis=1)
 
 

@@ -43,11 +43,13 @@ from lmjax.generate.text_stream import (
 )
 from lmjax.inference.inputs import make_batch, map_segments, pad_lengths
 from lmjax.inference.predictor import Predictor
+from lmjax.metrics.word_vectors import VectorSpace
 from lmjax.models import Model
 from lmjax.parallel import compilation_cache, sharding
 from lmjax.run import workdir
 from lmjax.run.checkpoint import Checkpoints, Step, open_checkpoints
 from lmjax.storage.paths import open_path
+from lmjax.tasks.word_vectors import vector_space
 from lmjax.types import Array, Batch, Params
 
 T = TypeVar("T")
@@ -148,6 +150,29 @@ class LanguageModel:
             texts = [text.lower() for text in texts]
         rows = self.encode_rows(texts, max_length=max_length or leaves.max_length)
         return embed_rows(rows, self._embed_batch, max_length=config.max_length)
+
+    def nearest(
+        self, word: str | Sequence[str], *, minus: Sequence[str] = (), count: int = 10
+    ) -> list[tuple[str, float]]:
+        """Return the words whose vectors are nearest, and the cosines of their angles.
+
+        The vectors are those of the embedding table, of any model; special tokens are
+        no words.
+
+        Args:
+          word: one, or several whose vectors are added, as in king + woman.
+          minus: words whose vectors are subtracted, as - man.
+          count: of the answer.
+
+        Raises:
+          UserError: a word is not in the vocabulary.
+        """
+        plus = [word] if isinstance(word, str) else list(word)
+        return self._vector_space.nearest(plus, minus=minus, count=count)
+
+    @functools.cached_property
+    def _vector_space(self) -> VectorSpace:
+        return vector_space(self.params, self.tokenizer)
 
     def _embed_batch(self, tokens: Any, *, segments: Any) -> Array:
         batch = self._batch(tokens, None, None, segments, None)

@@ -22,6 +22,7 @@ from lmjax.models.heads import OutputLayer
 from lmjax.models.prepare import prepare
 from lmjax.models.recurrent import RecurrentNetwork
 from lmjax.models.recurrent_encdec import RecurrentEncoderDecoder
+from lmjax.models.word_vectors import WordVectorsNetwork
 from lmjax.nn.decode_state import DecodeState
 from lmjax.nn.recurrent.layers import State
 from lmjax.types import Array, Axes, Batch, Params
@@ -40,6 +41,7 @@ MODELS: dict[str, Any] = {
     "encoder_decoder": EncoderDecoder,
     "recurrent": RecurrentNetwork,
     "recurrent_encoder_decoder": RecurrentEncoderDecoder,
+    "word_vectors": WordVectorsNetwork,
 }
 
 
@@ -160,6 +162,10 @@ class Model:
             segments_RT=jnp.ones_like(tokens_RT),
         )
         return module.output_layer(hidden).logits(), state
+
+    def neighbours(self, params: Params, ids: Array) -> Array:
+        """Return the vectors (..., D) of words as neighbours, of a model of words."""
+        return self._module(params).neighbours(ids)
 
     def pooled(self, params: Params, hidden_BTD: Array) -> Array:
         """Return an encoder's vector (B, D) for each row of hidden states."""

@@ -8,6 +8,7 @@ from lmjax.tasks.seq2seq import PromptedLM, Seq2Seq
 from lmjax.tasks.span_qa import SpanQA
 from lmjax.tasks.tag import Tag
 from lmjax.tasks.task import Task
+from lmjax.tasks.word_vectors import WordVectors
 
 TASKS: dict[str, type[Task]] = {
     "causal_lm": CausalLM,
@@ -15,6 +16,7 @@ TASKS: dict[str, type[Task]] = {
     "span_corruption": Seq2Seq,
     "prefix_lm": Seq2Seq,
     "infilling": Seq2Seq,
+    "word_vectors": WordVectors,
     "seq2seq": Seq2Seq,
     "prompted_lm": PromptedLM,
     "classify": Classify,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from lmjax.config.distill import DistillConfig
+from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.metrics.classification import weighted_means
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
@@ -109,6 +110,19 @@ class Task:
         text, or whose predictions are decoded token by token, has none.
         """
         raise NotImplementedError
+
+    def check_measures(self, tokenizer: Tokenizer) -> None:
+        """Check before training that `measure` can be computed.
+
+        Raises:
+          UserError: a file cannot be used.
+        """
+
+    def measure(
+        self, model: Model, params: Params, *, tokenizer: Tokenizer
+    ) -> dict[str, float]:
+        """Return the metrics of the parameters themselves, whatever the data."""
+        return {}
 
     def summarize(
         self, sums: Mapping[str, tuple[np.ndarray, np.ndarray]]

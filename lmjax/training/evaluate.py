@@ -44,6 +44,7 @@ class Evaluation:
         Raises:
           ConfigError: a package or a file that their language needs is not installed.
         """
+        self.program.task.check_measures(self.datasets.tokenizer)
         for split, stores in self.datasets.stores.items():
             if split != "train" and self._has_few_spaces(stores):
                 _log.warning(
@@ -78,7 +79,9 @@ class Evaluation:
         stored = self._stored_rows(split, chosen)
         means, outputs = self._run(split, params, stored)
         if not self.program.config.task.reads_examples:
-            return means | self._text_metrics(split, loss=means["loss"])
+            task, model = self.program.task, self.program.model
+            own = task.measure(model, params, tokenizer=self.datasets.tokenizer)
+            return means | self._text_metrics(split, loss=means["loss"]) | own
         return means | self._prediction_metrics(split, params, chosen, stored, outputs)
 
     def _has_few_spaces(self, stores: Sequence[Any]) -> bool:
@@ -189,7 +192,7 @@ class Evaluation:
     def _text_metrics(self, split: str, *, loss: float) -> dict[str, float]:
         """Return the loss spread over words and bytes, if all of a text was scored."""
         config, stores = self.program.config, self.datasets.stores[split]
-        window = objectives.build(config, self.datasets.tokenizer).window
+        window = objectives.build(config, self.datasets.tokenizer, stores).window
         whole = loader.reads_whole_split(stores, config, window=window)
         if not (self.program.task.scores_text and whole):
             return {}

@@ -12,9 +12,8 @@ import numpy as np
 
 from lmjax.config.experiment import Config
 from lmjax.data.datasets import Datasets
-from lmjax.data.tokenizers.sentencepiece import SPACE_MARK
 from lmjax.data.tokenizers.special_ids import not_none
-from lmjax.data.tokenizers.tokenizer import Tokenizer
+from lmjax.data.tokenizers.vocabulary import read_words
 from lmjax.data.tokenizers.word_vectors import WordVectors
 from lmjax.errors import ConfigError
 from lmjax.parallel import processes
@@ -57,7 +56,7 @@ def with_word_vectors(
     if not program.config.init_embedding_from:
         return state
     with processes.sync_errors():
-        words = _words(datasets.tokenizer)
+        words = read_words(datasets.tokenizer)
         vectors_VD, found_V = match(_open(program.config), words)
         if not found_V.any():
             raise ConfigError(
@@ -98,12 +97,6 @@ def _open(config: Config) -> WordVectors:
     vectors = WordVectors(config.init_embedding_from, leaf=_LEAF)
     vectors.check_dim(config.model.dim)
     return vectors
-
-
-def _words(tokenizer: Tokenizer) -> list[str]:
-    """Return the words of a vocabulary, without SentencePiece's mark of a space."""
-    pieces = map(tokenizer.id_to_piece, range(tokenizer.vocab_size))
-    return [piece.removeprefix(SPACE_MARK) for piece in pieces]
 
 
 def _overlay(table_VD: Array, vectors_VD: np.ndarray, found_V: np.ndarray) -> Array:

@@ -197,6 +197,21 @@ def _adafactor(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
     )
 
 
+def _adagrad(c: OptimConfig, axes: Axes) -> optax.GradientTransformation:
+    """Adagrad (Duchi et al. 2011), whose state begins with zeros.
+
+    What has no gradient, such as the rows of words that a batch has not, stays.
+    """
+
+    def update(grads: Params, sums: Params, _: Any = None) -> tuple[Params, Params]:
+        sums = jax.tree.map(lambda s, g: s + jnp.square(g), sums, grads)
+        scale = lambda g, s: g / (jnp.sqrt(s) + c.epsilon)
+        return jax.tree.map(scale, grads, sums), sums
+
+    init = lambda params: jax.tree.map(jnp.zeros_like, params)
+    return optax.GradientTransformation(init, update)
+
+
 def _layer_rms(axes: tuple[str, ...], x: Array) -> Array:
     """Return the root mean square of a parameter, separately for each layer."""
     dims = tuple(i for i, axis in enumerate(axes) if axis != "layers")
@@ -291,6 +306,7 @@ def _muon_scale(updates: Params, numbers: Any) -> Params:
 OPTIMIZERS = {
     "adamw": _adamw,
     "adafactor": _adafactor,
+    "adagrad": _adagrad,
     "lion": _lion,
     "muon": _muon,
     "sgd": _sgd,

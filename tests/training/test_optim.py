@@ -305,3 +305,18 @@ def test_momentum_is_kept_in_its_dtype(tiny, random_params, name):
         assert (jnp.dtype("bfloat16") in dtypes) == (dtype == "bfloat16")
         kinds = {leaf.dtype for leaf in jax.tree.leaves(updates[dtype])}
         assert kinds == {jnp.dtype("float32")}
+
+
+def test_adagrad_is_that_of_the_paper(assert_close):
+    """What has no gradient stays, and its past is not forgotten."""
+    params, grads = two_layers(0), [two_layers(1), two_layers(2), two_layers(3)]
+    grads = [jax.tree.map(lambda g: g.at[0].set(0.0), grad) for grad in grads]
+    options = {"learning_rate": 0.1, "schedule": "constant", "epsilon": 1e-6}
+    updates = steps(name="adagrad", params=params, grads=grads, **options)
+    for name, x in params.items():
+        total = np.zeros(x.shape)
+        for grad, update in zip(grads, updates, strict=True):
+            g = np.array(grad[name], np.float64)
+            total += np.square(g)
+            assert_close(update[name], (-0.1 * g / (np.sqrt(total) + 1e-6)))
+            assert not np.any(update[name][0])

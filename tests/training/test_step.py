@@ -19,6 +19,7 @@ TASK = tasks.build(CausalLMConfig())
 LEARNING_RATES = {
     "adamw": 0.01,
     "adafactor": 0.05,
+    "adagrad": 0.03,
     "lion": 0.003,
     "muon": 0.01,
     "sgd": 0.3,

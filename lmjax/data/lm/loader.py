@@ -75,10 +75,11 @@ def open_train_batches(
     Raises:
       ConfigError: the tokenizer lacks an id that the objective needs.
     """
+    stores = tuple(datasets.stores["train"])
     return TrainBatches(
-        stores=tuple(datasets.stores["train"]),
+        stores=stores,
         config=config,
-        objective=objectives.build(config, datasets.tokenizer),
+        objective=objectives.build(config, datasets.tokenizer, stores),
         bos_id=datasets.tokenizer.bos_id,
         eos_id=datasets.tokenizer.eos_id,
         start_step=start_step,
@@ -104,7 +105,7 @@ def eval_batches(
     predicted from all before it, whatever the batch size. Each of the other
     `data_shards` has a row of padding.
     """
-    objective = objectives.build(config, tokenizer)
+    objective = objectives.build(config, tokenizer, stores)
     num_rows, length = config.eval.batch_size, objective.window
     if config.data.order == "contiguous":
         # As many tokens as a device has room for.

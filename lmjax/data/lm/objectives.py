@@ -16,11 +16,14 @@ from lmjax.config.text_task import (
     InfillingConfig,
     MaskedLMConfig,
     SpanCorruptionConfig,
+    WordVectorsTaskConfig,
     num_predictions,
     span_counts,
 )
 from lmjax.data.lm import transforms
+from lmjax.data.lm.word_contexts import build_word_contexts
 from lmjax.data.padding import pad_rows, segment_positions
+from lmjax.data.stores.token_store import TokenStore
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 
@@ -55,12 +58,21 @@ class Objective(Protocol):
         """
 
 
-def build(config: Config, tokenizer: Tokenizer) -> Objective:
+def build(
+    config: Config, tokenizer: Tokenizer, stores: Sequence[TokenStore] = ()
+) -> Objective:
     """Return the objective of a config.
+
+    Args:
+      config: the experiment.
+      tokenizer: of the text.
+      stores: the text, of which some objectives count the words.
 
     Raises:
       ConfigError: the tokenizer lacks an id that the objective needs.
     """
+    if isinstance(config.task, WordVectorsTaskConfig):
+        return build_word_contexts(config, config.task, tokenizer, stores)
     return OBJECTIVES[config.task.kind](config, config.task, tokenizer)
 
 
