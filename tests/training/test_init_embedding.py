@@ -13,6 +13,7 @@ import lmjax
 from lmjax.cli import main
 from lmjax.config.experiment import parse
 from lmjax.data import pipeline
+from lmjax.data.tokenizers import vocabulary
 from lmjax.data.tokenizers.word_vectors import WordVectors
 from lmjax.errors import UserError
 from lmjax.parallel import processes, sharding
@@ -162,7 +163,7 @@ def test_the_space_mark_is_not_part_of_a_word():
         vocab_size = 3
         id_to_piece = staticmethod(["\u2581the", "the", "<unk>"].__getitem__)
 
-    assert init_embedding._words(Pieces()) == ["the", "the", "<unk>"]
+    assert vocabulary.read_words(Pieces()) == ["the", "the", "<unk>"]
 
 
 def test_vectors_that_cannot_be_used(begin, make, tmp_path):
