@@ -1,9 +1,9 @@
-"""From the flags of `lmjax compress` to its steps."""
+"""The steps that flags of `lmjax compress` ask for."""
 
 from pathlib import Path
 
 from lmjax.compress.calibrate import NUM_WINDOWS, Calibration
-from lmjax.compress.prune import make_step as prune_step
+from lmjax.compress.prune import make_prune_step
 from lmjax.compress.step import Step
 from lmjax.errors import UserError
 
@@ -14,10 +14,10 @@ def choose_steps(
     calibrate: Path | None = None,
     num_windows: int | None = None,
 ) -> list[Step]:
-    """Return the steps that flags of `lmjax compress` ask for, in their order.
+    """Return the steps that the flags ask for, in the order in which they apply.
 
     Args:
-      prune: METHOD:AMOUNT, see `prune.make_step`.
+      prune: METHOD:AMOUNT, see `prune.make_prune_step`.
       calibrate: the text of steps that read one.
       num_windows: of it; by default 64.
 
@@ -33,7 +33,9 @@ def choose_steps(
         )
     steps: list[Step] = []
     if prune is not None:
-        steps.append(prune_step(prune, calibration))
+        steps.append(make_prune_step(prune, calibration=calibration))
     if not steps:
         raise UserError("--prune: must be given")
+    if calibration is not None and not any(step.reads_text for step in steps):
+        raise UserError(f"--calibrate={calibrate}: none of the steps reads a text")
     return steps

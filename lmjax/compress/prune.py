@@ -74,11 +74,12 @@ _METHODS: dict[str, Callable[..., Array]] = {
     "wanda": _by_wanda,
     "sparsegpt": _by_sparsegpt,
 }
+_READ_TEXT = ("wanda", "sparsegpt")
 GLOBAL = "global_magnitude"
 NAMES = (*_METHODS, GLOBAL, *structured.PARTS)
 
 
-def make_step(text: str, calibration: Calibration | None) -> Step:
+def make_prune_step(text: str, *, calibration: Calibration | None) -> Step:
     """Return the step of `--prune=METHOD:AMOUNT`.
 
     Args:
@@ -95,7 +96,7 @@ def make_step(text: str, calibration: Calibration | None) -> Step:
             f"{flag}: {method!r}: must be one of {', '.join(NAMES)}"
             f"{nearest(method, NAMES)}"
         )
-    if method in ("wanda", "sparsegpt") and calibration is None:
+    if method in _READ_TEXT and calibration is None:
         raise UserError(f"{flag}: needs --calibrate=FILE, a text that the model reads")
     record = {"prune": text}
     if method in structured.PARTS:
@@ -103,7 +104,11 @@ def make_step(text: str, calibration: Calibration | None) -> Step:
         apply = functools.partial(
             structured.shrink, part=method, size=size, calibration=calibration
         )
-        return Step(record=record, apply=functools.partial(apply, flag=flag))
+        return Step(
+            record=record,
+            apply=functools.partial(apply, flag=flag),
+            reads_text=calibration is not None,
+        )
     amount = _parse_amount(rest, flag=flag)
     if method == GLOBAL and amount.of:
         raise UserError(f"{flag}: groups are of one matrix; use magnitude:{rest}")
@@ -112,6 +117,7 @@ def make_step(text: str, calibration: Calibration | None) -> Step:
         apply=functools.partial(
             _prune, method=method, amount=amount, calibration=calibration, flag=flag
         ),
+        reads_text=method in _READ_TEXT,
     )
 
 

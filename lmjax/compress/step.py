@@ -18,10 +18,12 @@ class Step:
     Attributes:
       record: what `compress.json` of the new workdir says of it.
       apply: from a model to the smaller one; it raises `UserError` if it cannot.
+      reads_text: whether it reads the text of --calibrate.
     """
 
     record: dict[str, Any]
     apply: Callable[[LanguageModel], LanguageModel]
+    reads_text: bool = False
 
 
 def change_model(
