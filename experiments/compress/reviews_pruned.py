@@ -3,16 +3,15 @@
     lmjax compress --workdir=runs/reviews --to=runs/reviews-half --prune=magnitude:0.5
     lmjax train --config=experiments/compress/reviews_pruned.py --workdir=runs/tuned
 
-runs/reviews is that of experiments/finetune/reviews.py. The argument is the pruned
-workdir, runs/reviews-half by default; docs/compress.md has other ways to prune. What is
-0 stays 0.
+runs/reviews is a run of experiments/finetune/reviews.py. The argument is the pruned
+workdir; docs/compress.md has other ways to prune. What is 0 stays 0.
 
 To prune while training instead, a little every 10 steps, begin with the whole model:
 
     lmjax train --config=experiments/compress/reviews_pruned.py:runs/reviews \
         --workdir=runs/gradual-half --config.optim.prune.method=magnitude
 
-COST_AND_SCORE
+Cost and score: docs/compress.md.
 """
 
 from ml_collections import ConfigDict
