@@ -12,7 +12,7 @@ learns the teacher's probabilities (Hinton et al. 2015) and how alike its hidden
 are (MiniLM, Wang et al. 2020) beside the labels. Without a teacher it is trained by
 --config.task.distill.teacher="" --config.task.distill.relations=0.
 
-Cost and score: docs/compress.md.
+Score: not trained.
 """
 
 from ml_collections import ConfigDict
