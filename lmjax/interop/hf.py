@@ -36,6 +36,7 @@ from lmjax.interop import (
     tokenizer,
 )
 from lmjax.interop.family import Family
+from lmjax.interop.packed import open_packed
 from lmjax.interop.registry import choose_family, find_family, read_config
 from lmjax.interop.safetensors import (
     Spec,
@@ -146,7 +147,12 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
     family = find_family(values, file=str(file))
     if values.get("auto_map"):
         log.warning("%s: auto_map: code of its own is not run", file)
-    files = open_tensors(directory)
+    files = open_packed(
+        open_tensors(directory),
+        values.pop("quantization_config", None),
+        model_type=family.model_type,
+        file=str(file),
+    )
     length = text_length.read_max_length(directory)
     config = read_config(
         family, values, files.tensors, file=str(file), max_length=length

@@ -30,6 +30,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 INDEX = "model.safetensors.index.json"
@@ -87,14 +88,14 @@ class TensorFiles:
             for part, size in zip([*index, *rest], tensor.shape, strict=True)
         ]
         assert all(part.step == 1 for part in ranges), index
-        out = _allocate([len(part) for part in ranges], tensor.dtype)
+        out = allocate([len(part) for part in ranges], tensor.dtype)
         if out.size:
             with tensor.file.open("rb", buffering=0) as file:
                 _read_into(out, file, tensor, ranges)
         return out
 
 
-def _allocate(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+def allocate(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     """Return an uninitialised array, aligned so that jax needs no copy of it."""
     num_bytes = math.prod(shape) * dtype.itemsize
     buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)
