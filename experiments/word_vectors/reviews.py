@@ -1,9 +1,7 @@
 """Skip-gram word vectors (Mikolov et al. 2013) of film reviews, or of any text.
 
     lmjax train --config=experiments/word_vectors/reviews.py:DIR --workdir=runs/words
-    lmjax export --workdir=runs/words --to=words.vec
-
-DIR, by default data/reviews, holds train.jsonl and valid.jsonl with a "text" in each
+`lmjax export --to=words.vec` writes them in word2vec's format. DIR, by default data/reviews, holds train.jsonl and valid.jsonl with a "text" in each
 line. The vectors are compared with people's similarities by
 --config.task.similarity_files='("wordsim353.tsv",)'.
 
