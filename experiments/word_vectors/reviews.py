@@ -1,8 +1,10 @@
 """Skip-gram word vectors (Mikolov et al. 2013) of film reviews, or of any text.
 
     lmjax train --config=experiments/word_vectors/reviews.py:DIR --workdir=runs/words
-`lmjax export --to=words.vec` writes them in word2vec's format. DIR, by default data/reviews, holds train.jsonl and valid.jsonl with a "text" in each
-line. The vectors are compared with people's similarities by
+
+`lmjax export --to=words.vec` writes them in word2vec's format. DIR, by default
+data/reviews, holds train.jsonl and valid.jsonl with a "text" in each line. The vectors
+are compared with people's similarities by
 --config.task.similarity_files='("wordsim353.tsv",)'.
 
 Cost: 8 minutes on two busy CPU cores (5 of CPU time) for 30 MB of reviews, three
