@@ -418,6 +418,30 @@ PRUNE = Flag(
     "number that is left, as in layers:4",
     metavar="METHOD:AMOUNT",
 )
+QUANTIZE = (
+    Flag(
+        "--quantize",
+        "round the matrices of the blocks to int8, fp8, int4:GROUP or nf4:GROUP, as in "
+        "int4:64 (inputs that share a scale)",
+        metavar="FORMAT",
+    ),
+    Flag(
+        "--method",
+        "how they are rounded: rtn, each weight by itself (the default); or by what "
+        "they read of --calibrate",
+        metavar="NAME",
+    ),
+    Flag(
+        "--embeddings",
+        "of the quantized model: int8 (the default) or float",
+        metavar="FORMAT",
+    ),
+    Flag(
+        "--activations",
+        "what the matrices read: float (the default), or int8, rounded token by token",
+        metavar="FORMAT",
+    ),
+)
 CALIBRATE = Flag(
     "--calibrate",
     "a text that the model reads, so that what matters to it can be told; for an "

@@ -261,6 +261,10 @@ def compress(args: argparse.Namespace) -> int:
 
     steps = choose_steps(
         prune=args.prune,
+        quantize=args.quantize,
+        method=args.method,
+        embeddings=args.embeddings,
+        activations=args.activations,
         calibrate=open_path(args.calibrate) if args.calibrate else None,
         num_windows=args.windows,
     )
@@ -418,6 +422,7 @@ VERBS = {
         flags.WORKDIR,
         flags.COMPRESSED,
         flags.PRUNE,
+        *flags.QUANTIZE,
         flags.CALIBRATE,
         flags.WINDOWS,
         flags.STEP,

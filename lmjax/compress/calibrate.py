@@ -32,22 +32,26 @@ NUM_WINDOWS = 64
 _ROWS = 4  # windows that are read at once
 _LINES = 256  # that are encoded at once
 
-# Statistics of the inputs of a layer, or of several that read the same.
-Statistics = dict[str, Array]
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearInputs:
-    """Sums over the tokens that a linear layer of each block has read, float32.
+    """What the tokens that a linear layer of each block has read add up to, float32.
 
     The dimensions of its inputs, such as heads and head_dim, are one: I.
     """
 
     num_tokens: Array  # float32 scalar
-    absolute_LI: Array  # of |x|
-    squares_LI: Array  # of x ** 2
-    gram_LII: Array | None = None  # of x x^T, if it was asked for
+    absolute_LI: Array  # the sum of |x|
+    squares_LI: Array  # the sum of x ** 2
+    largest_LI: Array  # the maximum of |x|
+    gram_LII: Array | None = None  # the sum of x x^T, if it was asked for
+
+    def __add__(self, other: "LinearInputs") -> "LinearInputs":
+        """Return what the tokens of both add up to."""
+        added = jax.tree.map(jnp.add, self, other)
+        largest_LI = jnp.maximum(self.largest_LI, other.largest_LI)
+        return dataclasses.replace(added, largest_LI=largest_LI)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,9 +100,10 @@ class Calibration:
         alike: dict[str, str] = {}
         measure = functools.partial(_measure, model, gram=gram, only=only, alike=alike)
         add = jax.jit(
-            lambda total, params, batch: jax.tree.map(
-                jnp.add, total, measure(params, batch)
-            ),
+            lambda total, params, batch: {
+                name: total[name] + inputs
+                for name, inputs in measure(params, batch).items()
+            },
             donate_argnums=0,
         )
         total = None
@@ -270,6 +275,7 @@ def _sum_up(
         num_tokens=is_real_BT.sum().astype(jnp.float32),
         absolute_LI=jnp.stack([jnp.abs(x).sum(0) for x in each]),
         squares_LI=jnp.stack([jnp.square(x).sum(0) for x in each]),
+        largest_LI=jnp.stack([jnp.abs(x).max(0) for x in each]),
         gram_LII=jnp.stack([dot(x, x) for x in rows]) if gram else None,
     )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lmjax.compress.calibrate import NUM_WINDOWS, Calibration
 from lmjax.compress.prune import make_prune_step
+from lmjax.compress.quantize import make_quantize_step
 from lmjax.compress.step import Step
 from lmjax.errors import UserError
 
@@ -11,6 +12,10 @@ from lmjax.errors import UserError
 def choose_steps(
     *,
     prune: str | None = None,
+    quantize: str | None = None,
+    method: str | None = None,
+    embeddings: str | None = None,
+    activations: str | None = None,
     calibrate: Path | None = None,
     num_windows: int | None = None,
 ) -> list[Step]:
@@ -18,6 +23,10 @@ def choose_steps(
 
     Args:
       prune: METHOD:AMOUNT, see `prune.make_prune_step`.
+      quantize: the format of the matrices; see `quantize.parse_format`.
+      method: how they are rounded, one of `quantize.METHODS`.
+      embeddings: "int8" by default, or "float".
+      activations: "float" by default, or "int8".
       calibrate: the text of steps that read one.
       num_windows: of it; by default 64.
 
@@ -32,10 +41,16 @@ def choose_steps(
             file=calibrate, num_windows=num_windows or NUM_WINDOWS
         )
     steps: list[Step] = []
+    options = {"method": method, "embeddings": embeddings, "activations": activations}
+    for name, value in options.items():
+        if value is not None and quantize is None:
+            raise UserError(f"--{name}={value}: needs --quantize")
     if prune is not None:
         steps.append(make_prune_step(prune, calibration=calibration))
+    if quantize is not None:
+        steps.append(make_quantize_step(quantize, calibration=calibration, **options))
     if not steps:
-        raise UserError("--prune: must be given")
+        raise UserError("--prune or --quantize: must be given")
     if calibration is not None and not any(step.reads_text for step in steps):
         raise UserError(f"--calibrate={calibrate}: none of the steps reads a text")
     return steps

@@ -8,14 +8,15 @@ from typing import Any
 import jax
 from rich.filesize import decimal
 
-from lmjax.compress.step import Step
+from lmjax.compress.step import Step, merge_adapters
 from lmjax.data.stores.run_stores import copy_held_out_stores
 from lmjax.errors import UserError
 from lmjax.fileio import read_json, write_json
 from lmjax.inference.language_model import LanguageModel, load
+from lmjax.nn import quantized
 from lmjax.run import checkpoint, workdir
 from lmjax.run.staging import check_unused, staged_directory
-from lmjax.types import Params
+from lmjax.types import Params, named_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +60,19 @@ def compress(
     source, target = source.expanduser(), target.expanduser().absolute()
     check_unused(target, flag="--to")
     lm = load(source, step=step)
+    _check_not_quantized(lm, source)
     bytes_before = num_bytes(lm.params)
+    lm = merge_adapters(lm)
     for one in steps:
         lm = one.apply(lm)
     record = {
         "source": str(source.absolute()),
         "step": lm.step,
         "steps": [*_earlier_steps(source), *(one.record for one in steps)],
-        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(lm.params)),
+        "num_parameters": quantized.count_weights(lm.params),
         "bytes_before": bytes_before,
         "bytes_after": num_bytes(lm.params),
+        "float_parameters": _float_names(lm.params),
     }
     _write(lm, source, target, record)
     return Summary(target, record)
@@ -77,6 +81,22 @@ def compress(
 def num_bytes(params: Params) -> int:
     """Return the bytes of all parameters."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
+def _check_not_quantized(lm: LanguageModel, source: Path) -> None:
+    q = lm.config.model.quantize
+    if q.stores_codes or q.stores_table:
+        name = "weights" if q.weights else "embeddings"
+        raise UserError(
+            f"--workdir={source}: is quantized already: config.model.quantize.{name} = "
+            f"{getattr(q, name)!r}; compress the workdir that it was made from"
+        )
+
+
+def _float_names(params: Params) -> list[str]:
+    """Return the names of the parameters that are no codes and no scales of codes."""
+    others = ("codes", "scales")
+    return [name for name in named_leaves(params) if not name.endswith(others)]
 
 
 def _earlier_steps(source: Path) -> list[Any]:

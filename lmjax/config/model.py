@@ -55,6 +55,54 @@ class LoraConfig:
         return self.rank if named else 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizeConfig:
+    """Weights in fewer bits than float32; `lmjax compress` makes them."""
+
+    # of the matrices of blocks. int8, fp8 (e4m3): with a scale for each output; int4,
+    # nf4 (QLoRA's): with one for each group of inputs; "": float32
+    weights: Literal["", "int8", "int4", "fp8", "nf4"] = ""
+    group: NonNegativeInt = 0  # int4, nf4: inputs that share a scale
+    # the embedding table and the output layer: with a scale for each token; "": float32
+    embeddings: Literal["", "int8"] = ""
+    # int8: the inputs of the matrices, too, are rounded, each token by its own scale
+    activations: Literal["", "int8"] = ""
+    # parameters stay float32, and are rounded in each product: to train what will be
+    # quantized (gradients pass straight through)
+    aware: bool = False
+
+    @property
+    def stores_codes(self) -> bool:
+        """Whether the matrices of blocks are stored in fewer bits."""
+        return bool(self.weights) and not self.aware
+
+    @property
+    def stores_table(self) -> bool:
+        """Whether the embedding table is stored in fewer bits."""
+        return bool(self.embeddings) and not self.aware
+
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields."""
+        has_groups = self.weights in ("int4", "nf4")
+        if has_groups and (self.group < 2 or self.group % 2):
+            yield (
+                f"{path}.group = {self.group}: must be even and >= 2, such as 64, for "
+                f"{path}.weights = {self.weights!r}"
+            )
+        if self.group and not has_groups:
+            yield (
+                f"{path}.group = {self.group}: must be 0 for {path}.weights = "
+                f"{self.weights!r}, which has a scale for each output"
+            )
+        if self.activations and self.weights != "int8":
+            yield (
+                f"{path}.activations = {self.activations!r}: needs {path}.weights = "
+                f"'int8', not {self.weights!r}"
+            )
+        if self.aware and not (self.weights or self.embeddings):
+            yield f"{path}.aware = True: needs {path}.weights or {path}.embeddings"
+
+
 Activation = Literal["none", "tanh", "relu", "gelu", "silu"]
 
 
@@ -109,6 +157,7 @@ class ModelBaseConfig:
     has_carry = False  # a state that continues from one window of text in the next
     one_text_per_row = False  # a row of a batch cannot hold several documents
     attends_to_rows = False  # tokens see each other by attention alone
+    quantize = QuantizeConfig()  # of models that cannot be quantized
 
     @property
     def width(self) -> int:
@@ -253,6 +302,7 @@ class TransformerConfig(ModelBaseConfig):
     logit_softcap: NonNegativeFloat = 0.0  # soft cap of output logits; 0: none
     attention_dropout: Rate = 0.0  # dropout of attention probabilities
     lora: LoraConfig = LoraConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
     # compile one layer and loop over all (jax.lax.scan). auto: except on CPU
     scan_layers: Literal["auto", True, False] = runtime_field("auto")
     # recompute activations in the backward pass to save memory. dots: keep the results
@@ -357,8 +407,18 @@ class TransformerConfig(ModelBaseConfig):
             )
         yield from self._validate_windows(path)
         yield from self._validate_positions(path)
+        yield from self._validate_groups(path)
         if self.position == "rope":
             yield from validate_rope(self, path)
+
+    def _validate_groups(self, path: str) -> Iterator[str]:
+        for name in ("dim", "head_dim", "mlp_dim"):
+            size, group = getattr(self, name), self.quantize.group
+            if group and size % min(group, size):
+                yield (
+                    f"{path}.quantize.group = {group}: must divide {path}.{name} = "
+                    f"{size}, or be larger"
+                )
 
     def _validate_windows(self, path: str) -> Iterator[str]:
         if self.global_every and not self.window:

@@ -47,7 +47,7 @@ from lmjax.interop.safetensors import (
 from lmjax.interop.table import Table
 from lmjax.interop.transfer import export_tensors, import_params
 from lmjax.models import Model
-from lmjax.nn import lora
+from lmjax.nn import lora, quantized
 from lmjax.parallel import sharding
 from lmjax.progress import ProgressBar
 from lmjax.run import workdir
@@ -318,11 +318,14 @@ def export_hf(
 
 
 def _restore_merged(source: Path, step: Step, config: Config) -> tuple[Model, Params]:
-    """Return a model without adapters and without heads that its task does not use."""
+    """Return a model of floats, without adapters and heads that are not of its task."""
     model, params = restore_model(source, step)
-    if model.config.adapter_rank:
-        params, merged = lora.merge_adapters(params, model.config)
-        model = models.build(merged, platform=jax.default_backend())
+    if model.config.quantize.stores_codes or model.config.quantize.stores_table:
+        log.warning("%s: is quantized; its weights are written as floats", source)
+    params, dense = quantized.dequantize_params(params, model.config)
+    params, dense = lora.merge_adapters(params, dense)
+    if dense != model.config:
+        model = models.build(dense, platform=jax.default_backend())
     return labels.drop_unused_heads(model, params, config.task)
 
 

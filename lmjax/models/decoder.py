@@ -21,7 +21,9 @@ class Decoder(nnx.Module):
     def __init__(self, key: Array, config: DecoderConfig) -> None:
         c, keys = config, jax.random.split(key, 3)
         self.config = c
-        self.embed = Embed(keys[0], {"vocab": c.vocab_size, "embed": c.dim})
+        self.embed = Embed(
+            keys[0], {"vocab": c.vocab_size, "embed": c.dim}, quantize=c.quantize
+        )
         self.decoder = TransformerStack(
             keys[1], c, num_layers=c.num_layers, causal=True
         )

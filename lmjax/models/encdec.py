@@ -24,7 +24,9 @@ class EncoderDecoder(nnx.Module):
     def __init__(self, key: Array, config: EncoderDecoderConfig) -> None:
         c, keys = config, jax.random.split(key, 4)
         self.config = c
-        self.embed = Embed(keys[0], {"vocab": c.vocab_size, "embed": c.dim})
+        self.embed = Embed(
+            keys[0], {"vocab": c.vocab_size, "embed": c.dim}, quantize=c.quantize
+        )
         self.encoder = TransformerStack(
             keys[1], c, num_layers=c.num_encoder_layers, causal=False
         )

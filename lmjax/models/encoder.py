@@ -30,7 +30,9 @@ class Encoder(nnx.Module):
         c, keys = config, jax.random.split(key, 6)
         self.config = c
         types = {"token_types": c.num_token_types, "embed": c.dim}
-        self.embed = Embed(keys[0], {"vocab": c.vocab_size, "embed": c.dim})
+        self.embed = Embed(
+            keys[0], {"vocab": c.vocab_size, "embed": c.dim}, quantize=c.quantize
+        )
         self.token_types = Embed(keys[1], types) if c.num_token_types else None
         self.encoder = TransformerStack(
             keys[2], c, num_layers=c.num_layers, causal=False

@@ -9,6 +9,8 @@ rematerialization is not (Chowdhery et al. 2022, PaLM, appendix B).
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+
 from lmjax.config.model import ModelBaseConfig, TransformerConfig
 from lmjax.types import Batch, named_leaves
 
@@ -23,8 +25,11 @@ def num_tokens(batch: Batch) -> int:
 
 def kernel_sizes(shapes: Any) -> KernelSizes:
     """Return a function that counts the weights of kernels by their names' prefixes."""
-    sizes = {name: leaf.size for name, leaf in named_leaves(shapes).items()}
-    sizes = {name: size for name, size in sizes.items() if name.endswith("kernel")}
+    sizes = {
+        name: leaf.size * 2 if leaf.dtype == jnp.uint8 else leaf.size  # two a byte
+        for name, leaf in named_leaves(shapes).items()
+        if name.endswith((".kernel", ".codes"))
+    }
     return lambda *prefixes: sum(
         size for name, size in sizes.items() if name.startswith(prefixes)
     )

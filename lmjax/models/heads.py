@@ -16,10 +16,11 @@ from lmjax.config.model import (
     TextEmbeddingConfig,
 )
 from lmjax.errors import ConfigError
+from lmjax.nn import quantized
 from lmjax.nn.feedforward import ACTIVATIONS
-from lmjax.nn.linear import Embed, Linear, table_logits
+from lmjax.nn.linear import Embed, Linear, Table, table_logits
 from lmjax.nn.norm import make_norm
-from lmjax.nn.param import dropout, normal, param, zeros
+from lmjax.nn.param import dropout, param, zeros
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
@@ -33,14 +34,18 @@ class OutputLayer:
     """
 
     x: Array  # (..., D)
-    table_VD: Array
+    table_VD: Array  # int8 if its rows have scales
     bias_V: Array | None = None
     # if not 0, logits become softcap * tanh(logits / softcap)
     softcap: float = dataclasses.field(default=0.0, metadata={"static": True})
+    scale_V: Array | None = None
 
     def logits(self) -> Array:
         """Return the float32 logits (..., V)."""
-        logits = table_logits(self.x, self.table_VD)
+        if self.scale_V is None:
+            logits = table_logits(self.x, self.table_VD)
+        else:
+            logits = quantized.logits(self.x, self.table_VD, self.scale_V)
         if self.bias_V is not None:
             logits = logits + self.bias_V
         if self.softcap:
@@ -49,8 +54,16 @@ class OutputLayer:
             logits = constrain(logits, "batch", "length", "vocab")
         return logits
 
+    def in_floats(self) -> "OutputLayer":
+        """Return the same layer with a table of floats, in the dtype of `x`."""
+        if self.scale_V is None:
+            return self
+        table_VD = self.table_VD.astype(self.x.dtype)
+        table_VD = table_VD * self.scale_V[:, None].astype(self.x.dtype)
+        return dataclasses.replace(self, table_VD=table_VD, scale_V=None)
 
-class Head(nnx.Module):
+
+class Head(Table):
     """Logits over the vocabulary, by the embedding table or by one of its own."""
 
     def __init__(
@@ -63,23 +76,25 @@ class Head(nnx.Module):
     ) -> None:
         c, key = config, jax.random.split(key, 3)[2]
         self.scale, self.logit_softcap = scale, logit_softcap
-        shape, axes = [c.vocab_size, c.width], ["vocab", "embed"]
-        self.embedding = (
-            None
-            if c.tie_embeddings
-            else param(key, shape, axes=axes, init=normal(0.02))
-        )
+        self.is_tied = c.tie_embeddings
+        table = {"vocab": c.vocab_size, "embed": c.width}
+        if self.is_tied:
+            self.embedding = None
+        else:
+            super().__init__(key, table, quantize=c.quantize)
         self.bias = (
-            param(key, shape[:1], axes=axes[:1], init=zeros) if c.head_bias else None
+            param(key, [c.vocab_size], axes=["vocab"], init=zeros)
+            if c.head_bias
+            else None
         )
 
     def __call__(self, x: Array, embed: Embed) -> OutputLayer:
         """Return the output layer of hidden states (..., D), times `scale`."""
         if self.scale != 1.0:
             x = x * self.scale
-        table = embed.embedding if self.embedding is None else self.embedding
+        table_VD, scale_V = (embed if self.is_tied else self).vectors()
         bias = None if self.bias is None else self.bias[...]
-        return OutputLayer(x, table[...], bias, self.logit_softcap)
+        return OutputLayer(x, table_VD, bias, self.logit_softcap, scale_V)
 
 
 def apply_head(head: Head | None, x: Array, embed: Embed) -> OutputLayer:

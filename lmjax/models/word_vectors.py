@@ -36,7 +36,7 @@ class WordVectorsNetwork(nnx.Module):
 
     def output_layer(self, x: Array) -> OutputLayer:
         """Return what gives the scores of all words as neighbours."""
-        return OutputLayer(x, self.neighbour.embedding[...])
+        return OutputLayer(x, self.neighbour.vectors()[0])
 
     @staticmethod
     def resolve(

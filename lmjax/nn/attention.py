@@ -15,7 +15,7 @@ from lmjax.config.model import TransformerConfig
 from lmjax.nn.attention_context import AttentionOptions
 from lmjax.nn.attention_kernels import attend
 from lmjax.nn.kv_cache import KVCache, SourceKV
-from lmjax.nn.linear import Linear, lora_options
+from lmjax.nn.linear import Linear, matrix_options
 from lmjax.nn.norm import make_norm
 from lmjax.nn.rope import Angles, rotate
 from lmjax.parallel.sharding import constrain
@@ -38,18 +38,21 @@ class Attention(nnx.Module):
         kv_heads = {"kv_heads": c.num_kv_heads, **head}
         out_bias = c.attention_bias is True
         qkv_bias = out_bias or c.qkv_bias
-        lora = lambda matrix: lora_options(c, f"{name}.{matrix}")
+        options = lambda matrix: matrix_options(c, f"{name}.{matrix}")
         # Scores begin with their usual variance, whatever scales them (T5).
         query_scale = c.head_dim**-0.5 / (c.attention_scale or c.head_dim**-0.5)
         self.query = Linear(
-            *(keys[0], embed, heads), bias=qkv_bias, scale=query_scale, **lora("query")
+            *(keys[0], embed, heads),
+            bias=qkv_bias,
+            scale=query_scale,
+            **options("query"),
         )
-        self.key = Linear(keys[1], embed, kv_heads, bias=qkv_bias, **lora("key"))
-        self.value = Linear(keys[2], embed, kv_heads, bias=qkv_bias, **lora("value"))
+        self.key = Linear(keys[1], embed, kv_heads, bias=qkv_bias, **options("key"))
+        self.value = Linear(keys[2], embed, kv_heads, bias=qkv_bias, **options("value"))
         # Residual branches add up over 2 * num_layers sublayers (GPT-2).
         scale = 1.0 / math.sqrt(2 * c.num_layers)
         self.out = Linear(
-            keys[3], heads, embed, bias=out_bias, scale=scale, **lora("out")
+            keys[3], heads, embed, bias=out_bias, scale=scale, **options("out")
         )
         norm = functools.partial(
             make_norm, kind=c.norm, epsilon=c.norm_epsilon, bias=False

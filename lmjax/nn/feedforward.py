@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import TransformerConfig
-from lmjax.nn.linear import Linear, lora_options
+from lmjax.nn.linear import Linear, matrix_options
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
 
@@ -31,10 +31,10 @@ class FeedForward(nnx.Module):
         scale = 1.0 / math.sqrt(2 * c.num_layers)
         self.activation = c.activation
         linear = functools.partial(Linear, bias=c.mlp_bias is True)
-        lora = lambda matrix: lora_options(c, f"mlp.{matrix}")
-        self.up = linear(keys[0], embed, mlp, **lora("up"))
-        self.down = linear(keys[1], mlp, embed, scale=scale, **lora("down"))
-        self.gate = linear(keys[2], embed, mlp, **lora("gate")) if c.gated else None
+        options = lambda matrix: matrix_options(c, f"mlp.{matrix}")
+        self.up = linear(keys[0], embed, mlp, **options("up"))
+        self.down = linear(keys[1], mlp, embed, scale=scale, **options("down"))
+        self.gate = linear(keys[2], embed, mlp, **options("gate")) if c.gated else None
 
     def __call__(self, x_BTD: Array) -> Array:
         """Transform each position independently."""

@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config.model import TransformerConfig
-from lmjax.nn.param import fan_in, normal, param, zeros
+from lmjax.config.model import QuantizeConfig, TransformerConfig
+from lmjax.nn import quantized
+from lmjax.nn.param import fan_in, normal, ones, param, zeros
 from lmjax.types import Array
 
 Dims = dict[str, int]  # logical axis: size
+
+NOT_QUANTIZED = QuantizeConfig()
 
 # Called with the kernel and the input of each product: see `watch_inputs`.
 _watchers: list[Callable[[Array, Array], None]] = []
@@ -39,7 +42,8 @@ class Linear(nnx.Module):
 
     Inputs and outputs may be several dimensions, such as heads and head_dim; the
     kernel has the shape (*inputs, *outputs). With a `rank` it has a low-rank adapter,
-    kernel + lora_scale * lora_a @ lora_b, initially 0 (LoRA, Hu et al. 2021).
+    kernel + lora_scale * lora_a @ lora_b, initially 0 (LoRA, Hu et al. 2021). If it is
+    quantized, `codes` and `scales` stand for the kernel (see `quantized`).
     """
 
     def __init__(
@@ -52,13 +56,19 @@ class Linear(nnx.Module):
         scale: float = 1.0,
         rank: int = 0,
         lora_scale: float = 1.0,
+        quantize: QuantizeConfig = NOT_QUANTIZED,
     ) -> None:
         self.num_inputs = len(inputs)
-        dims = {**inputs, **outputs}
-        init = fan_in(math.prod(inputs.values()), scale=scale)
-        self.kernel = param(key, [*dims.values()], axes=[*dims], init=init)
+        self.quantize = quantize
         # A bias along the model's dimension is too small to be worth sharding.
         axes = ["norm" if axis == "embed" else axis for axis in outputs]
+        if quantize.stores_codes:
+            self.kernel = None
+            self._add_codes(key, inputs, outputs, scale_axes=axes)
+        else:
+            dims = {**inputs, **outputs}
+            init = fan_in(math.prod(inputs.values()), scale=scale)
+            self.kernel = param(key, [*dims.values()], axes=[*dims], init=init)
         shape = [*outputs.values()]
         self.bias = param(key, shape, axes=axes, init=zeros) if bias else None
         self.lora_scale = lora_scale
@@ -67,34 +77,108 @@ class Linear(nnx.Module):
         self.lora_a = param(key, [*a.values()], axes=[*a], init=init) if rank else None
         self.lora_b = param(key, [*b.values()], axes=[*b], init=zeros) if rank else None
 
+    def _add_codes(
+        self, key: Array, inputs: Dims, outputs: Dims, *, scale_axes: list[str]
+    ) -> None:
+        """Declare codes and scales; those of a model that was quantized replace them.
+
+        Scales of groups are small: the dimension of groups is not sharded.
+        """
+        sizes = [*inputs.values()], [*outputs.values()]
+        self.form = form = quantized.choose_format(
+            self.quantize, last_input=sizes[0][-1]
+        )
+        init = lambda key, shape: jnp.zeros(shape, form.code_dtype())
+        axes = [*outputs, *inputs]
+        self.codes = param(key, form.code_shape(*sizes), axes=axes, init=init)
+        dtype = jnp.float16 if form.group else jnp.float32
+        init = lambda key, shape: jnp.ones(shape, dtype)
+        axes = scale_axes + ([*inputs][:-1] + ["norm"] if form.group else [])
+        self.scales = param(key, form.scale_shape(*sizes), axes=axes, init=init)
+
     def __call__(self, x: Array) -> Array:
         """Return x @ kernel + bias in the dtype of `x`."""
-        kernel = self.kernel[...]
-        for watch in _watchers:
-            watch(kernel, x)
-        y = jnp.tensordot(x, kernel.astype(x.dtype), axes=self.num_inputs)
+        y = self._multiply(x)
         if self.lora_a is not None and self.lora_b is not None:
             h = jnp.tensordot(x, self.lora_a[...].astype(x.dtype), self.num_inputs)
             h = jnp.tensordot(h, self.lora_b[...].astype(x.dtype), 1)
             y = y + self.lora_scale * h
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
+    def _multiply(self, x: Array) -> Array:
+        q = self.quantize
+        if self.kernel is None:
+            return quantized.multiply(
+                x,
+                self.codes[...],
+                self.scales[...],
+                num_inputs=self.num_inputs,
+                form=self.form,
+                round_inputs=bool(q.activations),
+            )
+        kernel = self.kernel[...]
+        for watch in _watchers:
+            watch(kernel, x)
+        if q.aware and q.weights:
+            form = quantized.choose_format(q, last_input=x.shape[-1])
+            kernel = quantized.round_to_nearest(kernel, self.num_inputs, form)
+            x = quantized.round_inputs(x, self.num_inputs) if q.activations else x
+        return jnp.tensordot(x, kernel.astype(x.dtype), axes=self.num_inputs)
 
-def lora_options(config: TransformerConfig, matrix: str) -> dict[str, Any]:
-    """Return the options `rank` and `lora_scale` of `Linear` for a block's matrix."""
+
+def matrix_options(config: TransformerConfig, matrix: str) -> dict[str, Any]:
+    """Return the options of `Linear` for one of the matrices of a block."""
     rank = config.lora.rank_of(matrix)
-    return {"rank": rank, "lora_scale": config.lora.alpha / max(rank, 1)}
+    return {
+        "rank": rank,
+        "lora_scale": config.lora.alpha / max(rank, 1),
+        "quantize": config.quantize,
+    }
 
 
-class Embed(nnx.Module):
+class Table(nnx.Module):
+    """Vectors of tokens: `embedding` (V, D), or its int8 codes and scales (V,)."""
+
+    def __init__(
+        self,
+        key: Array,
+        table: Dims,
+        *,
+        std: float = 0.02,
+        quantize: QuantizeConfig = NOT_QUANTIZED,
+    ) -> None:
+        self.is_rounded = bool(quantize.embeddings) and quantize.aware
+        shape, axes = [*table.values()], [*table]
+        self.embedding: nnx.Param[Array] | None
+        if not quantize.stores_table:
+            self.embedding = param(key, shape, axes=axes, init=normal(std))
+            return
+        self.embedding = None
+        codes = lambda key, shape: jnp.zeros(shape, jnp.int8)
+        self.embedding_codes = param(key, shape, axes=axes, init=codes)
+        self.embedding_scales = param(key, shape[:1], axes=axes[:1], init=ones)
+
+    def vectors(self) -> tuple[Array, Array | None]:
+        """Return the table (V, D), and what multiplies each of its rows (V,)."""
+        if self.embedding is None:
+            return self.embedding_codes[...], self.embedding_scales[...]
+        table_VD = self.embedding[...]
+        if self.is_rounded:
+            table_VD = quantized.round_table(table_VD)
+        return table_VD, None
+
+
+class Embed(Table):
     """An embedding table."""
-
-    def __init__(self, key: Array, table: Dims, *, std: float = 0.02) -> None:
-        self.embedding = param(key, [*table.values()], axes=[*table], init=normal(std))
 
     def __call__(self, ids: Array, dtype: jnp.dtype) -> Array:
         """Look up the vectors of int32 `ids`: (...) -> (..., D)."""
-        return jnp.take(self.embedding[...], ids, axis=0, mode="clip").astype(dtype)
+        table_VD, scale_V = self.vectors()
+        found = jnp.take(table_VD, ids, axis=0, mode="clip").astype(dtype)
+        if scale_V is None:
+            return found
+        scale = jnp.take(scale_V, ids, axis=0, mode="clip")
+        return found * scale[..., None].astype(dtype)
 
 
 @jax.custom_vjp

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lmjax.config.model import ModelConfig
+from lmjax.nn import quantized
 from lmjax.types import Array, Params
 
 NAMES = ("lora_a", "lora_b")
@@ -19,10 +20,12 @@ NAMES = ("lora_a", "lora_b")
 def merge_adapters(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
     """Return parameters and config of the same model without adapters.
 
-    Each kernel becomes kernel + scale * lora_a @ lora_b, in float32.
+    Each kernel becomes kernel + scale * lora_a @ lora_b, in float32, also where it was
+    quantized.
     """
     if not config.adapter_rank:
         return params, config
+    params, config = quantized.dequantize_params(params, config)
 
     def merge(tree: Any) -> Any:
         if not isinstance(tree, dict):

@@ -87,7 +87,8 @@ def vocabulary_loss(
         config.distill.temperature,
         config.distill.weight,
     )
-    losses = _token_losses(options, layer, targets, teacher)
+    teacher = None if teacher is None else teacher.in_floats()
+    losses = _token_losses(options, layer.in_floats(), targets, teacher)
     weight_sum = weights.sum()
     plain = {"loss": losses.nll, "soft_loss": losses.soft}
     return LossOutput(
@@ -112,7 +113,9 @@ def vocabulary_metrics(
     if num_tiles == 1:
         return token_metrics(layer.logits(), batch)
     targets, weights = batch["targets"], batch["weights"]
-    losses = _token_losses(_Options(0.0, 0.0, num_tiles), layer, targets, None)
+    losses = _token_losses(
+        _Options(0.0, 0.0, num_tiles), layer.in_floats(), targets, None
+    )
     weight_sum = weights.sum()
     return {
         "loss": ((losses.nll * weights).sum(), weight_sum),
@@ -189,7 +192,7 @@ def _forward(
     ) -> TokenLosses:
         def one(tile: tuple[Any, ...]) -> TokenLosses:
             x, targets, taught_x = tile
-            logits = OutputLayer(x, table_VD, bias_V, layer.softcap).logits()
+            logits = OutputLayer(x, table_VD, bias_V, softcap=layer.softcap).logits()
             taught_logits = _teacher_logits(teacher, taught_x, *taught)
             nll, objective, soft = _losses(options, logits, targets, taught_logits)
             return TokenLosses(nll, objective, jnp.argmax(logits, axis=-1), soft)
@@ -256,7 +259,7 @@ def _backward(options: _Options, residuals: Any, grads: TokenLosses) -> Any:
     d_table = d_table.astype(layer.table_VD.dtype)
     if layer.bias_V is not None:
         d_bias = d_bias.astype(layer.bias_V.dtype)
-    return OutputLayer(d_x, d_table, d_bias, layer.softcap), None, None
+    return OutputLayer(d_x, d_table, d_bias, softcap=layer.softcap), None, None
 
 
 _token_losses.defvjp(_forward, _backward)
@@ -284,7 +287,7 @@ def _teacher_logits(
     """Return the logits of a tile of a teacher's hidden states, None without one."""
     if teacher is None or x is None:
         return None
-    return OutputLayer(x, table_VD, bias_V, teacher.softcap).logits()
+    return OutputLayer(x, table_VD, bias_V, softcap=teacher.softcap).logits()
 
 
 def _x(layer: OutputLayer | None) -> Array | None:

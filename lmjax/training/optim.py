@@ -136,12 +136,17 @@ def _trainable_mask(config: OptimConfig, axes: Axes) -> Any:
                     f"{nearest(pattern, names)}"
                 )
 
-    mask = _map_axes(lambda path, _: config.is_trainable(leaf_name(path)), axes)
+    mask = _map_axes(lambda path, _: _can_be_trained(leaf_name(path), config), axes)
     if not any(jax.tree.leaves(mask)):
         raise ConfigError(
             f"config.optim.frozen = {config.frozen}: freezes all parameters"
         )
     return mask
+
+
+def _can_be_trained(name: str, config: OptimConfig) -> bool:
+    """Return whether a parameter is trainable: those of quantized matrices are not."""
+    return config.is_trainable(name) and not name.endswith(("codes", "scales"))
 
 
 def make_schedule(config: OptimConfig, *, num_steps: int) -> Callable[[Array], Array]:

@@ -207,4 +207,10 @@ def _update_average(
     if average is None:
         return None
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda a, p: kept * a + (1.0 - kept) * p, average, params)
+    return jax.tree.map(
+        lambda a, p: (
+            kept * a + (1.0 - kept) * p if p.dtype == jnp.float32 else p  # codes
+        ),
+        average,
+        params,
+    )

@@ -5,34 +5,8 @@ import numpy as np
 import pytest
 
 from lmjax.compress.calibrate import Calibration
-from lmjax.config.experiment import MeshConfig
-from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import ConfigError, UserError
-from lmjax.inference.language_model import LanguageModel
 from lmjax.nn.linear import watch_inputs
-from lmjax.parallel import sharding
-
-LINES = [f"{i} green bottles hanging on the wall\t{i * i}\n" for i in range(40)]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    file = tmp_path_factory.mktemp("calibrate") / "text.txt"
-    file.write_text("".join(LINES))
-    return file
-
-
-@pytest.fixture(scope="module")
-def make_lm(make_config, tiny, random_params):
-    def make(architecture, **model):
-        vocab = {"vocab_size": 258}
-        config = make_config(architecture, **vocab)
-        built = tiny(architecture, **vocab, **model)
-        mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-        params = jax.device_put(random_params(built), sharding.replicated(mesh))
-        return LanguageModel(config, Bytes(bos=True), built, params, mesh, 1)
-
-    return make
 
 
 def read_by_hand(lm, calibration):
@@ -69,7 +43,8 @@ def test_sums_are_those_of_all_real_tokens(make_lm, text, architecture, num_prod
         ]
         x_NI = np.concatenate(rows).astype(np.float64)
         expected = [np.abs(x_NI).sum(0), (x_NI**2).sum(0), x_NI.T @ x_NI]
-        sums = found.absolute_LI, found.squares_LI, found.gram_LII
+        expected += [np.abs(x_NI).max(0)]
+        sums = found.absolute_LI, found.squares_LI, found.gram_LII, found.largest_LI
         assert found.num_tokens == len(x_NI)
         for one, other in zip(sums, expected, strict=True):
             np.testing.assert_allclose(one[layer], other, rtol=1e-4, atol=1e-2)
@@ -90,9 +65,9 @@ def test_each_layer_of_each_block_is_there(make_lm, text):
     for name, inputs in found.items():
         of_source = "cross_attention.key", "cross_attention.value", "encoder."
         sources = any(part in name for part in of_source)
-        tokens = [line.split("\t") for line in LINES[:5]]
-        count = sum(len(pair[0]) if sources else len(pair[1]) for pair in tokens)
-        assert inputs.num_tokens >= count - 5 * (not sources), name
+        pairs = [line.split("\t") for line in text.read_text().splitlines()[:5]]
+        count = sum(len(pair[not sources]) + (not sources) for pair in pairs)
+        assert inputs.num_tokens == count + (10 if sources else 0), name  # BOS, EOS
         assert inputs.gram_LII is None
     alike = [f"decoder.blocks.attention.{name}" for name in ("query", "key", "value")]
     assert len({id(found[name].squares_LI) for name in alike}) == 1

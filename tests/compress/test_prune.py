@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_calibrate import make_lm, text
 
 from lmjax.cli.main import main
 from lmjax.compress import prune, sparsegpt
@@ -18,8 +17,6 @@ from lmjax.errors import UserError
 from lmjax.nn.matrices import flatten, is_hidden_matrix
 from lmjax.run import checkpoint, workdir
 from lmjax.types import named_axes, named_leaves
-
-FIXTURES = (make_lm, text)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ def preload_kernel(linear: Linear, dtype: jnp.dtype) -> Callable[[Array], Array]
 
     The kernel is cast, and gathered if it is sharded, once here and not at each step.
     """
+    assert linear.kernel is not None, "recurrent networks are not quantized"
     axes = linear.kernel.get_metadata()["axes"]
     kernel = constrain(linear.kernel[...].astype(dtype), *axes)
     bias = jnp.zeros(()) if linear.bias is None else linear.bias[...]
