@@ -77,13 +77,15 @@ def main() -> int:
             return disturb_processes(root, rng, count=args.count or 50)
         config = write_experiment(root)
         begin = time.monotonic()
-        finish(config, root / "reference")
+        printed = finish(config, root / "reference")
         seconds = time.monotonic() - begin
         if args.part == "flips":
             return flip_bits(root, rng, count=args.count or 500)
         if args.part == "signals":
             count = args.count or 60
-            return send_signals(config, root, rng, count=count, seconds=seconds)
+            return send_signals(
+                config, root, rng, count=count, seconds=seconds, printed=printed
+            )
         return fill_disks(config, root, patience=120 + 10 * seconds)
 
 
@@ -105,9 +107,12 @@ def command(config: Path, directory: Path) -> list[str]:
     return [*argv, f"--workdir={directory}"]
 
 
-def finish(config: Path, directory: Path) -> None:
-    """Train to the end."""
-    subprocess.run(command(config, directory), check=True, capture_output=True)
+def finish(config: Path, directory: Path) -> list[str]:
+    """Train to the end, and return the lines that are printed on the way."""
+    done = subprocess.run(
+        command(config, directory), check=True, capture_output=True, text=True
+    )
+    return done.stderr.splitlines()
 
 
 def flip_bits(root: Path, rng: random.Random, *, count: int) -> int:
@@ -222,11 +227,17 @@ def read_checkpoint(
 
 
 def send_signals(
-    config: Path, root: Path, rng: random.Random, *, count: int, seconds: float
+    config: Path,
+    root: Path,
+    rng: random.Random,
+    *,
+    count: int,
+    seconds: float,
+    printed: list[str],
 ) -> int:
     """Interrupt a run again and again, until so many signals were sent.
 
-    A run takes `seconds` if it is not interrupted.
+    A run takes `seconds` if it is not interrupted, and ends with lines of `printed`.
     """
     reference, directory = root / "reference", root / "run-0"
     faults, sent, runs = 0, 0, 0
@@ -240,7 +251,7 @@ def send_signals(
             patience=120 + 10 * seconds,
         )
         sent += 1
-        unexpected = find_unexpected(lines)
+        unexpected = [n for n in find_unexpected(lines) if n not in printed]
         traceback = any("Traceback" in line for line in lines)
         steps = len(read_losses(directory))
         print(f"{kind} at step {steps}: exit code {code}", *unexpected[:3], flush=True)

@@ -25,6 +25,7 @@ from lmjax.inference.measure import (
     measure_examples,
 )
 from lmjax.metrics import bootstrap
+from lmjax.nn.quantized import count_weights
 from lmjax.run import workdir
 from lmjax.storage.paths import open_path
 
@@ -196,7 +197,7 @@ def _describe(lm: LanguageModel, path: Path) -> dict[str, Any]:
     return {
         "workdir": str(path),
         "step": lm.step,
-        "parameters": sum(leaf.size for leaf in leaves),
+        "parameters": count_weights(lm.params),
         "bytes_on_disk": _bytes_on_disk(path / "checkpoints" / str(lm.step)),
         "bytes_in_memory": sum(math.ceil(x.size * _num_bits(x) / 8) for x in leaves),
     }
