@@ -79,9 +79,9 @@ def test_parameters_that_drift_apart_end_a_run(tmp_path, tiny, monkeypatch):
     def faulty(self, batch, **options):
         compiled = compile_step(self, batch, **options)
 
-        def step(state, batch):
+        def step(state, *inputs):
             number = int(jax.device_get(state.step)) + 1
-            state, metrics = compiled(state, batch)
+            state, metrics = compiled(state, *inputs)
             if number == 5:
                 with jax.transfer_guard("allow"):
                     state.params.update(drift(state.params))

@@ -227,10 +227,13 @@ def test_num_batches_limits_the_loss_but_not_the_predictions(kind, evaluation):
 
 
 def test_perplexity_per_word_is_questioned_where_words_have_no_spaces(caplog):
-    task = SimpleNamespace(scores_text=True, reads_examples=False)
+    task = SimpleNamespace(
+        scores_text=True, reads_examples=False, check_measures=lambda tokenizer: None
+    )
     program = SimpleNamespace(task=task, config=SimpleNamespace(task=task))
     for num_bytes, warns in ((6_000, False), (60_000, True)):
         store = SimpleNamespace(num_words=990, num_documents=10, num_bytes=num_bytes)
-        datasets = SimpleNamespace(stores={"train": [store], "valid": [store]})
+        stores = {"train": [store], "valid": [store]}
+        datasets = SimpleNamespace(stores=stores, tokenizer=None)
         Evaluation(program, datasets).check()
         assert ("word_perplexity: the text of valid" in caplog.text) is warns
