@@ -415,6 +415,8 @@ def test_every_leaf_of_the_config_is_read(tmp_path, tiny, watch_leaves):
         tiny(
             *("model.position=relative", "num_steps=2"),
             *("optim.prune.method=magnitude", "optim.prune.end_step=2"),
+            *("model.quantize.weights=int8", "model.quantize.activations=int8"),
+            "model.quantize.aware=True",
         ),
         tiny(
             *("model.rope_scaling=yarn", "model.rope_local_theta=100", "num_steps=2"),
