@@ -110,7 +110,7 @@ BAD = {
     "not UTF-8": (file_of(b'{"\xff": 1}'), "damaged header"),
     "no fields": (file_of({"a": 3}), "tensor 'a': damaged header"),
     "negative size": (file_of(one(shape=[-2]), bytes(8)), "damaged header"),
-    "unknown dtype": (file_of(one(dtype="F8_E4M3"), bytes(8)), "dtype F8_E4M3"),
+    "unknown dtype": (file_of(one(dtype="F8_E5M2"), bytes(8)), "dtype F8_E5M2"),
     "shape and bytes": (file_of(one(shape=[3]), bytes(8)), "takes 12 bytes"),
     "a gap": (file_of(one(data_offsets=[4, 12]), bytes(12)), "begins at byte"),
     "truncated": (file_of(one(), bytes(7)), "truncated: "),
