@@ -265,7 +265,7 @@ def test_leaves_that_do_not_fit_the_task_are_refused(make):
     with pytest.raises(UserError, match=r"data\.source = 'text': must be one of"):
         make(source="text")
     with pytest.raises(UserError, match="holds examples, not the text"):
-        parse({"data": {"source": "csv", "path": "x"}})
+        parse({"data": {"source": "conll", "path": "x"}})
     with pytest.raises(UserError, match=r"labels: 'a' is there more than once"):
         make("task.labels=('a','a')")
     with pytest.raises(UserError, match=r"labels: ' a' has white space around it"):
