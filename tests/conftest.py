@@ -148,14 +148,29 @@ def pytest_addoption(parser):
         action="store_true",
         help="write the files of tests/golden/ again",
     )
+    parser.addoption(
+        "--slow", action="store_true", help="also run the tests that are marked slow"
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes long; --slow or its name runs it")
 
 
 LONGEST = ("test_documented_commands.py", "parallel", "tasks", "training", "interop")
 LONGEST += ("inference", "tools", "cli", "models")
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest: no process is left alone with one."""
+def pytest_collection_modifyitems(config, items):
+    """Leave out slow tests, unless they are asked for or named.
+
+    Begin with the files that take longest: no process is left alone with one.
+    """
+    named = any("::" in argument for argument in config.args)
+    if not (named or config.getoption("--slow")):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     room = lambda item: item.path.relative_to(Path(__file__).parent).parts[0]
     items.sort(key=lambda item: (*LONGEST, room(item)).index(room(item)))
 
