@@ -69,6 +69,7 @@ def test_leaves_without_effect_are_told(experiment, tmp_path, caplog):
         assert "config.data.field = 'body': ignored" in caplog.text
 
 
+@pytest.mark.slow
 def test_train_takes_what_an_experiment_may_be(experiment, result, tmp_path):
     script = tmp_path / "x.py"
     script.write_text(f"def get_config():\n    return {experiment!r}\n")
@@ -140,6 +141,7 @@ def test_an_unknown_name():
         _ = lmjax.trian
 
 
+@pytest.mark.slow
 def test_an_experiment_is_imported_and_changed(experiment, tmp_path):
     from experiments.lm import quickstart
 

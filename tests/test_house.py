@@ -117,6 +117,7 @@ def test_importing_lmjax_is_instant():
     assert not heavy & set(run(code).split())
 
 
+@pytest.mark.slow
 def test_importing_every_module_touches_no_device():
     """Nor TensorFlow or PyTorch, not even through a library that tries to."""
     names = [".".join(file.relative_to(ROOT.parent).parts)[:-3] for file in FILES]

@@ -18,6 +18,7 @@ def run_cli(capsys, *argv):
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_train_prints_metrics_and_the_next_command(run, script, capsys):
     workdir = f"--workdir={run}"
     code, _, stderr = run_cli(capsys, "train", f"--config={script}", workdir)
@@ -49,6 +50,7 @@ def test_eval_of_an_earlier_step_and_of_other_text(run, capsys, tmp_path):
     assert after == [*sorted([*before, "eval"])]
 
 
+@pytest.mark.slow
 def test_generate_is_reproducible(run, capsys):
     argv = ["generate", f"--workdir={run}", "--prompt=line", "--max_tokens=6"]
     code, first, _ = run_cli(capsys, *argv, "--seed=1")
@@ -56,6 +58,7 @@ def test_generate_is_reproducible(run, capsys):
     assert run_cli(capsys, *argv, "--seed=1")[1] == first
 
 
+@pytest.mark.slow
 def test_generate_by_beam_search(run, capsys):
     argv = ["generate", f"--workdir={run}", "--prompt=line", "--max_tokens=6"]
     beams = ["--num_beams=3", "--length_penalty=0.6", "--early_finish"]
@@ -77,6 +80,7 @@ def translator(script):
     return directory
 
 
+@pytest.mark.slow
 def test_score_of_an_encoder_decoder_needs_a_context(translator, capsys, tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text("line\t number\nline\t\n")
@@ -238,6 +242,7 @@ def test_a_damaged_tokenizer_is_one_line(run, capsys, tmp_path, damage):
     assert "lmjax_tokenizer.json:" in stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_draft_writes_the_same_text_and_its_errors_name_its_flag(run, capsys):
     argv = ["generate", f"--workdir={run}", "--prompt=a", "--max_tokens=6"]
     argv += ["--temperature=0"]
@@ -284,6 +289,7 @@ def test_eval_needs_no_corpus(run, capsys, tmp_path, monkeypatch):
     assert code == 2 and "config.data.path = 'gone/*.txt'" in stderr
 
 
+@pytest.mark.slow
 def test_eval_of_a_mixture_whose_files_have_gone(small, capsys, tmp_path):
     parts = []
     for i, name in enumerate("ab"):

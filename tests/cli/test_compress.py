@@ -17,6 +17,7 @@ def smaller(run):
     return target
 
 
+@pytest.mark.slow
 def test_what_was_done_is_recorded(run, smaller):
     record = json.loads((smaller / "compress.json").read_text())
     assert record["source"] == str(run)
@@ -28,6 +29,7 @@ def test_what_was_done_is_recorded(run, smaller):
     assert checkpoint["model"]["quantize"]["weights"] == "int8"
 
 
+@pytest.mark.slow
 def test_every_verb_reads_it(run, smaller, capsys, tmp_path):
     workdir = f"--workdir={smaller}"
     losses = []
@@ -48,6 +50,7 @@ def test_every_verb_reads_it(run, smaller, capsys, tmp_path):
         assert run_cli(capsys, *argv)[0] == 0, argv
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_on_it_and_nothing_of_it(script, smaller, capsys):
     """QLoRA (Dettmers et al. 2023)."""
     workdir = smaller.parent / "tuned"

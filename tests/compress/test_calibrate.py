@@ -22,6 +22,7 @@ def read_by_hand(lm, calibration):
     return reads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "num_products"), [("llama", 7), ("bert", 6), ("t5", 7)]
 )
@@ -50,6 +51,7 @@ def test_sums_are_those_of_all_real_tokens(make_lm, text, architecture, num_prod
             np.testing.assert_allclose(one[layer], other, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_each_layer_of_each_block_is_there(make_lm, text):
     lm = make_lm("t5", remat="dots")
     found = Calibration(file=text, num_windows=5).measure(lm)

@@ -74,6 +74,7 @@ def slow_gptq(x_NI, w, form):
     return rounded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [INT4, INT8], ids=["int4", "int8"])
 def test_gptq_is_the_slow_one_and_better_than_the_nearest(layer, form):
     x_NI, w = layer
@@ -125,6 +126,7 @@ def test_smoothquant_is_the_slow_one(layer):
         np.testing.assert_allclose(found[i], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gemma", "gpt2", "bert", "t5"])
 def test_folded_scales_change_nothing(make_lm, architecture):
     """Whatever writes what layers read: norms of each kind, values, gates."""
@@ -154,6 +156,7 @@ def test_folded_scales_change_nothing(make_lm, architecture):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_all_layers_are_rounded_at_once(make_lm, text):
     """A layer of a stack is rounded as it is by itself."""
     lm = make_lm("llama")

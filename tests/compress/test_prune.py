@@ -78,6 +78,7 @@ def test_global_magnitude_compares_all_matrices(make_lm):
     assert np.abs(old[new == 0]).max() < np.abs(old[new != 0]).min()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["wanda:0.5", "wanda:2:4"])
 def test_wanda_weighs_weights_by_their_inputs(make_lm, text, spec):
     lm = make_lm("llama", scan_layers=True)
@@ -146,6 +147,7 @@ def test_sparsegpt_equals_the_inverse_of_what_remains(num, options):
         np.testing.assert_allclose(ours[layer], slow, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sparsegpt_loses_less_than_magnitude(make_lm, text):
     """The error of what each matrix makes of its inputs, at 2 of 4."""
     lm = make_lm("llama")
@@ -163,6 +165,7 @@ def test_sparsegpt_loses_less_than_magnitude(make_lm, text):
     assert (error("sparsegpt:2:4", text) < error("magnitude:2:4", None)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "variant"),
     [
@@ -305,6 +308,7 @@ def model_workdir(make_lm, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_zeros_survive_training_export_and_import(model_workdir, tmp_path, capsys):
     sparse, trained = tmp_path / "sparse", tmp_path / "trained"
     flags = [f"--workdir={model_workdir}", f"--to={sparse}"]

@@ -26,6 +26,7 @@ def in_floats(lm):
     return change_model(lm, params, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("architecture", ["llama", "bert", "t5"])
 def test_a_model_computes_what_its_levels_say(make_lm, architecture, format):
@@ -59,6 +60,7 @@ def test_rounded_activations_are_close(make_lm):
     assert rounded.params["embed"].keys() == {"embedding"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_what_was_trained_to_be_quantized_computes_the_same_once_it_is(
     make_lm, weights

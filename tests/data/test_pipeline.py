@@ -89,6 +89,7 @@ def test_processes_divide_the_same_batches(datasets, config, process_count):
     assert_equal(concatenate(*hosts), train(datasets, config, start_step=0))
 
 
+@pytest.mark.slow
 def test_loader_processes_give_the_same_batches(corpus, tmp_path):
     config = parse(corpus)
     datasets = pipeline.prepare(config, workdir=tmp_path / "work")

@@ -24,6 +24,7 @@ class Numbers:
         return {"n": np.array([index])}
 
 
+@pytest.mark.slow
 def test_a_worker_that_stops_is_killed_and_started_again(monkeypatch, caplog):
     monkeypatch.setattr(module, "_CHECK_SECONDS", 0.3)
     config = DataConfig(num_workers=1, prefetch_batches=2)

@@ -103,6 +103,7 @@ def test_batches_of_an_epoch_hold_each_text_once(make, tmp_path):
     assert store.num_truncated == sum(len(row["text"]) > 22 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_resuming_and_processes_take_the_same_rows(make, tmp_path, num_workers):
     config = make(num_workers=num_workers)

@@ -97,6 +97,7 @@ def test_a_beam_that_holds_everything_is_an_exhaustive_search(setup, length_pena
             assert hypothesis.score == pytest.approx(score, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"early_finish": True}, {"length_penalty": 0.0}])
 def test_one_beam_is_greedy(setup, options):
     here = setup()
@@ -106,6 +107,7 @@ def test_one_beam_is_greedy(setup, options):
         assert [row[0].tokens for row in found] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", READERS)
 def test_one_beam_is_greedy_given_sources(setup, architecture):
     here = setup(architecture)
@@ -118,6 +120,7 @@ def test_one_beam_is_greedy_given_sources(setup, architecture):
         assert [row[0].tokens for row in found] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [*CAUSAL, *READERS])
 def test_the_log_probability_is_that_of_the_text(setup, architecture):
     here = setup(architecture)
@@ -141,6 +144,7 @@ def test_the_log_probability_is_that_of_the_text(setup, architecture):
             assert h.score == pytest.approx(log_prob / length**0.7, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["t5", "luong"])
 def test_rows_do_not_depend_on_their_neighbours(setup, architecture):
     here = setup(architecture)
@@ -155,6 +159,7 @@ def test_rows_do_not_depend_on_their_neighbours(setup, architecture):
 LIMITS = {"min_tokens": 12, "no_repeat_ngram": 2}
 
 
+@pytest.mark.slow
 def test_constraints_hold(setup):
     here = setup(vocab_size=16)
     stops = range(6)
@@ -186,6 +191,7 @@ def test_a_search_compiles_once_for_a_shape(setup, tiny, random_params):
     assert search._search._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "t5", "luong"])
 @pytest.mark.parametrize("num_prompts", [1, 4])
 def test_on_a_mesh_it_finds_the_same(setup, architecture, num_prompts):
@@ -273,6 +279,7 @@ def test_any_model_with_a_decode_state_can_be_searched(tiny):
             assert h.log_prob == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -70,6 +70,7 @@ def test_a_seed_fixes_the_sample(generate):
     assert generate(sampling=sampling, seed=8) != first
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_their_neighbours(generate):
     sampling = Sampling(temperature=1.5)
     first = generate(sampling=sampling)
@@ -94,6 +95,7 @@ def test_a_row_ends_with_eos(generator, generate, params, greedy):
     assert len(columns) <= len(cut[0]) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 @pytest.mark.parametrize("architecture", ["llama", "gru", "t5"])
 def test_texts_do_not_depend_on_what_shares_the_batch(
@@ -156,6 +158,7 @@ def test_user_errors(generate, prompts, max_tokens, message):
         generate(prompts, max_tokens=max_tokens)
 
 
+@pytest.mark.slow
 def test_all_positions_can_be_used(generate):
     assert len(generate([[1] * 60], max_tokens=4)[0]) == 4
 
@@ -170,6 +173,7 @@ def test_one_compilation_serves_a_whole_run(tiny, params):
     assert sizes == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_prompts", [1, 3])
 def test_any_number_of_rows_on_a_mesh(tiny, params, generate, greedy, num_prompts):
     """Neither 1 nor 3 rows can be split over four devices."""

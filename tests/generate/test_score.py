@@ -91,6 +91,7 @@ def test_a_token_is_greedy_if_no_other_is_more_likely(setup, apply, one_text):
     assert found.is_greedy.tolist() == [True, True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["t5", "bart", "bahdanau", "luong"])
 def test_with_a_source_scores_match_decoding_token_by_token(
     tiny, random_params, architecture

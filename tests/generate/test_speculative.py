@@ -21,6 +21,7 @@ def pair(tiny, random_params):
     return Generator(model), params, Generator(draft), own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"repetition_penalty": 1.3, "no_repeat_ngram": 2, "min_tokens": 9}],
@@ -37,6 +38,7 @@ def test_greedy_texts_are_those_of_the_model(pair, num_draft, options):
         assert [t for part in parts for t in part] == expected
 
 
+@pytest.mark.slow
 def test_samples_have_the_distribution_of_the_model(pair):
     """Of the second and third tokens together, in many texts.
 

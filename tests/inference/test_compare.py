@@ -149,6 +149,7 @@ def test_models_of_several_tokenizers_are_compared_by_byte(make_run, text):
     assert metrics["bits_per_byte"] == pytest.approx(bits)
 
 
+@pytest.mark.slow
 def test_classifiers_are_compared_by_example(make_run, examples):
     runs = [make_run("classify"), make_run("classify", seed=1)]
     first, other = compare(runs, examples)["models"]
@@ -161,6 +162,7 @@ def test_classifiers_are_compared_by_example(make_run, examples):
     assert {"macro_f1", "matthews"} < {*other["differences"]}
 
 
+@pytest.mark.slow
 def test_taggers_are_compared_by_spans_and_words(make_run, tmp_path):
     pytest.importorskip("seqeval")
     path = tmp_path / "test.txt"
@@ -186,6 +188,7 @@ def test_taggers_are_compared_by_spans_and_words(make_run, tmp_path):
     assert {"f1", "loss"} < {*other["differences"]}
 
 
+@pytest.mark.slow
 def test_writers_are_compared_by_their_texts(make_run, tmp_path):
     path = tmp_path / "pairs.jsonl"
     rows = [{"source": "abc", "target": "ab"}, {"source": "d", "target": "e"}]
@@ -197,6 +200,7 @@ def test_writers_are_compared_by_their_texts(make_run, tmp_path):
     assert {"loss", "exact_match"} < {*other["differences"]}
 
 
+@pytest.mark.slow
 def test_how_fast_models_read_and_write_is_measured(make_run, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(speed, "NUM_RUNS", 1)
@@ -209,6 +213,7 @@ def test_how_fast_models_read_and_write_is_measured(make_run, monkeypatch):
     assert found["decode"] is None
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_a_page(make_run, text, tmp_path, capsys):
     run = make_run("text")
     command = ["compare", str(run), str(run), f"--input={text}"]

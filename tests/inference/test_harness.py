@@ -73,6 +73,7 @@ def requests(*arguments):
     return [types.SimpleNamespace(args=args) for args in arguments]
 
 
+@pytest.mark.slow
 def test_it_agrees_with_the_backend_of_transformers(workdir, adaptor, tmp_path):
     pytest.importorskip("torch", reason="pip install '.[parity]'")
     from lm_eval.models.huggingface import HFLM
@@ -113,6 +114,7 @@ def test_the_verb_prints_a_table_and_writes_results(workdir, tmp_path, capsys):
     assert 0 <= found["acc,none"] <= 1 and "acc_stderr,none" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -167,6 +167,7 @@ def test_segments_keep_texts_apart(lm):
     assert lm.hidden([a]).shape == (1, 3, 32)
 
 
+@pytest.mark.slow
 def test_by_default_as_many_tokens_as_fit_are_generated(lm):
     """At most 64 tokens, and to the model's last position."""
     common = {"temperature": 0.0, "min_tokens": 4}
@@ -191,6 +192,7 @@ def test_pairs_in_one_row_are_independent(make_lm, architecture):
         np.testing.assert_allclose(here, alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_stream_is_what_generate_returns(lm):
     options = {"max_tokens": 20, "seed": 0}
     pieces = list(lm.stream("def ", temperature=0.0, **options))
@@ -212,6 +214,7 @@ class Scripted:
         yield np.array([-1], np.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "t5", "bahdanau"])
 def test_beams(make_lm, architecture):
     lm, prompts = make_lm(architecture), ["ab", "def f"]
@@ -290,6 +293,7 @@ def test_ids_beyond_the_tokenizer_are_never_sampled(make_lm, monkeypatch):
     assert len(seen) > 50 and max(seen) < lm.tokenizer.vocab_size
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_no_result(lm, make_lm):
     split = make_lm(data=2, fsdp=2, tensor=2)
     prompts = ["ab", "def f", "c"]
@@ -299,6 +303,7 @@ def test_a_mesh_changes_no_result(lm, make_lm):
         assert a == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_draft_changes_no_greedy_text(lm, make_lm):
     options = {"max_tokens": 9, "temperature": 0.0}
     texts = lm.generate(["ab", "def f"], **options)
@@ -323,6 +328,7 @@ def test_texts_stop_at_strings_that_span_tokens(lm):
         lm.generate(["ab"], stop="")
 
 
+@pytest.mark.slow
 def test_settings_of_the_config_hold_where_a_caller_sets_none(lm):
     def with_write(**leaves):
         write = dataclasses.replace(lm.config.task.write, **leaves)

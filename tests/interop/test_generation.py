@@ -74,6 +74,7 @@ def generate(model_class, directory, sources, **options):
     return texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 def test_texts_are_those_of_transformers(tmp_path, name, settings):
     model_class = save(tmp_path / "hf", name, settings)

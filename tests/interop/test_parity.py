@@ -92,6 +92,7 @@ def max_difference(found, expected, segments):
     return max(differences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_parity(name, tmp_path, one_device):
     reference = save_reference(name, tmp_path / "hf")

@@ -101,6 +101,7 @@ def compute_references(model, tokens, source):
 QUERIES = "('*attention.query', '*attention.value')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "targets", "trainable", "task_type"),
     [

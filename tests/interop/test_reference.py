@@ -119,6 +119,7 @@ def test_t5_reads_sources_beyond_its_distance_buckets(both):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -177,6 +178,7 @@ def generate_greedily(reference, start, **more):
     return row[: row.index(2)] if 2 in row else row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LONG, *GREEDY])
 def test_greedy_search(both, name):
     reference, lm = both(name, **{**LONG, **GREEDY}[name])

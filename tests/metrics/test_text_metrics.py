@@ -50,6 +50,7 @@ def test_the_signature_is_logged_once(caplog, monkeypatch):
     assert caplog.text.count("tok:13a") == caplog.text.count("nc:6") == 1
 
 
+@pytest.mark.slow
 def test_rouge_is_the_mean_f_measure_of_stems():
     pytest.importorskip("rouge_score")
     values = found("rouge")

@@ -25,6 +25,7 @@ def loss_and_grads():
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "scan_layers", "remat"),
     [
@@ -71,6 +72,7 @@ def test_a_changed_token_moves_no_earlier_logit(
         assert differs[at, at] > 0, at
 
 
+@pytest.mark.slow
 def test_packed_documents_are_alone(tiny, random_params, apply, one_text, causal):
     """In a packed row each document has the logits that it has by itself."""
     model = tiny(causal)
@@ -137,6 +139,7 @@ def test_dropout_follows_its_key(tiny, random_params, one_text):
     np.testing.assert_array_equal(apply(params, batch), without(params, batch))
 
 
+@pytest.mark.slow
 def test_each_layer_drops_other_elements(tiny, one_text):
     """Scanned layers must not share one key, nor the two branches of a block."""
     from lmjax.nn import block, param, stack

@@ -105,6 +105,7 @@ def test_packed_documents_are_alone(tiny, random_params, apply, one_text, varian
         np.testing.assert_allclose(packed[:, here], alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_part_changes_the_logits(tiny, random_params, apply, one_text, tokens):
     params = random_params(tiny("llama", **MIXED))
     logits = lambda **leaves: np.asarray(

@@ -78,6 +78,7 @@ def test_layers_that_differ_are_scanned_as_unrolled(
         assert (difference > 1e-4) == moves
 
 
+@pytest.mark.slow
 def test_an_encoder_without_heads_names_the_missing_leaf(tiny, one_text):
     bare = tiny("bert", mlm_head=False, pooler=False, pair_head=False)
     params = bare.init(jax.random.key(0))

@@ -191,6 +191,7 @@ def matrix(kernel, columns):
     return kernel.reshape(len(kernel), -1).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_loss_and_gradients_match_pytorch(
     variant, random_params, apply, assert_close, name
@@ -227,6 +228,7 @@ def test_padding_does_not_matter(model, random_params, apply):
     assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_without_its_kernel_input_feeding_changes_nothing(tiny, random_params, apply):
     """Without it, steps are those of the layers by themselves, dropout included."""
     fed, plain = (
@@ -247,6 +249,7 @@ def test_without_its_kernel_input_feeding_changes_nothing(tiny, random_params, a
     assert np.abs(logits(params, batch, key=key)[real] - expected).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variational", [False, True])
 def test_dropout_is_on_embeddings_between_layers_and_before_the_head(
     tiny, random_params, variational
@@ -312,6 +315,7 @@ def meshes(tiny, random_params):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 2, 1), (1, 2, 2)])
 @pytest.mark.parametrize("attention", ["bahdanau", "luong"])
 def test_every_mesh_computes_the_same(meshes, assert_close, attention, shape):
@@ -321,6 +325,7 @@ def test_every_mesh_computes_the_same(meshes, assert_close, attention, shape):
     assert all(whole) and sum(replicated) < len(replicated) / 2
 
 
+@pytest.mark.slow
 def test_it_is_trained_to_reverse_eight_texts(model, overfit):
     """And writes them again, one token at a time."""
     rng, num = np.random.default_rng(0), 6

@@ -38,6 +38,7 @@ def hidden(tiny, random_params):
     return make
 
 
+@pytest.mark.slow
 def test_a_tag_sees_the_whole_text_and_no_padding(hidden):
     batch = batch_of()
     _, _, before = hidden(batch)

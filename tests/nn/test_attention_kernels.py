@@ -121,6 +121,7 @@ CASES = [  # query heads, kv heads, causal, window, softcap
 WITHOUT = {"cudnn": lambda case: case[3] or case[4]}  # window and soft cap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("name", MAKE_MASK)
 def test_documents_are_packed_as_they_are_alone(on_cpu, name, case):
@@ -167,6 +168,7 @@ def test_more_documents_than_cudnn_is_given_are_kept_apart(on_cpu, monkeypatch):
         np.testing.assert_allclose(found[real], exact[real], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_with_and_without_a_window_share_a_loop(on_cpu):
     """The kernel's mask may be static: then both are compiled, and one is run."""
     *inputs, _ = make_inputs(4, 2)

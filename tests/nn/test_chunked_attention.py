@@ -101,6 +101,7 @@ def test_a_query_that_sees_no_key_gets_nothing():
     assert value == 0 and not any(np.any(grad) for grad in grads)
 
 
+@pytest.mark.slow
 def test_dropped_weights_are_those_of_the_backward_pass():
     """The gradient is that of the function with this key; without it, another."""
     context, key = self_attention(causal=True), jax.random.key(1)

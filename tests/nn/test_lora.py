@@ -48,6 +48,7 @@ def test_merged_is_the_same_model(
     np.testing.assert_allclose(apply(other)(plain, batch), expected, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_adapters_begin_as_nothing(adapted, tiny, apply, one_text):
     model, plain = build(adapted()), tiny("gpt2")
     batch = one_text([[5, 9, 2, 40]])

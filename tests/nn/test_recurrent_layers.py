@@ -119,6 +119,7 @@ def test_scanned_is_step_by_step(cell):
     assert all(np.isfinite(part).all() for part in last.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_texts_of_a_row_are_independent(cell, bidirectional):
@@ -146,6 +147,7 @@ def test_texts_of_a_row_are_independent(cell, bidirectional):
         )
 
 
+@pytest.mark.slow
 def test_padding_at_the_end_is_not_read_backwards():
     module = make("lstm", bidirectional=True)
     x, layout = inputs()

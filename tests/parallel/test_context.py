@@ -37,6 +37,7 @@ def batch():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "changes"),
     [

@@ -125,6 +125,7 @@ def test_two_processes_equal_one(script, tmp_path, monkeypatch, capfd):
     )
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_both(script, tmp_path):
     """Only the first process looks at what the workdir's text was."""
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
@@ -138,6 +139,7 @@ def test_an_error_in_one_process_ends_both(script, tmp_path):
         assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_named_by_the_other(script, tmp_path):
     with started(script, tmp_path, "log.every_steps=1000") as processes:
         while not list((tmp_path / "checkpoints").glob("[1-9]*")):
@@ -173,6 +175,7 @@ ANSWERING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ANSWERING)
 def test_prediction_metrics_of_two_processes_equal_those_of_one(
     kind, tmp_path, monkeypatch

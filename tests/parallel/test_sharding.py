@@ -75,6 +75,7 @@ def _without_key(state):
     return dataclasses.replace(state, key=())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", MESHES[1:])
 def test_every_mesh_computes_the_same(states, assert_close, shape):
     """Loss, gradients, and parameters after 1, 2 and 3 steps."""

@@ -59,6 +59,7 @@ def summary(found):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_tpu(case, golden):
     pytest.importorskip("libtpu", reason="needs pip install 'lmjax[plan]'")
@@ -78,6 +79,7 @@ def test_gpu(golden):
     golden("plan_h100", summary(found))
 
 
+@pytest.mark.slow
 def test_a_mesh_that_does_not_divide_the_machine():
     config = parse({**SMALL, "mesh": {"data": 4}})
     with pytest.raises(UserError, match=r"config.mesh = .*there are 2; .* fit"):

@@ -19,6 +19,7 @@ def config():
     )
 
 
+@pytest.mark.slow
 def test_layouts_multiply_to_the_machine_and_split_what_divides(config):
     target = parse_target("tpu:v5e:4x4")
     found = search.list_candidates(config, target)
@@ -39,6 +40,7 @@ def test_layouts_multiply_to_the_machine_and_split_what_divides(config):
         assert by[same(candidate, "none")].seconds <= candidate.seconds
 
 
+@pytest.mark.slow
 def test_arithmetic_is_near_what_was_compiled(config):
     """Llama 8B on 64 x v5p with remat full, a row of 8192 a device: 10 to 20 GB."""
     target = parse_target("tpu:v5p:4x4x4")

@@ -113,6 +113,7 @@ def test_an_empty_workdir_has_no_state(model, tmp_path):
         checkpoints.find(None)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_visible_once_it_is_complete(model, tmp_path):
     """A process that is killed while it writes leaves no directory of that name."""
     code = """
@@ -214,6 +215,7 @@ def test_another_model_is_named(model, tiny, save, tmp_path):
         open_all(tmp_path).restore(shapes(make_state(other, make_mesh(), step=0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4}])
 def test_a_state_is_restored_on_another_mesh(model, save, tmp_path, sizes):
     save(3)
@@ -313,6 +315,7 @@ def model_config():
     return types.SimpleNamespace(checkpoint=CheckpointConfig())
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_changes_a_value_without_a_word(model, tmp_path, caplog):
     """In any file of a checkpoint."""
     config = {"best_metric": "loss"}

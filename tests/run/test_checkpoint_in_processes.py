@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parent / "checkpoint_in_processes.py"
 NUM_PROCESSES = 2
 
 
+@pytest.mark.slow
 def test_two_processes_save_damage_and_restore(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -92,6 +92,7 @@ def with_data(path):
     return CONFIG | {"data": CONFIG["data"] | {"path": path}}
 
 
+@pytest.mark.slow
 def test_a_run_on_s3_is_the_run_on_disk(server, tmp_path):
     """Resumed after a kill, evaluated and read while some of the requests fail."""
     (tmp_path / "a.txt").write_text(TEXT)

@@ -104,6 +104,7 @@ def test_a_run_compiles_once_for_each_shape_and_learns(finished):
     assert saved["model"]["num_labels"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_equals_one_that_was_not(make, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert loop.train(make("model.dropout=0.1"), whole)
@@ -222,6 +223,7 @@ def test_every_leaf_of_labelled_data_is_read(make, tmp_path, watch_leaves):
     assert not wanted - read
 
 
+@pytest.mark.slow
 def test_a_tagger_learns_evaluates_and_predicts(make, tmp_path):
     library = pytest.importorskip("seqeval.metrics")
     rng = random.Random(0)

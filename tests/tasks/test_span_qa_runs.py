@@ -138,6 +138,7 @@ def test_predictions_are_parts_of_the_context(finished, tmp_path, capsys):
         lmjax.load(finished).predict(["Who?"])
 
 
+@pytest.mark.slow
 def test_a_bidirectional_network_learns_that_some_have_no_answer(sections, tmp_path):
     given = sections(impossible=True)
     both = {"bidirectional": True, "cell": "gru"}

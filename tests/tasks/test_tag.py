@@ -123,6 +123,7 @@ def test_a_tiny_tagger_overfits():
     np.testing.assert_array_equal(given[here], batch["labels"][here])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tag", "classify"])
 @pytest.mark.parametrize("mesh", [(2, 1, 1), (1, 2, 2)])
 def test_every_mesh_computes_the_same(assert_close, kind, mesh):

@@ -107,6 +107,7 @@ def metrics(directory, split):
     return [row for row in found if row["split"] == split]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_learns_to_generate(finished, kind):
     directory = finished(kind)
@@ -178,6 +179,7 @@ def test_one_beam_equals_greedy_generation(finished, kind):
     )
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_with_attention_generates_too(make, tmp_path, monkeypatch):
     pytest.importorskip("sacrebleu")
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
@@ -247,6 +249,7 @@ def test_eval_reads_other_pairs(finished, tmp_path, monkeypatch):
     assert row["lead1_rouge1"] == 1
 
 
+@pytest.mark.slow
 def test_parallel_files_and_bad_lines(make, tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
     for split in ("train", "valid"):

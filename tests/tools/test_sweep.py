@@ -134,6 +134,7 @@ def test_the_seed_decides_the_trials(argv, tmp_path):
     assert len({str(params) for params in parameters[0]}) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_search_loses_nothing(argv, tmp_path):
     directory, uninterrupted = tmp_path / "sweep", tmp_path / "uninterrupted"
     flags = [*argv, RATE, "--num_trials=4", "--pruner=none"]
@@ -265,6 +266,7 @@ def test_a_dry_run_writes_nothing(argv, tmp_path, capsys):
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_search_over_real_runs(argv, tmp_path, monkeypatch):
     monkeypatch.undo()
     flags = [*argv, RATE, "--num_trials=2", "--search.model.num_heads=choice:2,4"]

@@ -117,6 +117,7 @@ def test_a_killed_run_resumes_with_its_carry(tmp_path, tiny, finished, monkeypat
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [("mesh.fsdp=2", "mesh.tensor=2"), ("mesh.data=4",)])
 def test_meshes_and_microbatches_agree(tmp_path, tiny, change):
     plain = "model.dropout=0"  # each microbatch has a key of its own

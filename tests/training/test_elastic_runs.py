@@ -21,6 +21,7 @@ from lmjax.types import named_leaves
 FIXTURES = (corpus, tiny)
 
 
+@pytest.mark.slow
 def test_a_run_in_buckets_resumes_on_other_devices(tmp_path, monkeypatch):
     """On 6 devices other buckets would be chosen; dropout, too, stays what it was."""
     rng = random.Random(0)
@@ -99,6 +100,7 @@ def test_parameters_that_drift_apart_end_a_run(tmp_path, tiny, monkeypatch):
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"4"}
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_stops_training_at_once(tmp_path, tiny, monkeypatch):
     """The next save would be a long time away; what is complete stays."""
     rename = os.rename

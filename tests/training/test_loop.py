@@ -165,6 +165,7 @@ def test_a_signal_saves_and_the_run_resumes(
     assert_same_run(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_process(tmp_path, tiny, finished, corpus):
     script = tmp_path / "x.py"
     script.write_text(f"def get_config():\n    return {TINY!r}\n")
@@ -182,6 +183,7 @@ def test_sigkill_of_a_process(tmp_path, tiny, finished, corpus):
     assert_same_run(directory, finished)
 
 
+@pytest.mark.slow
 def test_resuming_on_another_mesh_continues_the_curve(
     tmp_path, tiny, finished, monkeypatch
 ):
@@ -408,6 +410,7 @@ def unread_leaves(configs, directory, watch_leaves):
     }
 
 
+@pytest.mark.slow
 def test_every_leaf_of_the_config_is_read(tmp_path, tiny, watch_leaves):
     configs = [
         tiny("checkpoint.best_metric=loss", "eval.patience=9", "optim.schedule=wsd"),

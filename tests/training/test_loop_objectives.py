@@ -68,6 +68,7 @@ def metrics(directory, split):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_a_run_that_was_stopped_equals_one_that_was_not(
     name, data, tmp_path, monkeypatch

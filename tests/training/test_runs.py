@@ -137,6 +137,7 @@ def test_leaves_that_may_change_may_become_zero_and_back(
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_a_trace_begins_where_a_run_resumes_and_ends_where_it_stops(
     tmp_path, tiny, monkeypatch, caplog
 ):

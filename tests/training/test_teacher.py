@@ -121,6 +121,7 @@ def batch_of(task, length=16):
     return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["masked_lm", "classify"])
 def test_microbatches_and_meshes_give_the_same_step(kind, make_teacher, assert_close):
     """Gradients and metrics; the teacher is wider, and split as the student is."""
@@ -198,6 +199,7 @@ def test_labels_of_a_teacher_may_come_in_another_order(make_teacher):
     assert teacher.shape_teacher(config, mesh).labels == (2, 1, 0)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_resumes_bit_for_bit(make_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
     text = tmp_path / "text.txt"

@@ -198,6 +198,7 @@ def test_batches_have_the_declared_shapes_and_padding(kind, tmp_path):
     assert line.endswith(f"; {padding[0] / padding[1]:.1%} padding")
 
 
+@pytest.mark.slow
 def test_no_gradient_comes_from_the_prompt(tiny, random_params):
     row = encode(PROMPT, "ab", "xy", tokenizer=Small())
     model = tiny("llama")

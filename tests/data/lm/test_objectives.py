@@ -113,6 +113,7 @@ def test_another_seed_gives_other_rows(datasets, name):
     assert (first["targets"] != other["targets"]).any()
 
 
+@pytest.mark.slow
 def test_loader_processes_give_the_same_rows(datasets):
     config = parse("masked_lm")
     data = dataclasses.replace(config.data, num_workers=2)

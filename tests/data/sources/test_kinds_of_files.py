@@ -304,6 +304,7 @@ def test_errors_in_arrays_and_tables(tmp_path, source, content, why):
             read(open_text(tmp_path / "a", "text"))
 
 
+@pytest.mark.slow
 def test_encodings(tmp_path):
     text = "caf\u00e9 na\u00efve\nsecond\n"
     for name in ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8-sig"):
@@ -432,6 +433,7 @@ word &amp; more.</p><ul><li>first<li>second</ul><pre>a
 MARKDOWN = "# A   title\n\nOne **bold**\nword &amp; more.\n\n- first\n- second\n"
 
 
+@pytest.mark.slow
 def test_text_without_markup(tmp_path):
     pytest.importorskip("bs4", reason="pip install 'lmjax[data]'")
     text = "A title\nOne bold word & more.\nfirst\nsecond"

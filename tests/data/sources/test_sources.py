@@ -27,6 +27,7 @@ def text(path, **fields):
     return SourceConfig(source="text", path=str(path), **fields)
 
 
+@pytest.mark.slow
 def test_python_stdlib_splits_every_twentieth_file():
     config = SourceConfig(source="python_stdlib")
     train, valid = (open_split(config, split=s) for s in ("train", "valid"))

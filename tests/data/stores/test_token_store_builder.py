@@ -92,6 +92,7 @@ def test_ids_do_not_depend_on_batches_or_workers(monkeypatch, trained, tmp_path,
     assert trained.decode(ids) == "".join(documents)
 
 
+@pytest.mark.slow
 def test_a_huge_document_is_encoded_in_little_memory(trained, tmp_path):
     """SentencePiece would take 100 bytes for each of these 28 million."""
     trained.save(tmp_path)

@@ -134,6 +134,7 @@ def open_again(directory):
     return make_tokenizer(config, documents=None, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_transformers_reads_the_same_ids(kind, trained, tmp_path, odd_texts):
     tok = trained[kind]

@@ -116,6 +116,7 @@ def test_mistakes_are_one_line(argv, change, parts, search, tmp_path, capsys):
     assert all(part in error for part in parts), error
 
 
+@pytest.mark.slow
 def test_two_workers_lose_and_repeat_no_trial(search, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("GATE", str(tmp_path / "gate"))
