@@ -60,7 +60,7 @@ def evaluate(
     manager = _open_tasks(harness, tasks, include_path)
     with _one_line(f"--tasks={','.join(tasks)}"):
         found = harness.simple_evaluate(
-            model=_make_adaptor(harness)(lm),
+            model=_make_adaptor(harness, lm),
             tasks=[*tasks],
             task_manager=manager,
             num_fewshot=num_fewshot,
@@ -164,140 +164,138 @@ def _one_line(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {type(error).__name__}: {first}") from error
 
 
-def _make_adaptor(harness: _Harness) -> Any:
-    """Return the harness's class of a model, for a `LanguageModel`."""
+class _Answers:
+    """Scores and writes texts for the harness."""
 
-    class Adaptor(harness.TemplateLM):  # type: ignore[name-defined]
-        """Scores and writes texts for the harness."""
+    def __init__(self, lm: LanguageModel, harness: _Harness) -> None:
+        super().__init__()
+        self.lm, self.utils = lm, harness.utils
+        config = lm.model.config
+        self.backend = "seq2seq" if config.is_encoder_decoder else "causal"
+        self.max_length = config.longest_text
 
-        def __init__(self, lm: LanguageModel) -> None:
-            super().__init__()
-            self.lm = lm
-            config = lm.model.config
-            self.backend = "seq2seq" if config.is_encoder_decoder else "causal"
-            self.max_length = config.longest_text
+    @property
+    def eot_token_id(self) -> int:
+        """Return the id that ends a text; 0 where the tokenizer has none."""
+        return self.lm.tokenizer.eos_id or 0
 
-        @property
-        def eot_token_id(self) -> int:
-            """Return the id that ends a text; 0 where the tokenizer has none."""
-            return self.lm.tokenizer.eos_id or 0
+    @property
+    def prefix_token_id(self) -> int:
+        """Return the id that a text without a context begins with."""
+        bos = self.lm.tokenizer.bos_id
+        return self.eot_token_id if bos is None else bos
 
-        @property
-        def prefix_token_id(self) -> int:
-            """Return the id that a text without a context begins with."""
-            bos = self.lm.tokenizer.bos_id
-            return self.eot_token_id if bos is None else bos
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Return the ids of a text, after BOS if the tokenizer puts one."""
+        del kwargs
+        ids = [int(token) for token in self.lm.tokenizer.encode(string)]
+        bos = self.lm.tokenizer.bos_id
+        if add_special_tokens is False or bos is None or ids[:1] == [bos]:
+            return ids
+        return [bos, *ids]
 
-        def tok_encode(
-            self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
-        ) -> list[int]:
-            """Return the ids of a text, after BOS if the tokenizer puts one."""
-            del kwargs
-            ids = [int(token) for token in self.lm.tokenizer.encode(string)]
-            bos = self.lm.tokenizer.bos_id
-            if add_special_tokens is False or bos is None or ids[:1] == [bos]:
-                return ids
-            return [bos, *ids]
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Any], disable_tqdm: bool = False, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """Return the log-probability of each continuation, and if it is greedy."""
+        del disable_tqdm, kwargs
+        pairs = [(context, text) for _, context, text in requests]
+        found = []
+        for scores in self._score(pairs, label="scoring"):
+            found.append((scores.log_prob, bool(scores.is_greedy.all())))
+        return found
 
-        def _loglikelihood_tokens(
-            self, requests: Sequence[Any], disable_tqdm: bool = False, **kwargs: Any
-        ) -> list[tuple[float, bool]]:
-            """Return the log-probability of each continuation, and if it is greedy."""
-            del disable_tqdm, kwargs
-            pairs = [(context, text) for _, context, text in requests]
-            found = []
-            for scores in self._score(pairs, label="scoring"):
-                found.append((scores.log_prob, bool(scores.is_greedy.all())))
-            return found
+    def _score(self, pairs: Sequence[Any], *, label: str) -> Iterator[Any]:
+        # Similar lengths together: batches are padded to the longest of a few.
+        sizes = [len(context) + len(text) for context, text in pairs]
+        order = sorted(range(len(pairs)), key=lambda i: -sizes[i])
+        scores: list[Any] = [None] * len(pairs)
+        total = len(pairs)
+        with ProgressBar(label, total=total, done=0, delay=_PROGRESS_DELAY) as bar:
+            for first in range(0, total, _BLOCK_SIZE):
+                block = order[first : first + _BLOCK_SIZE]
+                _, found = self.lm.score_tokens([self._cut(*pairs[i]) for i in block])
+                for i, score in zip(block, found, strict=True):
+                    scores[i] = score
+                bar.update(first + len(block))
+        yield from scores
 
-        def _score(self, pairs: Sequence[Any], *, label: str) -> Iterator[Any]:
-            # Similar lengths together: batches are padded to the longest of a few.
-            sizes = [len(context) + len(text) for context, text in pairs]
-            order = sorted(range(len(pairs)), key=lambda i: -sizes[i])
-            scores: list[Any] = [None] * len(pairs)
-            total = len(pairs)
-            with ProgressBar(label, total=total, done=0, delay=_PROGRESS_DELAY) as bar:
-                for first in range(0, total, _BLOCK_SIZE):
-                    block = order[first : first + _BLOCK_SIZE]
-                    _, found = self.lm.score_tokens(
-                        [self._cut(*pairs[i]) for i in block]
-                    )
-                    for i, score in zip(block, found, strict=True):
-                        scores[i] = score
-                    bar.update(first + len(block))
-            yield from scores
+    def _cut(self, context: list[int], text: list[int]) -> tuple[Any, Any]:
+        """Drop the first tokens of a context that leaves no room for its text."""
+        if self.backend == "seq2seq":
+            return context, text
+        room = self.max_length + 1 - len(text)
+        return context[max(len(context) - max(room, 1), 0) :], text
 
-        def _cut(self, context: list[int], text: list[int]) -> tuple[Any, Any]:
-            """Drop the first tokens of a context that leaves no room for its text."""
-            if self.backend == "seq2seq":
-                return context, text
-            room = self.max_length + 1 - len(text)
-            return context[max(len(context) - max(room, 1), 0) :], text
+    def loglikelihood_rolling(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Return the log-probability of whole texts, window by window."""
+        del disable_tqdm
+        if self.backend == "seq2seq":
+            raise UserError("an encoder-decoder scores no text without a source")
+        utils = self.utils
+        windows = [
+            [
+                utils.make_disjoint_window(window)
+                for window in utils.get_rolling_token_windows(
+                    token_list=self.tok_encode(text, add_special_tokens=False),
+                    prefix_token=self.prefix_token_id,
+                    max_seq_len=self.max_length,
+                    context_len=1,
+                )
+            ]
+            for (text,) in (request.args for request in requests)
+        ]
+        scores = self._score([*itertools.chain(*windows)], label="scoring")
+        return [
+            sum(s.log_prob for s in itertools.islice(scores, len(parts)))
+            for parts in windows
+        ]
 
-        def loglikelihood_rolling(
-            self, requests: Sequence[Any], disable_tqdm: bool = False
-        ) -> list[float]:
-            """Return the log-probability of whole texts, window by window."""
-            del disable_tqdm
-            if self.backend == "seq2seq":
-                raise UserError("an encoder-decoder scores no text without a source")
-            utils = harness.utils
-            windows = [
-                [
-                    utils.make_disjoint_window(window)
-                    for window in utils.get_rolling_token_windows(
-                        token_list=self.tok_encode(text, add_special_tokens=False),
-                        prefix_token=self.prefix_token_id,
-                        max_seq_len=self.max_length,
-                        context_len=1,
-                    )
+    def generate_until(
+        self, requests: Sequence[Any], disable_tqdm: bool = False
+    ) -> list[str]:
+        """Return a continuation of each context, up to what a task stops at."""
+        del disable_tqdm
+        texts: list[str] = [""] * len(requests)
+        groups: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            key = json.dumps(request.args[1], sort_keys=True)
+            groups.setdefault(key, []).append(i)
+        total = len(requests)
+        with ProgressBar(
+            "generating", total=total, done=0, delay=_PROGRESS_DELAY
+        ) as bar:
+            done = 0
+            for key, group in groups.items():
+                options = _decoding_options(json.loads(key))
+                contexts = [
+                    self._shorten(requests[i].args[0], options["max_tokens"])
+                    for i in group
                 ]
-                for (text,) in (request.args for request in requests)
-            ]
-            scores = self._score([*itertools.chain(*windows)], label="scoring")
-            return [
-                sum(s.log_prob for s in itertools.islice(scores, len(parts)))
-                for parts in windows
-            ]
+                written = self.lm.generate(contexts, **options)
+                for i, text in zip(group, written, strict=True):
+                    texts[i] = text
+                done += len(group)
+                bar.update(done)
+        return texts
 
-        def generate_until(
-            self, requests: Sequence[Any], disable_tqdm: bool = False
-        ) -> list[str]:
-            """Return a continuation of each context, up to what a task stops at."""
-            del disable_tqdm
-            texts: list[str] = [""] * len(requests)
-            groups: dict[str, list[int]] = {}
-            for i, request in enumerate(requests):
-                key = json.dumps(request.args[1], sort_keys=True)
-                groups.setdefault(key, []).append(i)
-            total = len(requests)
-            with ProgressBar(
-                "generating", total=total, done=0, delay=_PROGRESS_DELAY
-            ) as bar:
-                done = 0
-                for key, group in groups.items():
-                    options = _decoding_options(json.loads(key))
-                    contexts = [
-                        self._shorten(requests[i].args[0], options["max_tokens"])
-                        for i in group
-                    ]
-                    written = self.lm.generate(contexts, **options)
-                    for i, text in zip(group, written, strict=True):
-                        texts[i] = text
-                    done += len(group)
-                    bar.update(done)
-            return texts
+    def _shorten(self, context: str, max_tokens: int) -> str:
+        """Drop the beginning of a context that leaves no room to write."""
+        if self.backend == "seq2seq":
+            return context
+        ids, room = self.tok_encode(context), self.max_length - max_tokens
+        if len(ids) <= room:
+            return context
+        return self.lm.tokenizer.decode(ids[len(ids) - max(room, 1) :])
 
-        def _shorten(self, context: str, max_tokens: int) -> str:
-            """Drop the beginning of a context that leaves no room to write."""
-            if self.backend == "seq2seq":
-                return context
-            ids, room = self.tok_encode(context), self.max_length - max_tokens
-            if len(ids) <= room:
-                return context
-            return self.lm.tokenizer.decode(ids[len(ids) - max(room, 1) :])
 
-    return Adaptor
+def _make_adaptor(harness: _Harness, lm: LanguageModel) -> Any:
+    """Return a language model as one of the harness's own class."""
+    return type("Adaptor", (_Answers, harness.TemplateLM), {})(lm, harness)
 
 
 def _decoding_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adaptor(workdir):
-    return harness._make_adaptor(harness._import_harness())(lmjax.load(workdir))
+    return harness._make_adaptor(harness._import_harness(), lmjax.load(workdir))
 
 
 def requests(*arguments):
