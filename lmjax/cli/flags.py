@@ -366,6 +366,13 @@ KEEP = Flag(
     default="id",
     metavar="FIELD,...|input",
 )
+EXPLAIN = Flag(
+    "--explain",
+    "also write what tokens each prediction rests on, as its explanation: "
+    "integrated_gradients, leave_one_out, attention_rollout, attention or logit_lens",
+    default="",
+    metavar="METHOD",
+)
 HF_SOURCE = Flag(
     "--from",
     "a Hugging Face directory, or the name of a model on the hub",

@@ -112,6 +112,7 @@ def predict(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         format=args.format,
         keep=args.keep,
+        explain=args.explain,
         overrides=args.overrides,
     )
     return 0
@@ -377,6 +378,7 @@ VERBS = {
         flags.FORMAT,
         flags.SKIP_BAD,
         flags.KEEP,
+        flags.EXPLAIN,
         flags.STEP,
         takes_overrides=True,
     ),

@@ -41,7 +41,12 @@ from lmjax.generate.text_stream import (
     TextStream,
     cut_text,
 )
+from lmjax.inference.attribution import Baseline
+from lmjax.inference.explain import Explainer, check_method, make_observable
+from lmjax.inference.explained import Explained, explain_example, explain_text
+from lmjax.inference.explanation import Explanation
 from lmjax.inference.inputs import make_batch, map_segments, pad_lengths
+from lmjax.inference.internals import AttentionWeights, Internals
 from lmjax.inference.predictor import Predictor
 from lmjax.metrics.word_vectors import VectorSpace
 from lmjax.models import Model
@@ -108,10 +113,51 @@ class LanguageModel:
 
     def hidden(self, tokens: Any, **arrays: Any) -> Array:
         """Return the last hidden states (B, T, D); arguments as for `logits`."""
+        return self._map_texts(self._hidden, self._named_batch(tokens, arrays))
+
+    def hidden_states(self, tokens: Any, **arrays: Any) -> Array:
+        """Return the hidden states before the first block and after each (L + 1, ...).
+
+        The last are those of `hidden`; of an encoder-decoder they are the decoder's.
+        Computed in float32. Arguments as for `logits`.
+
+        Raises:
+          UserError: the model is recurrent.
+        """
+        batch, length = self._padded(tokens, arrays)
+        with jax.set_mesh(self.mesh):
+            return self._internals.hidden_states(self.params, batch, length)
+
+    def attention(self, tokens: Any, **arrays: Any) -> AttentionWeights:
+        """Return the attention weights of every layer and head, float32.
+
+        Arguments as for `logits`. A row of a recurrent decoder is one text.
+
+        Raises:
+          UserError: the model has no attention.
+        """
+        batch, length = self._padded(tokens, arrays)
+        with jax.set_mesh(self.mesh):
+            found = self._internals.attention(self.params, batch, length)
+        num = 0 if arrays.get("source") is None else np.shape(arrays["source"])[1]
+        cross, source = found.cross, found.source
+        return AttentionWeights(
+            own=found.own,
+            cross=None if cross is None else cross[..., :num],
+            source=None if source is None else source[..., :num, :num],
+        )
+
+    def _padded(self, tokens: Any, arrays: dict[str, Any]) -> tuple[Batch, int]:
+        """Return a padded batch, and the length that it was given with."""
+        batch = self._named_batch(tokens, arrays)
+        limit = self.model.config.max_positions
+        length = batch["tokens"].shape[1]
+        return pad_lengths(batch, lambda n: padded_length(n, limit=limit)), length
+
+    def _named_batch(self, tokens: Any, arrays: dict[str, Any]) -> Batch:
         names = ("source", "token_types", "segments", "source_segments")
         assert not arrays.keys() - set(names), [*arrays]
-        batch = self._batch(tokens, *(arrays.get(name) for name in names))
-        return self._map_texts(self._hidden, batch)
+        return self._batch(tokens, *(arrays.get(name) for name in names))
 
     def encode_rows(
         self, texts: Sequence[str], *, max_length: int = 0
@@ -365,6 +411,127 @@ class LanguageModel:
         parsed = self.predictor.parse_all(examples)
         encoded = self.predictor.encode_examples(parsed)
         return self.predictor.predict(self.params, encoded, mesh=self.mesh)
+
+    def explain(
+        self,
+        example: Mapping[str, Any] | str,
+        method: str = "integrated_gradients",
+        *,
+        target: Any = None,
+        baseline: Baseline = "zero",
+        layer: int | None = None,
+        head: int | None = None,
+    ) -> Explanation:
+        """Return what tokens a prediction rests on.
+
+        Each method explains the log-probability of the prediction, in nats:
+          integrated_gradients: the share of each token in what the text adds to it over
+            a baseline (Sundararajan et al. 2017); the shares add up to that.
+          leave_one_out: what it loses without the token (Li et al. 2016).
+          attention_rollout: how much of each token arrives at the places that the
+            prediction is made from (Abnar and Zuidema 2020).
+          attention: the weights of attention, to the source where there is one.
+          logit_lens: what each layer would predict if it were the last one
+            (nostalgebraist 2020).
+
+        Args:
+          example: as for `predict`; or the text that a language model continues, or the
+            source that it translates.
+          method: one of the above.
+          target: what to explain, by default the model's own prediction: a label, the
+            index of a word that is tagged (by default all of them), an answer in the
+            context, or a text; of a language model by default the likeliest token.
+          baseline: the vector of a token that is not there: of zeros, or that of the
+            mask token.
+          layer: of `attention`; by default the mean of all.
+          head: the same.
+
+        Raises:
+          UserError: the method means nothing for the model or its task; the example or
+            the target is wrong, or too long.
+        """
+        check_method(self.config, method)
+        if self.config.task.reads_examples:
+            parsed = self.predictor.parse(example)
+            found: dict[str, Any] = {}
+            if target is None or isinstance(target, int):
+                encoded = self.predictor.encode_examples([parsed])
+                [found] = self.predictor.predict(self.params, encoded, mesh=self.mesh)
+            return self.explain_prediction(
+                parsed,
+                found,
+                method,
+                target=target,
+                baseline=baseline,
+                layer=layer,
+                head=head,
+            )
+        if not isinstance(example, str):
+            raise UserError(f"example: must be a text, not {type(example).__name__}")
+        explained = self._explain_text(example, target)
+        return self._explainer.explain(
+            self.params,
+            explained,
+            method=method,
+            baseline=baseline,
+            layer=layer,
+            head=head,
+        )
+
+    def explain_prediction(
+        self,
+        parsed: Any,
+        prediction: dict[str, Any],
+        method: str,
+        *,
+        target: Any = None,
+        **options: Any,
+    ) -> Explanation:
+        """Explain a prediction that is made already; arguments as for `explain`.
+
+        Args:
+          parsed: the example, of `predictor.parse`.
+          prediction: for it.
+          method: as for `explain`.
+          target: as for `explain`.
+          options: as for `explain`.
+        """
+        explained = explain_example(
+            self.config,
+            self.predictor.features,
+            self.tokenizer,
+            parsed,
+            prediction,
+            target,
+        )
+        return self._explainer.explain(self.params, explained, method=method, **options)
+
+    def _explain_text(self, text: str, target: Any) -> Explained:
+        config = self.model.config
+        if target is None and config.is_encoder_decoder:
+            [target] = self.generate([text])
+        if target is None:
+            [ids] = encode_prompts(self.tokenizer, [text], config=config)["prompts"]
+            if not ids:
+                raise UserError("text: has no tokens to explain")
+            known = self.tokenizer.vocab_size  # the table may have more rows
+            target = [int(self.logits([ids])[0, -1, :known].argmax())]
+        elif not isinstance(target, str):
+            raise UserError(f"target = {target!r}: must be a text")
+        return explain_text(self.tokenizer, text, target, config=config)
+
+    @functools.cached_property
+    def _explainer(self) -> Explainer:
+        return Explainer(self.config, self.tokenizer, self._observable, self.mesh)
+
+    @functools.cached_property
+    def _internals(self) -> Internals:
+        return Internals(self._observable)
+
+    @functools.cached_property
+    def _observable(self) -> Model:
+        platform = self.mesh.devices.flat[0].platform
+        return make_observable(self.model.config, platform=platform)
 
     @functools.cached_property
     def predictor(self) -> Predictor:

@@ -19,6 +19,7 @@ from lmjax.data.sources.text import read_errors
 from lmjax.errors import UserError, nearest
 from lmjax.inference import predictor
 from lmjax.inference.blank_lines import LinesAndBlanks, is_blank
+from lmjax.inference.explain import check_method
 from lmjax.inference.language_model import LanguageModel, restore_language_model
 from lmjax.inference.prediction_file import PredictionFile, open_prediction_file
 from lmjax.progress import ProgressBar
@@ -58,6 +59,7 @@ def predict_file(
     skip_bad: bool = False,
     format: str = "",
     keep: str = "id",
+    explain: str = "",
     overrides: Sequence[str] = (),
 ) -> None:
     """Write a prediction for each example of a file, in the order of the examples.
@@ -77,6 +79,8 @@ def predict_file(
       format: of the input; by default that of its suffix, else the run's.
       keep: the fields of an example that its prediction has, too, separated by commas;
         "input": all of it, as `input`. By default the field "id", if there is one.
+      explain: a method of `LanguageModel.explain`, whose scores each prediction has as
+        its `explanation`.
       overrides: `a.b=value` of the run's config, as `load` takes them.
 
     Raises:
@@ -86,6 +90,9 @@ def predict_file(
     source, target = open_path(input).expanduser(), open_path(output).expanduser()
     config = workdir.read_config(directory, overrides)
     predictor.check(config)
+    if explain:
+        with _name_flag(explain):
+            check_method(config, explain)
     examples = _open_input(config, source, format=format)
     if target.exists() and target.samefile(examples.file):
         raise UserError(f"--output={target}: is --input")
@@ -93,6 +100,7 @@ def predict_file(
         "input": _fingerprint(examples.file),
         "format": examples.format,
         **({} if keep == _KEEP else {"keep": keep}),
+        **({"explain": explain} if explain else {}),
         **_decisive_leaves(config),
     }
     with open_checkpoints(directory, config) as checkpoints:
@@ -114,7 +122,14 @@ def predict_file(
                 if num_done:
                     log.info("%s: resumes after example %d", target, num_done)
                 lm = restore_language_model(directory, config, checkpoints, step=found)
-                _predict_rest(lm, examples, predictions, skip_bad=skip_bad, keep=keep)
+                _predict_rest(
+                    lm,
+                    examples,
+                    predictions,
+                    skip_bad=skip_bad,
+                    keep=keep,
+                    explain=explain,
+                )
 
         checkpoints.read(step, predict)
 
@@ -154,6 +169,16 @@ def _add_hints(*hints: str) -> Iterator[None]:
         raise UserError(f"{error}{more}") from error
 
 
+@contextlib.contextmanager
+def _name_flag(explain: str) -> Iterator[None]:
+    """Name the flag in the text of a `UserError` about a method."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).removeprefix(f"method = {explain!r}")
+        raise UserError(f"--explain={explain}{text}") from error
+
+
 def _fingerprint(file: Path) -> str:
     """Return the size and the hash of a file."""
     with read_errors(file, path="--input"), file.open("rb") as content:
@@ -180,6 +205,7 @@ def _predict_rest(
     *,
     skip_bad: bool,
     keep: str,
+    explain: str,
 ) -> None:
     """Predict the examples that are not done yet, and log how many were truncated."""
     total, num_done = len(examples), predictions.num_done
@@ -190,7 +216,7 @@ def _predict_rest(
         for first in range(num_done, total, _BLOCK_SIZE):
             block = range(first, min(first + _BLOCK_SIZE, total))
             lines, truncated = _predict_block(
-                lm, examples, block, skip_bad=skip_bad, keep=keep
+                lm, examples, block, skip_bad=skip_bad, keep=keep, explain=explain
             )
             num_bad += sum("error" in line for line in lines)
             num_truncated += truncated
@@ -203,7 +229,13 @@ def _predict_rest(
 
 
 def _predict_block(
-    lm: LanguageModel, examples: _Input, block: range, *, skip_bad: bool, keep: str
+    lm: LanguageModel,
+    examples: _Input,
+    block: range,
+    *,
+    skip_bad: bool,
+    keep: str,
+    explain: str,
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the predictions for some examples, and how many were truncated."""
     predictions: dict[int, dict[str, Any]] = {}
@@ -225,6 +257,12 @@ def _predict_block(
             predictions[i] = kept.get(i, {}) | {"error": str(located)}
     encoded = lm.predictor.encode_examples([*parsed.values()])
     answers = lm.predictor.predict(lm.params, encoded, mesh=lm.mesh)
+    if explain:
+        answers = [
+            answer
+            | {"explanation": lm.explain_prediction(one, answer, explain).to_dict()}
+            for one, answer in zip(parsed.values(), answers, strict=True)
+        ]
     for i, answer in zip(parsed, answers, strict=True):
         if clash := kept[i].keys() & answer.keys():
             raise UserError(

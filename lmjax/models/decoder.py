@@ -7,6 +7,7 @@ from flax import nnx
 from lmjax.config.model import DecoderConfig
 from lmjax.models import flops
 from lmjax.models.heads import Classifier, Head, OutputLayer, TextEmbedding, apply_head
+from lmjax.nn import intermediates
 from lmjax.nn.kv_cache import TransformerDecodeState
 from lmjax.nn.linear import Embed
 from lmjax.nn.stack import TransformerStack, resolve_stack
@@ -46,8 +47,9 @@ class Decoder(nnx.Module):
 
     def __call__(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the last hidden states (B, T, D); dropout only with a key."""
+        x_BTD = self.embed(batch["tokens"], jnp.dtype(self.config.dtype))
         return self.decoder(
-            self.embed(batch["tokens"], jnp.dtype(self.config.dtype)),
+            intermediates.record("embeddings", x_BTD),
             positions_BT=batch["positions"],
             segments_BT=batch["segments"],
             key=key,

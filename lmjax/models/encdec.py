@@ -10,6 +10,7 @@ from flax import nnx
 from lmjax.config.model import EncoderDecoderConfig
 from lmjax.models import flops
 from lmjax.models.heads import Head, OutputLayer, apply_head
+from lmjax.nn import intermediates
 from lmjax.nn.kv_cache import TransformerDecodeState
 from lmjax.nn.linear import Embed
 from lmjax.nn.stack import TransformerStack, resolve_stack
@@ -48,8 +49,9 @@ class EncoderDecoder(nnx.Module):
         """
         keys = (None, None) if key is None else jax.random.split(key)
         memory_BSD = self.encode(batch, key=keys[0])
+        x_BTD = self.embed(batch["tokens"], jnp.dtype(self.config.dtype))
         return self.decoder(
-            self.embed(batch["tokens"], jnp.dtype(self.config.dtype)),
+            intermediates.record("embeddings", x_BTD),
             positions_BT=batch["positions"],
             segments_BT=batch["segments"],
             memory_BSD=memory_BSD,
@@ -59,12 +61,15 @@ class EncoderDecoder(nnx.Module):
 
     def encode(self, batch: Batch, *, key: Array | None = None) -> Array:
         """Return the encoder's last hidden states (B, S, D)."""
-        return self.encoder(
-            self.embed(batch["source"], jnp.dtype(self.config.dtype)),
-            positions_BT=batch["source_positions"],
-            segments_BT=batch["source_segments"],
-            key=key,
-        )
+        x_BSD = self.embed(batch["source"], jnp.dtype(self.config.dtype))
+        x_BSD = intermediates.record("source_embeddings", x_BSD)
+        with intermediates.prefixed("source_"):
+            return self.encoder(
+                x_BSD,
+                positions_BT=batch["source_positions"],
+                segments_BT=batch["source_segments"],
+                key=key,
+            )
 
     def init_decode_state(
         self, *, num_rows: int, num_slots: int, source: Batch | None

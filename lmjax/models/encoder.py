@@ -16,6 +16,7 @@ from lmjax.models.heads import (
     TextEmbedding,
     pool,
 )
+from lmjax.nn import intermediates
 from lmjax.nn.linear import Embed, Linear
 from lmjax.nn.stack import TransformerStack, resolve_stack
 from lmjax.types import Array, Batch
@@ -65,6 +66,7 @@ class Encoder(nnx.Module):
         `token_types` (B, T) may be left out of the batch: all are then of type 0.
         """
         x_BTD = self.embed(batch["tokens"], jnp.dtype(self.config.dtype))
+        x_BTD = intermediates.record("embeddings", x_BTD)
         if self.token_types is not None:
             types_BT = batch.get("token_types", jnp.zeros_like(batch["tokens"]))
             x_BTD = x_BTD + self.token_types(types_BT, x_BTD.dtype)

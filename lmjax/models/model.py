@@ -3,8 +3,10 @@
 B batch, R rows of texts (B, or B times beams), T length, D dim, V vocabulary, C labels.
 """
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,6 +25,7 @@ from lmjax.models.prepare import prepare
 from lmjax.models.recurrent import RecurrentNetwork
 from lmjax.models.recurrent_encdec import RecurrentEncoderDecoder
 from lmjax.models.word_vectors import WordVectorsNetwork
+from lmjax.nn import intermediates
 from lmjax.nn.decode_state import DecodeState
 from lmjax.nn.recurrent.layers import State
 from lmjax.types import Array, Axes, Batch, Params
@@ -63,6 +66,33 @@ class Model:
     ) -> Array:
         """Return the last hidden states (B, T, D); dropout only with a key."""
         return self._module(params)(batch, key=key)
+
+    def hidden_with_intermediates(
+        self, params: Params, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the last hidden states (B, T, D), and the arrays of `capture`."""
+        with self.capture() as captured:
+            hidden = self.hidden(params, batch)
+        return hidden, captured
+
+    @staticmethod
+    def capture(
+        replace: Mapping[str, Array] | None = None,
+    ) -> contextlib.AbstractContextManager[dict[str, Array]]:
+        """Collect the arrays within the network while it is traced.
+
+        They are `embeddings` (B, T, D) of the tokens, and of a Transformer `embedded`
+        with their positions, `hidden` (L, B, T, D) after each block, `last_hidden`
+        before the last norm, and, if `config.attention` is "xla", `attention`
+        (L, B, N, T, T). With a source there are `cross_attention` (L, B, N, T, S), and
+        `source_embeddings` and the like of the encoder. A recurrent decoder has
+        `cross_attention` (B, T, S) or (B, T, 1, S).
+
+        Args:
+          replace: arrays to use in place of `embeddings`, `source_embeddings` or
+            `last_hidden`.
+        """
+        return intermediates.capture(replace)
 
     def apply(self, params: Params, batch: Batch, *, key: Array | None = None) -> Array:
         """Return float32 logits (B, T, V); dropout only with a key."""

@@ -12,6 +12,7 @@ from lmjax.config.model import RecurrentConfig
 from lmjax.errors import ConfigError
 from lmjax.models import flops
 from lmjax.models.heads import Classifier, Head, OutputLayer, TextEmbedding
+from lmjax.nn import intermediates
 from lmjax.nn.linear import Embed
 from lmjax.nn.recurrent.decode_state import RecurrentDecodeState
 from lmjax.nn.recurrent.layers import Recurrent, State, zero_state
@@ -75,6 +76,7 @@ class RecurrentNetwork(nnx.Module):
           key: for dropout; none without it.
         """
         x_BTD = self.embed(batch["tokens"], jnp.dtype(self.config.dtype))
+        x_BTD = intermediates.record("embeddings", x_BTD)
         if self.token_types is not None:
             types_BT = batch.get("token_types", jnp.zeros_like(batch["tokens"]))
             x_BTD = x_BTD + self.token_types(types_BT, x_BTD.dtype)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from lmjax.config.model import RecurrentEncoderDecoderConfig
 from lmjax.models import flops
 from lmjax.models.heads import Head, OutputLayer
+from lmjax.nn import intermediates
 from lmjax.nn.linear import Embed
 from lmjax.nn.recurrent.attention import Memory, make_memory
 from lmjax.nn.recurrent.attention_decoder import Bridge, make_attention_decoder
@@ -134,6 +135,7 @@ class RecurrentEncoderDecoder(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         real_BS = batch["source_segments"] == 1
         x_BSD = self.embed(batch["source"], jnp.dtype(self.config.dtype))
+        x_BSD = intermediates.record("source_embeddings", x_BSD)
         states_BSM, _ = self.encoder(
             self.encoder.drop(x_BSD, keys[0]),
             positions_BT=batch["source_positions"],
@@ -161,7 +163,8 @@ class RecurrentEncoderDecoder(nnx.Module):
     ) -> tuple[Array, State]:
         keys = [None] * 3 if key is None else jax.random.split(key, 3)
         drop = self.encoder.drop
-        x_RTD = drop(self.embed(tokens_RT, jnp.dtype(self.config.dtype)), keys[0])
+        x_RTD = self.embed(tokens_RT, jnp.dtype(self.config.dtype))
+        x_RTD = drop(intermediates.record("embeddings", x_RTD), keys[0])
         out_RTD, layers = self.decoder(
             x_RTD, source, real_BT=segments_RT == 1, state=layers, key=keys[1]
         )

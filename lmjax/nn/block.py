@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lmjax.config.model import TransformerConfig
+from lmjax.nn import intermediates
 from lmjax.nn.attention import Attention
 from lmjax.nn.attention_kernels import choose_mask
 from lmjax.nn.feedforward import FeedForward
@@ -86,12 +87,13 @@ class Block(nnx.Module):
             x_BTD, h_BTD, self.attention_norm, self.attention_post_norm, key=keys[1]
         )
         if self.cross_attention is not None:
-            h_BTD = self.cross_attention(
-                self._pre_norm(x_BTD, self.cross_attention_norm),
-                mask=inputs.memory_mask,
-                memory_BSD=inputs.memory_BSD,
-                key=keys[2],
-            )
+            with intermediates.prefixed("cross_"):
+                h_BTD = self.cross_attention(
+                    self._pre_norm(x_BTD, self.cross_attention_norm),
+                    mask=inputs.memory_mask,
+                    memory_BSD=inputs.memory_BSD,
+                    key=keys[2],
+                )
             x_BTD = self._add_cross(x_BTD, h_BTD, key=keys[3])
         h_BTD = self._feed_forward(before_BTD, x_BTD)
         return self._add(x_BTD, h_BTD, self.mlp_norm, self.mlp_post_norm, key=keys[4])

@@ -6,6 +6,7 @@ B batch, T queries, S keys, N heads, K kv heads, G heads a kv head, H head_dim.
 import jax
 import jax.numpy as jnp
 
+from lmjax.nn import intermediates
 from lmjax.nn.attention_context import AttentionOptions
 from lmjax.nn.param import dropout
 from lmjax.types import Array
@@ -37,6 +38,7 @@ def dense_attention(
     if options.softcap:
         scores = options.softcap * jnp.tanh(scores / options.softcap)
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
-    weights = dropout(weights, rate=options.dropout_rate, key=key)
+    weights = jax.nn.softmax(scores, axis=-1)
+    intermediates.record("attention", weights.reshape(B, N, T, -1))
+    weights = dropout(weights.astype(v_BSKH.dtype), rate=options.dropout_rate, key=key)
     return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH).reshape(B, T, N, H)

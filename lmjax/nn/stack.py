@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from lmjax.config.model import TransformerConfig
+from lmjax.nn import intermediates
 from lmjax.nn.attention_choice import choose_attention
 from lmjax.nn.attention_context import AttentionContext
 from lmjax.nn.attention_kernels import MAKE_MASK
@@ -94,6 +95,7 @@ class TransformerStack(nnx.Module):
         """
         keys = (None, None) if key is None else jax.random.split(key)
         x_BTD = self._add_positions(x_BTD, positions_BT, key=keys[0])
+        intermediates.record("embedded", x_BTD)
         # Within a segment positions differ as indices do: one row serves for all.
         index_1T = jnp.arange(positions_BT.shape[1])[None]
         inputs = self._block_inputs(
@@ -110,15 +112,20 @@ class TransformerStack(nnx.Module):
                 inputs, memory_BSD=memory_BSD, memory_mask=mask
             )
 
-        def body(x_BTD: Array, layer: Any) -> tuple[Array, None]:
+        def body(x_BTD: Array, layer: Any) -> tuple[Array, dict[str, Array]]:
             block, key, index = layer
-            return block(x_BTD, inputs, layer=index, key=key), None
+            with intermediates.nested() as captured:
+                x_BTD = block(x_BTD, inputs, layer=index, key=key)
+                intermediates.record("hidden", x_BTD)
+            return x_BTD, captured
 
         if self.config.remat != "none":
             policy = REMAT_POLICIES[self.config.remat]
             scanned = self.config.scan_layers is True
             body = jax.checkpoint(body, policy=policy, prevent_cse=not scanned)
-        x_BTD, _ = self._run_layers(body, x_BTD, key=keys[1])
+        x_BTD, captured_L = self._run_layers(body, x_BTD, key=keys[1])
+        intermediates.record_all(captured_L)
+        x_BTD = intermediates.record("last_hidden", x_BTD)
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
     def extend(

@@ -101,13 +101,24 @@ def test_every_line_has_an_answer_that_can_be_joined(run, tmp_path):
     assert rows == [answer, ("error",), answer, ("error",)]
 
 
-def test_an_interrupted_file_is_resumed_to_the_same_bytes(run, examples, tmp_path):
+@pytest.mark.parametrize("explain", ["", "leave_one_out"])
+def test_an_interrupted_file_is_resumed_to_the_same_bytes(
+    run, examples, tmp_path, explain
+):
     path = tmp_path / "out.jsonl"
-    predict_file(run, examples, path)
+    predict_file(run, examples, path, explain=explain)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    predict_file(run, examples, path)
+    predict_file(run, examples, path, explain=explain)
     assert path.read_bytes() == whole
+    if explain:
+        lines = [line for line in read_lines(path) if "label" in line]
+        assert len(lines) == 11
+        assert all(line["explanation"]["target"] == line["label"] for line in lines)
+        with pytest.raises(UserError, match="explain"):
+            predict_file(run, examples, path)
+        with pytest.raises(UserError, match=r"--explain=logit_lens: .* no tokens"):
+            predict_file(run, examples, path, explain="logit_lens")
 
 
 def test_a_complete_file_needs_no_model(run, examples, tmp_path, monkeypatch):

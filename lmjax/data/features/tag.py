@@ -140,7 +140,7 @@ class TagFeatures(Features):
         """
         if self.fields.predicate and self.mark == "separators":
             _check_separator(tokenizer)
-        space = _word_separator(tokenizer)
+        space = word_separator(tokenizer)
         words = [
             (space if i else "") + word
             for sentence in parsed
@@ -316,7 +316,7 @@ def _check_separator(tokenizer: Tokenizer) -> None:
         )
 
 
-def _word_separator(tokenizer: Tokenizer) -> str:
+def word_separator(tokenizer: Tokenizer) -> str:
     """Return the space before a word, or "" if the tokenizer adds it itself."""
     twice = [*tokenizer.encode("1"), *tokenizer.encode("1")]
     return " " if tokenizer.decode(twice) == "11" else ""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lmjax.nn import intermediates
 from lmjax.nn.linear import Linear
 from lmjax.nn.recurrent.scan import preload_kernel
 from lmjax.parallel.sharding import constrain
@@ -97,6 +98,7 @@ def attend(query_RTH: Array, memory: Memory, *, scores: Scores) -> Array:
     lowest = jnp.finfo(jnp.float32).min
     real_B1S = memory.real_BS[:, None]
     weights_BTS = jax.nn.softmax(jnp.where(real_B1S, scores(query_BTH), lowest))
+    intermediates.record("cross_attention", weights_BTS)
     context_BTM = jnp.einsum(
         "BTS,BSM->BTM",
         weights_BTS.astype(dtype),

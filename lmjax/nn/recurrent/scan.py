@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lmjax.nn import intermediates
 from lmjax.nn.linear import Linear
 from lmjax.parallel.sharding import constrain
 from lmjax.types import Array
@@ -57,15 +58,19 @@ def scan_rows(
 
     def body(state: State, step_inputs: tuple[Any, ...]) -> tuple[State, Any]:
         real_B, inputs = step_inputs
+        with intermediates.nested() as captured:
+            after = step(state, *inputs)
         new = {
             name: jnp.where(_broadcast(real_B, x), x, state[name])
-            for name, x in step(state, *inputs).items()
+            for name, x in after.items()
         }
-        return new, emit(new)
+        return new, (emit(new), captured)
 
     by_step = _swap_time((real_BT, inputs))
-    state, outputs = jax.lax.scan(body, state, by_step, reverse=reverse)
-    return _swap_time(outputs), state
+    state, by_step = jax.lax.scan(body, state, by_step, reverse=reverse)
+    outputs, captured = _swap_time(by_step)
+    intermediates.record_all(captured)
+    return outputs, state
 
 
 def _broadcast(x_B: Array, y: Array) -> Array:
