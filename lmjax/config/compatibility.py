@@ -7,7 +7,7 @@ from lmjax.config.decoding import id_conflicts
 from lmjax.config.model import CAUSAL_KINDS, LabelHeadConfig
 
 # Sources that hold nothing but examples.
-ONLY_EXAMPLES = ("conll", "props", "parallel", "squad")
+ONLY_EXAMPLES = ("conll", "props", "parallel", "squad", "chat")
 MIN_LENGTH = 8  # tokens; special ones and a span leave some of them
 
 
@@ -52,6 +52,7 @@ def find_conflicts(config: Any, path: str) -> Iterator[str]:
     if data.order == "contiguous":
         yield from _contiguous_conflicts(config, path)
     yield from _words_conflicts(config, path)
+    yield from _packing_conflicts(config, path)
     if isinstance(model, LabelHeadConfig):
         yield from _classifier_conflicts(config, path)
     yield from task.conflicts(config, path)
@@ -59,6 +60,15 @@ def find_conflicts(config: Any, path: str) -> Iterator[str]:
         yield (
             f"{path}.data.target_length = {data.target_length}: must be 0: "
             f"{path}.task.kind = {task.kind!r} has no targets of their own length"
+        )
+
+
+def _packing_conflicts(config: Any, path: str) -> Iterator[str]:
+    """Yield what does not allow several examples in a row."""
+    if config.data.pack_examples and not config.task.packs_examples:
+        yield (
+            f"{path}.data.pack_examples = True: must be False for {path}.task.kind = "
+            f"{config.task.kind!r}"
         )
 
 

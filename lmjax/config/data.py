@@ -33,6 +33,7 @@ class FieldsConfig:
     predicate: str = ""
     source: str = "source"
     target: str = "target"
+    messages: str = "messages"  # of a chat; also where it is `conversations`
     question: str = "question"
     context: str = "context"  # the text that contains the answers
     answers: str = "answers"  # SQuAD's: `text` and `answer_start` of each
@@ -69,7 +70,8 @@ class SourceConfig:
     # documents: python_stdlib (the source code of Python's standard library), text;
     # documents or examples: jsonl (also JSON arrays), tsv, csv, parquet, arrow, tfds
     # (TensorFlow Datasets); examples: conll, props (CoNLL-2005), parallel (two aligned
-    # files), squad. Files of text may be compressed (gzip, bzip2, xz, zstd)
+    # files), squad, chat (messages in jsonl, parquet or arrow). Files of text may be
+    # compressed (gzip, bzip2, xz, zstd)
     source: Literal[
         "python_stdlib",
         "text",
@@ -82,6 +84,7 @@ class SourceConfig:
         "props",
         "parallel",
         "squad",
+        "chat",
         "tfds",
         "mixture",
         "none",
@@ -174,6 +177,8 @@ class DataConfig(SourceConfig):
     target_length: NonNegativeInt = 0
     # examples: rows are padded to one of at most this many lengths
     num_buckets: PositiveInt = 4
+    # prompted_lm: several examples in a row of training, which do not see each other
+    pack_examples: bool = False
     isolate_documents: bool = True  # no attention between the documents of a row
     # shuffled: windows in random order; contiguous: each row continues where it ended
     # in the batch before, with the state of the recurrent network

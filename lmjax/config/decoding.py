@@ -254,6 +254,11 @@ def id_conflicts(config: Any, path: str) -> Iterator[str]:
 def decoding_conflicts(config: Any, path: str) -> Iterator[str]:
     """Yield the conflicts of decoding with other sections of a `Config`."""
     task, model, data = config.task, config.model, config.data
+    if data.source == "chat" and task.template != SOURCE:
+        yield (
+            f"{path}.task.template = {task.template!r}: must be {SOURCE!r} for "
+            f"{path}.data.source = 'chat', which {path}.tokenizer.chat_template writes"
+        )
     if SOURCE not in task.template:
         yield f"{path}.task.template = {task.template!r}: must contain {SOURCE}"
     longest, limit = model.max_length, f"{path}.model.max_length = {model.max_length}"

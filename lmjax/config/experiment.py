@@ -304,13 +304,19 @@ def parse(
                 nested[name] = _merge(section, own)
     config = build(Config, nested, "config", problems)
     if not problems:
-        if sections and to_dict(config.tokenizer) == to_builtins(sections["tokenizer"]):
+        if sections and _same_tokenizer(to_dict(config.tokenizer), sections):
             config = _inherit_constraints(config, constraints)
         config = _resolve_defaults(config)
         problems += validate_tree(config, "config")
     if problems:
         raise ConfigError("; ".join(dict.fromkeys(problems)))
     return config
+
+
+def _same_tokenizer(own: dict[str, Any], sections: Mapping[str, Any]) -> bool:
+    """Return whether ids mean the same; how chats are written does not matter."""
+    other = to_builtins(sections["tokenizer"])
+    return {**own, "chat_template": ""} == {**other, "chat_template": ""}
 
 
 def _inherit_constraints(config: Config, leaves: Mapping[str, Any]) -> Config:

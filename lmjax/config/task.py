@@ -8,7 +8,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lmjax.config.data import NESTED_RECORDS, RECORDS
 from lmjax.config.decoding import (
@@ -65,7 +65,7 @@ class GenerationTaskConfig(PredictionTaskConfig, VocabularyTaskConfig):
     # sacrebleu's; "auto": by the language
     bleu_tokenizer: BleuTokenizer = runtime_field("auto")
     write: DecodingConfig = runtime_field(DecodingConfig())
-    example_sources = ("parallel", *RECORDS)
+    example_sources: ClassVar[tuple[str, ...]] = ("parallel", *RECORDS)
     has_target = True
 
     @property
@@ -118,10 +118,15 @@ class Seq2SeqConfig(GenerationTaskConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptedLMConfig(GenerationTaskConfig):
-    """Continue a prompt with its target: instruction tuning."""
+    """Continue a prompt with its target: instruction tuning.
+
+    Of a chat each turn of the assistant is a target.
+    """
 
     kind: Literal["prompted_lm"] = "prompted_lm"
     model_kinds = CAUSAL_KINDS
+    example_sources = (*GenerationTaskConfig.example_sources, "chat")
+    packs_examples = True
 
     def default_target_length(
         self, length: int, decoder_prefix_ids: Sequence[int]

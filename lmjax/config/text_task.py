@@ -37,6 +37,7 @@ class TaskBaseConfig:
     # Whether evaluation compares the predictions for whole examples with the truth.
     compares_predictions: ClassVar[bool] = False
     has_target: ClassVar[bool] = False  # of `config.data.target_length`
+    packs_examples: ClassVar[bool] = False  # a row may hold several
     can_distill: ClassVar[bool] = True  # it can learn from a teacher
 
     @property

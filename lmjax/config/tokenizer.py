@@ -42,6 +42,9 @@ class TokenizerConfig:
     min_count: PositiveInt = 1  # words: how often a word must be in the train split
     # words: those to drop: "english", or a file of words; "": none
     stop_words: str = ""
+    # how the messages of a chat become text: the template that a Hugging Face tokenizer
+    # comes with, or one of these
+    chat_template: Literal["own", "chatml", "llama3", "zephyr", "plain"] = "own"
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield the problems between fields."""

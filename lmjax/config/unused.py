@@ -14,7 +14,9 @@ from lmjax.errors import show
 _LEARNED, _ROPE, _RELATIVE = ("learned",), ("rope",), ("relative",)
 _TRAINED = ("sentencepiece",)
 _RECORDS = ("jsonl", "tsv", "csv", "parquet", "arrow")
-_TEXT_FILES = ("text", "jsonl", "tsv", "csv", "conll", "props", "parallel", "squad")
+_TEXT_FILES = (
+    *("text", "jsonl", "tsv", "csv", "conll", "props", "parallel", "squad", "chat"),
+)
 _FILES = (*_TEXT_FILES, "parquet", "arrow")
 # For each leaf the one that decides whether it has an effect, and the values with which
 # it has; (): all but 0, "" and ().

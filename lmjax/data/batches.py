@@ -20,6 +20,7 @@ from lmjax.data.lm.loader import LocalRows
 from lmjax.data.lm.windows import sample_indices, train_windows
 from lmjax.data.prefetch import prefetch
 from lmjax.data.stores.example_store import ExampleStore
+from lmjax.data.stores.packed_rows import PackedRows
 
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
@@ -57,7 +58,7 @@ def train_batches(
         multiple = row_multiple_of(config, data_shards=data_shards)
         padded = {-(-n // multiple) * multiple for n in schedule.buckets.num_rows}
         source = ExampleBatches(
-            store=_example_store(datasets, "train"),
+            store=_train_rows(datasets, config),
             features=make_features(config),
             schedule=schedule,
             steps=range(start_step, config.num_steps),
@@ -75,7 +76,7 @@ def train_batches(
 class ExampleBatches:
     """The batches of examples of some steps, to read at random."""
 
-    store: ExampleStore
+    store: ExampleStore | PackedRows
     features: Features
     schedule: Schedule
     steps: range
@@ -110,7 +111,7 @@ def train_schedule(
       row_multiple: `row_multiple_of` the mesh that the run began on, which decides
         its batches for good; 0: it begins on this one.
     """
-    lengths = _example_store(datasets, "train").sizes
+    lengths = _train_rows(datasets, config).sizes
     buckets = bucketing.choose_buckets(
         lengths,
         num_buckets=config.data.num_buckets,
@@ -196,7 +197,7 @@ def describe(
     schedule = train_schedule(
         datasets, config, data_shards=data_shards, row_multiple=row_multiple
     )
-    store, features = _example_store(datasets, "train"), make_features(config)
+    store, features = _train_rows(datasets, config), make_features(config)
     return (
         f"batches of {schedule.buckets} tokens, {schedule.steps_per_epoch:,} an epoch; "
         f"{_padding_share(store, features, schedule.buckets):.1%} padding"
@@ -225,7 +226,7 @@ def bucket_shapes(
     ]
 
 
-def _padding_share(store: ExampleStore, features: Features, buckets: Buckets) -> float:
+def _padding_share(store: Any, features: Features, buckets: Buckets) -> float:
     """Return the share of padding in an epoch, of sources and targets alike."""
     blanks = [features.batch([None], length=length) for length in buckets.lengths]
     names = [name for name in ("segments", "source_segments") if name in blanks[0]]
@@ -257,7 +258,8 @@ def samples_of_step(
 
     Returns:
       int64 (B, 2), in the order of the rows. Of text: the number of a train store, and
-      the first token of the window in it. Of examples: 0, and the row of the store.
+      the first token of the window in it. Of examples: 0, and the row of the store,
+      or of what it is packed to.
     """
     if example_datasets.reads_examples(config):
         schedule = train_schedule(
@@ -305,10 +307,25 @@ def spread_evenly(count: int, wanted: int) -> Sequence[int]:
 
 
 def _make_batch(
-    store: ExampleStore, features: Features, index_B: np.ndarray, *, length: int
+    store: ExampleStore | PackedRows,
+    features: Features,
+    index_B: np.ndarray,
+    *,
+    length: int,
 ) -> "HostBatch":
+    if isinstance(store, PackedRows):
+        groups = [[] if i == PADDING else store[int(i)] for i in index_B]
+        return features.batch_packed(groups, length=length)
     rows = [None if i == PADDING else store[int(i)] for i in index_B]
     return features.batch(rows, length=length)
+
+
+def _train_rows(datasets: Datasets, config: Config) -> Any:
+    """Return the rows of training: those of the store, or several of them in each."""
+    store = _example_store(datasets, "train")
+    if not config.data.pack_examples:
+        return store
+    return PackedRows.pack(store, length=config.data.length)
 
 
 def _example_store(datasets: Datasets, split: str) -> Any:

@@ -215,6 +215,8 @@ class Predictor:
         decoding = self.config.task.decoding
         if decoding is None:
             return None
+        features: Any = self.features
+        decoding = features.end_decoding(decoding, self.tokenizer)
         return TextGenerator(decoding, self.tokenizer, self.model)
 
     def _put_batch(

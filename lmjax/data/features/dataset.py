@@ -47,4 +47,5 @@ class ExamplePart:
 
     def identity(self, tokenizer: Tokenizer) -> str:
         """Hash all that decides the rows of a store."""
-        return hash_json(VERSION, self.fingerprint(), tokenizer.fingerprint())
+        own = self.features.tokenizer_identity(tokenizer)
+        return hash_json(VERSION, self.fingerprint(), tokenizer.fingerprint(), *own)

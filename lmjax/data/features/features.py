@@ -77,6 +77,15 @@ class Features:
         """Return a batch of encoded rows; None is a row of padding, of weight 0."""
         raise NotImplementedError
 
+    def batch_packed(
+        self, groups: Sequence[Sequence[Columns]], *, length: int
+    ) -> "HostBatch":
+        """Return a batch with several encoded rows in each; no row is padding.
+
+        Only of tasks that set `packs_examples`.
+        """
+        raise NotImplementedError
+
     def example_from_text(self, text: str) -> Example:
         """Return the unlabelled example that a text alone stands for."""
         raise NotImplementedError
@@ -96,6 +105,10 @@ class Features:
     def identity(self) -> Any:
         """Return JSON of all that decides the rows; stores are known by its hash."""
         raise NotImplementedError
+
+    def tokenizer_identity(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        """Return what they read of a tokenizer besides how it encodes."""
+        return ()
 
     # For tasks with labels, or with metrics of predictions.
 

@@ -1,4 +1,4 @@
-"""Features of instruction tuning: a prompt, and the target that continues it.
+"""Features of instruction tuning: prompts, and the targets that continue them.
 
 B rows, T tokens in a row.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmjax.data.features.features import Columns, Row, pad_token_rows
+from lmjax.data.features.features import Columns, Row
 from lmjax.data.features.text_pairs import TextPair, TextPairFeatures
 from lmjax.data.tokenizers.continuation import encode_continuations
 from lmjax.data.tokenizers.special_ids import not_none
@@ -28,7 +28,8 @@ class PromptedLMFeatures(TextPairFeatures):
     too long is cut at the start, since its end asks for the target. The target is
     encoded as what follows the prompt.
 
-    Columns: `tokens`, `prompt` (the number of those that are the prompt).
+    Columns: `tokens`; `prompt`: where a prompt and, in turn, a target end, but for the
+    last target, which ends the tokens. A pair has one number, a chat one for each turn.
     """
 
     fingerprint_name = "PromptedLM"
@@ -49,17 +50,34 @@ class PromptedLMFeatures(TextPairFeatures):
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
         """Return tokens, targets, segments, positions and weights, each (B, T).
 
-        Weights are 0 where the target is a token of the prompt.
+        Weights are 0 where the target is a token of a prompt.
         """
-        inputs = [row and {"tokens": row["tokens"][:-1]} for row in rows]
-        batch = pad_token_rows(inputs, length=length)
-        batch["targets"] = np.zeros_like(batch["tokens"])
-        batch["weights"] = np.zeros(batch["tokens"].shape, np.float32)
-        for b, row in enumerate(rows):
-            if row is not None:
-                first, stop = int(row["prompt"][0]) - 1, len(row["tokens"]) - 1
-                batch["targets"][b, :stop] = row["tokens"][1:]
-                batch["weights"][b, first:stop] = 1.0
+        groups = [[] if row is None else [row] for row in rows]
+        return self.batch_packed(groups, length=length)
+
+    def batch_packed(
+        self, groups: Sequence[Sequence[Columns]], *, length: int
+    ) -> "HostBatch":
+        """Return the same of several examples in a row, a segment for each."""
+        ids = ("tokens", "targets", "segments", "positions")
+        shape = (len(groups), length)
+        batch = {name: np.zeros(shape, np.int32) for name in ids}
+        batch["weights"] = np.zeros(shape, np.float32)
+        for b, group in enumerate(groups):
+            begin = 0
+            for segment, row in enumerate(group, start=1):
+                tokens, size = row["tokens"], len(row["tokens"]) - 1
+                place = slice(begin, begin + size)
+                batch["tokens"][b, place] = tokens[:-1]
+                batch["targets"][b, place] = tokens[1:]
+                batch["segments"][b, place] = segment
+                batch["positions"][b, place] = np.arange(size)
+                borders = [*row["prompt"].tolist(), len(tokens)]
+                pairs = zip(borders[::2], borders[1::2], strict=True)
+                for first, stop in pairs:
+                    # a target is what is predicted one token before
+                    batch["weights"][b, begin + first - 1 : begin + stop - 1] = 1.0
+                begin += size
         return batch
 
     def prompt_row(self, columns: Columns) -> Row:

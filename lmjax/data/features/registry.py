@@ -1,6 +1,7 @@
 """The table of features: how the examples of each task are read."""
 
 from lmjax.config.experiment import Config
+from lmjax.data.features.chat import ChatFeatures
 from lmjax.data.features.classify import ClassifyFeatures
 from lmjax.data.features.features import Features
 from lmjax.data.features.prompted_lm import PromptedLMFeatures
@@ -19,4 +20,6 @@ FEATURES: dict[str, type[Features]] = {
 
 def make_features(config: Config) -> Features:
     """Return the features of a task that learns from examples."""
+    if config.data.source == "chat":
+        return ChatFeatures.from_config(config)
     return FEATURES[config.task.kind].from_config(config)

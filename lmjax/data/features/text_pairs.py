@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lmjax.config.data import FieldsConfig
-from lmjax.config.decoding import SOURCE, Metric
+from lmjax.config.decoding import SOURCE, DecodingConfig, Metric
 from lmjax.config.experiment import Config
 from lmjax.config.task import GenerationTaskConfig
 from lmjax.data.features.features import FIELDS, Columns, Features, Row
@@ -70,6 +70,12 @@ class TextPairFeatures(Features):
         sources.
         """
         raise NotImplementedError
+
+    def end_decoding(
+        self, decoding: DecodingConfig, tokenizer: Tokenizer
+    ) -> DecodingConfig:
+        """Return how predictions are decoded, with what else ends a target."""
+        return decoding
 
     def texts(self, example: Example) -> list[str]:
         """Return the source and the target."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmjax.config.data import SourceConfig
+from lmjax.data.formats.chats import open_chats
 from lmjax.data.formats.conll import ConllExamples, PropsExamples, list_layouts
 from lmjax.data.formats.examples import (
     Examples,
@@ -111,6 +112,7 @@ FORMATS: dict[str, Opener] = {
         on_bad_example=lambda config: config.on_bad_example,
     ),
     "squad": _make_opener(SquadExamples),
+    "chat": open_chats,
 }
 # The formats of a file to predict: also texts, one per line. Labels may be missing.
 INPUT_FORMATS: dict[str, Opener] = {

@@ -26,6 +26,11 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "arrow": (".arrow", ".feather", ".ipc"),
     "squad": (".json",),
 }
+_SUFFIXES["chat"] = (
+    *_SUFFIXES["jsonl"],
+    *_SUFFIXES["parquet"],
+    *_SUFFIXES["arrow"],
+)
 # Files that say what others hold, as the library `datasets` writes them.
 _NOTES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _CACHED = re.compile(r"cache-\w+\.arrow")

@@ -36,7 +36,7 @@ from lmjax.data.stores.store_manifest import (
     write_manifest,
 )
 from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.errors import UserError
+from lmjax.errors import ConfigError, UserError
 from lmjax.fileio import (
     crc32_of_file,
     lock,
@@ -185,19 +185,35 @@ def _encode_examples(
 ) -> Iterator[tuple[Example, Sequence[Row]]]:
     """Yield examples and their rows; `bad` takes what is wrong with those left out."""
     for first in range(0, len(part), _ENCODE_BATCH):
-        examples, parsed = [], []
+        numbers, examples, parsed = [], [], []
         for i in range(first, min(first + _ENCODE_BATCH, len(part))):
             try:
                 example = part.examples[i]
                 parsed.append(part.features.parse(example))
                 examples.append(example)
+                numbers.append(i)
             except UserError as error:
-                where = part.examples.where(i)
-                if part.on_bad_example == "error":
-                    raise explain_bad_example(error, where) from error
-                bad.append(str(add_location(error, where)))
-        rows = part.features.encode(parsed, tokenizer)
-        yield from zip(examples, rows, strict=True)
+                _leave_out(error, part, i, bad)
+        try:
+            rows = part.features.encode(parsed, tokenizer)
+        except ConfigError:
+            raise
+        except UserError:  # one of them cannot be encoded: find it
+            for i, example, one in zip(numbers, examples, parsed, strict=True):
+                try:
+                    yield example, part.features.encode([one], tokenizer)[0]
+                except UserError as error:
+                    _leave_out(error, part, i, bad)
+        else:
+            yield from zip(examples, rows, strict=True)
+
+
+def _leave_out(error: UserError, part: ExamplePart, index: int, bad: list[str]) -> None:
+    """Note what is wrong with an example; raise it if that is an error."""
+    where = part.examples.where(index)
+    if part.on_bad_example == "error":
+        raise explain_bad_example(error, where) from error
+    bad.append(str(add_location(error, where)))
 
 
 def _write_store(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> None:

@@ -102,6 +102,12 @@ class HFTokenizer(SpecialIds):
         text: str = self._core.decode(array, skip_special_tokens=True)
         return clean_up(text) if self._cleans_up else text
 
+    def common_pieces(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the ids of pieces that a text cannot spell as one: no added tokens."""
+        added = self._core.get_added_tokens_decoder()
+        ids = {name: self._core.token_to_id(name) for name in names}
+        return {n: i for n, i in ids.items() if i is not None and i not in added}
+
     def id_to_piece(self, index: int) -> str:
         """Return the piece of an id; "" for an unused id."""
         return self._core.id_to_token(int(index)) or ""
