@@ -28,8 +28,8 @@ FLOORS = [
 ]
 # The same inside `lmjax/data`.
 DATA_FLOORS = [
-    ("order", "padding", "prefetch", "sources"),
-    ("formats", "tokenizers", "bucketing"),
+    ("order", "padding", "prefetch", "sources", "workers"),
+    ("formats", "tokenizers", "bucketing", "clean"),
     ("features",),
     ("stores",),
     ("datasets", "example_datasets"),

@@ -461,3 +461,103 @@ WINDOWS = Flag(
     type=parse_count,
     metavar="N",
 )
+CLEAN = (
+    Flag(
+        "--input",
+        "the corpus: a glob or a directory of files as data.source reads them; how is "
+        "told by their suffixes, or by --config.data.source, .field, .document, "
+        ".encoding, .markup, ...",
+        required=True,
+        metavar="PATTERN",
+    ),
+    Flag(
+        "--output",
+        "the file to write: .jsonl (with all fields of the records), or .txt with a "
+        "document a line; also compressed: .gz, .zst, .xz, .bz2",
+        required=True,
+        metavar="FILE",
+    ),
+    Flag(
+        "--report",
+        "also write what each rule took, with examples, as JSON",
+        default="",
+        metavar="FILE",
+    ),
+    Flag(
+        "--rules",
+        "sets of rules: characters, gopher, gopher_repetition, c4, or none; default: "
+        "all but c4",
+        default="characters,gopher,gopher_repetition",
+        metavar="SET,...",
+    ),
+    Flag(
+        "--limit",
+        "turn a rule on with another limit, or off, as in min_words=20 or "
+        "min_stop_words=off (may be given several times)",
+        action="append",
+        default=[],
+        metavar="RULE=N|off",
+    ),
+    Flag(
+        "--language",
+        "leave out documents in other languages than these, as in en,de",
+        default="",
+        metavar="CODE,...",
+    ),
+    Flag(
+        "--duplicates",
+        "leave out documents that are near duplicates of earlier ones (the default), "
+        "exact ones alone (exact), or none (keep)",
+        default="near",
+        metavar="NAME",
+    ),
+    Flag(
+        "--similarity",
+        "of near duplicates: the least share of common 5-grams of words; default: 0.8",
+        type=parse_number,
+        default=0.8,
+        metavar="X",
+    ),
+    Flag(
+        "--personal",
+        "kinds of personal data that <KIND> replaces: email, iban, card, ip, phone, or "
+        "none; default: all",
+        default="email,iban,card,ip,phone",
+        metavar="KIND,...",
+    ),
+    Flag(
+        "--pattern",
+        "also replace what a regular expression finds by <NAME> (may be given several "
+        "times)",
+        action="append",
+        default=[],
+        metavar="NAME=REGEX",
+    ),
+    Flag(
+        "--decontaminate",
+        "leave out documents that share --ngram words in a row with held-out files: a "
+        "glob or a directory (may be given several times)",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+    ),
+    Flag(
+        "--ngram",
+        "of --decontaminate; default: 13",
+        type=parse_count,
+        default=13,
+        metavar="N",
+    ),
+    Flag(
+        "--skip_bad",
+        "leave out, and count, documents that cannot be read",
+        action="store_true",
+    ),
+    Flag(
+        "--num_workers",
+        "processes; default: one for each core",
+        type=parse_integer,
+        default=0,
+        metavar="N",
+    ),
+)

@@ -181,6 +181,40 @@ def prepare(args: argparse.Namespace) -> int:
     return 0
 
 
+def clean(args: argparse.Namespace) -> int:
+    """Clean a corpus: duplicates, poor text, personal data, held-out texts."""
+    from lmjax.cli import cleaning
+    from lmjax.data.clean import clean as cleaner
+    from lmjax.data.clean.settings import choose
+
+    names = lambda text: tuple(
+        filter(None, (n for n in text.split(",") if n != "none"))
+    )
+    settings = choose(
+        rules=names(args.rules),
+        limits=args.limit,
+        languages=names(args.language),
+        personal=names(args.personal),
+        patterns=args.pattern,
+        ngram=args.ngram,
+        duplicates=args.duplicates,
+        similarity=args.similarity,
+        skip_bad=args.skip_bad,
+    )
+    cleaned = cleaner.clean(
+        args.input,
+        open_path(args.output),
+        settings,
+        overrides=args.overrides,
+        held_out=args.decontaminate,
+        num_workers=args.num_workers,
+    )
+    cleaning.show(cleaned)
+    if args.report:
+        cleaner.write_report(open_path(args.report), cleaned)
+    return 0
+
+
 def describe(args: argparse.Namespace) -> int:
     """Print the parameters, their shardings, and FLOPs, without allocating any."""
     config = load(args.config, args.overrides, defaults=_init_from())
@@ -343,6 +377,7 @@ VERBS = {
     "prepare": Verb(
         prepare, flags.EXPERIMENT, flags.RUN, flags.JOB, takes_overrides=True
     ),
+    "clean": Verb(clean, *flags.CLEAN, takes_overrides=True),
     "describe": Verb(describe, flags.EXPERIMENT, flags.DEVICES, takes_overrides=True),
     "plan": Verb(
         plan,

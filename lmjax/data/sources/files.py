@@ -169,6 +169,10 @@ class Files(TextFiles):
     def __getitem__(self, index: int, /) -> str:
         return self._text(self._paths[index])
 
+    def where(self, index: int, /) -> str:
+        """Return the name of one file, for a message."""
+        return str(self._paths[index])
+
     def size(self, index: int, /) -> int:
         """Return the bytes of one file."""
         file = self._paths[index]
@@ -306,13 +310,20 @@ class JsonLines(JsonRecords):
         return TABLES[self._table] if self._table else super()._find_rewrite(file)
 
     def __getitem__(self, index: int, /) -> str:
+        return self.text_of(index, self.record(index))
+
+    def record(self, index: int, /) -> dict[str, Any]:
+        """Return all fields of one record."""
         line = super().__getitem__(index)
-        record = parse_json_line(line, where=lambda: self.where(index))
+        return parse_json_line(line, where=lambda: self.where(index))
+
+    def text_of(self, index: int, record: dict[str, Any], /) -> str:
+        """Return the text in a record, which has this index."""
         if record.get(self._field, "") is None and self._on_bad_text == "replace":
             return ""
         if not isinstance(record.get(self._field), str):
             raise UserError(self._explain_no_text(index, record))
-        text = record[self._field]
+        text: str = record[self._field]
         return text if _is_unicode(text) else self._replace_surrogates(index, text)
 
     def size(self, index: int, /) -> int:

@@ -67,10 +67,10 @@ def find_split(config: SourceConfig, split: Split, *, path: str) -> SplitFiles |
         leaf = f"{path}.{own}"
         files = find_files(pattern, path=leaf, source=config.source, split=split)
         shared = split == "train" and not config.valid_path
-        held_out = shared and "valid" not in _splits_of(config, path)
+        held_out = shared and "valid" not in splits_of(config, path)
         return SplitFiles(files, leaf, held_out)
     leaf = f"{path}.path"
-    if split in _splits_of(config, path):
+    if split in splits_of(config, path):
         files = find_files(config.path, path=leaf, source=config.source, split=split)
         return SplitFiles(files, leaf, held_out=False)
     if split == "test":
@@ -80,7 +80,11 @@ def find_split(config: SourceConfig, split: Split, *, path: str) -> SplitFiles |
 
 
 def find_files(
-    pattern: str, *, path: str, source: str = "text", split: Split = "train"
+    pattern: str,
+    *,
+    path: str,
+    source: str = "text",
+    split: Split | Literal["all"] = "train",
 ) -> list[Path]:
     """Return the files that match a glob, or lie in a directory; sorted.
 
@@ -88,13 +92,15 @@ def find_files(
       pattern: a glob or a directory, in which `~` is expanded.
       path: dotted path of the pattern in the config.
       source: that reads them; of a directory only files with its suffixes count.
-      split: of a directory whose files are named by splits, those of this one.
+      split: of a directory whose files are named by splits, those of this one, or all.
 
     Raises:
       ConfigError: there is none.
     """
     whole = expand_path(pattern, leaf=path)
     if _is_directory(whole, path=path):
+        if split == "all":
+            return _list_directory(whole, source=source, path=path, tell=False)
         named = _named_by_splits(whole, source=source, path=path, tell=True)
         files = named.get(split) or named.get("", [])
         if not files:
@@ -121,7 +127,7 @@ def _is_directory(whole: Path, *, path: str) -> bool:
         return whole.is_dir()
 
 
-def _splits_of(config: SourceConfig, path: str) -> Sequence[str]:
+def splits_of(config: SourceConfig, path: str) -> Sequence[str]:
     """Return the splits that the files of `config.path` are named by."""
     whole = expand_path(config.path, leaf=f"{path}.path")
     if not _is_directory(whole, path=f"{path}.path"):

@@ -67,8 +67,7 @@ class PlainDocuments:
         return len(self._documents)
 
     def __getitem__(self, index: int, /) -> str:
-        text = self._documents[index]
-        return strip_markdown(text) if self._markup == "markdown" else strip_html(text)
+        return strip_markup(self._documents[index], self._markup)
 
     def size(self, index: int, /) -> int:
         """Return the bytes of one document with its markup: no less than its text."""
@@ -93,6 +92,13 @@ def import_soup() -> Any:
             "pip install 'lmjax[data]'"
         ) from error
     return bs4
+
+
+def strip_markup(text: str, markup: str) -> str:
+    """Return the text of a document: keep, html or markdown."""
+    if markup == "keep":
+        return text
+    return strip_markdown(text) if markup == "markdown" else strip_html(text)
 
 
 def strip_html(text: str) -> str:

@@ -20,6 +20,8 @@ from lmjax.data.sources.tfds import open_tfds
 
 # From a split to its documents; None where the source has no such split.
 Opener = Callable[[Split], Documents | None]
+# From files to their documents.
+FileReader = Callable[[Sequence[Path]], Documents]
 
 # Directories of the standard library that are not its source code.
 _NOT_LIBRARY = {
@@ -77,25 +79,22 @@ def _open_python_stdlib(config: SourceConfig, *, path: str) -> Opener:
     return open_split
 
 
-def _open_text(config: SourceConfig, *, path: str) -> Opener:
+def _read_text(config: SourceConfig, *, path: str) -> FileReader:
     kind = Files if config.document == "file" else Lines
-    opener = functools.partial(kind, **_file_options(config, path=path))
-    return _open_files(opener, config, path=path)
+    return functools.partial(kind, **_file_options(config, path=path))
 
 
-def _open_records(config: SourceConfig, *, path: str) -> Opener:
+def _read_records(config: SourceConfig, *, path: str) -> FileReader:
     table = config.source if config.source in TABLES else ""
-    opener = functools.partial(
+    return functools.partial(
         JsonLines, field=config.field, table=table, **_file_options(config, path=path)
     )
-    return _open_files(opener, config, path=path)
 
 
-def _open_columns(config: SourceConfig, *, path: str) -> Opener:
+def _read_columns(config: SourceConfig, *, path: str) -> FileReader:
     options = _file_options(config, path=path)
     del options["encoding"]  # these formats say theirs
-    opener = functools.partial(ColumnTexts, field=config.field, **options)
-    return _open_files(opener, config, path=path)
+    return functools.partial(ColumnTexts, field=config.field, **options)
 
 
 def _file_options(config: SourceConfig, *, path: str) -> dict[str, Any]:
@@ -108,21 +107,17 @@ def _file_options(config: SourceConfig, *, path: str) -> dict[str, Any]:
     }
 
 
-SOURCES: dict[str, Callable[..., Opener]] = {
-    "python_stdlib": _open_python_stdlib,
-    "text": _open_text,
-    **dict.fromkeys(("jsonl", "csv", "tsv"), _open_records),
-    **dict.fromkeys(("parquet", "arrow"), _open_columns),
-    "tfds": lambda config, *, path: (
-        lambda split: open_tfds(config, split=split, path=path)
-    ),
+# From a config to what opens files as documents, with their markup.
+READERS: dict[str, Callable[..., FileReader]] = {
+    "text": _read_text,
+    **dict.fromkeys(("jsonl", "csv", "tsv"), _read_records),
+    **dict.fromkeys(("parquet", "arrow"), _read_columns),
 }
 
 
-def _open_files(
-    opener: Callable[[Sequence[Path]], Documents], config: SourceConfig, *, path: str
-) -> Opener:
+def _open_files(config: SourceConfig, *, path: str) -> Opener:
     """Open the files of each split, or hold documents of `path` out for validation."""
+    opener = READERS[config.source](config, path=path)
 
     @functools.cache
     def open_shared(files: tuple[Path, ...]) -> Documents:
@@ -140,6 +135,15 @@ def _open_files(
         return documents
 
     return open_split
+
+
+SOURCES: dict[str, Callable[..., Opener]] = {
+    "python_stdlib": _open_python_stdlib,
+    **dict.fromkeys(READERS, _open_files),
+    "tfds": lambda config, *, path: (
+        lambda split: open_tfds(config, split=split, path=path)
+    ),
+}
 
 
 def _hold_out(documents: Documents, config: SourceConfig, *, split: Split) -> Documents:

@@ -10,13 +10,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
-import signal
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent import futures
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +26,7 @@ from lmjax.data.stores.store_manifest import (
 from lmjax.data.stores.token_store import VERSION, Counts, ShardFiles, TokenStore
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
-from lmjax.errors import UserError
+from lmjax.data.workers import map_in_processes
 from lmjax.fileio import (
     has_intact_seal,
     lock,
@@ -244,11 +239,16 @@ def build_shards(
 
 def _build(plan: Plan, shards: Sequence[int], *, num_workers: int, label: str) -> None:
     todo = [shard for shard in shards if plan.read_counts(shard) is None]
-    num_workers = min(num_workers or os.cpu_count() or 1, len(todo))
-    done = (
-        (_build_shard(plan, shard) for shard in todo)
-        if num_workers <= 1
-        else _build_in_processes(plan, todo, num_workers=num_workers)
+    done = map_in_processes(
+        _build_shard,
+        todo,
+        shared=plan,
+        num_workers=num_workers,
+        killed=lambda count: (
+            f"{plan.directory}: a process that tokenizes was killed, probably because "
+            "memory ran out; run again to resume, with a smaller "
+            f"config.data.num_store_workers (now {count})"
+        ),
     )
     total = sum(len(plan.documents_in(shard)) for shard in todo)
     from lmjax.progress import ProgressBar
@@ -256,43 +256,6 @@ def _build(plan: Plan, shards: Sequence[int], *, num_workers: int, label: str) -
     with ProgressBar(f"tokenizing {label}", total=total, delay=_PROGRESS_DELAY) as bar:
         for num_documents in done:
             bar.advance(num_documents)
-
-
-def _build_in_processes(
-    plan: Plan, shards: Sequence[int], *, num_workers: int
-) -> Iterator[int]:
-    pool = futures.ProcessPoolExecutor(
-        num_workers,
-        mp_context=multiprocessing.get_context("spawn"),  # threads of jax do not fork
-        initializer=_start_worker,
-        initargs=(plan,),
-    )
-    try:
-        pending = [pool.submit(_build_shard_in_worker, shard) for shard in shards]
-        for future in futures.as_completed(pending):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"{plan.directory}: a process that tokenizes was killed, probably because "
-            "memory ran out; run again to resume, with a smaller "
-            f"config.data.num_store_workers (now {num_workers})"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_worker_plan: Plan  # of a worker process: sent once, not with each shard
-
-
-def _start_worker(plan: Plan) -> None:
-    global _worker_plan
-    _worker_plan = plan
-    # A terminal sends it to all processes: the one that started this one handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _build_shard_in_worker(shard: int) -> int:
-    return _build_shard(_worker_plan, shard)
 
 
 def _build_shard(plan: Plan, shard: int) -> int:

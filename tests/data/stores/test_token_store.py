@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_line(make_store, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_store_builder.os, "fsync", fail)
+        patch.setattr(os, "fsync", fail)
         with pytest.raises(UserError, match=r"store: cannot be written: No space"):
             make_store(["a", "b"])
     assert not list((tmp_path / "store").glob("*.partial"))
