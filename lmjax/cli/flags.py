@@ -375,10 +375,10 @@ EXPLAIN = Flag(
 )
 HF_SOURCE = Flag(
     "--from",
-    "a Hugging Face directory, or the name of a model on the hub",
+    "a Hugging Face directory, the name of a model on the hub, or a file of llama.cpp",
     dest="source",
     required=True,
-    metavar="DIR|NAME",
+    metavar="DIR|NAME|FILE.gguf",
 )
 IMPORTED = Flag("--workdir", "the directory to create", metavar="DIR")
 DRY_RUN = Flag(
@@ -400,14 +400,15 @@ BASE = Flag(
 )
 HF_TARGET = Flag(
     "--to",
-    "the directory to create; or a file of word vectors: .vec and .bin as word2vec's "
-    "text and binary form, .txt as GloVe's",
+    "the directory to create; or a file: .gguf for llama.cpp; word vectors: .vec and "
+    ".bin as word2vec's text and binary form, .txt as GloVe's",
     required=True,
-    metavar="DIR",
+    metavar="DIR|FILE",
 )
 DTYPE = Flag(
     "--dtype",
-    "of the weights: float32, bfloat16 or float16; default: float32",
+    "of the weights: float32, bfloat16 or float16, in a .gguf also q8_0 and q4_0; "
+    "default: float32",
     default="float32",
     metavar="DTYPE",
 )

@@ -275,8 +275,9 @@ def import_model(args: argparse.Namespace) -> int:
 
 
 def export_model(args: argparse.Namespace) -> int:
-    """Export the model of a workdir as a Hugging Face directory, or its words."""
+    """Export the model of a workdir: Hugging Face's files, GGUF, or its words."""
     from lmjax.interop import hf, peft, word_vectors
+    from lmjax.interop.gguf import reading, writing
 
     workdir, target = open_path(args.workdir), open_path(args.to)
     if target.suffix in word_vectors.FORMATS and not args.adapters:
@@ -285,7 +286,8 @@ def export_model(args: argparse.Namespace) -> int:
     if args.adapters:
         print(peft.export_adapters(workdir, target, step=args.step))
         return 0
-    print(hf.export_hf(workdir, target, step=args.step, dtype=args.dtype))
+    export = writing.export_gguf if target.suffix == reading.SUFFIX else hf.export_hf
+    print(export(workdir, target, step=args.step, dtype=args.dtype))
     return 0
 
 

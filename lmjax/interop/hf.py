@@ -36,6 +36,7 @@ from lmjax.interop import (
     tokenizer,
 )
 from lmjax.interop.family import Family
+from lmjax.interop.gguf import reading as gguf
 from lmjax.interop.packed import open_packed
 from lmjax.interop.registry import choose_family, find_family, read_config
 from lmjax.interop.safetensors import (
@@ -114,7 +115,7 @@ class HFCheckpoint:
         table = self.table
         total = sum(tensor.num_bytes for tensor in self.files.tensors.values())
         shapes = {k: v for k, v in model.shapes.items() if k != "embedding"}
-        with _progress_bar(f"reading {self.directory.name}", total) as bar:
+        with progress_bar(f"reading {self.directory.name}", total) as bar:
             params = import_params(
                 self.files, table, shapes, shardings, on_bytes=bar.advance
             )
@@ -130,25 +131,31 @@ class HFCheckpoint:
 
 
 def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
-    """Open a Hugging Face directory, or fetch one from the hub.
+    """Open a Hugging Face directory, or fetch one from the hub, or a GGUF file.
 
     Args:
-      source: the directory, or the name of a model of the hub, ORG/NAME.
+      source: the directory, the name of a model of the hub, ORG/NAME, or the file.
       flag: how errors name it.
 
     Raises:
       UserError: it holds no model that lmjax supports.
     """
-    root = hub.find_directory(str(source), flag=flag)
-    modules = sentence_transformers.find_modules(root)
-    directory = modules[0][1] if modules else root
+    opened = _open_gguf(source, flag=flag)
+    if opened is None:
+        root = hub.find_directory(str(source), flag=flag)
+        modules = sentence_transformers.find_modules(root)
+        directory = modules[0][1] if modules else root
+        tensors = open_tensors(directory)
+    else:
+        (directory, tensors), modules = opened, []
+        root = directory
     file = directory / "config.json"
     values = generation.override_config(read_json(file), directory)
     family = find_family(values, file=str(file))
     if values.get("auto_map"):
         log.warning("%s: auto_map: code of its own is not run", file)
     files = open_packed(
-        open_tensors(directory),
+        tensors,
         values.pop("quantization_config", None),
         model_type=family.model_type,
         file=str(file),
@@ -174,11 +181,28 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
         architecture=(values.get("architectures") or [family.model_type])[0],
         config=config,
         files=files,
-        origin=str(directory.resolve())
-        if Path(source).expanduser().is_dir()
+        origin=str(Path(source).expanduser().resolve())
+        if Path(source).expanduser().exists()
         else str(source),
         dense=tuple(path for kind, path in modules if kind == "Dense"),
     )
+
+
+def _open_gguf(source: str | Path, *, flag: str) -> tuple[Path, TensorFiles] | None:
+    """Open a GGUF file; None if `source` is something else.
+
+    Raises:
+      UserError: it is to be more than imported, or cannot be read.
+    """
+    file = Path(source).expanduser()
+    if file.suffix != gguf.SUFFIX or not file.is_file():
+        return None
+    if flag != "--from":
+        raise UserError(
+            f"{flag}={source}: import it first: lmjax import --from={source} "
+            "--workdir=DIR"
+        )
+    return gguf.open_gguf(file)
 
 
 def _with_modules(
@@ -253,6 +277,69 @@ def import_hf(
     )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exported:
+    """A model of a workdir as Hugging Face's files would have it; nothing is written.
+
+    Attributes:
+      config: of the workdir.
+      model: of floats, without adapters.
+      params: of the model.
+      table: the table of its tensors.
+      family: whose class computes the model.
+      values: the config.json.
+      tokenizer: of the workdir.
+      files: of the tokenizer, by name.
+    """
+
+    config: Config
+    model: Model
+    params: Params
+    table: Table
+    family: Family
+    values: dict[str, Any]
+    tokenizer: Tokenizer
+    files: dict[str, bytes]
+
+    @property
+    def architecture(self) -> str:
+        """The class in transformers."""
+        return str(self.values["architectures"][0])
+
+
+def open_export(source: Path, step: Step, *, dtype: str) -> Exported:
+    """Return what an export of a workdir writes.
+
+    Args:
+      source: the workdir.
+      step: of the checkpoint.
+      dtype: the name of the dtype in config.json.
+
+    Raises:
+      ConfigError: transformers has no architecture that computes the same.
+      UserError: a file cannot be read.
+    """
+    config = workdir.read_config(source)
+    model, params = _restore_merged(source, step, config)
+    family, values = choose_family(model)
+    values |= labels.write_task(config.task, values["architectures"][0])
+    saved = load_tokenizer(source / "tokenizer")
+    values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
+    if model.config.kind == "decoder":
+        # The defaults of the class are ids of its first model, not of this one.
+        values = dict.fromkeys(_SPECIAL_IDS) | values
+    return Exported(
+        config=config,
+        model=model,
+        params=params,
+        table=labels.name_heads(family.table(model.config), model.config, config.task),
+        family=family,
+        values=values,
+        tokenizer=saved,
+        files=_tokenizer_files(saved, config, values),
+    )
+
+
 def export_hf(
     directory: str | Path,
     target: str | Path,
@@ -277,44 +364,33 @@ def export_hf(
         raise UserError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
     source, target = open_path(directory).expanduser(), open_path(target).expanduser()
     check_unused(target, flag="--to")
-    config = workdir.read_config(source)
-    model, params = _restore_merged(source, step, config)
-    family, values = choose_family(model)
-    values |= labels.write_task(config.task, values["architectures"][0])
-    architecture = values["architectures"][0]
-    saved = load_tokenizer(source / "tokenizer")
-    values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
-    if model.config.kind == "decoder":
-        # The defaults of the class are ids of its first model, not of this one.
-        values = dict.fromkeys(_SPECIAL_IDS) | values
-    files = _tokenizer_files(saved, config, values)
-    modules = sentence_transformers.write_modules(model.config)
+    e = open_export(source, step, dtype=dtype)
+    modules = sentence_transformers.write_modules(e.model.config)
     others = {
-        "config.json": json.dumps(values, indent=2).encode() + b"\n",
-        **_generation_files(config, model, values),
+        "config.json": json.dumps(e.values, indent=2).encode() + b"\n",
+        **_generation_files(e.config, e.model, e.values),
         **sentence_transformers.encode_files(modules),
     }
-    dense = params.get("embedding", {})
-    params = {name: tree for name, tree in params.items() if name != "embedding"}
-    table = labels.name_heads(family.table(model.config), model.config, config.task)
-    prefix = family.prefix_to_drop(architecture, table)
-    specs, arrays = export_tensors(params, table, dtype=DTYPES[dtype])
+    dense = e.params.get("embedding", {})
+    params = {name: tree for name, tree in e.params.items() if name != "embedding"}
+    prefix = e.family.prefix_to_drop(e.architecture, e.table)
+    specs, arrays = export_tensors(params, e.table, dtype=DTYPES[dtype])
     specs = {name.removeprefix(prefix): spec for name, spec in specs.items()}
     total = sum(spec.num_bytes for spec in specs.values())
     with (
         staged_directory(target, flag="--to") as staging,
-        _progress_bar(f"writing {target.name}", total) as bar,
+        progress_bar(f"writing {target.name}", total) as bar,
     ):
-        _write_tensors(staging, specs, _report_bytes(arrays, bar.advance))
+        _write_tensors(staging, specs, report_bytes(arrays, bar.advance))
         if jax.process_index() == 0:
-            for name, content in (files | others).items():
+            for name, content in (e.files | others).items():
                 (staging / name).parent.mkdir(exist_ok=True)
                 (staging / name).write_bytes(content)
         for i in range(len(dense)):
             target_i = staging / sentence_transformers.dense_directory(i)
             _write_dense(dense[f"dense_{i}"], target_i, dtype=DTYPES[dtype])
-    names = ", ".join(sorted(files)) or "none"
-    return Summary(target, architecture, count_params(model), names)
+    names = ", ".join(sorted(e.files)) or "none"
+    return Summary(target, e.architecture, count_params(e.model), names)
 
 
 def _restore_merged(source: Path, step: Step, config: Config) -> tuple[Model, Params]:
@@ -399,17 +475,18 @@ def count_params(model: Model) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(model.shapes))
 
 
-def _report_bytes(
+def report_bytes(
     arrays: Iterator[np.ndarray], advance: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
+    """Yield arrays, and tell the bytes of each once it has been used."""
     for array in arrays:
         yield array
         advance(array.nbytes)
         del array
 
 
-def _progress_bar(title: str, total: int) -> ProgressBar:
-    """Return a bar that counts bytes."""
+def progress_bar(title: str, total: int) -> ProgressBar:
+    """Return a bar that counts bytes, shown if it takes more than a moment."""
     return ProgressBar(
         title,
         total=total,

@@ -14,14 +14,16 @@ O outputs, I inputs of a linear layer, G groups of inputs.
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from lmjax.errors import UserError, nearest
-from lmjax.interop.safetensors import StoredTensor, TensorFiles, allocate
+from lmjax.interop.safetensors import StoredTensor, TensorFiles
+from lmjax.interop.unpacked import UnpackedFiles
 
 _INT = 32  # bits of the integers that hold several weights
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in an integer, lowest bits first
@@ -237,9 +239,8 @@ def open_packed(
         tensors[name] = StoredTensor(
             np.dtype(np.float32), shape, main.file, main.offset
         )
-    return _UnpackedFiles(
-        files.directory, tensors, packed=packed, unpack=layout.unpack, files=files
-    )
+    make = {name: functools.partial(layout.unpack, p) for name, p in packed.items()}
+    return UnpackedFiles(files.directory, tensors, make=make, files=files)
 
 
 def _find_method(settings: Mapping[str, Any], *, file: str) -> str:
@@ -283,37 +284,3 @@ def _names_of(prefix: str, layout: _Layout, files: TensorFiles) -> list[str]:
         elif prefix + suffix in files.tensors:
             names.append(prefix + suffix)
     return names
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _UnpackedFiles(TensorFiles):
-    """Tensors, some of which are unpacked when they are read."""
-
-    packed: Mapping[str, _Packed]
-    unpack: Callable[[_Packed], np.ndarray]
-    files: TensorFiles
-    # The last matrix, by name: devices ask for its slices one after another.
-    last: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def read(self, name: str, index: Sequence[slice] = ()) -> np.ndarray:
-        """Read a tensor, or a slice of it; as `TensorFiles.read`."""
-        if name not in self.packed:
-            return self.files.read(name, index)
-        part = self._unpack(name)[tuple(index)]
-        out = allocate(part.shape, part.dtype)
-        out[...] = part
-        return out
-
-    def _unpack(self, name: str) -> np.ndarray:
-        if name in self.last:
-            return self.last[name]
-        spec, matrix = self.tensors[name], self.packed[name]
-        try:
-            values = self.unpack(matrix)
-        except (ValueError, IndexError) as error:
-            raise matrix.error(f"damaged: {error}") from error
-        if values.shape != spec.shape:
-            raise matrix.error(f"unpacks to the shape {values.shape}, not {spec.shape}")
-        self.last.clear()
-        self.last[name] = values
-        return values

@@ -192,8 +192,10 @@ def _find_files(directory: Path) -> tuple[list[Path], dict[str, str]]:
             )
     for pattern in _OTHER_FORMATS:
         for file in sorted(directory.glob(pattern)):
+            hint = f"; --from={file} reads it" if pattern == "*.gguf" else ""
             raise UserError(
                 f"{directory}: the weights are in {file.name}; expected safetensors"
+                f"{hint}"
             )
     raise UserError(f"{directory}: holds no weights (no {SINGLE}, no {INDEX})")
 

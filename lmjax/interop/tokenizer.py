@@ -105,7 +105,7 @@ def export_files(
     _check_padding(tokenizer, config)
     exported = export(
         tokenizer,
-        template=_find_template(tokenizer, config),
+        template=find_template(tokenizer, config),
         model_config=model_config,
         token_types=getattr(config.model, "num_token_types", 0) > 1,
     )
@@ -120,7 +120,7 @@ def export_files(
     return exported.files
 
 
-def _find_template(tokenizer: Tokenizer, config: Config) -> Template:
+def find_template(tokenizer: Tokenizer, config: Config) -> Template:
     """Return the ids around texts, as the model reads them.
 
     A language model reads a text after a BOS, and it ends where it ends.

@@ -35,22 +35,20 @@ def directory(tmp_path):
     return save_random(tmp_path / "hf", LLAMA, config)
 
 
-def save_random(directory, values, config):
-    """Write a Llama with random weights into a directory."""
+def save_random(directory, values, config, *, family=llama.LLAMA, scale=1.0):
+    """Write a model with random weights into a directory."""
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(values))
     model = models.build(config.model, platform="cpu")
     leaves = named_leaves(model.shapes)
     rng = np.random.default_rng(0)
     arrays = {}
-    table = labels.name_heads(
-        llama.LLAMA.table(config.model), config.model, config.task
-    )
+    table = labels.name_heads(family.table(config.model), config.model, config.task)
     for entry in table.entries_for(leaves):
         shape = leaves[entry.param].shape
         for _, name in entry.tensor_names(shape):
             size = entry.tensor_shape(entry.layer_shape(shape))
-            arrays[name] = rng.standard_normal(size).astype(np.float32)
+            arrays[name] = (scale * rng.standard_normal(size)).astype(np.float32)
     specs = {name: Spec(a.dtype, a.shape) for name, a in arrays.items()}
     write_tensors(directory, specs, arrays.values())
     return directory
