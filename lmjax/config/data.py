@@ -51,6 +51,8 @@ SHARED_TEXT = {"props": "sentence", "squad": "context"}
 
 def _encoding_fault(name: str) -> str:
     """Return why Python has no such encoding of text; "": it has."""
+    if name == "auto":
+        return ""
     try:
         b"text".decode(name, "replace")  # raises for base64 and the like
         codecs.getincrementaldecoder(name)
@@ -58,7 +60,7 @@ def _encoding_fault(name: str) -> str:
         known = sorted({*aliases.values(), *aliases})
         return (
             f"no encoding that Python knows{nearest(name, known)}, such as utf-8, "
-            "utf-16, latin-1, cp1252, gb18030, shift_jis"
+            "utf-16, latin-1, cp1252, gb18030, shift_jis; auto finds that of each file"
         )
     return ""
 
@@ -90,7 +92,8 @@ class SourceConfig:
         "none",
     ] = "text"
     # a glob of files, or a directory: of files that are all named by splits, as
-    # train-00000-of-00042.parquet or test/a.txt, each split has its own; parallel:
+    # train-00000-of-00042.parquet or test/a.txt, each split has its own;
+    # hf://ORG/NAME[/FOLDER]: a dataset of the hub, read as a directory; parallel:
     # PATH of PATH.SOURCE and PATH.TARGET, where `fields` has SOURCE and TARGET; tfds:
     # a catalog name, or the directory of a built dataset
     path: str = ""
@@ -110,7 +113,8 @@ class SourceConfig:
     document: Literal["file", "line"] = "file"  # text: a document is a file or a line
     # without a valid_path, every n-th document or example is held out for validation
     holdout_every: Annotated[int, Interval(2)] = 20
-    encoding: str = "utf-8"  # of text files: any that Python knows
+    # of text files: any that Python knows, or auto: that of each, told by its bytes
+    encoding: str = "utf-8"
     # documents: keep, or take the text out of HTML or Markdown
     markup: Literal["keep", "html", "markdown"] = "keep"
     # text that is not in the encoding: stop, or replace bad bytes by U+FFFD (and null,

@@ -48,6 +48,11 @@ class HoldoutSplit:
         num_held_out = -(-len(self._documents) // self._every)
         return num_held_out if self._held_out else len(self._documents) - num_held_out
 
+    @property
+    def num_files(self) -> int:
+        """Count the files, 0 where there are none."""
+        return getattr(self._documents, "num_files", 0)
+
     def __getitem__(self, index: int, /) -> str:
         return self._documents[self._whole_index(index)]
 
@@ -94,6 +99,11 @@ class NonEmptyDocuments:
                 raise ConfigError(self._no_text)
             self._count = count
         return self._count
+
+    @property
+    def num_files(self) -> int:
+        """Count the files, 0 where there are none."""
+        return getattr(self._documents, "num_files", 0)
 
     def __getitem__(self, index: int, /) -> str:
         return self._documents[index]

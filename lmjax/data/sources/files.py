@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from lmjax.data.sources.detect import AUTO
 from lmjax.data.sources.documents import hash_json
 from lmjax.data.sources.line_index import LineIndex
 from lmjax.data.sources.plain import (
@@ -71,6 +72,11 @@ class SourceFiles:
             return [file]
 
         return [file for _, file in self._read_files(self._matched, check)]
+
+    @property
+    def num_files(self) -> int:
+        """Count the files that are used."""
+        return len(self._paths)
 
     def _find_fault(self, file: Path) -> str:
         """Return why a file cannot be used; "": it can."""
@@ -139,6 +145,8 @@ class TextFiles(SourceFiles):
     @functools.cached_property
     def _contents(self) -> list[str]:
         """Return the hash of each file, and the encoding where it is not UTF-8."""
+        if self._encoding == AUTO:
+            return [*super()._contents, "encoding=auto"]
         name = codecs.lookup(self._encoding).name
         return super()._contents + ([] if is_utf8(name) else [f"encoding={name}"])
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from lmjax.config.data import SourceConfig
 from lmjax.data.sources.documents import expand_path
+from lmjax.data.sources.plain import SUFFIXES as COMPRESSED
 from lmjax.data.sources.plain import strip_suffix
 from lmjax.data.sources.text import read_errors
 from lmjax.errors import ConfigError
@@ -42,6 +43,7 @@ _SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _MAX_NAMED = 5
+_HUB = "hf://"
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ def find_files(
     Raises:
       ConfigError: there is none.
     """
-    whole = expand_path(pattern, leaf=path)
+    whole = _locate(pattern, path=path, source=source)
     if _is_directory(whole, path=path):
         if split == "all":
             return _list_directory(whole, source=source, path=path, tell=False)
@@ -120,6 +122,49 @@ def find_files(
     return files
 
 
+def _locate(pattern: str, *, path: str, source: str) -> Any:
+    """Return a path: that of a pattern, or of a dataset of the hub, fetched."""
+    if pattern.startswith(_HUB) and not pattern.startswith(f"{_HUB}datasets/"):
+        suffixes = _SUFFIXES.get(source, ())
+        return fetch_dataset(pattern, path=path, suffixes=suffixes)
+    return expand_path(pattern, leaf=path)
+
+
+def fetch_dataset(address: str, *, path: str, suffixes: Sequence[str]) -> Path:
+    """Return a local copy of hf://ORG/NAME[/FOLDER], by huggingface_hub's cache.
+
+    Args:
+      address: of a dataset of the hub, and a folder in it.
+      path: dotted path of the address in the config.
+      suffixes: of the files to fetch; (): all.
+
+    Raises:
+      ConfigError: it cannot be fetched.
+    """
+    place = f"{path} = {address!r}"
+    org, slash, rest = address.removeprefix(_HUB).partition("/")
+    name, _, folder = rest.partition("/")
+    if not (org and slash and name):
+        raise ConfigError(f"{place}: must be hf://ORG/NAME or hf://ORG/NAME/FOLDER")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ConfigError(
+            f"{place}: needs a package that is not installed: pip install 'lmjax[hf]'"
+        ) from error
+    below = f"{folder.rstrip('/')}/" if folder else ""
+    endings = [f"{s}{c}" for s in suffixes for c in ("", *COMPRESSED)] or [""]
+    patterns = [f"{below}*{ending}" for ending in endings]
+    try:
+        found = snapshot_download(
+            f"{org}/{name}", repo_type="dataset", allow_patterns=patterns
+        )
+    except Exception as error:  # of many classes: network, name, licence
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{place}: cannot be fetched: {first}") from error
+    return Path(found) / folder
+
+
 def _is_directory(whole: Path, *, path: str) -> bool:
     if is_remote(whole) and glob.has_magic(str(whole)):
         return False
@@ -129,7 +174,7 @@ def _is_directory(whole: Path, *, path: str) -> bool:
 
 def splits_of(config: SourceConfig, path: str) -> Sequence[str]:
     """Return the splits that the files of `config.path` are named by."""
-    whole = expand_path(config.path, leaf=f"{path}.path")
+    whole = _locate(config.path, path=f"{path}.path", source=config.source)
     if not _is_directory(whole, path=f"{path}.path"):
         return ()
     return [*_named_by_splits(whole, source=config.source, path=f"{path}.path")]

@@ -66,6 +66,11 @@ class PlainDocuments:
     def __len__(self) -> int:
         return len(self._documents)
 
+    @property
+    def num_files(self) -> int:
+        """Count the files, 0 where there are none."""
+        return getattr(self._documents, "num_files", 0)
+
     def __getitem__(self, index: int, /) -> str:
         return strip_markup(self._documents[index], self._markup)
 

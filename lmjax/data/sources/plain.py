@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from lmjax.data.sources.detect import AUTO, detect_encoding
 from lmjax.errors import UserError
 from lmjax.storage.cache import derived_copy, local_copy
 
@@ -54,6 +55,11 @@ def strip_suffix(file: Path) -> str:
     """Return the suffix of a file before that of its compression: .txt of a.txt.gz."""
     name = Path(file.name)
     return Path(name.stem).suffix if name.suffix in SUFFIXES else name.suffix
+
+
+def encoding_of(file: Path, encoding: str, *, path: str) -> str:
+    """Return the encoding of a file: the one that is set, or with "auto" its own."""
+    return detect_encoding(file, path=path) if encoding == AUTO else encoding
 
 
 def is_utf8(encoding: str) -> bool:
@@ -144,6 +150,7 @@ def read_plain(
     Raises:
       UserError: the file cannot be read, is damaged, or is not in the encoding.
     """
+    encoding = encoding_of(file, encoding, path=path)
     blocks: Iterator[bytes] = read_raw(file, path=path)
     if is_utf8(encoding):
         return blocks
@@ -216,6 +223,7 @@ def plain_copy(
       UserError: the text cannot be read or rewritten.
     """
     name = rewrite.__name__ if rewrite else ""
+    encoding = encoding_of(file, encoding, path=path)
     kind = find_compression(file)
     if not kind and is_utf8(encoding) and not name:
         return local_copy(file)

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lmjax.data.sources.plain import is_utf8, read_plain, read_raw
+from lmjax.data.sources.plain import encoding_of, is_utf8, read_plain, read_raw
 from lmjax.errors import UserError
 
 BOM = codecs.BOM_UTF8
@@ -101,6 +101,7 @@ def find_fault(
         return "is not a regular file"
     with contextlib.closing(read_raw(file, path=path)) as blocks:
         head = next(blocks, b"")[:_HEAD_BYTES]
+    encoding = encoding_of(file, encoding, path=path)
     if fault := _describe_magic(head, encoding=encoding):
         return fault
     text = head

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lmjax.data.stores import survey
 from lmjax.data.stores.store_manifest import (
     MANIFEST,
     parse_checksums,
@@ -72,6 +73,11 @@ class ShardFiles:
         return self.directory / f"{self.stem}.offsets"
 
     @property
+    def hashes(self) -> Path:
+        """Return the file of hashes of documents, until there is a manifest."""
+        return self.directory / f"{self.stem}.hashes"
+
+    @property
     def counts(self) -> Path:
         """Return the file that shows the other two to be complete."""
         return self.directory / f"{self.stem}.json"
@@ -104,6 +110,7 @@ class TokenStore:
             self._dtype = np.dtype(manifest["dtype"])
             self._shards = [Counts(**shard) for shard in manifest["shards"]]
             self.counts = sum(self._shards, Counts())
+            self.survey: dict[str, Any] = manifest.get("survey", {})
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"{MANIFEST} is not that of a token store: {error!r}"
@@ -144,6 +151,13 @@ class TokenStore:
             f"{self.num_documents:,} documents, {self.num_tokens:,} tokens, "
             f"{self.num_bytes:,} bytes"
         )
+
+    def describe_text(self) -> str:
+        """Return what was found in the text, after files and counts."""
+        num_files = self.survey.get("num_files", 0)
+        files = f"{num_files:,} file{'s' * (num_files > 1)}, " if num_files else ""
+        found = f"; {survey.describe(self.survey)}" if self.survey else ""
+        return f"{files}{self.describe()}{found}"
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tokens [start, stop) of the stream, int32."""

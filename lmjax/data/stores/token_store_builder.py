@@ -13,6 +13,7 @@ import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +24,12 @@ from lmjax.data.stores.store_manifest import (
     parse_checksums,
     write_manifest,
 )
+from lmjax.data.stores.survey import Surveyor, add_up, count_duplicates
 from lmjax.data.stores.token_store import VERSION, Counts, ShardFiles, TokenStore
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.data.workers import map_in_processes
+from lmjax.errors import UserError
 from lmjax.fileio import (
     has_intact_seal,
     lock,
@@ -222,7 +225,9 @@ def build_token_store(
         _build(plan, range(plan.num_shards), num_workers=num_workers, label=label)
         _write_manifest(plan)
         _remove_leftovers(plan)
-        return TokenStore(plan.directory)
+        store = TokenStore(plan.directory)
+        _log.info("%s: %s", label, store.describe_text())
+        return store
 
 
 def build_shards(
@@ -267,20 +272,26 @@ def _build_shard(plan: Plan, shard: int) -> int:
     files = plan.files(shard)
     files.counts.unlink(missing_ok=True)
     counts, offsets, crc = Counts(), [np.zeros(0, np.int64)], 0
+    surveyor = Surveyor()
     with open_atomic(files.tokens) as out:
         for chunks in batch_chunks(plan.documents, plan.documents_in(shard)):
             tokens, starts = encode_chunks(chunks, tokenizer=plan.tokenizer)
             offsets.append(starts + counts.num_tokens)
             counts += count_chunks(chunks, num_tokens=len(tokens))
+            for chunk in chunks:
+                surveyor.add(chunk.text, is_first=chunk.is_first, is_last=chunk.is_last)
             raw = tokens.astype(plan.dtype).tobytes()
             crc = zlib.crc32(raw, crc)
             out.write(raw)
     raw = np.concatenate(offsets).astype("<i8").tobytes()
     with open_atomic(files.offsets) as out:
         out.write(raw)
+    with open_atomic(files.hashes) as out:
+        out.write(np.array(surveyor.hashes, "<u8").tobytes())
     noted = {
         "made_from": plan.fingerprint,
         "counts": dataclasses.asdict(counts),
+        "survey": dataclasses.asdict(surveyor.survey),
         "checksums": {files.tokens.name: crc, files.offsets.name: zlib.crc32(raw)},
     }
     with open_atomic(files.counts) as out:
@@ -304,12 +315,32 @@ def _write_manifest(plan: Plan) -> None:
             for name, crc in plan.read_checksums(shard).items()
         },
     }
-    write_manifest(plan.directory, manifest)
+    write_manifest(plan.directory, manifest | _read_survey(plan))
+
+
+def _read_survey(plan: Plan) -> dict[str, Any]:
+    """Return what was found in all shards, for the manifest.
+
+    Shards of earlier versions have none, and then nothing is told.
+    """
+    files = [plan.files(shard) for shard in range(plan.num_shards)]
+    try:
+        surveys = [read_json(file.counts)["survey"] for file in files]
+        num_duplicates = count_duplicates(file.hashes for file in files)
+    except (OSError, KeyError, UserError):
+        return {}
+    found = dataclasses.asdict(add_up(surveys))
+    found |= {
+        "num_duplicates": num_duplicates,
+        "num_files": getattr(plan.documents, "num_files", 0),
+    }
+    return {"survey": found}
 
 
 def _remove_leftovers(plan: Plan) -> None:
     """Remove the shards of earlier plans and the files of interrupted builds."""
     stems = {plan.files(shard).stem for shard in range(plan.num_shards)}
     for file in plan.directory.glob("?????-of-?????.*"):
-        if file.name.partition(".")[0] not in stems or file.suffix == ".partial":
+        temporary = file.suffix in (".partial", ".hashes")
+        if temporary or file.name.partition(".")[0] not in stems:
             file.unlink(missing_ok=True)

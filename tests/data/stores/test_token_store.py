@@ -150,7 +150,7 @@ def test_jobs_share_a_build(tmp_path, texts, set_num_shards):
     assert not plan.is_complete
     build_shards(plan, [0, 2], num_workers=1)
     assert plan.is_complete
-    before = times(tmp_path)
+    before = {k: t for k, t in times(tmp_path).items() if not k.endswith(".hashes")}
     store = build_token_store(tmp_path, **options)
     assert times(tmp_path).items() >= before.items()
     np.testing.assert_array_equal(store.read(0, 99), stream_of(documents))
