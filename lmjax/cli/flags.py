@@ -408,8 +408,8 @@ HF_TARGET = Flag(
 DTYPE = Flag(
     "--dtype",
     "of the weights: float32, bfloat16 or float16, in a .gguf also q8_0 and q4_0; "
-    "default: float32",
-    default="float32",
+    "default: float32, and of a quantized model its own codes",
+    default=None,
     metavar="DTYPE",
 )
 ADAPTERS = Flag(

@@ -4,6 +4,7 @@ README.md in this directory shows the steps.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ from lmjax.interop import (
     generation,
     hub,
     labels,
+    packed_export,
     sentence_transformers,
     text_length,
     tokenizer,
@@ -55,7 +57,7 @@ from lmjax.run import workdir
 from lmjax.run.checkpoint import Step, restore_params, save_params
 from lmjax.run.staging import check_unused, staged_directory
 from lmjax.storage.paths import open_path
-from lmjax.types import Params
+from lmjax.types import Array, Params
 
 log = logging.getLogger(__name__)
 
@@ -285,6 +287,7 @@ class Exported:
       config: of the workdir.
       model: of floats, without adapters.
       params: of the model.
+      codes: codes and scales of the matrices that `params` lacks, by dotted paths.
       table: the table of its tensors.
       family: whose class computes the model.
       values: the config.json.
@@ -295,6 +298,7 @@ class Exported:
     config: Config
     model: Model
     params: Params
+    codes: dict[str, tuple[Array, Array]]
     table: Table
     family: Family
     values: dict[str, Any]
@@ -307,24 +311,34 @@ class Exported:
         return str(self.values["architectures"][0])
 
 
-def open_export(source: Path, step: Step, *, dtype: str) -> Exported:
+def open_export(source: Path, step: Step, *, dtype: str | None) -> Exported:
     """Return what an export of a workdir writes.
 
     Args:
       source: the workdir.
       step: of the checkpoint.
-      dtype: the name of the dtype in config.json.
+      dtype: the name of that of the weights, in config.json; None: float32, and codes
+        of a quantized model as they are.
 
     Raises:
       ConfigError: transformers has no architecture that computes the same.
       UserError: a file cannot be read.
     """
     config = workdir.read_config(source)
-    model, params = _restore_merged(source, step, config)
+    model, params, codes = _restore_merged(
+        source, step, config, keeps_codes=dtype is None
+    )
     family, values = choose_family(model)
+    if codes:
+        form = packed_export.describe_format(config.model.quantize)
+        values["quantization_config"] = form
     values |= labels.write_task(config.task, values["architectures"][0])
     saved = load_tokenizer(source / "tokenizer")
-    values = {**tokenizer.export_settings(saved), **values, "torch_dtype": dtype}
+    values = {
+        **tokenizer.export_settings(saved),
+        **values,
+        "torch_dtype": dtype or "float32",
+    }
     if model.config.kind == "decoder":
         # The defaults of the class are ids of its first model, not of this one.
         values = dict.fromkeys(_SPECIAL_IDS) | values
@@ -332,6 +346,7 @@ def open_export(source: Path, step: Step, *, dtype: str) -> Exported:
         config=config,
         model=model,
         params=params,
+        codes=codes,
         table=labels.name_heads(family.table(model.config), model.config, config.task),
         family=family,
         values=values,
@@ -345,7 +360,7 @@ def export_hf(
     target: str | Path,
     *,
     step: Step = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> Summary:
     """Write the model of a workdir as a directory that transformers can load.
 
@@ -353,13 +368,15 @@ def export_hf(
       directory: the workdir.
       target: the new directory; if anything fails it is not created.
       step: of the checkpoint; by default the last one.
-      dtype: of the weights in the files, one of `DTYPES`.
+      dtype: of the weights in the files, one of `DTYPES`; None: float32, and a
+        quantized model in its own codes.
 
     Raises:
       ConfigError: transformers has no architecture that computes the same.
       UserError: a file cannot be read or written.
     """
-    if dtype not in DTYPES:
+    if dtype not in (None, *DTYPES):
+        assert dtype is not None
         hint = nearest(dtype, list(DTYPES))
         raise UserError(f"--dtype={dtype}: allowed: {', '.join(DTYPES)}{hint}")
     source, target = open_path(directory).expanduser(), open_path(target).expanduser()
@@ -374,7 +391,11 @@ def export_hf(
     dense = e.params.get("embedding", {})
     params = {name: tree for name, tree in e.params.items() if name != "embedding"}
     prefix = e.family.prefix_to_drop(e.architecture, e.table)
-    specs, arrays = export_tensors(params, e.table, dtype=DTYPES[dtype])
+    numbers = DTYPES[dtype or "float32"]
+    specs, arrays = export_tensors(params, e.table, dtype=numbers)
+    if e.codes:
+        packed = packed_export.export_codes(e.codes, e.table, e.config.model.quantize)
+        specs, arrays = specs | packed[0], itertools.chain(arrays, packed[1])
     specs = {name.removeprefix(prefix): spec for name, spec in specs.items()}
     total = sum(spec.num_bytes for spec in specs.values())
     with (
@@ -388,21 +409,42 @@ def export_hf(
                 (staging / name).write_bytes(content)
         for i in range(len(dense)):
             target_i = staging / sentence_transformers.dense_directory(i)
-            _write_dense(dense[f"dense_{i}"], target_i, dtype=DTYPES[dtype])
+            _write_dense(dense[f"dense_{i}"], target_i, dtype=numbers)
     names = ", ".join(sorted(e.files)) or "none"
     return Summary(target, e.architecture, count_params(e.model), names)
 
 
-def _restore_merged(source: Path, step: Step, config: Config) -> tuple[Model, Params]:
-    """Return a model of floats, without adapters and heads that are not of its task."""
+def _restore_merged(
+    source: Path, step: Step, config: Config, *, keeps_codes: bool
+) -> tuple[Model, Params, dict[str, tuple[Array, Array]]]:
+    """Return a model without adapters and heads that are not of its task.
+
+    Args:
+      source: the workdir.
+      step: of the checkpoint.
+      config: of the workdir.
+      keeps_codes: of a quantized model, unless it has adapters, which add to its
+        matrices.
+
+    Returns:
+      The model of floats, its parameters, and the codes and scales of those matrices
+      that the parameters lack.
+    """
     model, params = restore_model(source, step)
-    if model.config.quantize.stores_codes or model.config.quantize.stores_table:
-        log.warning("%s: is quantized; its weights are written as floats", source)
-    params, dense = quantized.dequantize_params(params, model.config)
+    codes: dict[str, tuple[Array, Array]] = {}
+    quantize = model.config.quantize
+    if keeps_codes and quantize.stores_codes and not model.config.adapter_rank:
+        params, codes = packed_export.split_codes(params)
+        dense = quantized.without_codes(model.config)
+    else:
+        if quantize.stores_codes or quantize.stores_table:
+            log.warning("%s: is quantized; its weights are written as floats", source)
+        params, dense = quantized.dequantize_params(params, model.config)
     params, dense = lora.merge_adapters(params, dense)
     if dense != model.config:
         model = models.build(dense, platform=jax.default_backend())
-    return labels.drop_unused_heads(model, params, config.task)
+    model, params = labels.drop_unused_heads(model, params, config.task)
+    return model, params, codes
 
 
 def _tokenizer_files(

@@ -6,7 +6,9 @@ The files keep small integers with scales, in the layouts of
 - AWQ (Lin et al. 2023), as AutoAWQ's "gemm" kernels read it;
 - bitsandbytes: int8 by rows (Dettmers et al. 2022), and nf4 and fp4 by blocks (Dettmers
   et al. 2023), with scales that may be quantized themselves;
-- fp8 with a scale for each block (DeepSeek-V3).
+- fp8 with a scale for each block (DeepSeek-V3);
+- compressed-tensors: int8, int4 and fp8 by rows or groups, as LLM Compressor writes
+  them, and `lmjax export` does of a quantized workdir.
 
 A model is imported as what these stand for, in float32.
 
@@ -175,6 +177,43 @@ def _unpack_fp8(p: _Packed) -> np.ndarray:
     return weight_OI * scales_OI[: weight_OI.shape[0], : weight_OI.shape[1]]
 
 
+def _compressed_shape(p: _Packed) -> tuple[int, ...]:
+    outputs, inputs = map(int, p.read("weight_shape"))
+    return outputs, inputs
+
+
+def _unpack_compressed(p: _Packed) -> np.ndarray:
+    """Integers are packed in rows, lowest bits first, with 2^(bits-1) added."""
+    num_outputs, num_inputs = _compressed_shape(p)
+    codes = _split_bits(p.read("weight_packed"), p.bits)
+    levels_OI = codes.reshape(num_outputs, -1)[:, :num_inputs].astype(np.float32)
+    zeros_OG = np.full((1, 1), 2 ** (p.bits - 1), np.float32)
+    if p.has("weight_zero_point"):  # packed along the outputs
+        zeros = _split_bits(p.read("weight_zero_point").T, p.bits)
+        zeros_OG = zeros.reshape(len(zeros), -1)[:, :num_outputs].T.astype(np.float32)
+    return _scale_rows(p, levels_OI, zeros_OG)
+
+
+def _unpack_rows(p: _Packed) -> np.ndarray:
+    zeros_OG = np.zeros((1, 1), np.float32)
+    if p.has("weight_zero_point"):
+        zeros_OG = p.read("weight_zero_point").astype(np.float32)
+    return _scale_rows(p, p.read("weight").astype(np.float32), zeros_OG)
+
+
+def _scale_rows(p: _Packed, levels_OI: np.ndarray, zeros_OG: np.ndarray) -> np.ndarray:
+    """Return weights of levels, with a scale for a matrix, a row, or groups of it."""
+    scale_OG = p.read("weight_scale").astype(np.float32)
+    scale_OG = scale_OG.reshape(scale_OG.shape[0] if scale_OG.ndim else 1, -1)
+    num_inputs = levels_OI.shape[1]
+    group_I = np.arange(num_inputs) // (num_inputs // scale_OG.shape[1])
+    if p.has("weight_g_idx"):
+        group_I = p.read("weight_g_idx")
+    if zeros_OG.size > 1:
+        zeros_OG = zeros_OG.reshape(len(zeros_OG), -1)[:, group_I]
+    return (levels_OI - zeros_OG) * scale_OG[:, group_I]
+
+
 _same_shape = lambda p: p.spec("weight").shape
 _LAYOUTS = {
     "gptq": _Layout(
@@ -186,6 +225,18 @@ _LAYOUTS = {
     ),
     "8bit": _Layout("weight", ("SCB", "weight_format"), _same_shape, _unpack_8_bits),
     "fp8": _Layout("weight", ("weight_scale_inv",), _same_shape, _unpack_fp8),
+    "pack-quantized": _Layout(
+        "weight_packed",
+        ("weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"),
+        _compressed_shape,
+        _unpack_compressed,
+    ),
+    "rows": _Layout(
+        "weight",
+        ("weight_scale", "weight_zero_point", "input_scale"),
+        _same_shape,
+        _unpack_rows,
+    ),
 }
 # By a tensor that only a packed matrix of a layout has beside the main one.
 _MARKS = {
@@ -194,6 +245,15 @@ _MARKS = {
     "4bit": ".weight.absmax",
     "8bit": ".SCB",
     "fp8": ".weight_scale_inv",
+    "pack-quantized": ".weight_packed",
+    "rows": ".weight_scale",
+}
+# Of compressed-tensors, by the name of its format.
+_COMPRESSED = {
+    "pack-quantized": "pack-quantized",
+    "int-quantized": "rows",
+    "float-quantized": "rows",
+    "naive-quantized": "rows",
 }
 
 
@@ -217,7 +277,7 @@ def open_packed(
     """
     if not settings:
         return files
-    method = _find_method(settings, file=file)
+    method, settings = _find_method(settings, file=file)
     if model_type == "gpt2":
         raise UserError(
             f"{file}: quantization_config: the matrices of gpt2 are transposed; "
@@ -243,8 +303,10 @@ def open_packed(
     return UnpackedFiles(files.directory, tensors, make=make, files=files)
 
 
-def _find_method(settings: Mapping[str, Any], *, file: str) -> str:
-    """Return the name of a layout.
+def _find_method(
+    settings: Mapping[str, Any], *, file: str
+) -> tuple[str, Mapping[str, Any]]:
+    """Return the name of a layout, and the settings of its matrices.
 
     Raises:
       UserError: the method is not known, or not with these settings.
@@ -252,11 +314,13 @@ def _find_method(settings: Mapping[str, Any], *, file: str) -> str:
     where = f"{file}: quantization_config"
     method = str(settings.get("quant_method", ""))
     if method == "bitsandbytes":
-        if settings.get("load_in_4bit"):
-            return "4bit"
-        if settings.get("load_in_8bit"):
-            return "8bit"
-    allowed = ("gptq", "awq", "bitsandbytes", "fp8")
+        for layout in ("4bit", "8bit"):
+            if settings.get(f"load_in_{layout}"):
+                return layout, settings
+        raise UserError(f"{where}: neither load_in_4bit nor load_in_8bit is true")
+    if method == "compressed-tensors":
+        return _find_compressed(settings, where=where)
+    allowed = ("gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors")
     if method not in allowed:
         raise UserError(
             f"{where}.quant_method = {method!r}: must be one of {', '.join(allowed)}"
@@ -270,9 +334,33 @@ def _find_method(settings: Mapping[str, Any], *, file: str) -> str:
         )
     if method == "awq" and settings.get("version", "gemm") != "gemm":
         raise UserError(f"{where}.version = {settings['version']!r}: must be 'gemm'")
-    if method == "bitsandbytes":
-        raise UserError(f"{where}: neither load_in_4bit nor load_in_8bit is true")
-    return method
+    return method, settings
+
+
+def _find_compressed(
+    settings: Mapping[str, Any], *, where: str
+) -> tuple[str, Mapping[str, Any]]:
+    """Return the layout of a model of compressed-tensors, and its bits.
+
+    Raises:
+      UserError: its matrices are of several kinds, or of an unknown one.
+    """
+    groups = settings.get("config_groups")
+    if not isinstance(groups, Mapping) or len(groups) != 1:
+        raise UserError(f"{where}.config_groups: must be one group")
+    (group,) = groups.values()
+    form = str(group.get("format") or settings.get("format"))
+    if form not in _COMPRESSED:
+        raise UserError(
+            f"{where}.format = {form!r}: must be one of {', '.join(_COMPRESSED)}"
+            f"{nearest(form, list(_COMPRESSED))}"
+        )
+    bits = (group.get("weights") or {}).get("num_bits")
+    if form == "pack-quantized" and bits not in (2, 4, 8):
+        raise UserError(
+            f"{where}.config_groups.*.weights.num_bits = {bits!r}: must be 2, 4 or 8"
+        )
+    return _COMPRESSED[form], {"bits": bits}
 
 
 def _names_of(prefix: str, layout: _Layout, files: TensorFiles) -> list[str]:

@@ -354,9 +354,13 @@ def dequantize_params(
             new["embedding"] = codes.astype(jnp.float32) * scales[:, None]
         return new
 
+    return convert(params, ""), without_codes(config)
+
+
+def without_codes(config: ModelConfig) -> ModelConfig:
+    """Return the config of the same model in floats."""
     assert isinstance(config, TransformerConfig)
-    dense = dataclasses.replace(config, quantize=QuantizeConfig())
-    return convert(params, ""), dense
+    return dataclasses.replace(config, quantize=QuantizeConfig())
 
 
 def count_weights(params: Params) -> int:

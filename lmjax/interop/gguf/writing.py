@@ -34,7 +34,7 @@ def export_gguf(
     target: str | Path,
     *,
     step: Step = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
 ) -> Summary:
     """Write the model of a workdir as a GGUF file, which llama.cpp reads.
 
@@ -42,13 +42,13 @@ def export_gguf(
       directory: the workdir.
       target: the new file; if anything fails it is not created.
       step: of the checkpoint; by default the last one.
-      dtype: of its matrices, one of `tensors.FORMATS`.
+      dtype: of its matrices, one of `tensors.FORMATS`; None: float32.
 
     Raises:
       UserError: the format has no such model or tokenizer, or a file cannot be read or
         written.
     """
-    allowed = list(tensors.FORMATS)
+    allowed, dtype = list(tensors.FORMATS), dtype or "float32"
     if dtype not in allowed:
         raise UserError(
             f"--dtype={dtype}: allowed in GGUF: {', '.join(allowed)}"
