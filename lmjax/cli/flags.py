@@ -426,6 +426,13 @@ PRUNE = Flag(
     "number that is left, as in layers:4",
     metavar="METHOD:AMOUNT",
 )
+LOW_RANK = Flag(
+    "--low_rank",
+    "make each matrix a product of two thin ones, which have this fraction of its "
+    "weights; with --calibrate the outputs on that text change least. PATTERN names "
+    "matrices, as in 0.5:mlp.*,attention.out",
+    metavar="FRACTION[:PATTERN,...]",
+)
 QUANTIZE = (
     Flag(
         "--quantize",

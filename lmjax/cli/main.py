@@ -298,6 +298,7 @@ def compress(args: argparse.Namespace) -> int:
 
     steps = choose_steps(
         prune=args.prune,
+        low_rank=args.low_rank,
         quantize=args.quantize,
         method=args.method,
         embeddings=args.embeddings,
@@ -461,6 +462,7 @@ VERBS = {
         flags.WORKDIR,
         flags.COMPRESSED,
         flags.PRUNE,
+        flags.LOW_RANK,
         *flags.QUANTIZE,
         flags.CALIBRATE,
         flags.WINDOWS,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lmjax.compress.calibrate import NUM_WINDOWS, Calibration
+from lmjax.compress.low_rank import make_low_rank_step
 from lmjax.compress.prune import make_prune_step
 from lmjax.compress.quantize import make_quantize_step
 from lmjax.compress.step import Step
@@ -12,6 +13,7 @@ from lmjax.errors import UserError
 def choose_steps(
     *,
     prune: str | None = None,
+    low_rank: str | None = None,
     quantize: str | None = None,
     method: str | None = None,
     embeddings: str | None = None,
@@ -23,6 +25,7 @@ def choose_steps(
 
     Args:
       prune: METHOD:AMOUNT, see `prune.make_prune_step`.
+      low_rank: FRACTION:PATTERN,..., see `low_rank.parse_low_rank`.
       quantize: the format of the matrices; see `quantize.parse_format`.
       method: how they are rounded, one of `quantize.METHODS`.
       embeddings: "int8" by default, or "float".
@@ -47,10 +50,14 @@ def choose_steps(
             raise UserError(f"--{name}={value}: needs --quantize")
     if prune is not None:
         steps.append(make_prune_step(prune, calibration=calibration))
+    if low_rank is not None:
+        if quantize is not None:
+            raise UserError(f"--low_rank={low_rank}: cannot be used with --quantize")
+        steps.append(make_low_rank_step(low_rank, calibration=calibration))
     if quantize is not None:
         steps.append(make_quantize_step(quantize, calibration=calibration, **options))
     if not steps:
-        raise UserError("--prune or --quantize: must be given")
+        raise UserError("--prune, --quantize or --low_rank: must be given")
     if calibration is not None and not any(step.reads_text for step in steps):
         raise UserError(f"--calibrate={calibrate}: none of the steps reads a text")
     return steps

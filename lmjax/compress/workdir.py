@@ -60,7 +60,7 @@ def compress(
     source, target = source.expanduser(), target.expanduser().absolute()
     check_unused(target, flag="--to")
     lm = load(source, step=step)
-    _check_not_quantized(lm, source)
+    _check_whole(lm, source)
     bytes_before = num_bytes(lm.params)
     lm = merge_adapters(lm)
     for one in steps:
@@ -83,8 +83,14 @@ def num_bytes(params: Params) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 
 
-def _check_not_quantized(lm: LanguageModel, source: Path) -> None:
-    q = lm.config.model.quantize
+def _check_whole(lm: LanguageModel, source: Path) -> None:
+    model, q = lm.config.model, lm.config.model.quantize
+    if model.low_rank.fraction and not model.adapter_rank:
+        raise UserError(
+            f"--workdir={source}: is of low rank already: config.model.low_rank."
+            f"fraction = {model.low_rank.fraction}; compress the workdir that it was "
+            "made from"
+        )
     if q.stores_codes or q.stores_table:
         name = "weights" if q.weights else "embeddings"
         raise UserError(

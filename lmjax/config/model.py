@@ -2,7 +2,7 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 from lmjax.config.leaf_types import (
@@ -30,6 +30,21 @@ MATRICES = (
 )
 
 
+def check_targets(targets: Sequence[str], *, path: str) -> Iterator[str]:
+    """Yield the problems of patterns of `MATRICES`; `path` is that of their config."""
+    for target in targets:
+        if not fnmatch.filter(MATRICES, target):
+            yield (
+                f"{path}.targets: {target!r} matches no matrix of a block"
+                f"{nearest(target, MATRICES)}; must match any of {', '.join(MATRICES)}"
+            )
+
+
+def matches(matrix: str, targets: Sequence[str]) -> bool:
+    """Return whether patterns name one of `MATRICES`."""
+    return any(fnmatch.fnmatchcase(matrix, target) for target in targets)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """LoRA: low-rank adapters added to weight matrices (Hu et al. 2021)."""
@@ -41,18 +56,31 @@ class LoraConfig:
 
     def validate(self, path: str) -> Iterator[str]:
         """Yield the problems between fields."""
-        for target in self.targets:
-            if not fnmatch.filter(MATRICES, target):
-                yield (
-                    f"{path}.targets: {target!r} matches no matrix of a block"
-                    f"{nearest(target, MATRICES)}; must match any of "
-                    f"{', '.join(MATRICES)}"
-                )
+        yield from check_targets(self.targets, path=path)
 
     def rank_of(self, matrix: str) -> int:
         """Return the rank of the adapter of one of `MATRICES`; 0: it has none."""
-        named = any(fnmatch.fnmatchcase(matrix, target) for target in self.targets)
-        return self.rank if named else 0
+        return self.rank if matches(matrix, self.targets) else 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LowRankConfig:
+    """Weight matrices as products of two thin ones; `lmjax compress` makes them."""
+
+    fraction: Rate = 0.0  # of the weights of each matrix that its factors have
+    # the matrices that are products: patterns of "attention.query", "mlp.up", ...
+    targets: tuple[str, ...] = ("*",)
+
+    def validate(self, path: str) -> Iterator[str]:
+        """Yield the problems between fields."""
+        yield from check_targets(self.targets, path=path)
+
+    def rank_of(self, matrix: str, num_inputs: int, num_outputs: int) -> int:
+        """Return the rank of one of `MATRICES` of this size; 0: it is whole."""
+        if not self.fraction or not matches(matrix, self.targets):
+            return 0
+        whole = num_inputs * num_outputs
+        return max(1, int(self.fraction * whole / (num_inputs + num_outputs)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +186,7 @@ class ModelBaseConfig:
     one_text_per_row = False  # a row of a batch cannot hold several documents
     attends_to_rows = False  # tokens see each other by attention alone
     quantize = QuantizeConfig()  # of models that cannot be quantized
+    low_rank = LowRankConfig()  # of models whose matrices are whole
 
     @property
     def width(self) -> int:
@@ -303,6 +332,7 @@ class TransformerConfig(ModelBaseConfig):
     attention_dropout: Rate = 0.0  # dropout of attention probabilities
     lora: LoraConfig = LoraConfig()
     quantize: QuantizeConfig = QuantizeConfig()
+    low_rank: LowRankConfig = LowRankConfig()
     # compile one layer and loop over all (jax.lax.scan). auto: except on CPU
     scan_layers: Literal["auto", True, False] = runtime_field("auto")
     # recompute activations in the backward pass to save memory. dots: keep the results
@@ -408,6 +438,11 @@ class TransformerConfig(ModelBaseConfig):
         yield from self._validate_windows(path)
         yield from self._validate_positions(path)
         yield from self._validate_groups(path)
+        if self.low_rank.fraction and self.quantize.weights:
+            yield (
+                f"{path}.low_rank.fraction = {self.low_rank.fraction}: must be 0 for "
+                f"{path}.quantize.weights = {self.quantize.weights!r}"
+            )
         if self.position == "rope":
             yield from validate_rope(self, path)
 

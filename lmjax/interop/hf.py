@@ -439,7 +439,10 @@ def _restore_merged(
     else:
         if quantize.stores_codes or quantize.stores_table:
             log.warning("%s: is quantized; its weights are written as floats", source)
+        if model.config.low_rank.fraction:
+            log.warning("%s: is of low rank; its matrices are written whole", source)
         params, dense = quantized.dequantize_params(params, model.config)
+        params, dense = lora.multiply_factors(params, dense)
     params, dense = lora.merge_adapters(params, dense)
     if dense != model.config:
         model = models.build(dense, platform=jax.default_backend())

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from lmjax.config.model import ModelBaseConfig, TransformerConfig
 from lmjax.types import Batch, named_leaves
 
+_MATRICES = (".kernel", ".codes", ".factor_a", ".factor_b")
 # From prefixes of names to the number of weights in the kernels of that name.
 KernelSizes = Callable[..., int]
 
@@ -28,7 +29,7 @@ def kernel_sizes(shapes: Any) -> KernelSizes:
     sizes = {
         name: leaf.size * 2 if leaf.dtype == jnp.uint8 else leaf.size  # two a byte
         for name, leaf in named_leaves(shapes).items()
-        if name.endswith((".kernel", ".codes"))
+        if name.endswith(_MATRICES)
     }
     return lambda *prefixes: sum(
         size for name, size in sizes.items() if name.startswith(prefixes)

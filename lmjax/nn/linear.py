@@ -1,6 +1,7 @@
 """Matrix products and embeddings. B batch, T length, D dim, V vocabulary."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,8 +43,9 @@ class Linear(nnx.Module):
 
     Inputs and outputs may be several dimensions, such as heads and head_dim; the
     kernel has the shape (*inputs, *outputs). With a `rank` it has a low-rank adapter,
-    kernel + lora_scale * lora_a @ lora_b, initially 0 (LoRA, Hu et al. 2021). If it is
-    quantized, `codes` and `scales` stand for the kernel (see `quantized`).
+    kernel + lora_scale * lora_a @ lora_b, initially 0 (LoRA, Hu et al. 2021). In place
+    of the kernel there may be `codes` and `scales` (see `quantized`), or, with a
+    `factor_rank`, `factor_a` and `factor_b`, of which it is the product.
     """
 
     def __init__(
@@ -57,18 +59,27 @@ class Linear(nnx.Module):
         rank: int = 0,
         lora_scale: float = 1.0,
         quantize: QuantizeConfig = NOT_QUANTIZED,
+        factor_rank: Callable[[int, int], int] = lambda num_inputs, num_outputs: 0,
     ) -> None:
         self.num_inputs = len(inputs)
         self.quantize = quantize
         # A bias along the model's dimension is too small to be worth sharding.
         axes = ["norm" if axis == "embed" else axis for axis in outputs]
+        sizes = math.prod(inputs.values()), math.prod(outputs.values())
+        kernel = factor_a = factor_b = None
         if quantize.stores_codes:
-            self.kernel = None
             self._add_codes(key, inputs, outputs, scale_axes=axes)
+        elif factors := factor_rank(*sizes):
+            a, b = {**inputs, "rank": factors}, {"rank": factors, **outputs}
+            init, keys = fan_in(sizes[0], scale=scale), jax.random.split(key)
+            factor_a = param(keys[0], [*a.values()], axes=[*a], init=init)
+            init = fan_in(factors)
+            factor_b = param(keys[1], [*b.values()], axes=[*b], init=init)
         else:
             dims = {**inputs, **outputs}
-            init = fan_in(math.prod(inputs.values()), scale=scale)
-            self.kernel = param(key, [*dims.values()], axes=[*dims], init=init)
+            init = fan_in(sizes[0], scale=scale)
+            kernel = param(key, [*dims.values()], axes=[*dims], init=init)
+        self.kernel, self.factor_a, self.factor_b = kernel, factor_a, factor_b
         shape = [*outputs.values()]
         self.bias = param(key, shape, axes=axes, init=zeros) if bias else None
         self.lora_scale = lora_scale
@@ -100,13 +111,17 @@ class Linear(nnx.Module):
         """Return x @ kernel + bias in the dtype of `x`."""
         y = self._multiply(x)
         if self.lora_a is not None and self.lora_b is not None:
-            h = jnp.tensordot(x, self.lora_a[...].astype(x.dtype), self.num_inputs)
-            h = jnp.tensordot(h, self.lora_b[...].astype(x.dtype), 1)
-            y = y + self.lora_scale * h
+            y = y + self.lora_scale * self._multiply_both(x, self.lora_a, self.lora_b)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+    def _multiply_both(self, x: Array, a: Any, b: Any) -> Array:
+        h = jnp.tensordot(x, a[...].astype(x.dtype), self.num_inputs)
+        return jnp.tensordot(h, b[...].astype(x.dtype), 1)
 
     def _multiply(self, x: Array) -> Array:
         q = self.quantize
+        if self.factor_a is not None:
+            return self._multiply_both(x, self.factor_a, self.factor_b)
         if self.kernel is None:
             return quantized.multiply(
                 x,
@@ -133,6 +148,7 @@ def matrix_options(config: TransformerConfig, matrix: str) -> dict[str, Any]:
         "rank": rank,
         "lora_scale": config.lora.alpha / max(rank, 1),
         "quantize": config.quantize,
+        "factor_rank": functools.partial(config.low_rank.rank_of, matrix),
     }
 
 

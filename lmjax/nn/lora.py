@@ -5,12 +5,13 @@ The adapters themselves are part of `nn.linear.Linear`: `lora_a` (*inputs, rank)
 stack.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 import jax.numpy as jnp
 
-from lmjax.config.model import ModelConfig
+from lmjax.config.model import LowRankConfig, ModelConfig, TransformerConfig
 from lmjax.nn import quantized
 from lmjax.types import Array, Params
 
@@ -21,11 +22,12 @@ def merge_adapters(params: Params, config: ModelConfig) -> tuple[Params, ModelCo
     """Return parameters and config of the same model without adapters.
 
     Each kernel becomes kernel + scale * lora_a @ lora_b, in float32, also where it was
-    quantized.
+    quantized or a product of factors.
     """
     if not config.adapter_rank:
         return params, config
     params, config = quantized.dequantize_params(params, config)
+    params, config = multiply_factors(params, config)
 
     def merge(tree: Any) -> Any:
         if not isinstance(tree, dict):
@@ -38,6 +40,24 @@ def merge_adapters(params: Params, config: ModelConfig) -> tuple[Params, ModelCo
         return new
 
     return merge(params), config.without_adapters()
+
+
+def multiply_factors(params: Params, config: ModelConfig) -> tuple[Params, ModelConfig]:
+    """Return parameters and config of the same model with whole matrices."""
+    if not config.low_rank.fraction:
+        return params, config
+
+    def multiply(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        new = {name: multiply(leaf) for name, leaf in tree.items()}
+        if "factor_a" in tree:
+            a, b = new.pop("factor_a"), new.pop("factor_b")
+            new["kernel"] = multiply_adapter(a, b, (*a.shape[:-1], *b.shape[2:]))
+        return new
+
+    assert isinstance(config, TransformerConfig)
+    return multiply(params), dataclasses.replace(config, low_rank=LowRankConfig())
 
 
 def multiply_adapter(lora_a: Array, lora_b: Array, shape: tuple[int, ...]) -> Array:

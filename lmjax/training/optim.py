@@ -323,9 +323,9 @@ def _decay_mask(config: OptimConfig, axes: Axes) -> Params:
 
 
 def _kind(path: Any) -> str:
-    """Return the kind of a parameter, its last name; adapters count as kernels."""
+    """Return the kind of a parameter, its last name; factors count as kernels."""
     name = str(path[-1].key)
-    return "kernel" if name in ("lora_a", "lora_b") else name
+    return "kernel" if name.startswith(("lora_", "factor_")) else name
 
 
 def _with_axes(function: Callable[..., Array], axes: Axes, *trees: Params) -> Any:

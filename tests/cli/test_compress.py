@@ -72,7 +72,7 @@ def test_adapters_are_trained_on_it_and_nothing_of_it(script, smaller, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--prune or --quantize: must be given"),
+        ([], "--prune, --quantize or --low_rank: must be given"),
         (["--quantize=int9"], "--quantize=int9: must be int8"),
         (["--quantize=int8:64"], "--quantize=int8:64: must be int8"),
         (["--quantize=int4:3"], "--quantize=int4:3: group = 3: must be even"),
