@@ -12,6 +12,8 @@ import json
 import random
 import re
 import resource
+import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -21,10 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data.clean.clean import clean
 from lmjax.data.clean.minhash import NGRAM
 from lmjax.data.clean.personal import KINDS, Redactor, is_card, is_iban, placeholder
-from lmjax.data.clean.settings import choose
 from lmjax.data.clean.words import hash_ngrams, hash_words, normal_words
 
 _EDGES = (0.0, 0.5, 0.7, 0.75, 0.8, 0.85, 0.9, 1.01)
@@ -66,8 +66,13 @@ def measure_near(count: int, planted: int, threshold: float) -> dict[str, object
         source = directory / "in.jsonl"
         source.write_text("".join(json.dumps(line) + "\n" for line in lines))
         begin = time.perf_counter()
-        settings = choose(rules=(), personal=(), similarity=threshold)
-        clean(str(source), directory / "out.jsonl", settings)
+        flags = ("--rules=none", "--personal=none", f"--similarity={threshold}")
+        subprocess.run(
+            [sys.executable, "-m", "lmjax.cli", "clean", f"--input={source}"]
+            + [f"--output={directory / 'out.jsonl'}", *flags],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         seconds = time.perf_counter() - begin
         kept = {json.loads(line)["id"] for line in (directory / "out.jsonl").open()}
     bins: dict[str, Counter[str]] = {}
@@ -83,14 +88,17 @@ def measure_near(count: int, planted: int, threshold: float) -> dict[str, object
         "others_taken": len(texts) - len(kept & {*range(len(texts))}),
         "megabytes": round(sum(len(line["text"]) for line in lines) / 1e6, 1),
         "seconds": round(seconds, 1),
-        "peak_megabytes": peak_megabytes(),
+        **measure_children(),
     }
 
 
-def peak_megabytes() -> int:
-    """Return the most memory of this process and of its largest child."""
-    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(usage.ru_maxrss for usage in usages) // 1024
+def measure_children() -> dict[str, float]:
+    """Return CPU time of the command and its workers, and the most memory of one."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_megabytes": usage.ru_maxrss // 1024,
+    }
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:

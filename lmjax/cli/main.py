@@ -201,6 +201,8 @@ def clean(args: argparse.Namespace) -> int:
         similarity=args.similarity,
         skip_bad=args.skip_bad,
     )
+    if args.report:
+        cleaner.check_report(open_path(args.report))
     cleaned = cleaner.clean(
         args.input,
         open_path(args.output),

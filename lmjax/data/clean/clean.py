@@ -1,7 +1,8 @@
 """Clean a corpus: rules on each document in processes, then duplicates, then one file.
 
-Chunks of documents are files in OUTPUT.cleaning until the output is complete, so that
-a command that was killed goes on where it stopped, and writes the same bytes.
+Chunks of documents are files in .OUTPUT.cleaning until the output is complete, so that
+a command that was killed goes on where it stopped, and writes the same bytes. The name
+is hidden from globs and directories that may be the input.
 """
 
 import contextlib
@@ -95,7 +96,7 @@ def clean(
     corpus = Corpus(choose_source(pattern, overrides, flag="--input"))
     if output.resolve() in {Path(file).resolve() for file in corpus.files}:
         raise UserError(f"--output={output}: is a file of --input={pattern}")
-    directory = output.with_name(f"{output.name}.cleaning")
+    directory = output.with_name(f".{output.name}.cleaning")
     with write_errors(directory), try_lock(directory, flag="--output"):
         found = _find_held_out(held_out, settings)
         job = _plan(corpus, settings, directory, found)
@@ -237,7 +238,7 @@ def _write(job: Job, kept: np.ndarray, output: Path, kind: Output) -> int:
     title = f"writing {output.name}"
     with (
         ProgressBar(title, total=len(kept), delay=_PROGRESS_DELAY) as bar,
-        open_output(output, kind) as out,
+        open_output(job.directory / output.name, kind) as out,
     ):
         for chunk in range(job.num_chunks):
             sizes = load_array(job.file(chunk, ".npz"), "sizes")
@@ -247,6 +248,7 @@ def _write(job: Job, kept: np.ndarray, output: Path, kind: Output) -> int:
             for line in _kept_lines(job, chunk, stay):
                 out.write(kind.convert(line, field=job.corpus.config.field))
             bar.advance(len(sizes))
+    (job.directory / output.name).replace(output)
     return num_bytes
 
 
@@ -255,6 +257,12 @@ def _kept_lines(job: Job, chunk: int, stay: np.ndarray) -> Iterator[bytes]:
         for line, stays in zip(lines, stay.tolist(), strict=True):
             if stays:
                 yield line
+
+
+def check_report(path: Path) -> None:
+    """Raise a `UserError` if a report cannot be written to a path."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise UserError(f"--report={path}: must be a file in a directory that exists")
 
 
 def write_report(path: Path, cleaned: Cleaned) -> None:

@@ -41,7 +41,7 @@ def write_jsonl(path, texts):
 
 
 def clean(source, output, *flags):
-    report = output.with_name("report.json")
+    report = output.with_name(".report.json")
     command = ["clean", f"--input={source}", f"--output={output}", "--num_workers=1"]
     assert main([*command, f"--report={report}", *flags]) == 0
     return json.loads(report.read_text())
@@ -202,7 +202,7 @@ def test_what_is_cleaned(tmp_path, capsys):
     assert 0.8 <= example["value"] < 1
     assert "<EMAIL>, ticket <TICKET>." in output.read_text()
     assert "near_duplicate" in capsys.readouterr().out
-    assert not output.with_name("out.jsonl.cleaning").exists()
+    assert not output.with_name(".out.jsonl.cleaning").exists()
 
 
 def test_whatever_is_read_and_written(tmp_path):
@@ -223,6 +223,21 @@ def test_whatever_is_read_and_written(tmp_path):
     clean(tmp_path / "set", output, "--config.data.field=body")
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert rows == [{"body": t, "url": u} for t, u in zip(texts, "abcdef", strict=True)]
+
+
+def test_the_output_may_lie_beside_the_input(tmp_path, capsys):
+    """What a killed run left there is no input of the next."""
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text(prose(i))
+    left = tmp_path / ".out.txt.cleaning"
+    left.mkdir()
+    (left / "000000.jsonl").write_text("{}")
+    report = clean(tmp_path, tmp_path / "out.txt")
+    assert report["read"]["documents"] == 3
+    assert len((tmp_path / "out.txt").read_text().splitlines()) == 3
+    command = ["clean", f"--input={tmp_path}", f"--output={tmp_path / 'out.txt'}"]
+    assert main(command) == 2
+    assert "out.txt: is a file of --input" in capsys.readouterr().err
 
 
 def test_languages_are_told(tmp_path):
@@ -256,7 +271,7 @@ def test_a_killed_run_resumes_with_the_same_bytes(tmp_path):
     clean(source, whole, *fast)
     command = [sys.executable, "-m", "lmjax.cli", "clean", f"--input={source}"]
     command += [f"--output={output}", "--num_workers=2", *fast]
-    directory = tmp_path / "out.jsonl.cleaning"
+    directory = tmp_path / ".out.jsonl.cleaning"
     process = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 60
     while not [*directory.glob("0*.json")] and time.monotonic() < deadline:
@@ -287,6 +302,7 @@ def test_a_killed_run_resumes_with_the_same_bytes(tmp_path):
         (["--config.data.feld=x"], r"config.data.feld: .*did you mean 'field'"),
         (["--config.data.source=tfds"], r"config.data.source = 'tfds': must be one"),
         (["--config.data.field=body"], r"in.jsonl:1: config.data.field = 'body'"),
+        (["--report=no/r.json"], r"--report=no/r.json: must be a file in a directory"),
         (["--num_workers=-1"], r"--num_workers=-1: must be >= 0"),
     ],
 )
