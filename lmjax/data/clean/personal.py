@@ -16,6 +16,7 @@ _ISSUERS = re.compile(
 _DATES = re.compile(
     r"\d{1,2}([./-])\d{1,2}\1(?:19|20)?\d\d\b|(?:19|20)\d\d([./-])\d{1,2}\2\d{1,2}\b"
 )
+_DECIMAL = re.compile(r"\+\d+\.\d+")
 # ISO 13616: the characters of an account number by its country.
 _IBAN_LENGTHS = {
     country: length
@@ -79,7 +80,7 @@ def is_address(text: str) -> bool:
 def is_phone(text: str) -> bool:
     """Return whether digits are as many as a phone number has, and no date."""
     digits = re.sub(r"\D", "", text)
-    if _DATES.search(text) or len({*digits}) < 3:
+    if _DATES.search(text) or _DECIMAL.fullmatch(text) or len({*digits}) < 3:
         return False
     if text.startswith("+"):
         return 8 <= len(digits) <= 15
