@@ -456,6 +456,12 @@ QUANTIZE = (
         "what the matrices read: float (the default), or int8, rounded token by token",
         metavar="FORMAT",
     ),
+    Flag(
+        "--cache",
+        "keys and values of earlier tokens in decoding: float (the default), or int8, "
+        "each head of each token by its own scale",
+        metavar="FORMAT",
+    ),
 )
 CALIBRATE = Flag(
     "--calibrate",

@@ -305,6 +305,7 @@ def compress(args: argparse.Namespace) -> int:
         method=args.method,
         embeddings=args.embeddings,
         activations=args.activations,
+        cache=args.cache,
         calibrate=open_path(args.calibrate) if args.calibrate else None,
         num_windows=args.windows,
     )

@@ -18,6 +18,7 @@ def choose_steps(
     method: str | None = None,
     embeddings: str | None = None,
     activations: str | None = None,
+    cache: str | None = None,
     calibrate: Path | None = None,
     num_windows: int | None = None,
 ) -> list[Step]:
@@ -30,6 +31,7 @@ def choose_steps(
       method: how they are rounded, one of `quantize.METHODS`.
       embeddings: "int8" by default, or "float".
       activations: "float" by default, or "int8".
+      cache: the same.
       calibrate: the text of steps that read one.
       num_windows: of it; by default 64.
 
@@ -44,7 +46,12 @@ def choose_steps(
             file=calibrate, num_windows=num_windows or NUM_WINDOWS
         )
     steps: list[Step] = []
-    options = {"method": method, "embeddings": embeddings, "activations": activations}
+    options = {
+        "method": method,
+        "embeddings": embeddings,
+        "activations": activations,
+        "cache": cache,
+    }
     for name, value in options.items():
         if value is not None and quantize is None:
             raise UserError(f"--{name}={value}: needs --quantize")

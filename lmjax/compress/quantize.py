@@ -27,8 +27,10 @@ DEFAULT_GROUP = 64
 Rounding = Callable[[Array, int, Format, Any], tuple[Array, Array]]
 
 
-def parse_format(text: str, *, embeddings: str, activations: str) -> QuantizeConfig:
-    """Return the config of --quantize, --embeddings and --activations.
+def parse_format(
+    text: str, *, embeddings: str, activations: str, cache: str
+) -> QuantizeConfig:
+    """Return the config of --quantize, --embeddings, --activations and --cache.
 
     Raises:
       UserError: there is no such format.
@@ -40,7 +42,8 @@ def parse_format(text: str, *, embeddings: str, activations: str) -> QuantizeCon
     has_groups = name in ("int4", "nf4")
     if colon and not (has_groups and group.isdigit()):
         raise UserError(f"--quantize={text}: {allowed}")
-    for flag, value in (("embeddings", embeddings), ("activations", activations)):
+    flags = {"embeddings": embeddings, "activations": activations, "cache": cache}
+    for flag, value in flags.items():
         if value not in ("int8", "float"):
             raise UserError(f"--{flag}={value}: must be int8 or float")
     if activations == "int8" and name != "int8":
@@ -50,6 +53,7 @@ def parse_format(text: str, *, embeddings: str, activations: str) -> QuantizeCon
         group=int(group or DEFAULT_GROUP) if has_groups else 0,
         embeddings="int8" if embeddings == "int8" else "",
         activations="int8" if activations == "int8" else "",
+        cache="int8" if cache == "int8" else "",
     )
     for problem in config.validate("--quantize"):
         raise UserError(f"--quantize={text}: {problem.removeprefix('--quantize.')}")
@@ -62,6 +66,7 @@ def make_quantize_step(
     method: str | None = None,
     embeddings: str | None = None,
     activations: str | None = None,
+    cache: str | None = None,
     calibration: Calibration | None = None,
 ) -> Step:
     """Return the step that rounds the matrices of all blocks, and the embeddings.
@@ -73,13 +78,17 @@ def make_quantize_step(
       method: one of `METHODS`; by default round to nearest.
       embeddings: "int8" by default, or "float".
       activations: "float" by default, or "int8".
+      cache: the same.
       calibration: the text that it reads, if it reads one.
 
     Raises:
       UserError: there is no such format or method, or the method needs a text.
     """
     config = parse_format(
-        text, embeddings=embeddings or "int8", activations=activations or "float"
+        text,
+        embeddings=embeddings or "int8",
+        activations=activations or "float",
+        cache=cache or "float",
     )
     method = method or "rtn"
     if method not in METHODS:

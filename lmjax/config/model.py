@@ -95,6 +95,8 @@ class QuantizeConfig:
     embeddings: Literal["", "int8"] = ""
     # int8: the inputs of the matrices, too, are rounded, each token by its own scale
     activations: Literal["", "int8"] = ""
+    # int8: keys and values of earlier tokens in decoding, each vector by its own scale
+    cache: Literal["", "int8"] = ""
     # parameters stay float32, and are rounded in each product: to train what will be
     # quantized (gradients pass straight through)
     aware: bool = False

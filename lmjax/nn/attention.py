@@ -110,7 +110,7 @@ class Attention(nnx.Module):
         """
         q = self._queries(x_RTD, angles)
         cache = cache.write(layer, *self.keys_and_values(x_RTD, angles))
-        k, v = cache.k_LRSKH[layer], cache.v_LRSKH[layer]
+        k, v = cache.read(layer, q.dtype)
         return self._attend(q, k, v, mask=mask, bias=bias), cache
 
     def read_source(

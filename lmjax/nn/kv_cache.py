@@ -10,8 +10,39 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.config.model import TransformerConfig
+from lmjax.nn import quantized
 from lmjax.nn.decode_state import put_rows, take_beams
 from lmjax.types import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Vectors of heads, as floats or as int8 levels with a scale for each vector."""
+
+    values_LRSKH: Array
+    scales_LRSK: Array | None = None
+
+    def write(self, x_LRTKH: Array, start: tuple[Array | int, ...]) -> "Stored":
+        """Store vectors; `start` is the first layer, row and slot."""
+        update = jax.lax.dynamic_update_slice
+        if self.scales_LRSK is None:
+            return Stored(
+                values_LRSKH=update(self.values_LRSKH, x_LRTKH, (*start, 0, 0))
+            )
+        levels_LRTKH, scales = quantized.round_activations(x_LRTKH)
+        return Stored(
+            values_LRSKH=update(self.values_LRSKH, levels_LRTKH, (*start, 0, 0)),
+            scales_LRSK=update(self.scales_LRSK, scales[..., 0], (*start, 0)),
+        )
+
+    def read(self, layer: Array | int, dtype: jnp.dtype) -> Array:
+        """Return the vectors of a layer, (R, S, K, H)."""
+        values_RSKH = self.values_LRSKH[layer]
+        if self.scales_LRSK is None:
+            return values_RSKH
+        scales_RSK = self.scales_LRSK[layer].astype(dtype)
+        return values_RSKH.astype(dtype) * scales_RSK[..., None]
 
 
 @jax.tree_util.register_dataclass
@@ -23,8 +54,8 @@ class KVCache:
     segment 0: one not filled yet, or padding after a shorter prompt.
     """
 
-    k_LRSKH: Array
-    v_LRSKH: Array
+    k: Stored
+    v: Stored
     positions_RS: Array
     segments_RS: Array
     next_slot: Array  # int32 scalar
@@ -41,13 +72,16 @@ class KVCache:
 
     def write(self, layer: Array | int, k_RTKH: Array, v_RTKH: Array) -> "KVCache":
         """Store one layer's keys and values of T tokens in the next slots."""
-        start = (layer, 0, self.next_slot, 0, 0)
-        update = jax.lax.dynamic_update_slice
+        start = (layer, 0, self.next_slot)
         return dataclasses.replace(
             self,
-            k_LRSKH=update(self.k_LRSKH, k_RTKH[None], start),
-            v_LRSKH=update(self.v_LRSKH, v_RTKH[None], start),
+            k=self.k.write(k_RTKH[None], start),
+            v=self.v.write(v_RTKH[None], start),
         )
+
+    def read(self, layer: Array | int, dtype: jnp.dtype) -> tuple[Array, Array]:
+        """Return one layer's keys and values of all slots, (R, S, K, H) each."""
+        return self.k.read(layer, dtype), self.v.read(layer, dtype)
 
     def advance(self, num_tokens: int) -> "KVCache":
         """Count the next slots as filled, once every layer has written them."""
@@ -62,14 +96,19 @@ class KVCache:
         is_filled_RS = (self.segments_RS > 0) & is_live_R[:, None]
         order_RS = jnp.argsort(~is_filled_RS, axis=1, stable=True)
         move = lambda x: jnp.take_along_axis(x, order_RS, axis=1)
-        move_heads = lambda x: jnp.take_along_axis(
-            x, order_RS[None, :, :, None, None], axis=2
+        put_heads = lambda old, new: put_rows(
+            jnp.take_along_axis(
+                old, order_RS.reshape(1, *order_RS.shape, *[1] * (old.ndim - 3)), axis=2
+            ),
+            new,
+            rows_N,
+            axis=1,
         )
         segments_RS = move(jnp.where(is_filled_RS, self.segments_RS, 0))
         segments_RS = put_rows(segments_RS, new.segments_RS, rows_N)
         return KVCache(
-            k_LRSKH=put_rows(move_heads(self.k_LRSKH), new.k_LRSKH, rows_N, axis=1),
-            v_LRSKH=put_rows(move_heads(self.v_LRSKH), new.v_LRSKH, rows_N, axis=1),
+            k=jax.tree.map(put_heads, self.k, new.k),
+            v=jax.tree.map(put_heads, self.v, new.v),
             positions_RS=put_rows(move(self.positions_RS), new.positions_RS, rows_N),
             segments_RS=segments_RS,
             next_slot=(segments_RS > 0).sum(axis=1).max().astype(jnp.int32),
@@ -100,10 +139,11 @@ class TransformerDecodeState:
 
     def take(self, parents_BK: Array) -> "TransformerDecodeState":
         """Return the state of new beams; see `DecodeState`."""
+        take = lambda x: take_beams(x, parents_BK, axis=1)
         own = dataclasses.replace(
             self.own,
-            k_LRSKH=take_beams(self.own.k_LRSKH, parents_BK, axis=1),
-            v_LRSKH=take_beams(self.own.v_LRSKH, parents_BK, axis=1),
+            k=jax.tree.map(take, self.own.k),
+            v=jax.tree.map(take, self.own.v),
             positions_RS=take_beams(self.own.positions_RS, parents_BK),
             segments_RS=take_beams(self.own.segments_RS, parents_BK),
         )
@@ -137,12 +177,19 @@ class TransformerDecodeState:
 
 
 def empty_cache(config: TransformerConfig, *, num_rows: int, num_slots: int) -> KVCache:
-    """Return a cache of zeros in the dtype that the model computes in."""
+    """Return a cache of zeros, in the dtype that the model computes in or in int8."""
     c = config
     shape = (c.num_layers, num_rows, num_slots, c.num_kv_heads, c.head_dim)
+
+    def zeros() -> Stored:
+        if not c.quantize.cache:
+            return Stored(values_LRSKH=jnp.zeros(shape, c.dtype))
+        scales = jnp.zeros(shape[:-1], jnp.float32)
+        return Stored(values_LRSKH=jnp.zeros(shape, jnp.int8), scales_LRSK=scales)
+
     return KVCache(
-        k_LRSKH=jnp.zeros(shape, c.dtype),
-        v_LRSKH=jnp.zeros(shape, c.dtype),
+        k=zeros(),
+        v=zeros(),
         positions_RS=jnp.zeros((num_rows, num_slots), jnp.int32),
         segments_RS=jnp.zeros((num_rows, num_slots), jnp.int32),
         next_slot=jnp.zeros((), jnp.int32),

@@ -84,6 +84,7 @@ def test_adapters_are_trained_on_it_and_nothing_of_it(script, smaller, capsys):
         (["--quantize=int4:8", "--activations=int8"], "needs --quantize=int8"),
         (["--quantize=int8", "--embeddings=int4"], "--embeddings=int4: must be int8"),
         (["--method=rtn"], "--method=rtn: needs --quantize"),
+        (["--quantize=int8", "--cache=fp8"], "--cache=fp8: must be int8 or float"),
         (
             ["--quantize=nf4:8", "--method=smoothquant", "--calibrate=TEXT"],
             "--method=smoothquant: takes --quantize=int8, not nf4",

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax import models
+
 LENGTHS = np.array([6, 1, 3, 8])
 NUM_STEPS = 5
 
@@ -49,6 +51,26 @@ def tokens():
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
+def test_an_int8_cache_is_near_and_smaller(
+    make_config, tiny, random_params, apply, one_text, steps, tokens, scan_layers
+):
+    config = make_config("llama", scan_layers=scan_layers, quantize={"cache": "int8"})
+    model = models.build(config.model, platform="cpu")
+    params = random_params(tiny("llama"))
+    whole = np.asarray(apply(tiny("llama"))(params, one_text(tokens)))
+    cached = cached_logits(model, steps, params, tokens)
+    errors = [
+        np.abs(cached[row] - whole[row, length - 1 : length - 1 + NUM_STEPS]).max()
+        for row, length in enumerate(LENGTHS)
+    ]
+    assert 1e-5 < max(errors) < 0.05 * np.abs(whole).max()
+    prefill, _ = steps(model)
+    _, state = prefill(params, tokens[:, :8], LENGTHS, cache_length=16)
+    assert state.own.k.values_LRSKH.dtype == jnp.int8
+    assert state.own.k.scales_LRSK.shape == state.own.k.values_LRSKH.shape[:-1]
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
 def test_cached_is_whole(
     tiny, random_params, apply, one_text, steps, tokens, architecture, scan_layers
 ):
@@ -74,7 +96,8 @@ def test_a_cache_is_bfloat16_in_a_bfloat16_model(tiny, random_params, steps, tok
     _, state = jax.eval_shape(
         functools.partial(rounded.prefill, cache_length=16), params, tokens, LENGTHS
     )
-    assert state.own.k_LRSKH.dtype == state.own.v_LRSKH.dtype == jnp.bfloat16
+    stored = jax.tree.leaves((state.own.k, state.own.v))
+    assert [leaf.dtype for leaf in stored] == [jnp.bfloat16] * 2
     logits = cached_logits(rounded, steps, params, tokens)
     expected = cached_logits(exact, steps, params, tokens)
     error = np.abs(np.asarray(logits - expected))

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lmjax.config.experiment import MeshConfig
 from lmjax.nn.decode_state import take_beams
-from lmjax.nn.kv_cache import KVCache, SourceKV, TransformerDecodeState
+from lmjax.nn.kv_cache import KVCache, SourceKV, Stored, TransformerDecodeState
 from lmjax.parallel import sharding
 
 PARENTS = np.array([[2, 0], [1, 1], [0, 2], [2, 2]])
@@ -43,14 +43,14 @@ def test_beams_are_selected_without_communication():
 def test_a_source_is_shared_by_the_beams_of_its_row():
     kv, row = jnp.zeros((2, 12, 5, 1, 4)), jnp.zeros((12, 5), jnp.int32)
     own = KVCache(
-        k_LRSKH=kv,
-        v_LRSKH=kv,
+        k=Stored(values_LRSKH=kv),
+        v=Stored(values_LRSKH=kv, scales_LRSK=kv[..., 0]),
         positions_RS=row,
         segments_RS=row,
         next_slot=jnp.int32(3),
     )
     source = SourceKV(k_LBSKH=kv[:, :4], v_LBSKH=kv[:, :4], segments_BS=row[:4])
     state = TransformerDecodeState(own=own, source=source).take(PARENTS)
-    assert state.own.k_LRSKH.shape == (2, 8, 5, 1, 4)
+    assert state.own.k.values_LRSKH.shape == (2, 8, 5, 1, 4)
     assert state.own.segments_RS.shape == (8, 5)
     assert state.source is source
