@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from lmjax.compress.calibrate import Calibration, LinearInputs
 from lmjax.compress.step import Step, change_model
-from lmjax.config.model import LowRankConfig, TransformerConfig
+from lmjax.config.matrices import LowRankConfig
+from lmjax.config.model import TransformerConfig
 from lmjax.errors import ConfigError, UserError
 from lmjax.inference.language_model import LanguageModel
 from lmjax.parallel import sharding

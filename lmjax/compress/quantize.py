@@ -11,7 +11,8 @@ from lmjax.compress.awq import adapt_awq, adapt_smoothquant
 from lmjax.compress.calibrate import Calibration, LinearInputs
 from lmjax.compress.gptq import round_gptq
 from lmjax.compress.step import Step, change_model
-from lmjax.config.model import ModelConfig, QuantizeConfig, TransformerConfig
+from lmjax.config.matrices import QuantizeConfig
+from lmjax.config.model import ModelConfig, TransformerConfig
 from lmjax.errors import ConfigError, UserError, nearest
 from lmjax.inference.language_model import LanguageModel
 from lmjax.nn import quantized

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmjax.config.model import QuantizeConfig
+from lmjax.config.matrices import QuantizeConfig
 from lmjax.errors import UserError
 from lmjax.interop.safetensors import Spec
 from lmjax.interop.table import Entry, Table

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from lmjax import models
 from lmjax.config.experiment import Config, parse, to_dict
-from lmjax.config.model import MATRICES
+from lmjax.config.matrices import MATRICES
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import UserError
 from lmjax.interop import labels, tokenizer

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lmjax.config.model import QuantizeConfig, TransformerConfig
+from lmjax.config.matrices import QuantizeConfig
+from lmjax.config.model import TransformerConfig
 from lmjax.nn import quantized
 from lmjax.nn.param import fan_in, normal, ones, param, zeros
 from lmjax.types import Array

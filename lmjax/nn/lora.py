@@ -11,7 +11,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lmjax.config.model import LowRankConfig, ModelConfig, TransformerConfig
+from lmjax.config.matrices import LowRankConfig
+from lmjax.config.model import ModelConfig, TransformerConfig
 from lmjax.nn import quantized
 from lmjax.types import Array, Params
 

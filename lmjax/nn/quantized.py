@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.config.model import ModelConfig, QuantizeConfig, TransformerConfig
+from lmjax.config.matrices import QuantizeConfig
+from lmjax.config.model import ModelConfig, TransformerConfig
 from lmjax.types import Array, Params, named_leaves
 
 # The 16 levels of nf4, as QLoRA's appendix E gives them.

@@ -8,7 +8,7 @@ import pytest
 
 from lmjax.compress.choose import choose_steps
 from lmjax.compress.step import change_model
-from lmjax.config.model import QuantizeConfig
+from lmjax.config.matrices import QuantizeConfig
 from lmjax.errors import ConfigError
 from lmjax.nn import quantized
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.config.model import QuantizeConfig
+from lmjax.config.matrices import QuantizeConfig
 from lmjax.nn import quantized
 from lmjax.nn.quantized import Format
 
