@@ -31,7 +31,7 @@ from lmjax.training.profiler import Profiler
 from lmjax.training.run import Run, open_run
 from lmjax.training.stop_signal import LeaveNow, StopSignal, raise_exit
 from lmjax.training.throughput import Meter, NonFiniteError
-from lmjax.types import TrainState
+from lmjax.types import HostBatch, TrainState
 
 # Seconds for which a run waits, in the end, until the stores it read are verified.
 _VERIFICATION_SECONDS = 60.0
@@ -151,33 +151,12 @@ def _train(
         _finish(run, state)
         return True
 
-    run.progress.print(f"training from step {start} to {config.num_steps}")
-    note_start(run.directory, step=start, mesh=mesh)
-    run.metric_log.write_text(start, "config", _print_config(config))
-    if start and _is_due(start, config.sample.every_steps):
-        _write_missing_samples(run, state)
-    row_shapes = {
-        "data_shards": sharding.data_shards(mesh),
-        "row_multiple": run.row_multiple,
-    }
-    if shapes := batches.describe(run.datasets, config, **row_shapes):
-        run.progress.print(shapes)
-
-    # The batch of a step depends on the step alone: resuming repeats or skips none.
-    host_batches = batches.train_batches(
-        run.datasets,
-        config,
-        start_step=start,
-        **row_shapes,
-        rows=functools.partial(local_rows, mesh),
-    )
+    _announce(run, state)
+    host_batches = _open_batches(run, start=start)
     train_step = run.program.train_step
     meter = Meter(run.metric_log, run.progress, program=run.program)
+    _compile_buckets(run, meter)
     finished = False
-    buckets = batches.bucket_shapes(run.datasets, config, **row_shapes)
-    if len(buckets) > 1:
-        with _compiling(meter):
-            train_step.compile_all([shapes_on_mesh(batch, mesh) for batch in buckets])
     stop.defer(start)  # there is now a state that is worth saving
     profiler = Profiler(run.directory, profile)
     copies = Copies(run.program.state_shapes.params, mesh)
@@ -255,6 +234,49 @@ def _train(
     return finished
 
 
+def _announce(run: Run, state: TrainState) -> None:
+    """Say where training begins, and on which batches; note the start."""
+    config, start = run.config, int(state.step)
+    run.progress.print(f"training from step {start} to {config.num_steps}")
+    note_start(run.directory, step=start, mesh=run.program.mesh)
+    run.metric_log.write_text(start, "config", _print_config(config))
+    if start and _is_due(start, config.sample.every_steps):
+        _write_missing_samples(run, state)
+    if shapes := batches.describe(run.datasets, config, **_row_shapes(run)):
+        run.progress.print(shapes)
+
+
+def _open_batches(run: Run, *, start: int) -> Iterator[HostBatch]:
+    """Return this process's rows of the batches of the steps after `start`.
+
+    The batch of a step depends on the step alone: resuming repeats or skips none.
+    """
+    return batches.train_batches(
+        run.datasets,
+        run.config,
+        start_step=start,
+        **_row_shapes(run),
+        rows=functools.partial(local_rows, run.program.mesh),
+    )
+
+
+def _compile_buckets(run: Run, meter: Meter) -> None:
+    """Compile the step for all shapes of batches, if there are several."""
+    buckets = batches.bucket_shapes(run.datasets, run.config, **_row_shapes(run))
+    if len(buckets) > 1:
+        shapes = [shapes_on_mesh(batch, run.program.mesh) for batch in buckets]
+        with _compiling(meter):
+            run.program.train_step.compile_all(shapes)
+
+
+def _row_shapes(run: Run) -> dict[str, int]:
+    """Return what decides the shapes of batches beside the config."""
+    return {
+        "data_shards": sharding.data_shards(run.program.mesh),
+        "row_multiple": run.row_multiple,
+    }
+
+
 def _print_config(config: Config) -> str:
     return "\n".join(f"{path} = {v!r}" for path, v in leaves(to_dict(config), "config"))
 
@@ -291,8 +313,7 @@ def _explain_nonfinite(run: Run, error: NonFiniteError) -> FloatingPointError:
         run.datasets,
         run.config,
         error.step,
-        data_shards=sharding.data_shards(run.program.mesh),
-        row_multiple=run.row_multiple,
+        **_row_shapes(run),
     )
     good = f"the last good checkpoint is of step {saved[-1]}" if saved else "none saved"
     return FloatingPointError(
