@@ -280,6 +280,22 @@ PER_TOKEN = Flag(
     "also print the log-probability of each token, and whether it is the most likely",
     action="store_true",
 )
+LONG_TEXTS = (
+    Flag("--whole", "the file is one text, not one for each line", action="store_true"),
+    Flag(
+        "--window",
+        "how many tokens of a longer text the model reads at once; default: as many as "
+        "it can",
+        type=parse_count,
+        metavar="TOKENS",
+    ),
+    Flag(
+        "--stride",
+        "how many tokens of a window are scored, given the others; default: half",
+        type=parse_count,
+        metavar="TOKENS",
+    ),
+)
 EXAMPLES = Flag(
     "--input", "the file of examples or texts", required=True, metavar="FILE"
 )

@@ -95,6 +95,9 @@ def score(args: argparse.Namespace) -> int:
         step=args.step,
         eos=args.eos,
         per_token=args.per_token,
+        whole=args.whole,
+        window=args.window,
+        stride=args.stride,
     ):
         print(json_line(line), flush=True)
     return 0
@@ -409,7 +412,13 @@ VERBS = {
         flags.STEP,
     ),
     "score": Verb(
-        score, flags.WORKDIR, flags.TEXTS, flags.EOS, flags.PER_TOKEN, flags.STEP
+        score,
+        flags.WORKDIR,
+        flags.TEXTS,
+        flags.EOS,
+        flags.PER_TOKEN,
+        *flags.LONG_TEXTS,
+        flags.STEP,
     ),
     "predict": Verb(
         predict,

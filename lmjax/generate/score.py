@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.errors import ConfigError
+from lmjax.config.model import UNLIMITED
+from lmjax.errors import ConfigError, UserError
 from lmjax.generate.prompts import check_sources, pad_sources
 from lmjax.models import Model
 from lmjax.nn.recurrent.layers import State
@@ -33,6 +34,48 @@ class Window:
     tokens: Sequence[int]
     num_scored: int  # the last so many tokens; those before are their context
     first: int = 0  # how many scored tokens of the text are in windows before
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """How a text that is longer than what a model reads at once is cut.
+
+    Each token is scored once, given at least `length - stride` tokens before it.
+    """
+
+    length: int  # tokens that are read at once
+    stride: int  # how many of them are scored; of the first window all
+
+
+def choose_windows(
+    length: int | None, stride: int | None, *, longest: int
+) -> Windows | None:
+    """Return windows of a length and a stride; None if neither is given.
+
+    Args:
+      length: in tokens; None: `longest`.
+      stride: None: half of the length.
+      longest: that the model can read.
+
+    Raises:
+      UserError: they are not between 1 and what is possible.
+    """
+    if length is None and stride is None:
+        return None
+    if length is None:
+        if longest >= UNLIMITED:
+            raise UserError(
+                f"stride = {stride}: needs a window: the model has no limit"
+            )
+        length = longest
+    if not 1 <= length <= longest:
+        raise UserError(f"window = {length}: must be between 1 and {longest} tokens")
+    stride = length - length // 2 if stride is None else stride
+    if not 1 <= stride <= length:
+        raise UserError(
+            f"stride = {stride}: must be between 1 and {length}, the window"
+        )
+    return Windows(length, stride)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,23 +121,24 @@ class Scorer:
         texts: TokenPairs,
         *,
         sources: Sequence[Sequence[int]] | None = None,
+        windows: Windows | None = None,
     ) -> list[TokenScores]:
         """Return the log-probability of each token of the texts, given all before it.
 
         Without a context the first token of a text is not scored. A text longer than
-        the model's positions is cut into windows that overlap by half: each token is
-        scored once, given at least that many tokens before it. A recurrent network
-        reads a text of any length from its beginning.
+        the model's positions is cut into windows that overlap by half, or as `windows`
+        says. A recurrent network reads a text of any length from its beginning.
 
         Args:
           params: the model's.
           texts: pairs of token ids, (context, text); either may be empty. The context
             of an encoder-decoder is its `decoder_prefix_ids`.
           sources: of an encoder-decoder, one for each text.
+          windows: of texts longer than them.
 
         Raises:
-          ConfigError: the model generates no text, or a source is empty or longer than
-            its positions.
+          ConfigError: the model generates no text, has no windows, or a source is empty
+            or longer than its positions.
         """
         config = self.model.config
         if not config.can_generate:
@@ -110,10 +154,17 @@ class Scorer:
             for count in counts
         ]
         if config.has_carry:
+            if windows is not None:
+                raise ConfigError(
+                    f"config.model.kind = {config.kind!r}: reads a text from its "
+                    "beginning, not in windows"
+                )
             self._score_with_carries(params, texts, scores)
             return scores
         check_sources(sources, config=config, name="context")
-        for (num_rows, length, source_length), group in self._groups(texts, sources):
+        for (num_rows, length, source_length), group in self._groups(
+            texts, sources, windows
+        ):
             batch = _make_batch(group, shape=(num_rows, length))
             if sources is not None:
                 group_sources = [sources[window.text] for window in group]
@@ -122,22 +173,26 @@ class Scorer:
         return scores
 
     def _groups(
-        self, texts: TokenPairs, sources: Sequence[Sequence[int]] | None
+        self,
+        texts: TokenPairs,
+        sources: Sequence[Sequence[int]] | None,
+        windows: Windows | None,
     ) -> Iterator[tuple[tuple[int, int, int], list[Window]]]:
         """Yield windows of one padded length, after (rows, length, source length)."""
         config = self.model.config
         limit, source_limit = config.longest_text, config.longest_source
+        windows = windows or Windows(limit, limit - limit // 2)
         groups: dict[tuple[int, int], list[Window]] = {}
         for i, (context, text) in enumerate(texts):
             num = 0 if sources is None else len(sources[i])
             source_length = num and padded_length(num, limit=source_limit)
-            for window in cut_windows(i, context, text, length=limit):
+            for window in cut_windows(i, context, text, windows):
                 length = padded_length(len(window.tokens) - 1, limit=limit)
                 groups.setdefault((length, source_length), []).append(window)
-        for (length, source_length), windows in groups.items():
+        for (length, source_length), alike in groups.items():
             most = self._max_rows(length, source_length=source_length)
-            for first in range(0, len(windows), most):
-                group = windows[first : first + most]
+            for first in range(0, len(alike), most):
+                group = alike[first : first + most]
                 num_rows = fill_shards(_power_of_two(len(group)))
                 yield (num_rows, length, source_length), group
 
@@ -231,18 +286,18 @@ def _fill(
 
 
 def cut_windows(
-    text: int, context: Sequence[int], tokens: Sequence[int], *, length: int
+    text: int, context: Sequence[int], tokens: Sequence[int], windows: Windows
 ) -> Iterator[Window]:
-    """Yield windows of at most `length + 1` tokens that score each token once."""
+    """Yield windows that score each token once; each has its target beside it."""
     ids = [*context, *tokens]
+    length, overlap = windows.length, windows.length - windows.stride
     first = scored_from = max(len(context), 1)
-    stride = length // 2
-    start = max(0, scored_from - 1 - stride) if scored_from > length else 0
+    start = max(0, scored_from - 1 - overlap) if scored_from > length else 0
     while scored_from < len(ids):
         stop = min(start + length + 1, len(ids))
         yield Window(text, ids[start:stop], stop - scored_from, scored_from - first)
         scored_from = stop
-        start = stop - 1 - stride
+        start = stop - 1 - overlap
 
 
 def padded_length(length: int, *, limit: int) -> int:

@@ -30,6 +30,7 @@ from lmjax.generate.sampling import Sampling
 from lmjax.generate.score import (
     Scorer,
     TokenScores,
+    choose_windows,
     describe_score,
     padded_length,
 )
@@ -339,6 +340,8 @@ class LanguageModel:
         eos: bool = False,
         prefix_token: int | None = None,
         per_token: bool = False,
+        window: int | None = None,
+        stride: int | None = None,
     ) -> list[dict[str, Any]]:
         """Return the log-probability of each text, or of each (context, text) pair.
 
@@ -354,6 +357,10 @@ class LanguageModel:
           eos: also score the end of text.
           prefix_token: the id that all of them begin with, in place of the BOS.
           per_token: also return what is known of each scored token.
+          window: how many tokens of a longer text the model reads at once; by default
+            as many as it has positions.
+          stride: how many of them are scored, by default half: each token is given at
+            least `window - stride` tokens before it.
 
         Returns:
           `log_prob` in nats, `num_tokens` scored, `perplexity` (None without tokens).
@@ -364,7 +371,9 @@ class LanguageModel:
           UserError: the model generates no text, an encoder-decoder has no source,
             there is no such token, or no end of text.
         """
-        rows, scores = self.score_tokens(texts, eos=eos, prefix_token=prefix_token)
+        rows, scores = self.score_tokens(
+            texts, eos=eos, prefix_token=prefix_token, window=window, stride=stride
+        )
         pairs = zip(rows, scores, strict=True)
         return [describe_score(ids, s, per_token=per_token) for ids, s in pairs]
 
@@ -374,6 +383,8 @@ class LanguageModel:
         *,
         eos: bool = False,
         prefix_token: int | None = None,
+        window: int | None = None,
+        stride: int | None = None,
     ) -> tuple[list[Sequence[int]], list[TokenScores]]:
         """Return the ids of each text, and what is known of those that are scored.
 
@@ -386,8 +397,9 @@ class LanguageModel:
             eos=eos,
             prefix_token=prefix_token,
         )
+        windows = choose_windows(window, stride, longest=self.model.config.longest_text)
         with jax.set_mesh(self.mesh):
-            scores = self._scorer.score_tokens(self.params, **inputs)
+            scores = self._scorer.score_tokens(self.params, **inputs, windows=windows)
         return [ids for _, ids in inputs["texts"]], scores
 
     def predict(

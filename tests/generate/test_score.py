@@ -6,9 +6,15 @@ import pytest
 
 from lmjax.config.experiment import MeshConfig
 from lmjax.errors import UserError
-from lmjax.generate import score
+from lmjax.generate import score as score_module
 from lmjax.generate.prompts import pad_sources
-from lmjax.generate.score import Scorer, cut_windows, padded_length
+from lmjax.generate.score import (
+    Scorer,
+    Windows,
+    choose_windows,
+    cut_windows,
+    padded_length,
+)
 from lmjax.parallel.sharding import fill_shards, make_mesh
 
 
@@ -37,7 +43,7 @@ def test_scores_are_sums_of_log_probabilities(setup, apply, one_text):
     texts = [(ids(c), ids(t)) for c, t in sizes for _ in range(3)]
     found = scorer.log_probs(params, texts)
     for (context, text), (log_prob, count) in zip(texts, found, strict=True):
-        windows = list(cut_windows(0, context, text, length=16))
+        windows = list(cut_windows(0, context, text, Windows(16, 8)))
         expected = sum(by_hand(apply, one_text, model, params, w) for w in windows)
         assert count == max(len(text) - (not context), 0)
         assert log_prob == pytest.approx(expected, rel=1e-5, abs=1e-5)
@@ -54,7 +60,7 @@ def test_batches_have_few_shapes_and_little_padding(setup, monkeypatch):
     assert {n: padded_length(n, limit=2000) for n in sizes} == sizes
     assert padded_length(1537, limit=2000) == 2000
     assert scorer._max_rows(16) == 16
-    monkeypatch.setattr(score, "MAX_LOGITS", 16 * 64 * 5)
+    monkeypatch.setattr(score_module, "MAX_LOGITS", 16 * 64 * 5)
     assert scorer._max_rows(16) == 4
     assert scorer._max_rows(4096) == 1
 
@@ -136,13 +142,15 @@ def test_sources_share_compilations(tiny, random_params):
         scorer.log_probs(random_params(model), [([1], [2])], sources=[[5] * 100])
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 7, 8])
-def test_windows_score_each_token_once(length):
+@pytest.mark.parametrize(
+    ("length", "stride"), [(1, 1), (2, 1), (3, 2), (7, 4), (8, 4), (8, 1), (8, 8)]
+)
+def test_windows_score_each_token_once(length, stride):
     for context in range(2 * length + 3):
         for num in range(4 * length + 3):
             tokens = list(range(context + num))
             text = tokens[context:]
-            windows = list(cut_windows(0, tokens[:context], text, length=length))
+            windows = [*cut_windows(0, tokens[:context], text, Windows(length, stride))]
             scored = [
                 t for w in windows for t in w.tokens[len(w.tokens) - w.num_scored :]
             ]
@@ -151,8 +159,37 @@ def test_windows_score_each_token_once(length):
                 assert 2 <= len(window.tokens) <= length + 1
                 given = window.tokens[0]
                 first = window.tokens[-window.num_scored]
-                # At least half a window of what came before, where there is so much.
-                assert first - given > min(length // 2, first - 1)
+                # So much of what came before, where there is so much.
+                assert first - given > min(length - stride, first - 1)
+
+
+def test_a_long_text_is_read_in_windows_of_a_stated_length(setup, apply, one_text):
+    """As in transformers' page on perplexity: in turn, the last tokens of a window."""
+    model, params, scorer = setup
+    text = np.random.default_rng(0).integers(0, 64, 61).tolist()
+    (score,) = scorer.score_tokens(params, [([], text)], windows=Windows(12, 5))
+    stops = [13, *range(18, 61, 5), 61]
+    for before, stop in zip([1, *stops], stops, strict=False):
+        given = text[max(stop - 13, 0) if stop < 61 else before - 1 - 7 : stop]
+        window = score_module.Window(0, given, stop - before)
+        expected = by_hand(apply, one_text, model, params, window)
+        found = score.log_probs[before - 1 : stop - 1].sum()
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "message"),
+    [
+        (17, None, "window = 17: must be between 1 and 16 tokens"),
+        (8, 9, "stride = 9: must be between 1 and 8, the window"),
+        (None, 0, "stride = 0: must be between 1 and 16, the window"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(window, stride, message):
+    with pytest.raises(UserError, match=message):
+        choose_windows(window, stride, longest=16)
+    assert choose_windows(None, None, longest=16) is None
+    assert choose_windows(9, None, longest=16) == Windows(9, 5)
 
 
 def test_no_device_computes_the_rows_of_others(setup):
