@@ -133,6 +133,8 @@ class LogConfig:
 
     every_steps: PositiveInt = 10
     tensorboard: bool = True  # also write TensorBoard event files
+    # servers that are sent the metrics, too: "wandb" (Weights & Biases), "mlflow"
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     # compare the copies of the parameters that several devices hold; 0: never
     copies_every_steps: NonNegativeInt = 100
 

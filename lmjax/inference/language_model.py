@@ -217,6 +217,15 @@ class LanguageModel:
         plus = [word] if isinstance(word, str) else list(word)
         return self._vector_space.nearest(plus, minus=minus, count=count)
 
+    def vectors(self, words: Sequence[str]) -> np.ndarray:
+        """Return the vectors of words by the embedding table, float32 (N, D).
+
+        Raises:
+          UserError: a word is not in the vocabulary.
+        """
+        space = self._vector_space
+        return space.vectors_ND[[space.index(word) for word in words]]
+
     @functools.cached_property
     def _vector_space(self) -> VectorSpace:
         return vector_space(self.params, self.tokenizer)

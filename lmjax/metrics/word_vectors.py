@@ -20,6 +20,7 @@ class VectorSpace:
 
     def __init__(self, words: Sequence[str], vectors_ND: np.ndarray) -> None:
         self.words = list(words)
+        self.vectors_ND = vectors_ND
         length_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
         self._unit_ND = vectors_ND / np.maximum(length_N1, 1e-12)
 

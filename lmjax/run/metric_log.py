@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl and TensorBoard."""
+"""The metrics of a run: metrics.jsonl, TensorBoard and trackers on servers."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from lmjax.config.experiment import LogConfig
 from lmjax.fileio import write_bytes, write_errors
 from lmjax.parallel import processes
 from lmjax.run.checkpoint_record import LogMark
-from lmjax.run.tensorboard import TensorBoard
+from lmjax.run.trackers import Writer, open_writers
 from lmjax.storage.uploads import Staged
 
 METRICS = "metrics.jsonl"
@@ -41,18 +41,21 @@ class MetricLog:
         start_step: int,
         expected: LogMark | None = None,
     ) -> None:
-        self.file = self.tensorboard = None
+        self.file: _LineFile | None = None
+        self.writers: list[Writer] = []
         text = ""
         with processes.sync_errors():
             if processes.is_first():
                 path = workdir / METRICS
                 text = _truncate(path, start_step)
                 _warn_of_lost_lines(path, text, step=start_step, expected=expected)
+                self.writers = open_writers(
+                    workdir,
+                    config.trackers,
+                    tensorboard=config.tensorboard,
+                    start_step=start_step,
+                )
                 self.file = _LineFile(path)
-                if config.tensorboard:
-                    self.tensorboard = TensorBoard(
-                        workdir / "tensorboard", purge_step=start_step + 1
-                    )
         # All processes see the lines of the first: what they decide must be the same.
         text = processes.broadcast_string(text)
         self.mark = _mark(text)
@@ -67,14 +70,14 @@ class MetricLog:
             self.evaluations.append(json.loads(line))
         if self.file is not None:
             self.file.write(line)
-        if self.tensorboard is not None:
-            named = {f"{split}/{name}": value for name, value in values.items()}
-            self.tensorboard.write(step, named)
+        named = {f"{split}/{name}": value for name, value in values.items()}
+        for writer in self.writers:
+            writer.write(step, named)
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        """Show a text in TensorBoard."""
-        if self.tensorboard is not None:
-            self.tensorboard.write_text(step, name, text)
+        """Show a text in TensorBoard and the trackers."""
+        for writer in self.writers:
+            writer.write_text(step, name, text)
 
     def history(self, split: str, name: str) -> list[float]:
         """Return the values of one metric so far, from before a restart too."""
@@ -98,8 +101,8 @@ class MetricLog:
         """Flush and close the files."""
         if self.file is not None:
             self.file.close()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        for writer in self.writers:
+            writer.close()
 
 
 class _LineFile:

@@ -17,7 +17,7 @@ from lmjax.parallel.batch import local_rows, put_batch, shapes_on_mesh
 from lmjax.parallel.copies import Copies
 from lmjax.parallel.heartbeat import status
 from lmjax.parallel.watchdog import DATA
-from lmjax.run import workdir
+from lmjax.run import trackers, workdir
 from lmjax.run.starts import note_start
 from lmjax.training import (
     evaluate,
@@ -74,6 +74,7 @@ def train(
             config = pipeline.resolve_vocabulary(config)
             evaluate.check(config)
             teacher.check(config)
+            trackers.check_installed(config.log.trackers)
         with workdir.hold(directory):
             with status.phase(DATA):
                 datasets = _prepare_data(config, directory)

@@ -4,11 +4,13 @@ import errno
 import json
 import logging
 import math
+import sys
 
 import pytest
 
 from lmjax.config.experiment import LogConfig
-from lmjax.run import metric_log
+from lmjax.errors import UserError
+from lmjax.run import trackers
 from lmjax.run.metric_log import MetricLog, read_metrics
 
 CONFIG = LogConfig(tensorboard=False)
@@ -99,14 +101,14 @@ def test_a_full_disk_ends_tensorboard_alone(tmp_path, caplog, monkeypatch):
     def full(event):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(log.tensorboard.writer, "write_event", full)
+    monkeypatch.setattr(log.writers[0].writer, "write_event", full)
     for step in range(1, 4):
         log.write(step, "train", {"loss": 1.0})
     log.close()
     assert len(read_metrics(tmp_path)) == 3
     assert len(caplog.records) == 1 and "goes on without it" in caplog.text
     (tmp_path / "file").write_text("")
-    board = metric_log.TensorBoard(tmp_path / "file" / "tensorboard", purge_step=1)
+    board = trackers.TensorBoard(tmp_path / "file" / "tensorboard", purge_step=1)
     board.write(1, {"loss": 1.0})
     board.close()
 
@@ -118,3 +120,60 @@ def test_tensorboard_has_texts(tmp_path):
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
     assert b"samples/0" in content and b"    a <b>\n    * c\n" in content
+
+
+class FakeTracker:
+    """Both of the libraries, as far as they are used."""
+
+    def __init__(self):
+        self.calls, self.id, self.config, self.info = [], "new", self, self
+
+    @property
+    def run_id(self):
+        return self.id
+
+    def __getattr__(self, name):
+        def call(*args, **options):
+            self.calls.append((name, args, options))
+            return self
+
+        return call
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_trackers_have_the_metrics_and_go_on_in_their_run(
+    name, tmp_path, monkeypatch, caplog
+):
+    config = LogConfig(trackers=(name,), tensorboard=False)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=f"{name}' is not installed: pip install"):
+        MetricLog(tmp_path, config, start_step=0)
+    fake = FakeTracker()
+    monkeypatch.setitem(sys.modules, name, fake)
+    log = MetricLog(tmp_path, config, start_step=0)
+    log.write_text(0, "config", "config.seed = 1")
+    log.write_text(1, "samples/0", "a < b")
+    log.write(1, "train", {"loss": 2.0, "note": "text"})
+    values = [(args, o) for _, args, o in fake.calls if o.get("step") == 1]
+    assert (({"train/loss": 2.0},), {"step": 1}) in values
+    log.close()
+    assert fake.calls[-1][0] in ("finish", "end_run")
+    fake.calls.clear()
+    MetricLog(tmp_path, config, start_step=1)
+    _, _, begun = fake.calls[0]
+    assert "new" in (begun.get("id"), begun.get("run_id"))
+
+    def fail(*args, **options):
+        raise ConnectionError("no network")
+
+    method = {"wandb": "log", "mlflow": "log_metrics"}[name]
+    log = MetricLog(tmp_path, config, start_step=1)
+    fake.__dict__[method] = fail
+    for step in (2, 3):
+        log.write(step, "train", {"loss": 1.0})
+    log.close()
+    assert caplog.text.count("no network; training goes on without it") == 1
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    fake.__dict__["init"] = fake.__dict__["start_run"] = fail
+    with pytest.raises(UserError, match=r"config\.log\.trackers.*no network"):
+        MetricLog(tmp_path, config, start_step=3)
