@@ -421,6 +421,12 @@ HF_TARGET = Flag(
     required=True,
     metavar="DIR|FILE",
 )
+PUSH = Flag(
+    "--push",
+    "also send the directory to the Hugging Face hub, with a model card",
+    default="",
+    metavar="ORG/NAME",
+)
 DTYPE = Flag(
     "--dtype",
     "of the weights: float32, bfloat16 or float16, in a .gguf also q8_0 and q4_0; "

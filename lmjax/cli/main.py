@@ -281,10 +281,14 @@ def import_model(args: argparse.Namespace) -> int:
 
 def export_model(args: argparse.Namespace) -> int:
     """Export the model of a workdir: Hugging Face's files, GGUF, or its words."""
-    from lmjax.interop import hf, peft, word_vectors
+    from lmjax.interop import hf, peft, publish, word_vectors
     from lmjax.interop.gguf import reading, writing
 
     workdir, target = open_path(args.workdir), open_path(args.to)
+    if args.push:
+        publish.check_push(args.push)
+        if args.adapters or target.suffix in (*word_vectors.FORMATS, reading.SUFFIX):
+            raise UserError(f"--push={args.push}: is for a directory of a model alone")
     if target.suffix in word_vectors.FORMATS and not args.adapters:
         print(word_vectors.export_word_vectors(workdir, target, step=args.step))
         return 0
@@ -293,6 +297,8 @@ def export_model(args: argparse.Namespace) -> int:
         return 0
     export = writing.export_gguf if target.suffix == reading.SUFFIX else hf.export_hf
     print(export(workdir, target, step=args.step, dtype=args.dtype))
+    if args.push:
+        print(publish.push(workdir, target, args.push))
     return 0
 
 
@@ -468,6 +474,7 @@ VERBS = {
         flags.STEP,
         flags.DTYPE,
         flags.ADAPTERS,
+        flags.PUSH,
     ),
     "compress": Verb(
         compress,

@@ -19,7 +19,7 @@ from lmjax.config.model import EncoderConfig, ModelConfig, TransformerConfig
 from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import UserError, nearest
 from lmjax.inference.attribution import Attribution, Baseline, make_baseline
-from lmjax.inference.explained import Explained
+from lmjax.inference.explained import EXAMPLE_TASKS, Explained
 from lmjax.inference.explanation import ExplainedToken, Explanation
 from lmjax.inference.internals import by_layer
 from lmjax.models import Model
@@ -49,7 +49,7 @@ def check_method(config: Config, method: str) -> None:
     model, kind = config.model, f"config.model.kind = {config.model.kind!r}"
     task = f"config.task.kind = {config.task.kind!r}"
     why = ""
-    if not (config.task.reads_examples or model.can_generate):
+    if not (config.task.kind in EXAMPLE_TASKS or model.can_generate):
         why = f"{task} makes no prediction"
     elif method == "attention_rollout" and model.is_encoder_decoder:
         why = f"{kind} has two stacks; the rollout follows one (method='attention')"

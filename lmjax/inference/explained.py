@@ -31,6 +31,8 @@ from lmjax.tasks.seq2seq import Seq2Seq
 from lmjax.tasks.task import Task
 from lmjax.types import HostBatch
 
+# Tasks whose predictions for examples are explained; others, as of texts.
+EXAMPLE_TASKS = ("classify", "tag", "span_qa", "seq2seq", "prompted_lm")
 _SEAM = -1  # between the ids of two texts: no id
 
 

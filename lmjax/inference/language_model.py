@@ -44,7 +44,12 @@ from lmjax.generate.text_stream import (
 )
 from lmjax.inference.attribution import Baseline
 from lmjax.inference.explain import Explainer, check_method, make_observable
-from lmjax.inference.explained import Explained, explain_example, explain_text
+from lmjax.inference.explained import (
+    EXAMPLE_TASKS,
+    Explained,
+    explain_example,
+    explain_text,
+)
 from lmjax.inference.explanation import Explanation
 from lmjax.inference.inputs import make_batch, map_segments, pad_lengths
 from lmjax.inference.internals import AttentionWeights, Internals
@@ -472,7 +477,7 @@ class LanguageModel:
             the target is wrong, or too long.
         """
         check_method(self.config, method)
-        if self.config.task.reads_examples:
+        if self.config.task.kind in EXAMPLE_TASKS:
             parsed = self.predictor.parse(example)
             found: dict[str, Any] = {}
             if target is None or isinstance(target, int):

@@ -20,6 +20,7 @@ from lmjax.errors import UserError, nearest
 from lmjax.inference import predictor
 from lmjax.inference.blank_lines import LinesAndBlanks, is_blank
 from lmjax.inference.explain import check_method
+from lmjax.inference.explained import EXAMPLE_TASKS
 from lmjax.inference.language_model import LanguageModel, restore_language_model
 from lmjax.inference.prediction_file import PredictionFile, open_prediction_file
 from lmjax.progress import ProgressBar
@@ -93,6 +94,11 @@ def predict_file(
     if explain:
         with _name_flag(explain):
             check_method(config, explain)
+        if config.task.kind not in EXAMPLE_TASKS:
+            raise UserError(
+                f"--explain={explain}: config.task.kind = {config.task.kind!r}: only "
+                f"for {', '.join(EXAMPLE_TASKS)}"
+            )
     examples = _open_input(config, source, format=format)
     if target.exists() and target.samefile(examples.file):
         raise UserError(f"--output={target}: is --input")
