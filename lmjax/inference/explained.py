@@ -210,7 +210,8 @@ def _label(
         if not answer:
             return replace(parsed, answers=()), "no answer"
         return replace(parsed, answers=(Answer(answer, int(start or 0)),)), answer
-    assert isinstance(parsed, TextPair)
+    if not isinstance(parsed, TextPair):
+        raise UserError("explain: takes no chats; give their text to a causal_lm")
     text = prediction["text"] if target is None else _text(target, "a text")
     return replace(parsed, target=text), text
 
