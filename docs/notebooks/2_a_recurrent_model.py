@@ -20,6 +20,7 @@ if importlib.util.find_spec("lmjax") is None:
 # %%
 import glob
 import html
+import json
 import re
 from pathlib import Path
 
@@ -52,10 +53,11 @@ if OWN_TEXT:
     texts = [Path(file).read_text() for file in glob.glob(OWN_TEXT)]
 else:
     texts = [text for package in PACKAGES for text in documentation(package)]
-text = "\n\n".join(dict.fromkeys(texts))[:NUM_CHARACTERS]
-cut = len(text) * 19 // 20  # the end is held out
-Path("train.txt").write_text(text[:cut])
-Path("valid.txt").write_text(text[cut:])
+texts = [text.strip() + "\n" for text in dict.fromkeys(texts) if text.strip()]
+text = "\n".join(texts)[:NUM_CHARACTERS]
+with open("texts.jsonl", "w") as file:
+    for document in text.split("\n\n"):
+        file.write(json.dumps({"text": document + "\n"}) + "\n")
 print(f"{len(text):,} characters\n\n{text[1000:1400]}")
 
 # %% [markdown]
@@ -63,8 +65,9 @@ print(f"{len(text):,} characters\n\n{text[1000:1400]}")
 #
 # The tokens are bytes: 256 of them, no vocabulary to learn. The text is read from its
 # beginning to its end in several places at once (`order: contiguous`), and the state
-# at the end of a window of 64 characters goes on into the next one. Gradients do not:
-# *truncated backpropagation through time*.
+# at the end of a window of 64 characters goes on into the next one, up to the end of a
+# paragraph: then it is forgotten, so that the network knows how to begin. Gradients do
+# not go on: *truncated backpropagation through time*.
 
 # %%
 config = {
@@ -81,9 +84,8 @@ config = {
     },
     "tokenizer": {"kind": "bytes", "bos": False},
     "data": {
-        "source": "text",
-        "path": "train.txt",
-        "valid_path": "valid.txt",
+        "source": "jsonl",
+        "path": "texts.jsonl",
         "length": 64,
         "order": "contiguous",
     },
