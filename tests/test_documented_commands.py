@@ -4,6 +4,7 @@ They run in their order in one directory, as a reader would run them. Models of 
 are stood in for by directories of their names.
 """
 
+import io
 import json
 import random
 import re
@@ -58,7 +59,8 @@ def shrink(config):
         del sizes["model"]
     overrides = ["num_steps=2", "batch_size=8", "num_microbatches=1"]
     if given.get("task", {}).get("kind") != "span_qa":
-        overrides += [f"data.length={min(32, given['data']['length'])}"]
+        most = 96 if given["data"]["source"] == "chat" else 32
+        overrides += [f"data.length={min(most, given['data']['length'])}"]
     overrides += ["data.num_buckets=1"]
     if given["data"].get("target_length"):
         overrides += ["data.target_length=8"]
@@ -116,6 +118,8 @@ def place(tmp_path_factory):
     for name in ("answers", "prompts", "new", "in"):
         rows_in = lines.replace('"source"', '"en"') if name == "in" else lines
         (place / f"{name}.jsonl").write_text(rows_in)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (place / "chats.jsonl").write_text(20 * (json.dumps({"messages": turns}) + "\n"))
     cache = place / ".cache/lmjax-data"
     for name in ("reviews", "conll2003", "squad", "xsum", "ende", "enzh", "glove"):
         (cache / name).mkdir(parents=True)
@@ -192,7 +196,7 @@ OWN_DATA = ("--config.data.source=text", "--config.data.path=books/**/*.txt")
 
 
 @pytest.mark.parametrize("command", commands(README))
-def test_the_commands_of_the_readme(place, command, capsys):
+def test_the_commands_of_the_readme(place, command, capsys, monkeypatch):
     verb = shlex.split(command)[1]
     if command.startswith("printf"):
         template = command.split("'")[1]
@@ -224,7 +228,8 @@ def test_the_commands_of_the_readme(place, command, capsys):
         if "SmolLM2" in command and verb == "import":
             hub = "HuggingFaceTB/SmolLM2-135M"
             assert run(f"lmjax export --workdir=runs/quickstart --to={hub}") == 0
-        more = ("--max_tokens=4",) if verb == "generate" else ()
+        more = ("--max_tokens=4",) if verb in ("generate", "chat") else ()
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hi!\n"))
         assert run(command, *more) == 0
 
 
@@ -275,7 +280,7 @@ def test_the_commands_of_an_experiment(place, file, capsys):
             continue
         if verb == "import" and "SmolLM2" in command:
             continue  # the README's
-        if verb in ("predict", "compare", "compress"):
+        if verb in ("predict", "compare", "compress", "chat"):
             assert parse_args(shlex.split(command)[1:], VERBS).verb == verb
             continue
         if verb == "describe":

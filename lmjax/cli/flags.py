@@ -324,6 +324,15 @@ COMPARISON = Flag(
     default="",
     metavar="FILE",
 )
+SYSTEM = Flag(
+    "--system", "what the system says before the first turn", default="", metavar="TEXT"
+)
+CHAT_TEMPLATE = Flag(
+    "--chat_template",
+    "own (the tokenizer's), chatml, llama3, zephyr or plain; default: that of the run "
+    "(tokenizer.chat_template)",
+    metavar="NAME",
+)
 RUNS = Flag("runs", "the directories of runs", nargs="+", metavar="WORKDIR")
 REPORT = Flag(
     "--output",

@@ -84,6 +84,23 @@ def generate(args: argparse.Namespace) -> int:
     return 0
 
 
+def chat(args: argparse.Namespace) -> int:
+    """Talk with a model; each line of a piped input is a turn."""
+    from lmjax.cli import conversation
+    from lmjax.config.decoding import choose_decoding
+    from lmjax.inference.chat import Conversation, choose_template
+    from lmjax.inference.language_model import load as load_model
+
+    way = {name: getattr(args, name) for name in DECODING_FLAGS}
+    way["stop"] = tuple(args.stop) if args.stop else None
+    choose_decoding(**way)  # report wrong values before the model is loaded
+    lm = load_model(args.workdir, step=args.step)
+    choose_template(lm, args.chat_template)
+    options = {"chat_template": args.chat_template, "max_tokens": args.max_tokens}
+    talk = Conversation(lm, system=args.system, seed=args.seed, **options, **way)
+    return conversation.run(talk)
+
+
 def score(args: argparse.Namespace) -> int:
     """Print the log-probability of each line of a file, one JSON object per line."""
     from lmjax.inference.score_file import score_file
@@ -415,6 +432,16 @@ VERBS = {
         *flags.DECODING,
         flags.SEED,
         *flags.DRAFT,
+        flags.STEP,
+    ),
+    "chat": Verb(
+        chat,
+        flags.WORKDIR,
+        flags.SYSTEM,
+        flags.MAX_TOKENS,
+        *flags.DECODING,
+        flags.SEED,
+        flags.CHAT_TEMPLATE,
         flags.STEP,
     ),
     "score": Verb(

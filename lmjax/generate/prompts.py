@@ -11,36 +11,51 @@ from lmjax.data.tokenizers.tokenizer import Tokenizer
 from lmjax.errors import ConfigError
 from lmjax.types import HostBatch
 
+Prompt = str | Sequence[int]  # a text, or token ids, which are read as they are
 
-def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+
+def encode_prompt(tokenizer: Tokenizer, text: Prompt) -> list[int]:
     """Return the ids of a prompt, after the tokenizer's BOS if it has one.
 
     Raises:
-      ConfigError: as `check_utf8`.
+      ConfigError: as `check_utf8`, or there is no such token.
     """
+    if not isinstance(text, str):
+        for token in text:
+            if not 0 <= token < tokenizer.vocab_size:
+                raise ConfigError(
+                    f"prompt: holds {token}; must be at least 0 and below "
+                    f"{tokenizer.vocab_size}"
+                )
+        return [int(token) for token in text]
     check_utf8(text, name="prompt")
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return bos + [int(token) for token in tokenizer.encode(text)]
 
 
 def encode_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[str], *, config: ModelConfig
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], *, config: ModelConfig
 ) -> dict[str, list[list[int]]]:
     """Return the arguments `prompts` and `sources` of `Generator`.
 
     The texts are the prompts of a decoder. They are the sources of an encoder-decoder,
     whose prompts are its `decoder_prefix_ids`.
     """
-    t = tokenizer
     if not config.is_encoder_decoder:
-        return {"prompts": [encode_prompt(t, prompt) for prompt in prompts]}
-    for prompt in prompts:
-        check_utf8(prompt, name="prompt")
-    sources = [[*t.prefix_ids, *map(int, t.encode(p)), *t.suffix_ids] for p in prompts]
+        return {"prompts": [encode_prompt(tokenizer, prompt) for prompt in prompts]}
+    sources = [_encode_source(tokenizer, prompt) for prompt in prompts]
     return {
         "prompts": [[*config.decoder_prefix_ids]] * len(prompts),
         "sources": sources,
     }
+
+
+def _encode_source(tokenizer: Tokenizer, source: Prompt) -> list[int]:
+    if not isinstance(source, str):
+        return encode_prompt(tokenizer, source)
+    check_utf8(source, name="prompt")
+    ids = map(int, tokenizer.encode(source))
+    return [*tokenizer.prefix_ids, *ids, *tokenizer.suffix_ids]
 
 
 def decode_continuation(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from lmjax.generate.beam import BeamSearch
 from lmjax.generate.decode import Generator, IsOver
 from lmjax.generate.embed import embed_rows, encode_truncated
 from lmjax.generate.prompts import (
+    Prompt,
     begin_texts,
     decode_continuation,
     drop_forced,
@@ -43,6 +44,7 @@ from lmjax.generate.text_stream import (
     cut_text,
 )
 from lmjax.inference.attribution import Baseline
+from lmjax.inference.chat import ask, check_messages, choose_template, tell_dropped
 from lmjax.inference.explain import Explainer, check_method, make_observable
 from lmjax.inference.explained import (
     EXAMPLE_TASKS,
@@ -242,7 +244,7 @@ class LanguageModel:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_tokens: int | None = None,
         seed: int = 0,
@@ -255,7 +257,7 @@ class LanguageModel:
         The prompt of an encoder-decoder is its source, and the target is returned.
 
         Args:
-          prompts: texts.
+          prompts: texts, or token ids, which are read as they are, without BOS.
           max_tokens: of each continuation; by default as many as fit, at most 64.
           seed: of the sampling.
           draft: a smaller model of the same tokenizer, with whose help each text is
@@ -292,7 +294,11 @@ class LanguageModel:
         ]
 
     def search(
-        self, prompts: Sequence[str], *, max_tokens: int | None = None, **options: Any
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int | None = None,
+        **options: Any,
     ) -> list[list[dict[str, Any]]]:
         """Return the best continuations of each prompt that beam search finds.
 
@@ -316,7 +322,7 @@ class LanguageModel:
 
     def stream(
         self,
-        prompt: str,
+        prompt: Prompt,
         *,
         max_tokens: int | None = None,
         seed: int = 0,
@@ -346,6 +352,64 @@ class LanguageModel:
             if text.is_over:
                 return
         yield text.rest()
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """Return the assistant's answer to the last turn of a chat.
+
+        Arguments as for `stream_chat`.
+        """
+        return "".join(self.stream_chat(messages, **options)).strip()
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        on_dropped: Callable[[int], None] = tell_dropped,
+        **options: Any,
+    ) -> Iterator[str]:
+        """Yield the assistant's answer to the last turn of a chat, as it is written.
+
+        The chat is written by its template. Where it is longer than the model reads,
+        the oldest turns are left out, but not what the system says.
+
+        Args:
+          messages: each with `role` (system, user, assistant, tool) and `content`.
+          max_tokens: of the answer; by default up to 512, as far as they fit.
+          seed: of the sampling.
+          tools: JSON schemas of functions, for a template that knows tools.
+          chat_template: its name, such as chatml; "own": that of the tokenizer; by
+            default `config.tokenizer.chat_template`.
+          on_dropped: is told how many messages are left out; by default it is logged.
+          options: leaves of `DecodingConfig`, as for `generate`.
+
+        Raises:
+          UserError: there is no template, it refuses the messages, or the last turn
+            does not fit; or as `generate`.
+        """
+        checked = check_messages(messages)
+        template = choose_template(self, chat_template)
+        question = ask(
+            self,
+            checked,
+            template,
+            decoding=self._choose_decoding(options),
+            max_tokens=max_tokens,
+            tools=tools,
+        )
+        if question.num_dropped:
+            on_dropped(question.num_dropped)
+        ends = {name: getattr(question.decoding, name) for name in ("stop", "stop_ids")}
+        more: Any = {**options, **ends, "max_tokens": question.max_tokens, "seed": seed}
+        has_begun = False
+        for piece in self.stream(question.ids, **more):
+            text = piece if has_begun else piece.lstrip()
+            if text:
+                has_begun = True
+                yield text
 
     def score(
         self,
@@ -610,7 +674,7 @@ class LanguageModel:
         return choose_decoding(self._write, **options)
 
     def _encode_prompts(
-        self, prompts: Sequence[str], decoding: DecodingConfig
+        self, prompts: Sequence[Prompt], decoding: DecodingConfig
     ) -> dict[str, Any]:
         config = self.model.config
         inputs = encode_prompts(self.tokenizer, prompts, config=config)

@@ -385,7 +385,7 @@ def export_hf(
     modules = sentence_transformers.write_modules(e.model.config)
     others = {
         "config.json": json.dumps(e.values, indent=2).encode() + b"\n",
-        **_generation_files(e.config, e.model, e.values),
+        **_generation_files(e.tokenizer, e.config, e.model, e.values),
         **sentence_transformers.encode_files(modules),
     }
     dense = e.params.get("embedding", {})
@@ -461,12 +461,13 @@ def _tokenizer_files(
 
 
 def _generation_files(
-    config: Config, model: Model, values: Mapping[str, Any]
+    saved: Tokenizer, config: Config, model: Model, values: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Return generation_config.json of a model that generates, else nothing."""
     write = getattr(config.task, "write", None)
     if write is None or not model.config.can_generate:
         return {}
+    write = tokenizer.end_turns(write, saved, config)
     settings = generation.write_settings(write, model=model.config, values=values)
     return {generation.FILE: json.dumps(settings, indent=2).encode() + b"\n"}
 

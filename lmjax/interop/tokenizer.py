@@ -3,14 +3,18 @@
 The formats themselves are read and written in `lmjax/data/tokenizers`.
 """
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmjax.config.decoding import DecodingConfig
 from lmjax.config.experiment import Config
+from lmjax.data.tokenizers import chat_template
 from lmjax.data.tokenizers.hf.export import choose_pad_id, export, unknown_id
 from lmjax.data.tokenizers.hf.special import Template
+from lmjax.data.tokenizers.named_templates import NAMED_TEMPLATES
 from lmjax.data.tokenizers.plain import Ids
 from lmjax.data.tokenizers.special_ids import not_none
 from lmjax.data.tokenizers.tokenizer import Tokenizer, make_tokenizer
@@ -117,7 +121,25 @@ def export_files(
             "byte-level BPE, which this is not; read it with "
             "transformers.PreTrainedTokenizerFast.from_pretrained"
         )
-    return exported.files
+    return {**exported.files, **_named_template(config)}
+
+
+def _named_template(config: Config) -> dict[str, bytes]:
+    """Return the file of a chat template that is not the tokenizer's own."""
+    text = NAMED_TEMPLATES.get(config.tokenizer.chat_template)
+    return {} if text is None else {chat_template.FILE: text.encode()}
+
+
+def end_turns(
+    write: DecodingConfig, tokenizer: Tokenizer, config: Config
+) -> DecodingConfig:
+    """Return how texts are written, which in a chat end with the assistant's turn."""
+    if config.data.source != "chat":
+        return write
+    chosen = config.tokenizer.chat_template
+    template = chat_template.find_template(tokenizer, chosen)
+    ids = chat_template.end_chat_decoding(write, template, tokenizer).stop_ids
+    return dataclasses.replace(write, stop_ids=ids)
 
 
 def find_template(tokenizer: Tokenizer, config: Config) -> Template:

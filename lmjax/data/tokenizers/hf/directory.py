@@ -31,6 +31,7 @@ _EXPORTED = {
     *(name for names in FORMATS for name in names),
     *_TOKENIZER_SETTINGS,
     "chat_template.jinja",
+    "chat_template.json",
 }
 # The usual name of a file whose own name is in no format.
 _USUAL_NAMES = {

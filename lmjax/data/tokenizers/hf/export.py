@@ -84,7 +84,7 @@ def export(
     content = {"version": "1.0", "truncation": None, "padding": None, **parts}
     files = {FILE: _to_bytes(content), CONFIG: _to_bytes(settings, indent=2)}
     templates = getattr(saved, "files", {})
-    kept = {n: c for n, c in templates.items() if n == "chat_template.jinja"}
+    kept = {n: c for n, c in templates.items() if n.startswith("chat_template.")}
     return Export(files | kept, tuple(differences), is_generic=True)
 
 
