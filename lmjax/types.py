@@ -22,6 +22,8 @@ Axes = dict[str, Any]
 # Masked language modelling predicts K positions of a row: targets, weights and
 # predict_positions are (B, K). With pairs of sentences there are token_types (B, T),
 # 0 in the first and 1 in the second, and pair_labels (B,), 1 where they were swapped.
+# Preferences have a second completion for each row, whose arrays are named rejected_*;
+# with single completions there is is_desirable (B,), 1 where people like it.
 # Word vectors are learned from tokens, segments, reach (B, T), how many words on each
 # side are neighbours of a word, and noise (B, K), words drawn at random.
 # A tagger's token_types encode the capitalization of words.

@@ -33,6 +33,11 @@ class FieldsConfig:
     predicate: str = ""
     source: str = "source"
     target: str = "target"
+    # of preferences: completions of a prompt, of pairs and for KTO single ones
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    completion: str = "completion"
     messages: str = "messages"  # of a chat; also where it is `conversations`
     question: str = "question"
     context: str = "context"  # the text that contains the answers

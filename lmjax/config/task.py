@@ -20,6 +20,7 @@ from lmjax.config.decoding import (
 )
 from lmjax.config.leaf_types import NonNegativeInt, PositiveInt, runtime_field
 from lmjax.config.model import CAUSAL_KINDS, SOURCE_KINDS
+from lmjax.config.preference import PreferenceConfig
 from lmjax.config.text_task import (
     CausalLMConfig,
     InfillingConfig,
@@ -286,6 +287,7 @@ TaskConfig = (
     | WordVectorsTaskConfig
     | Seq2SeqConfig
     | PromptedLMConfig
+    | PreferenceConfig
     | ClassifyConfig
     | TagConfig
     | SpanQAConfig

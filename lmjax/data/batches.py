@@ -229,7 +229,8 @@ def bucket_shapes(
 def _padding_share(store: Any, features: Features, buckets: Buckets) -> float:
     """Return the share of padding in an epoch, of sources and targets alike."""
     blanks = [features.batch([None], length=length) for length in buckets.lengths]
-    names = [name for name in ("segments", "source_segments") if name in blanks[0]]
+    every = ("segments", "source_segments", "rejected_segments")
+    names = [name for name in every if name in blanks[0]]
     slots = [sum(blank[name].size for name in names) for blank in blanks]
     total = int((buckets.rows_per_epoch(store.sizes) * slots).sum())
     # The size of a row is its number of tokens, unless it has two texts.

@@ -21,7 +21,8 @@ KernelSizes = Callable[..., int]
 
 def num_tokens(batch: Batch) -> int:
     """Return the tokens of a batch, those of its sources included."""
-    return sum(batch[name].size for name in ("tokens", "source") if name in batch)
+    names = ("tokens", "source", "rejected_tokens")
+    return sum(batch[name].size for name in names if name in batch)
 
 
 def kernel_sizes(shapes: Any) -> KernelSizes:

@@ -55,7 +55,8 @@ def padding(batch: Batch) -> tuple[Array, Array]:
 
     Those of sources included.
     """
-    names = [name for name in ("segments", "source_segments") if name in batch]
+    every = ("segments", "source_segments", "rejected_segments")
+    names = [name for name in every if name in batch]
     total = jnp.float32(sum(batch[name].size for name in names))
     return jnp.sum(jnp.stack([(batch[name] == 0).sum() for name in names])), total
 

@@ -4,6 +4,7 @@ from lmjax.config.task import TaskConfig
 from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classify import Classify
 from lmjax.tasks.masked_lm import MaskedLM
+from lmjax.tasks.preference import Preference
 from lmjax.tasks.seq2seq import PromptedLM, Seq2Seq
 from lmjax.tasks.span_qa import SpanQA
 from lmjax.tasks.tag import Tag
@@ -19,6 +20,7 @@ TASKS: dict[str, type[Task]] = {
     "word_vectors": WordVectors,
     "seq2seq": Seq2Seq,
     "prompted_lm": PromptedLM,
+    "preference": Preference,
     "classify": Classify,
     "tag": Tag,
     "span_qa": SpanQA,

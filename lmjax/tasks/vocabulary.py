@@ -123,6 +123,20 @@ def vocabulary_metrics(
     }
 
 
+def target_log_probs(
+    layer: OutputLayer, batch: Batch, config: VocabularyTaskConfig
+) -> Array:
+    """Return the log-probability of each of the batch's `targets`, float32 (B, T).
+
+    Arguments as for `vocabulary_loss`.
+    """
+    num_tiles = count_tiles(layer, gigabytes=config.logits_gigabytes)
+    if num_tiles == 1:
+        return -cross_entropy(layer.logits(), batch["targets"])[0]
+    options = _Options(0.0, 0.0, num_tiles)
+    return -_token_losses(options, layer.in_floats(), batch["targets"], None).objective
+
+
 def count_tiles(layer: OutputLayer, *, gigabytes: float, copies: int = 1) -> int:
     """Return in how many tiles of the length the logits are computed.
 

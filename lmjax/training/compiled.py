@@ -133,9 +133,10 @@ class Program:
         return shape_teacher(self.config, self.mesh)
 
     @functools.cached_property
-    def eval_step(self) -> Callable[[Params, Batch, State | None], EvalOutput]:
+    def eval_step(self) -> Callable[..., EvalOutput]:
         """Return the jitted evaluation of a batch, whose rows continue a carry, if any.
 
+        It takes parameters, a batch, a carry, and the reference of preferences.
         Each process has the predictions of all rows.
         """
         eval_step = functools.partial(step.eval_step, model=self.model, task=self.task)

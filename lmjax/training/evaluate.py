@@ -22,6 +22,7 @@ from lmjax.parallel import sharding
 from lmjax.parallel.batch import device_get_ahead, local_rows, put_batch
 from lmjax.run.checkpoint import as_loss
 from lmjax.tasks import EvalOutput
+from lmjax.tasks.distill import Teacher
 from lmjax.training.compiled import Program
 from lmjax.types import Params
 
@@ -37,6 +38,7 @@ class Evaluation:
 
     program: Program
     datasets: Datasets
+    reference: Teacher | None = None  # of preferences
 
     def check(self) -> None:
         """Check that the metrics can judge the held-out data; warn where they cannot.
@@ -111,7 +113,7 @@ class Evaluation:
             carry = program.init_eval_carry()
             for batch in held_out:
                 arrays = put_batch(batch.arrays, program.mesh)
-                output = program.eval_step(params, arrays, carry)
+                output = program.eval_step(params, arrays, carry, self.reference)
                 carry = output.carry
                 yield dataclasses.replace(batch, arrays={}), output._replace(carry=None)
 

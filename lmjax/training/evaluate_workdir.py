@@ -18,6 +18,7 @@ from lmjax.run import workdir
 from lmjax.run.checkpoint import Step
 from lmjax.training.compiled import make_program
 from lmjax.training.evaluate import Evaluation
+from lmjax.training.init_from import load_reference
 
 
 def evaluate_workdir(
@@ -36,7 +37,8 @@ def evaluate_workdir(
     datasets = _open_held_out(lm.config, saved, lm.tokenizer, directory=directory)
     verify([store for opened in datasets.stores.values() for store in opened])
     with jax.set_mesh(lm.mesh):
-        evaluation = Evaluation(make_program(lm.config, lm.mesh), datasets)
+        program = make_program(lm.config, lm.mesh)
+        evaluation = Evaluation(program, datasets, load_reference(program))
         evaluation.check()
         for split in datasets.stores:
             metrics = evaluation.metrics(split, lm.params)

@@ -22,7 +22,9 @@ from lmjax.nn import lora
 from lmjax.parallel import sharding
 from lmjax.run.checkpoint import restore_params
 from lmjax.run.workdir import has_checkpoints, read_config
+from lmjax.tasks.distill import Teacher
 from lmjax.training.compiled import Program
+from lmjax.training.teacher import needs_copy
 from lmjax.types import Array, Params, TrainState, named_axes, named_leaves
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,21 @@ def initial_state(program: Program) -> TrainState:
     if not program.config.init_from:
         return program.init(key)
     return program.init_from_params(key, initial_params(program, key))
+
+
+def load_reference(program: Program) -> Teacher | None:
+    """Return the model as the run began, which preferences are compared with, if any.
+
+    With adapters it is the model itself without them, and no second copy.
+
+    Raises:
+      UserError: what `config.init_from` names cannot be read any more.
+    """
+    if not needs_copy(program.config):
+        return None
+    assert program.teacher is not None
+    params = initial_state(program).params
+    return dataclasses.replace(program.teacher, params=params)
 
 
 def initial_params(program: Program, key: Array) -> Params:

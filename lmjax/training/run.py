@@ -20,8 +20,8 @@ from lmjax.tasks.distill import Teacher
 from lmjax.training import init_embedding
 from lmjax.training.compiled import Program
 from lmjax.training.evaluate import Evaluation
-from lmjax.training.init_from import initial_state
-from lmjax.training.teacher import load_teacher
+from lmjax.training.init_from import initial_state, load_reference
+from lmjax.training.teacher import load_teacher, needs_copy
 from lmjax.types import TrainState
 
 
@@ -46,7 +46,8 @@ class Run:
     @functools.cached_property
     def evaluation(self) -> Evaluation:
         """The evaluation of parameters on a split; compiled once."""
-        return Evaluation(self.program, self.datasets)
+        own = self.teacher if needs_copy(self.config) else None
+        return Evaluation(self.program, self.datasets, own)
 
     @functools.cached_property
     def generator(self) -> Generator:
@@ -94,7 +95,8 @@ def open_run(
             metric_log=metric_log,
             progress=progress,
             row_multiple=_row_multiple(program, directory),
-            teacher=load_teacher(
+            teacher=load_reference(program)
+            or load_teacher(
                 config,
                 program.teacher,
                 tokenizer=datasets.tokenizer,

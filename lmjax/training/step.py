@@ -123,11 +123,14 @@ def eval_step(
     params: Params,
     batch: Batch,
     carry: State | None = None,
+    reference: Teacher | None = None,
     *,
     model: Model,
     task: Task,
 ) -> EvalOutput:
     """Return the task's metrics and predictions on one held-out batch."""
+    if reference is not None:
+        task = dataclasses.replace(task, teacher=reference)
     return task.evaluate(model, params, batch, carry=carry)
 
 

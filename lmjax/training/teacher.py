@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from lmjax import models
 from lmjax.config.experiment import Config
+from lmjax.config.preference import PreferenceConfig
 from lmjax.data.sources.documents import expand_path
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import ConfigError, UserError
@@ -16,6 +17,7 @@ from lmjax.parallel import sharding
 from lmjax.run.checkpoint import restore_params
 from lmjax.run.workdir import read_config
 from lmjax.tasks.distill import Teacher
+from lmjax.types import Params
 
 _LEAF = "config.task.distill.teacher"
 _INPUT_LEAVES = ("casing", "mark_predicate")  # of a task: the types of tokens
@@ -82,18 +84,33 @@ def shape_teacher(config: Config, mesh: Mesh) -> Teacher | None:
     Raises:
       ConfigError: as for `check`, or the mesh does not divide a size.
     """
+    if needs_copy(config):
+        model = _build(config, config, mesh)
+        return Teacher(model=model, params=_shapes(model, mesh))
     if not config.task.distill.teacher:
         return None
     check(config)
     own, _ = _read(config)
     model = _build(own, config, mesh)
-    shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
     labels = own.task.output_names
     return Teacher(
         model=model,
-        params=sharding.with_shardings(model.shapes, shardings),
+        params=_shapes(model, mesh),
         labels=tuple(labels.index(label) for label in config.task.output_names),
     )
+
+
+def needs_copy(config: Config) -> bool:
+    """Return whether the task compares the model with a copy of how it began."""
+    task = config.task
+    if not isinstance(task, PreferenceConfig) or not task.needs_reference:
+        return False
+    return not config.model.adapter_rank
+
+
+def _shapes(model: Model, mesh: Mesh) -> Params:
+    shardings = sharding.param_shardings(model.axes, model.shapes, mesh)
+    return sharding.with_shardings(model.shapes, shardings)
 
 
 def load_teacher(

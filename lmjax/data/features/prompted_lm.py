@@ -59,26 +59,7 @@ class PromptedLMFeatures(TextPairFeatures):
         self, groups: Sequence[Sequence[Columns]], *, length: int
     ) -> "HostBatch":
         """Return the same of several examples in a row, a segment for each."""
-        ids = ("tokens", "targets", "segments", "positions")
-        shape = (len(groups), length)
-        batch = {name: np.zeros(shape, np.int32) for name in ids}
-        batch["weights"] = np.zeros(shape, np.float32)
-        for b, group in enumerate(groups):
-            begin = 0
-            for segment, row in enumerate(group, start=1):
-                tokens, size = row["tokens"], len(row["tokens"]) - 1
-                place = slice(begin, begin + size)
-                batch["tokens"][b, place] = tokens[:-1]
-                batch["targets"][b, place] = tokens[1:]
-                batch["segments"][b, place] = segment
-                batch["positions"][b, place] = np.arange(size)
-                borders = [*row["prompt"].tolist(), len(tokens)]
-                pairs = zip(borders[::2], borders[1::2], strict=True)
-                for first, stop in pairs:
-                    # a target is what is predicted one token before
-                    batch["weights"][b, begin + first - 1 : begin + stop - 1] = 1.0
-                begin += size
-        return batch
+        return make_prompted_batch(groups, length=length)
 
     def prompt_row(self, columns: Columns) -> Row:
         """Return the row of the same example without its target, as it is decoded."""
@@ -102,3 +83,35 @@ class PromptedLMFeatures(TextPairFeatures):
             size=len(tokens) - 1,
             truncated=len(prompt) > room or len(target) >= self.target_length,
         )
+
+
+def make_prompted_batch(
+    groups: Sequence[Sequence[Columns]], *, length: int
+) -> "HostBatch":
+    """Return tokens, targets, segments, positions and weights, each (B, T).
+
+    Args:
+      groups: the examples of each row, with the columns of `PromptedLMFeatures`; each
+        is a segment.
+      length: T.
+    """
+    ids = ("tokens", "targets", "segments", "positions")
+    shape = (len(groups), length)
+    batch = {name: np.zeros(shape, np.int32) for name in ids}
+    batch["weights"] = np.zeros(shape, np.float32)
+    for b, group in enumerate(groups):
+        begin = 0
+        for segment, row in enumerate(group, start=1):
+            tokens, size = row["tokens"], len(row["tokens"]) - 1
+            place = slice(begin, begin + size)
+            batch["tokens"][b, place] = tokens[:-1]
+            batch["targets"][b, place] = tokens[1:]
+            batch["segments"][b, place] = segment
+            batch["positions"][b, place] = np.arange(size)
+            borders = [*row["prompt"].tolist(), len(tokens)]
+            pairs = zip(borders[::2], borders[1::2], strict=True)
+            for first, stop in pairs:
+                # a target is what is predicted one token before
+                batch["weights"][b, begin + first - 1 : begin + stop - 1] = 1.0
+            begin += size
+    return batch

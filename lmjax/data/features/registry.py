@@ -4,6 +4,7 @@ from lmjax.config.experiment import Config
 from lmjax.data.features.chat import ChatFeatures
 from lmjax.data.features.classify import ClassifyFeatures
 from lmjax.data.features.features import Features
+from lmjax.data.features.preference import PreferenceFeatures
 from lmjax.data.features.prompted_lm import PromptedLMFeatures
 from lmjax.data.features.seq2seq import Seq2SeqFeatures
 from lmjax.data.features.span_qa import SpanQAFeatures
@@ -15,6 +16,7 @@ FEATURES: dict[str, type[Features]] = {
     "span_qa": SpanQAFeatures,
     "seq2seq": Seq2SeqFeatures,
     "prompted_lm": PromptedLMFeatures,
+    "preference": PreferenceFeatures,
 }
 
 

@@ -49,7 +49,8 @@ from lmjax.storage.paths import open_path
 
 EXAMPLES = "examples.jsonl"
 ROWS = "rows.npy"
-_TOKENS = ("tokens", "source", "target")  # the columns of tokens
+# The columns of tokens.
+_TOKENS = ("tokens", "source", "target", "rejected_tokens")
 _ENCODE_BATCH = 1024  # examples that are encoded together
 
 _log = logging.getLogger(__name__)

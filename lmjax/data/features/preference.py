@@ -1,0 +1,289 @@
+"""Features of preferences: completions that people chose, rejected, liked or not.
+
+B rows, T tokens in a row.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from lmjax.config.data import FieldsConfig
+from lmjax.config.experiment import Config
+from lmjax.config.preference import PreferenceConfig
+from lmjax.data.features.features import FIELDS, Columns, Features, Row
+from lmjax.data.features.prompted_lm import make_prompted_batch
+from lmjax.data.formats import fields
+from lmjax.data.formats.chats import Messages, parse_messages
+from lmjax.data.formats.examples import Example
+from lmjax.data.tokenizers.chat_template import encode_rendered, find_template
+from lmjax.data.tokenizers.continuation import encode_continuations
+from lmjax.data.tokenizers.special_ids import not_none
+from lmjax.data.tokenizers.tokenizer import Tokenizer
+from lmjax.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from lmjax.types import HostBatch
+
+_REJECTED = "rejected_"
+_LABELS = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}  # also 1 and 0
+_Text = str | Messages
+_Pair = tuple[np.ndarray, np.ndarray]  # the tokens of a prompt, and of a completion
+
+
+class Preferred(NamedTuple):
+    """A prompt and its completions; KTO's only one is there twice."""
+
+    prompt: _Text
+    chosen: _Text
+    rejected: _Text
+    is_desirable: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferenceFeatures(Features):
+    """A prompt with either completion, each in a row; all are texts, or messages.
+
+    A prompt that is too long is cut at the start, a completion at the end, as in
+    `PromptedLMFeatures`. KTO's second row has the completion of the example before.
+
+    Columns: `tokens`, `prompt` (the number of those that are the prompt), the same with
+    "rejected_" before their names; `is_desirable`.
+    """
+
+    fields: FieldsConfig
+    loss: str
+    chat_template: str
+    length: int
+    target_length: int
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Return the features of a config."""
+        task = config.task
+        assert isinstance(task, PreferenceConfig)
+        return cls(
+            fields=config.data.fields,
+            loss=task.loss,
+            chat_template=config.tokenizer.chat_template,
+            length=config.data.length,
+            target_length=config.data.target_length,
+        )
+
+    def texts(self, example: Example) -> list[str]:
+        """Return the prompt and the completions."""
+        parsed = self.parse(example)
+        texts = [parsed.prompt, parsed.chosen, parsed.rejected]
+        return [text for part in texts for text in _list_texts(part)]
+
+    def parse(self, example: Example, *, labelled: bool = True) -> Preferred:
+        """Return the prompt and its completions."""
+        if self.loss == "kto":
+            prompt, completion = self._completions(example, ("completion",))
+            label = self._label(example) if labelled else True
+            return Preferred(prompt, completion, completion, label)
+        prompt, chosen, rejected = self._completions(example, ("chosen", "rejected"))
+        if chosen == rejected:
+            names = self.fields.chosen, self.fields.rejected
+            raise UserError(f"{names[0]!r} and {names[1]!r} are the same")
+        return Preferred(prompt, chosen, rejected)
+
+    def encode(
+        self, parsed: Sequence[Preferred], tokenizer: Tokenizer
+    ) -> list[Sequence[Row]]:
+        """Return a row for each; of KTO the rows also depend on their order."""
+        if self.loss == "kto":
+            before = [*parsed[-1:], *parsed[:-1]]
+            second = [(p.prompt, b.chosen) for p, b in zip(parsed, before, strict=True)]
+            # Only like goes with like: a prompt of messages, and an answer of one.
+            second = [
+                pair if type(pair[0]) is type(pair[1]) else (p.prompt, p.chosen)
+                for pair, p in zip(second, parsed, strict=True)
+            ]
+        else:
+            second = [(p.prompt, p.rejected) for p in parsed]
+        first = [(p.prompt, p.chosen) for p in parsed]
+        encoded = self._encode_pairs([*first, *second], tokenizer)
+        pairs = zip(encoded[: len(parsed)], encoded[len(parsed) :], strict=True)
+        return [
+            [self._row(one, other, p.is_desirable)]
+            for p, (one, other) in zip(parsed, pairs, strict=True)
+        ]
+
+    def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
+        """Return the arrays of both completions, each (B, T); for KTO their labels."""
+        groups = [[] if row is None else [row] for row in rows]
+        others = [[_second(row) for row in group] for group in groups]
+        batch = make_prompted_batch(groups, length=length)
+        second = make_prompted_batch(others, length=length)
+        batch |= {_REJECTED + name: array for name, array in second.items()}
+        if self.loss == "kto":
+            labels = [int(row["is_desirable"][0]) if row else 0 for row in rows]
+            batch["is_desirable"] = np.array(labels, np.float32)
+        return batch
+
+    def example_from_text(self, text: str) -> Example:
+        """Refuse: a text alone is no example.
+
+        Raises:
+          ConfigError: always.
+        """
+        raise ConfigError("config.task.kind = 'preference': a text has no completions")
+
+    def postprocess(
+        self,
+        parsed: Preferred,
+        rows: Sequence[Columns],
+        outputs: Sequence[Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """Return the log-probabilities in nats, and which completion has the higher."""
+        one, other = (float(x) for x in outputs[0]["log_probs"])
+        if self.loss == "kto":
+            return {"log_prob": one}
+        preferred = "chosen" if one > other else "rejected"
+        log_probs = {"chosen_log_prob": one, "rejected_log_prob": other}
+        return {"preferred": preferred, **log_probs}
+
+    def identity(self) -> Any:
+        """Return the fields, the kind of the loss, the template and the lengths."""
+        f = self.fields
+        names = f.prompt, f.chosen, f.rejected, f.completion, f.label
+        kind = "single" if self.loss == "kto" else "pairs"
+        sizes = self.length, self.target_length
+        return ["Preference", *names, kind, self.chat_template, *sizes]
+
+    def tokenizer_identity(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        """Return the text of the template, if there is one."""
+        try:
+            return (find_template(tokenizer, self.chat_template).text,)
+        except ConfigError:  # examples of messages will say so
+            return ()
+
+    def _label(self, example: Example) -> bool:
+        name = self.fields.label
+        value = fields.get_field(example, name, leaf=f"{FIELDS}.label")
+        value = value.lower() if isinstance(value, str) else value
+        if isinstance(value, float | list | Mapping) or value not in _LABELS:
+            raise UserError(f"{name!r} = {value!r}: must be true or false")
+        return bool(_LABELS[value])
+
+    def _completions(self, example: Example, leaves: Sequence[str]) -> list[_Text]:
+        """Return the prompt and the completions of an example, all of one kind."""
+        names = [getattr(self.fields, leaf) for leaf in leaves]
+        values = [
+            fields.get_field(example, name, leaf=f"{FIELDS}.{leaf}")
+            for name, leaf in zip(names, leaves, strict=True)
+        ]
+        prompt_name = self.fields.prompt
+        if prompt_name in example or not all(isinstance(v, list) for v in values):
+            prompt = fields.get_field(example, prompt_name, leaf=f"{FIELDS}.prompt")
+            names, values = [prompt_name, *names], [prompt, *values]
+            if {*map(type, values)} == {str}:
+                return [
+                    fields.get_text(example, name, leaf=f"{FIELDS}.{name}")
+                    for name in names
+                ]
+            prompt, *chats = self._parse_all(names, values)
+        else:  # whole chats, which begin alike
+            chats = self._parse_all(names, values)
+            prompt, chats = _split_prompt(chats)
+        for name, chat in zip(names[-len(chats) :], chats, strict=True):
+            if [message["role"] for message in chat] != ["assistant"]:
+                raise UserError(
+                    f"{name!r} must be one turn of the assistant after the prompt"
+                )
+        if not prompt or prompt[-1]["role"] == "assistant":
+            raise UserError(f"{prompt_name!r} has no last turn to answer")
+        return [prompt, *chats]
+
+    def _parse_all(self, names: Sequence[str], values: Sequence[Any]) -> list[Messages]:
+        kinds = {type(value).__name__ for value in values}
+        if str in map(type, values):
+            raise UserError(
+                f"{', '.join(map(repr, names))} hold {' and '.join(sorted(kinds))}: "
+                "all must be texts, or all lists of messages"
+            )
+        pairs = zip(names, values, strict=True)
+        return [parse_messages(value, name=name) for name, value in pairs]
+
+    def _encode_pairs(
+        self, pairs: Sequence[tuple[_Text, _Text]], tokenizer: Tokenizer
+    ) -> list[_Pair]:
+        """Return the tokens of each prompt and completion, with their ends."""
+        texts = [i for i, (prompt, _) in enumerate(pairs) if isinstance(prompt, str)]
+        chats = [i for i in range(len(pairs)) if i not in {*texts}]
+        found: dict[int, _Pair] = {}
+        if texts:
+            if tokenizer.eos_id is None:
+                raise ConfigError(
+                    "config.tokenizer: has no end of text to end a target"
+                )
+            given: Any = [pairs[i] for i in texts]
+            encoded = encode_continuations(tokenizer, given, keep_context=True)
+            bos, eos = not_none(tokenizer.bos_id), not_none(tokenizer.eos_id)
+            for i, (prompt, completion) in zip(texts, encoded, strict=True):
+                start = prompt if len(prompt) or len(bos) else np.array(eos, np.int32)
+                found[i] = (start, np.append(completion, eos).astype(np.int32))
+        if chats:
+            template = find_template(tokenizer, self.chat_template)
+            rendered = [
+                template.render_with_spans([*pairs[i][0], *pairs[i][1]]) for i in chats
+            ]
+            encodings = encode_rendered(template, tokenizer, [t for t, _ in rendered])
+            for i, (_, spans), (ids, offsets) in zip(
+                chats, rendered, encodings, strict=True
+            ):
+                span = spans[-1]
+                first = int(np.searchsorted(offsets[:, 1], span.start, side="right"))
+                stop = int(np.searchsorted(offsets[:, 0], span.stop, side="left"))
+                found[i] = (ids[:first], ids[first:stop])
+        own_bos = np.array(not_none(tokenizer.bos_id), np.int32)
+        return [
+            self._cut(*found[i], bos=own_bos if i in {*texts} else own_bos[:0])
+            for i in range(len(pairs))
+        ]
+
+    def _cut(self, prompt: np.ndarray, target: np.ndarray, *, bos: np.ndarray) -> _Pair:
+        room = self.length - self.target_length - len(bos)
+        start = np.concatenate([bos, prompt[max(len(prompt) - room, 0) :]])
+        return start, target[: self.target_length]
+
+    def _row(self, one: _Pair, other: _Pair, is_desirable: bool) -> Row:
+        columns = {
+            **_columns(*one),
+            **{_REJECTED + name: x for name, x in _columns(*other).items()},
+            "is_desirable": np.array([is_desirable], np.int32),
+        }
+        longest = max(len(columns["tokens"]), len(columns["rejected_tokens"]))
+        cut = [len(target) >= self.target_length for _, target in (one, other)]
+        has_targets = len(one[1]) > 0 and len(other[1]) > 0
+        return Row(
+            columns=columns,
+            size=longest - 1,
+            truncated=any(cut),
+            used_for_training=has_targets,
+        )
+
+
+def _columns(prompt: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    tokens = np.concatenate([prompt, target]).astype(np.int32)
+    return {"tokens": tokens, "prompt": np.array([len(prompt)], np.int32)}
+
+
+def _second(row: Columns) -> dict[str, np.ndarray]:
+    return {name: row[_REJECTED + name] for name in ("tokens", "prompt")}
+
+
+def _list_texts(part: _Text) -> list[str]:
+    if isinstance(part, str):
+        return [part]
+    return [str(message.get("content", "")) for message in part]
+
+
+def _split_prompt(chats: Sequence[Messages]) -> tuple[Messages, list[Messages]]:
+    """Return the messages with which chats begin alike, and the rest of each."""
+    size = 0
+    while all(len(chat) > size + 1 and chat[size] == chats[0][size] for chat in chats):
+        size += 1
+    return chats[0][:size], [chat[size:] for chat in chats]
