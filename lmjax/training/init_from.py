@@ -24,7 +24,7 @@ from lmjax.run.checkpoint import restore_params
 from lmjax.run.workdir import has_checkpoints, read_config
 from lmjax.tasks.distill import Teacher
 from lmjax.training.compiled import Program
-from lmjax.training.teacher import needs_copy
+from lmjax.training.teacher import needs_copy, starts_without_adapters
 from lmjax.types import Array, Params, TrainState, named_axes, named_leaves
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,8 @@ def initial_params(program: Program, key: Array) -> Params:
     model = models.build(pretrained.config.model, platform=platform)
     params = pretrained.read(model, program.mesh)
     before, after = (getattr(m.config, "lora", None) for m in (model, program.model))
-    if model.config.adapter_rank and before != after:
+    fresh_adapters = before != after or starts_without_adapters(program.config)
+    if model.config.adapter_rank and fresh_adapters:
         params, _ = lora.merge_adapters(params, model.config)
 
     # Which parameters are taken over, initialized, grown, or left out.

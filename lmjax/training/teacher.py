@@ -1,6 +1,7 @@
 """The teacher of a run: a trained model in a workdir, which its step asks."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -13,11 +14,12 @@ from lmjax.data.sources.documents import expand_path
 from lmjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lmjax.errors import ConfigError, UserError
 from lmjax.models import Model
+from lmjax.nn import lora
 from lmjax.parallel import sharding
 from lmjax.run.checkpoint import restore_params
 from lmjax.run.workdir import read_config
 from lmjax.tasks.distill import Teacher
-from lmjax.types import Params
+from lmjax.types import Params, named_leaves
 
 _LEAF = "config.task.distill.teacher"
 _INPUT_LEAVES = ("casing", "mark_predicate")  # of a task: the types of tokens
@@ -102,10 +104,29 @@ def shape_teacher(config: Config, mesh: Mesh) -> Teacher | None:
 
 def needs_copy(config: Config) -> bool:
     """Return whether the task compares the model with a copy of how it began."""
+    return _has_reference(config) and not _trains_adapters_alone(config)
+
+
+def starts_without_adapters(config: Config) -> bool:
+    """Return whether the task compares the model with itself without its adapters.
+
+    Then they must add nothing as the run begins.
+    """
+    return _has_reference(config) and _trains_adapters_alone(config)
+
+
+def _has_reference(config: Config) -> bool:
     task = config.task
-    if not isinstance(task, PreferenceConfig) or not task.needs_reference:
+    return isinstance(task, PreferenceConfig) and task.needs_reference
+
+
+@functools.cache
+def _trains_adapters_alone(config: Config) -> bool:
+    if not config.model.adapter_rank:
         return False
-    return not config.model.adapter_rank
+    names = named_leaves(models.build(config.model, platform="cpu").shapes)
+    trained = [name for name in names if config.optim.is_trainable(name)]
+    return all(name.rpartition(".")[2] in lora.NAMES for name in trained)
 
 
 def _shapes(model: Model, mesh: Mesh) -> Params:

@@ -16,6 +16,7 @@ from lmjax.errors import ConfigError, UserError
 from lmjax.tasks.distill import Teacher
 from lmjax.tasks.preference_losses import Completions, kto_losses, pair_losses
 from lmjax.training import loop
+from lmjax.training.teacher import needs_copy
 
 # Log-probabilities of four pairs under a model and its reference, and the tokens of
 # their completions. What TRL 1.16 makes of them was computed by its own lines in
@@ -255,6 +256,47 @@ def test_without_a_copy_the_reference_is_the_model_without_adapters():
     plain = models.build(config.model.without_adapters(), platform="cpu")
     with pytest.raises(UserError, match="reference model"):
         jax.eval_shape(lambda p: task.loss(plain, p, batch, key=None), plain.shapes)
+
+
+LORA = {"rank": 2, "targets": ("*",)}
+
+
+def test_a_copy_is_needed_where_more_than_adapters_is_trained():
+    adapted = {**SECTIONS["model"], "vocab_size": 258, "lora": LORA}
+    plain = {**SECTIONS["model"], "vocab_size": 258}
+    trained = lambda *patterns: {**SECTIONS["optim"], "trainable": patterns}
+    assert needs_copy(make(model=plain))
+    assert not needs_copy(make({"loss": "simpo"}, model=plain))
+    assert not needs_copy(make(model=adapted))
+    assert not needs_copy(make(model=adapted, optim=trained("*lora*")))
+    assert needs_copy(make(model=adapted, optim=trained("*norm*")))
+    assert needs_copy(make(model=adapted, optim=trained("*")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainable", [(), ("*norm*",)])
+def test_a_run_begins_at_its_reference(tmp_path, monkeypatch, trainable):
+    """Also if it begins with a run whose adapters have learned something."""
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    file = tmp_path / "train.jsonl"
+    file.write_text(f"{json.dumps(PAIR)}\n" * 16)
+    shared = {
+        "data": {**SECTIONS["data"], "path": str(file), "valid_path": str(file)},
+        "num_steps": 3,
+        "log": {"tensorboard": False, "every_steps": 1},
+        "checkpoint": {"every_steps": 3},
+        "eval": {"every_steps": 3},
+    }
+    model = {**SECTIONS["model"], "lora": LORA}
+    assert loop.train(make({"loss": "simpo"}, model=model, **shared), tmp_path / "a")
+    optim = {**SECTIONS["optim"], "trainable": trainable}
+    init = {"init_from": str(tmp_path / "a")}
+    again = make({"beta": 2.0}, model=model, optim=optim, **shared, **init)
+    assert loop.train(again, tmp_path / "b")
+    lines = (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()
+    losses = [m["loss"] for m in map(json.loads, lines) if m["split"] == "train"]
+    assert losses[0] == pytest.approx(np.log(2.0), abs=1e-6)
+    assert abs(losses[-1] - np.log(2.0)) > 1e-3
 
 
 @pytest.mark.slow
