@@ -120,6 +120,8 @@ def place(tmp_path_factory):
         (place / f"{name}.jsonl").write_text(rows_in)
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     (place / "chats.jsonl").write_text(20 * (json.dumps({"messages": turns}) + "\n"))
+    pair = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
+    (place / "pairs.jsonl").write_text(20 * f"{pair}\n")
     cache = place / ".cache/lmjax-data"
     for name in ("reviews", "conll2003", "squad", "xsum", "ende", "enzh", "glove"):
         (cache / name).mkdir(parents=True)
