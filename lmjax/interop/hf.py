@@ -143,21 +143,16 @@ def open_hf(source: str | Path, *, flag: str = "--from") -> HFCheckpoint:
       UserError: it holds no model that lmjax supports.
     """
     opened = _open_gguf(source, flag=flag)
-    if opened is None:
-        root = hub.find_directory(str(source), flag=flag)
-        modules = sentence_transformers.find_modules(root)
-        directory = modules[0][1] if modules else root
-        tensors = open_tensors(directory)
-    else:
-        (directory, tensors), modules = opened, []
-        root = directory
+    root = opened[0] if opened else hub.find_directory(str(source), flag=flag)
+    modules = sentence_transformers.find_modules(root)
+    directory = modules[0][1] if modules else root
     file = directory / "config.json"
     values = generation.override_config(read_json(file), directory)
     family = find_family(values, file=str(file))
     if values.get("auto_map"):
         log.warning("%s: auto_map: code of its own is not run", file)
     files = open_packed(
-        tensors,
+        opened[1] if opened else open_tensors(directory),
         values.pop("quantization_config", None),
         model_type=family.model_type,
         file=str(file),

@@ -210,26 +210,46 @@ def keep_row_multiple(workdir: Path, row_multiple: int) -> int:
     Raises:
       UserError: it cannot be written.
     """
-    path = workdir / "rows.json"
+    return _keep_number(workdir, "rows.json", "row_multiple", row_multiple)
+
+
+def keep_reference_step(workdir: Path, step: int) -> int:
+    """Return the step of `init_from` that this run is compared with, as first noted.
+
+    All processes must call it together.
+
+    Args:
+      workdir: the directory of the run.
+      step: the newest of `init_from`, which a new run notes.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    return _keep_number(workdir, "reference.json", "step", step)
+
+
+def _keep_number(workdir: Path, file: str, name: str, number: int) -> int:
+    """Return the number that a run has noted in a file; a new run notes this one."""
+    path = workdir / file
     with processes.sync_errors():
         if processes.is_first():
             noted = None
             if has_checkpoints(workdir) and path.exists():
-                noted = _read_row_multiple(path)
+                noted = _read_number(path, name)
             if noted is None:
-                write_json(path, {"row_multiple": row_multiple})
-            row_multiple = noted or row_multiple
-    return int(processes.allgather_strings(str(row_multiple))[0])
+                write_json(path, {name: number})
+            number = number if noted is None else noted
+    return int(processes.allgather_strings(str(number))[0])
 
 
-def _read_row_multiple(path: Path) -> int | None:
+def _read_number(path: Path, name: str) -> int | None:
     try:
         values = read_json(path)
     except UserError as error:
-        log.warning("%s; taken to be that of this mesh", error)
+        log.warning("%s; taken to be that of a new run", error)
         return None
-    found = values.get("row_multiple")
-    if isinstance(found, int) and found > 0:
+    found = values.get(name)
+    if isinstance(found, int) and found >= 0:
         return found
-    log.warning("%s: damaged; taken to be that of this mesh", path)
+    log.warning("%s: damaged; taken to be that of a new run", path)
     return None

@@ -212,7 +212,7 @@ def _measure_kto(
     right = (reward > config.beta * divergence) == (is_desirable > 0)
     metrics: Metrics = {
         "accuracy": ((right * weights).sum(), count),
-        "margin": (jnp.zeros(()), count),  # see `summarize`
+        "margin": _margin(reward, liked, disliked),  # of all batches: see `summarize`
         "chosen_reward": ((reward * liked).sum(), liked.sum()),
         "rejected_reward": ((reward * disliked).sum(), disliked.sum()),
         "chosen_log_prob": ((one.log_probs * liked).sum(), liked.sum()),
@@ -220,3 +220,14 @@ def _measure_kto(
         "divergence": (divergence * count, count),
     }
     return kto_losses(one, is_desirable, divergence, config), metrics
+
+
+def _margin(reward: Array, liked: Array, disliked: Array) -> tuple[Array, Array]:
+    """Return the difference of the mean rewards, of weight 0 where one is missing."""
+    weights = liked.sum(), disliked.sum()
+    means = [
+        (reward * which).sum() / jnp.maximum(weight, 1.0)
+        for which, weight in zip((liked, disliked), weights, strict=True)
+    ]
+    has_both = ((weights[0] > 0) & (weights[1] > 0)).astype(jnp.float32)
+    return (means[0] - means[1]) * has_both, has_both

@@ -109,6 +109,17 @@ class Program:
         init = lambda key, params: self._init_state(key, params=params)
         return jax.jit(init, out_shardings=self._state_shardings, donate_argnums=1)
 
+    def first_params(self, key: Array, params: Params | None) -> Params:
+        """Return the parameters with which a run begins, without an optimizer's state.
+
+        Args:
+          key: as of `init`.
+          params: those to begin with, which are donated; None: random ones.
+        """
+        first = lambda key, params: self._init_state(key, params=params).params
+        shardings = self._state_shardings.params
+        return jax.jit(first, out_shardings=shardings, donate_argnums=1)(key, params)
+
     @functools.cached_property
     def train_step(self) -> CompiledStep:
         """Return the training step of a state and a batch."""

@@ -38,7 +38,7 @@ def evaluate_workdir(
     verify([store for opened in datasets.stores.values() for store in opened])
     with jax.set_mesh(lm.mesh):
         program = make_program(lm.config, lm.mesh)
-        evaluation = Evaluation(program, datasets, load_reference(program))
+        evaluation = Evaluation(program, datasets, load_reference(program, directory))
         evaluation.check()
         for split in datasets.stores:
             metrics = evaluation.metrics(split, lm.params)

@@ -20,8 +20,8 @@ from lmjax.interop.hf import open_hf
 from lmjax.models import Model
 from lmjax.nn import lora
 from lmjax.parallel import sharding
-from lmjax.run.checkpoint import restore_params
-from lmjax.run.workdir import has_checkpoints, read_config
+from lmjax.run.checkpoint import open_checkpoints, restore_params
+from lmjax.run.workdir import has_checkpoints, keep_reference_step, read_config
 from lmjax.tasks.distill import Teacher
 from lmjax.training.compiled import Program
 from lmjax.training.teacher import needs_copy, starts_without_adapters
@@ -43,15 +43,19 @@ class PretrainedCheckpoint:
     read: Callable[[Model, Mesh], Params]  # split over the mesh as the model says
 
 
-def open_pretrained(path: str) -> PretrainedCheckpoint:
+def open_pretrained(path: str, *, step: int | None = None) -> PretrainedCheckpoint:
     """Open a workdir, a Hugging Face directory, or a model of the Hugging Face hub.
+
+    Args:
+      path: of one of them.
+      step: of a workdir; by default the newest.
 
     Raises:
       UserError: it holds no model that can be read.
     """
     directory = expand_path(path, leaf="config.init_from")
     if (directory / "checkpoints").is_dir():
-        return _open_workdir(directory)
+        return _open_workdir(directory, step=step)
     opened = open_hf(path, flag="config.init_from")
     read = lambda model, mesh: opened.load_params(
         model, sharding.param_shardings(model.axes, model.shapes, mesh)
@@ -105,10 +109,14 @@ def initial_state(program: Program) -> TrainState:
     return program.init_from_params(key, initial_params(program, key))
 
 
-def load_reference(program: Program) -> Teacher | None:
+def load_reference(program: Program, directory: Path) -> Teacher | None:
     """Return the model as the run began, which preferences are compared with, if any.
 
     With adapters it is the model itself without them, and no second copy.
+
+    Args:
+      program: of the run.
+      directory: its workdir, which notes the step of `init_from`.
 
     Raises:
       UserError: what `config.init_from` names cannot be read any more.
@@ -116,21 +124,36 @@ def load_reference(program: Program) -> Teacher | None:
     if not needs_copy(program.config):
         return None
     assert program.teacher is not None
-    params = initial_state(program).params
-    return dataclasses.replace(program.teacher, params=params)
+    key, source = jax.random.key(program.config.seed), program.config.init_from
+    if not source:
+        log.warning(
+            "config.init_from = '': config.task.loss = %r compares the model with its "
+            "random parameters",
+            getattr(program.config.task, "loss", ""),
+        )
+    step = None
+    path = expand_path(source, leaf="config.init_from") if source else None
+    if path is not None and (path / "checkpoints").is_dir():
+        with open_checkpoints(path, read_config(path)) as checkpoints:
+            step = keep_reference_step(directory, checkpoints.find(None))
+    params = initial_params(program, key, step=step) if source else None
+    return dataclasses.replace(
+        program.teacher, params=program.first_params(key, params)
+    )
 
 
-def initial_params(program: Program, key: Array) -> Params:
+def initial_params(program: Program, key: Array, *, step: int | None = None) -> Params:
     """Return the parameters that `config.init_from` names, fitted to the model.
 
-    Heads that are missing there, adapters, and the rows by which the vocabulary or the
-    positions grew, are initialized; the log names them.
+    Those of its newest step, or of the one that is given. Heads that are missing there,
+    adapters, and the rows by which the vocabulary or the positions grew, are
+    initialized; the log names them.
 
     Raises:
       UserError: the shapes do not fit; the parameter is named.
     """
     path = f"config.init_from = {program.config.init_from!r}"
-    pretrained = open_pretrained(program.config.init_from)
+    pretrained = open_pretrained(program.config.init_from, step=step)
     platform = program.mesh.devices.flat[0].platform
     model = models.build(pretrained.config.model, platform=platform)
     params = pretrained.read(model, program.mesh)
@@ -170,13 +193,13 @@ def initial_params(program: Program, key: Array) -> Params:
     return jax.tree.unflatten(jax.tree.structure(program.state_shapes.params), leaves)
 
 
-def _open_workdir(directory: Path) -> PretrainedCheckpoint:
+def _open_workdir(directory: Path, *, step: int | None) -> PretrainedCheckpoint:
     config = read_config(directory)
     tokenizer = dataclasses.replace(
         config.tokenizer, kind="tokenizers", path=str(directory / "tokenizer")
     )
 
-    read = lambda model, mesh: restore_params(directory, config, model, mesh)
+    read = lambda model, mesh: restore_params(directory, config, model, mesh, step=step)
     config = dataclasses.replace(config, tokenizer=tokenizer)
     return PretrainedCheckpoint(config, read)
 

@@ -95,7 +95,7 @@ def open_run(
             metric_log=metric_log,
             progress=progress,
             row_multiple=_row_multiple(program, directory),
-            teacher=load_reference(program)
+            teacher=load_reference(program, directory)
             or load_teacher(
                 config,
                 program.teacher,

@@ -19,6 +19,7 @@ from lmjax.types import Metrics
 # Steps that are dispatched before the metrics of the first of them are read: so many
 # that the devices never wait for the host, so few that batches do not pile up.
 STEPS_IN_FLIGHT = 2
+_ALWAYS = ("loss", "grad_norm")  # of a step, even if it has no target
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class Meter:
         values = {
             name: float(total) / (float(weight) or 1.0)
             for name, (total, weight) in sums.items()
+            if weight or name in _ALWAYS  # nothing was measured of the others
         }
         self.steps_timed += 1
         self.num_tokens += num_tokens

@@ -83,8 +83,7 @@ def clean_chunk(job: Job, chunk: int) -> int:
             if cleaned is None:
                 continue
             text, record = cleaned
-            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-            out.write(line)
+            out.write(_encode_record(record) + b"\n")
             kept["sizes"].append(len(text.encode()))
             kept["indices"].append(index)
             kept["hashes"].append(_hash_text(text))
@@ -97,6 +96,14 @@ def clean_chunk(job: Job, chunk: int) -> int:
     with open_atomic(job.file(chunk, ".json")) as out:
         out.write(json.dumps(seal(noted)).encode())
     return len(job.indices(chunk))
+
+
+def _encode_record(record: Any) -> bytes:
+    """Return JSON; in ASCII where a field has half of a surrogate pair."""
+    try:
+        return json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(record).encode()
 
 
 class _Cleaner:

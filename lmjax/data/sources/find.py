@@ -34,6 +34,7 @@ _SUFFIXES["chat"] = (
 )
 # Files that say what others hold, as the library `datasets` writes them.
 _NOTES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+_NUMBERED = re.compile(r"(.+)-\d+-of-\d+\b")
 _CACHED = re.compile(r"cache-\w+\.arrow")
 # The words in names of files and directories that say of which split they are: those
 # that `datasets` knows.
@@ -145,7 +146,7 @@ def fetch_dataset(address: str, *, path: str, suffixes: Sequence[str]) -> Path:
     org, slash, rest = address.removeprefix(_HUB).partition("/")
     name, _, folder = rest.partition("/")
     if not (org and slash and name):
-        raise ConfigError(f"{place}: must be hf://ORG/NAME or hf://ORG/NAME/FOLDER")
+        raise ConfigError(f"{place}: must be hf://ORG/NAME, or with /FOLDER or /FILES*")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -155,6 +156,8 @@ def fetch_dataset(address: str, *, path: str, suffixes: Sequence[str]) -> Path:
     below = f"{folder.rstrip('/')}/" if folder else ""
     endings = [f"{s}{c}" for s in suffixes for c in ("", *COMPRESSED)] or [""]
     patterns = [f"{below}*{ending}" for ending in endings]
+    if glob.has_magic(folder) or folder.endswith(tuple(filter(None, endings))):
+        patterns = [folder]
     try:
         found = snapshot_download(
             f"{org}/{name}", repo_type="dataset", allow_patterns=patterns
@@ -188,11 +191,36 @@ def _named_by_splits(
     splits = [_find_split_word(file, directory) for file in files]
     if not all(splits):
         return {"": files}
+    _check_one_set(files, splits, directory, path=path)
     return {
         split: [file for file, own in zip(files, splits, strict=True) if own == split]
         for split in ("train", "valid", "test")
         if split in splits
     }
+
+
+def _check_one_set(
+    files: Sequence[Path], splits: Sequence[str], directory: Path, *, path: str
+) -> None:
+    """Check that the numbered files of a split are those of one data set.
+
+    Raises:
+      ConfigError: there are several, such as train_sft and train_gen.
+    """
+    start = len(str(directory)) + 1
+    names: dict[str, dict[str, None]] = {}
+    for file, split in zip(files, splits, strict=True):
+        if match := _NUMBERED.match(str(file)[start:]):
+            names.setdefault(split, {})[match[1]] = None
+    for split, found in names.items():
+        if len(found) > 1:
+            listed = [*found]
+            more = " and more" * (len(listed) > _MAX_NAMED)
+            raise ConfigError(
+                f"{path} = {str(directory)!r}: has several sets for {split}: "
+                f"{', '.join(listed[:_MAX_NAMED])}{more}; name the files of one, as in "
+                f"{listed[0]}-*"
+            )
 
 
 def _find_split_word(file: Path, directory: Path) -> str:
@@ -222,7 +250,8 @@ def _list_directory(
             f"{path} = {str(directory)!r}: this directory has no {wanted} file; it has "
             f"{there or 'no file'}"
         )
-    left_out = [file for file in found if file not in {*files}]
+    kept = {*files}
+    left_out = [file for file in found if file not in kept]
     if left_out and tell:
         names = [str(file)[start + 1 :] for file in left_out]
         more = len(names) - _MAX_NAMED
