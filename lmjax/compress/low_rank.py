@@ -150,7 +150,8 @@ def factor(w_IO: Array, gram_II: Array | None, *, rank: int) -> tuple[Array, Arr
     mean = jnp.trace(gram_II) / len(gram_II)
     damping = _DAMPING * jnp.where(mean > 0, mean, 1.0)
     lower_II = jnp.linalg.cholesky(gram_II + damping * jnp.eye(len(gram_II)))
-    u_IR, values, v_RO = jnp.linalg.svd(lower_II.T @ w_IO, full_matrices=False)
+    seen_IO = jnp.matmul(lower_II.T, w_IO, precision="highest")
+    u_IR, values, v_RO = jnp.linalg.svd(seen_IO, full_matrices=False)
     root = jnp.sqrt(values[:rank])
     a_IR = jax.scipy.linalg.solve_triangular(
         lower_II.T, u_IR[:, :rank] * root, lower=False

@@ -69,7 +69,11 @@ def make_observable(config: ModelConfig, *, platform: str) -> Model:
     """Return the same model with its attention weights to be seen, in float32."""
     config = dataclasses.replace(config, dtype="float32")
     if isinstance(config, TransformerConfig):
-        config = dataclasses.replace(config, attention="xla", remat="none")
+        # Rounded inputs would have no slope.
+        exact = dataclasses.replace(config.quantize, activations="")
+        config = dataclasses.replace(
+            config, attention="xla", remat="none", quantize=exact
+        )
     return models.build(config, platform=platform)
 
 

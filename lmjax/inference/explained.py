@@ -228,6 +228,11 @@ def _choose_row(rows: Sequence[Row], parsed: Any, target: Any) -> tuple[Row, int
         answered = [r for r in rows if r.columns["span"][0] >= r.columns["context"][0]]
         inside = [r for r in answered if r.columns["span"][1] < r.columns["context"][1]]
         return (inside or rows)[0], -1
+    if isinstance(parsed, Sentence) and target is None and len(rows) > 1:
+        raise UserError(
+            f"target: must be the number of a word: the sentence has {len(rows)} parts "
+            "(config.data.length)"
+        )
     if not isinstance(parsed, Sentence) or target is None:
         return rows[0], -1
     for row in rows:

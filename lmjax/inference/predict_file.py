@@ -264,11 +264,16 @@ def _predict_block(
     encoded = lm.predictor.encode_examples([*parsed.values()])
     answers = lm.predictor.predict(lm.params, encoded, mesh=lm.mesh)
     if explain:
-        answers = [
-            answer
-            | {"explanation": lm.explain_prediction(one, answer, explain).to_dict()}
-            for one, answer in zip(parsed.values(), answers, strict=True)
-        ]
+        answers = [*answers]
+        for place, (i, one) in enumerate(parsed.items()):
+            try:
+                found = lm.explain_prediction(one, answers[place], explain)
+            except UserError as error:
+                if not skip_bad:
+                    raise add_location(error, where(i)) from error
+                answers[place] = {"error": str(add_location(error, where(i)))}
+            else:
+                answers[place] = answers[place] | {"explanation": found.to_dict()}
     for i, answer in zip(parsed, answers, strict=True):
         if clash := kept[i].keys() & answer.keys():
             raise UserError(

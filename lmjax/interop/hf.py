@@ -19,6 +19,7 @@ from rich.filesize import decimal
 
 from lmjax import models
 from lmjax.config.experiment import Config, MeshConfig
+from lmjax.config.matrices import QuantizeConfig
 from lmjax.config.model import LabelHeadConfig
 from lmjax.config.text_task import CausalLMConfig
 from lmjax.data.tokenizers.tokenizer import (
@@ -57,7 +58,7 @@ from lmjax.run import workdir
 from lmjax.run.checkpoint import Step, restore_params, save_params
 from lmjax.run.staging import check_unused, staged_directory
 from lmjax.storage.paths import open_path
-from lmjax.types import Array, Params
+from lmjax.types import Params
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +283,7 @@ class Exported:
       config: of the workdir.
       model: of floats, without adapters.
       params: of the model.
-      codes: codes and scales of the matrices that `params` lacks, by dotted paths.
+      codes: of the matrices that `params` lacks, if there are some.
       table: the table of its tensors.
       family: whose class computes the model.
       values: the config.json.
@@ -293,7 +294,7 @@ class Exported:
     config: Config
     model: Model
     params: Params
-    codes: dict[str, tuple[Array, Array]]
+    codes: packed_export.Codes | None
     table: Table
     family: Family
     values: dict[str, Any]
@@ -324,9 +325,12 @@ def open_export(source: Path, step: Step, *, dtype: str | None) -> Exported:
         source, step, config, keeps_codes=dtype is None
     )
     family, values = choose_family(model)
-    if codes:
-        form = packed_export.describe_format(config.model.quantize)
-        values["quantization_config"] = form
+    table = labels.name_heads(family.table(model.config), model.config, config.task)
+    if codes is not None:
+        prefix = family.prefix_to_drop(values["architectures"][0], table)
+        values["quantization_config"] = packed_export.describe_format(
+            codes, table, params, prefix=prefix
+        )
     values |= labels.write_task(config.task, values["architectures"][0])
     saved = load_tokenizer(source / "tokenizer")
     values = {
@@ -342,7 +346,7 @@ def open_export(source: Path, step: Step, *, dtype: str | None) -> Exported:
         model=model,
         params=params,
         codes=codes,
-        table=labels.name_heads(family.table(model.config), model.config, config.task),
+        table=table,
         family=family,
         values=values,
         tokenizer=saved,
@@ -388,8 +392,8 @@ def export_hf(
     prefix = e.family.prefix_to_drop(e.architecture, e.table)
     numbers = DTYPES[dtype or "float32"]
     specs, arrays = export_tensors(params, e.table, dtype=numbers)
-    if e.codes:
-        packed = packed_export.export_codes(e.codes, e.table, e.config.model.quantize)
+    if e.codes is not None:
+        packed = packed_export.export_codes(e.codes, e.table)
         specs, arrays = specs | packed[0], itertools.chain(arrays, packed[1])
     specs = {name.removeprefix(prefix): spec for name, spec in specs.items()}
     total = sum(spec.num_bytes for spec in specs.values())
@@ -411,7 +415,7 @@ def export_hf(
 
 def _restore_merged(
     source: Path, step: Step, config: Config, *, keeps_codes: bool
-) -> tuple[Model, Params, dict[str, tuple[Array, Array]]]:
+) -> tuple[Model, Params, packed_export.Codes | None]:
     """Return a model without adapters and heads that are not of its task.
 
     Args:
@@ -422,14 +426,14 @@ def _restore_merged(
         matrices.
 
     Returns:
-      The model of floats, its parameters, and the codes and scales of those matrices
-      that the parameters lack.
+      The model of floats, its parameters, and the codes of those matrices that the
+      parameters lack.
     """
     model, params = restore_model(source, step)
-    codes: dict[str, tuple[Array, Array]] = {}
+    codes: packed_export.Codes | None = None
     quantize = model.config.quantize
     if keeps_codes and quantize.stores_codes and not model.config.adapter_rank:
-        params, codes = packed_export.split_codes(params)
+        params, codes = packed_export.split_codes(params, quantize)
         dense = quantized.without_codes(model.config)
     else:
         if quantize.stores_codes or quantize.stores_table:
@@ -439,6 +443,8 @@ def _restore_merged(
         params, dense = quantized.dequantize_params(params, model.config)
         params, dense = lora.multiply_factors(params, dense)
     params, dense = lora.merge_adapters(params, dense)
+    if dense.quantize != QuantizeConfig():  # of decoding, or of training alone
+        dense = quantized.without_codes(dense)
     if dense != model.config:
         model = models.build(dense, platform=jax.default_backend())
     model, params = labels.drop_unused_heads(model, params, config.task)

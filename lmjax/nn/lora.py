@@ -75,4 +75,5 @@ def multiply_adapter(lora_a: Array, lora_b: Array, shape: tuple[int, ...]) -> Ar
     a_LIR = lora_a.reshape(num_layers, -1, rank)
     b_LRO = lora_b.reshape(num_layers, rank, -1)
     assert math.prod(shape) == num_layers * a_LIR.shape[1] * b_LRO.shape[2]
-    return jnp.einsum("LIR,LRO->LIO", a_LIR, b_LRO).reshape(shape)
+    product = jnp.einsum("LIR,LRO->LIO", a_LIR, b_LRO, precision="highest")
+    return product.reshape(shape)

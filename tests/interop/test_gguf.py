@@ -268,6 +268,8 @@ def test_what_cannot_be_exported_is_told(workdir, tmp_path, capsys):
         settings.from_hf(other)
     with pytest.raises(UserError, match=r"hidden_act = 'gelu': must be 'silu'"):
         settings.from_hf(LLAMA | {"hidden_act": "gelu"})
+    with pytest.raises(UserError, match=r"must be LlamaForCausalLM, a language model"):
+        settings.from_hf(LLAMA | {"architectures": ["LlamaModel"]})
     scaled = LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}
     with pytest.raises(UserError, match=r"allowed: none, linear, and llama3"):
         settings.from_hf({**LLAMA, **scaled, "rope_theta": 1e4})
@@ -294,15 +296,30 @@ def test_sentencepiece_models_come_back():
     from lmjax.data.tokenizers.hf.special import Template
     from lmjax.data.tokenizers.sentencepiece import SentencePiece, parse_proto
 
-    for options in ({}, {"add_dummy_prefix": False, "remove_extra_whitespaces": False}):
+    refused = {
+        "drops spaces": {"remove_extra_whitespaces": True},
+        "has no pieces for bytes": {"byte_fallback": False},
+    }
+    for message, options in refused.items():
+        saved = SentencePiece(train_sentencepiece(**options), bos=True)
+        with pytest.raises(UserError, match=message):
+            vocabulary.from_tokenizer(
+                saved, Template(), num_tokens=300, chat_template=None
+            )
+    for options in ({}, {"add_dummy_prefix": False, "control_symbols": ["<|end|>"]}):
         saved = SentencePiece(train_sentencepiece(**options), bos=True)
         template = Template((saved.bos_id,), (), ())
         fields = vocabulary.from_tokenizer(
             saved, template, num_tokens=saved.vocab_size + 2, chat_template=None
         )
+        fields["tokenizer.ggml.padding_token_id"] = 2**32 - 1  # none, in older files
         assert fields["tokenizer.ggml.tokens"][-1] == f"[PAD{saved.vocab_size + 1}]"
         files = vocabulary.to_files(fields, file="here")
         proto = parse_proto(files["tokenizer.model"])
+        config = json.loads(files["tokenizer_config.json"])
+        added = config["added_tokens_decoder"].values()
+        names = [token["content"] for token in added]
+        assert names == options.get("control_symbols", [])
         again = SentencePiece(proto.SerializeToString(), bos=True)
         for text in TEXTS:
             assert again.encode(text).tolist() == saved.encode(text).tolist()
@@ -316,10 +333,6 @@ def assert_same_from_json(saved):
     from lmjax.data.tokenizers.sentencepiece import SentencePiece
 
     parsed, _ = convert(saved.model, lossless=False)
-    if '"Regex"' in json.dumps(parsed["normalizer"]):  # that drops spaces
-        with pytest.raises(UserError, match="prepares texts by Replace"):
-            vocabulary._from_json(parsed)
-        return
     own = vocabulary._from_json(parsed | {"added_tokens": []})
     fields = {f"tokenizer.ggml.{key}": value for key, value in own.items()}
     files = vocabulary.to_files(fields, file="here")
@@ -339,11 +352,14 @@ def train_sentencepiece(**options):
         sentence_iterator=iter(TEXTS * 20),
         model_writer=model,
         model_type="bpe",
-        vocab_size=300,
-        byte_fallback=True,
         normalization_rule_name="identity",
         minloglevel=3,
-        **options,
+        **{
+            "vocab_size": 300 if options.get("byte_fallback", True) else 60,
+            "byte_fallback": True,
+            "remove_extra_whitespaces": False,
+            **options,
+        },
     )
     return model.getvalue()
 

@@ -176,6 +176,11 @@ def from_hf(values: Mapping[str, Any]) -> dict[str, Any]:
             f"--to: GGUF: model_type = {name!r}: must be one of "
             f"{', '.join(ARCHITECTURES)}"
         )
+    if values["architectures"] != [ARCHITECTURES[name]]:
+        raise UserError(
+            f"--to: GGUF: architectures = {values['architectures']}: must be "
+            f"{ARCHITECTURES[name]}, a language model"
+        )
     if values.get("sliding_window") and values.get("use_sliding_window", True):
         raise UserError(
             f"--to: GGUF: sliding_window = {values['sliding_window']}: {name} has none "

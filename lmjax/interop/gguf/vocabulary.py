@@ -101,12 +101,27 @@ def to_files(fields: Mapping[str, Any], *, file: str) -> dict[str, bytes]:
         begins = bool(own.get("add_bos_token", True))
         settings |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": begins}
         settings["add_eos_token"] = bool(own.get("add_eos_token", False))
+        settings["added_tokens_decoder"] = _spelled_tokens(own, named)
         content = {"tokenizer.model": _write_sentencepiece(own, named)}
     else:
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         parts = _byte_level_parts(own, named, file=file)
         content = {"tokenizer.json": json.dumps(parts, ensure_ascii=False).encode()}
     return {**content, "tokenizer_config.json": json.dumps(settings).encode()}
+
+
+def _spelled_tokens(
+    own: Mapping[str, Any], named: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Return the tokens without a role that a text can spell, such as <|im_start|>."""
+    found = {}
+    for i, (token, kind) in enumerate(
+        zip(own["tokens"], own["token_type"], strict=True)
+    ):
+        if kind in (_CONTROL, _USER_DEFINED) and token not in named.values():
+            added = _added_token(i, token, special=kind == _CONTROL)
+            found[str(added.pop("id"))] = added
+    return found
 
 
 def _own_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,8 +211,9 @@ def _write_sentencepiece(own: Mapping[str, Any], named: Mapping[str, str]) -> by
     trainer.vocab_size = len(proto.pieces)
     for role in _ROLES:
         index = own.get(f"{_ROLES[role]}_token_id")
-        setattr(trainer, f"{role}_id", -1 if index is None else int(index))
-        if f"{role}_token" in named:
+        setattr(trainer, f"{role}_id", -1)
+        if index is not None and f"{role}_token" in named:
+            setattr(trainer, f"{role}_id", int(index))
             setattr(trainer, f"{role}_piece", named[f"{role}_token"])
     normalizer.name = "identity"
     normalizer.add_dummy_prefix = bool(own.get("add_space_prefix", True))
@@ -380,7 +396,11 @@ def _from_sentencepiece(model: bytes) -> dict[str, Any]:
     spec = proto.normalizer_spec
     if spec.precompiled_charsmap:
         raise _error(f"normalizes characters ({spec.name})")
+    if spec.remove_extra_whitespaces:
+        raise _error("drops spaces (remove_extra_whitespaces), as llama.cpp does not")
     pieces = proto.pieces
+    if not proto.trainer_spec.byte_fallback:
+        raise _error("has no pieces for bytes, which llama.cpp needs")
     return {
         "model": "llama",
         "pre": "default",
@@ -389,5 +409,4 @@ def _from_sentencepiece(model: bytes) -> dict[str, Any]:
         "token_type": [int(p.type) for p in pieces],
         "unknown_token_id": [int(p.type) for p in pieces].index(_UNKNOWN),
         "add_space_prefix": bool(spec.add_dummy_prefix),
-        "remove_extra_whitespaces": bool(spec.remove_extra_whitespaces),
     }

@@ -59,6 +59,7 @@ def export_gguf(
         raise UserError(f"--to={target}: exists already")
     if is_remote(target):
         raise UserError(f"--to={target}: must be a local file")
+    check_installed(target)
     exported = open_export(source, step, dtype=dtype)
     fields = _fields(exported, dtype=dtype)
     specs, arrays = export_tensors(
@@ -67,16 +68,34 @@ def export_gguf(
     total = sum(spec.num_bytes for spec in specs.values())
     with progress_bar(f"writing {target.name}", total) as bar:
         arrays = report_bytes(arrays, bar.advance)
-        if jax.process_index() == 0:
-            _write(target, fields, exported.values, specs, arrays, dtype=dtype)
-        for _ in arrays:  # the others help to gather each
-            pass
+        try:
+            if jax.process_index() == 0:
+                _write(target, fields, exported.values, specs, arrays, dtype=dtype)
+        finally:
+            if jax.process_count() > 1:  # all help to gather each
+                for _ in arrays:
+                    pass
     return Summary(
         target,
         exported.architecture,
         count_params(exported.model),
         f"{fields['tokenizer.ggml.model']} ({fields['tokenizer.ggml.pre']})",
     )
+
+
+def check_installed(target: Path) -> None:
+    """Check that the package `gguf` is installed.
+
+    Raises:
+      UserError: it is not.
+    """
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--to={target}: writing GGUF needs the package gguf: pip install "
+            "'lmjax[gguf]'"
+        ) from error
 
 
 def _fields(exported: Exported, *, dtype: str) -> dict[str, Any]:
@@ -117,13 +136,8 @@ def _write(
     Raises:
       UserError: it cannot be written.
     """
-    try:
-        from gguf import GGUFWriter
-    except ImportError as error:
-        raise UserError(
-            f"--to={target}: writing GGUF needs the package gguf: pip install "
-            "'lmjax[gguf]'"
-        ) from error
+    from gguf import GGUFWriter
+
     writer = GGUFWriter(None, values["model_type"])
     for key, value in fields.items():
         _add(writer, key, value)
