@@ -368,6 +368,7 @@ ELSEWHERE = {
         "columns",
         "on_bad_example",
         "num_buckets",
+        "pack_examples",
     },
     "TokenizerConfig": {
         "path",
@@ -378,6 +379,7 @@ ELSEWHERE = {
         "lowercase",
         "min_count",
         "stop_words",
+        "chat_template",  # tests/data/features/test_chat.py
     },
     "WatchConfig": {  # read where something hangs: tests/parallel/test_monitor.py
         "on_hang",
@@ -424,6 +426,7 @@ def test_every_leaf_of_the_config_is_read(tmp_path, tiny, watch_leaves):
         tiny(
             *("model.rope_scaling=yarn", "model.rope_local_theta=100", "num_steps=2"),
             *("model.window=8", "model.global_layers=(1,)"),
+            "model.low_rank.fraction=0.5",
         ),
         tiny(
             *("model.rope_scaling=longrope", "num_steps=2", "model.head_dim=4"),
