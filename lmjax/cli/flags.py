@@ -436,6 +436,11 @@ PUSH = Flag(
     default="",
     metavar="ORG/NAME",
 )
+PRIVATE = Flag(
+    "--private",
+    "of --push: the model on the hub is for its owners alone",
+    action="store_true",
+)
 DTYPE = Flag(
     "--dtype",
     "of the weights: float32, bfloat16 or float16, in a .gguf also q8_0 and q4_0; "

@@ -302,8 +302,12 @@ def export_model(args: argparse.Namespace) -> int:
     from lmjax.interop.gguf import reading, writing
 
     workdir, target = open_path(args.workdir), open_path(args.to)
+    if args.private and not args.push:
+        raise UserError("--private: needs --push=ORG/NAME")
     if args.push:
         publish.check_push(args.push)
+        if is_remote(target):
+            raise UserError(f"--push={args.push}: needs a local directory, --to")
         if args.adapters or target.suffix in (*word_vectors.FORMATS, reading.SUFFIX):
             raise UserError(f"--push={args.push}: is for a directory of a model alone")
     if target.suffix in word_vectors.FORMATS and not args.adapters:
@@ -315,7 +319,7 @@ def export_model(args: argparse.Namespace) -> int:
     export = writing.export_gguf if target.suffix == reading.SUFFIX else hf.export_hf
     print(export(workdir, target, step=args.step, dtype=args.dtype))
     if args.push:
-        print(publish.push(workdir, target, args.push))
+        print(publish.push(workdir, target, args.push, private=args.private))
     return 0
 
 
@@ -502,6 +506,7 @@ VERBS = {
         flags.DTYPE,
         flags.ADAPTERS,
         flags.PUSH,
+        flags.PRIVATE,
     ),
     "compress": Verb(
         compress,

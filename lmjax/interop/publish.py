@@ -44,13 +44,14 @@ def check_push(name: str) -> Any:
         ) from error
 
 
-def push(directory: Path, exported: Path, name: str) -> str:
+def push(directory: Path, exported: Path, name: str, *, private: bool = False) -> str:
     """Write a model card into an exported directory and send all of it to the hub.
 
     Args:
       directory: the workdir.
       exported: what was exported from it, without a card of its own.
       name: of the model, ORG/NAME; it is created if it is missing.
+      private: create one that others cannot see.
 
     Returns:
       The address of the model.
@@ -62,7 +63,7 @@ def push(directory: Path, exported: Path, name: str) -> str:
     card = write_card(directory, workdir.read_config(directory), name=name)
     write_bytes(exported / CARD, card.encode())
     try:
-        address = api.create_repo(name, exist_ok=True)
+        address = api.create_repo(name, exist_ok=True, private=private)
         message = f"Export by lmjax {lmjax.__version__}"
         api.upload_folder(
             repo_id=name, folder_path=str(exported), commit_message=message
@@ -87,16 +88,21 @@ def write_card(directory: Path, config: Config, *, name: str) -> str:
         "architecture": f"{m.kind}, {m.num_layers} layers of {m.dim}",
         "vocabulary": f"{m.vocab_size:,} ({config.tokenizer.kind})",
         "task": kind,
-        "data": d.source,
-        "length of a row": f"{d.length} tokens",
-        "training": f"{config.num_steps:,} steps of {config.batch_size} rows",
-        "optimizer": f"{o.name}, learning rate {o.learning_rate:g}",
     }
+    trained = any(line["split"] == "train" for line in read_metrics(directory))
+    if trained:  # else it was imported, or made of another model
+        facts |= {
+            "data": d.source,
+            "length of a row": f"{d.length} tokens",
+            "training": f"{config.num_steps:,} steps of {config.batch_size} rows",
+            "optimizer": f"{o.name}, learning rate {o.learning_rate:g}",
+        }
     if config.init_from:
         facts["began with"] = Path(config.init_from).name
     rows = "".join(f"| {key} | {value} |\n" for key, value in facts.items())
+    made = "Trained" if trained else "Exported"
     return (
-        f"---\n{front}---\n\n# {name.split('/')[1]}\n\nTrained with lmjax "
+        f"---\n{front}---\n\n# {name.split('/')[1]}\n\n{made} with lmjax "
         f"{lmjax.__version__}.\n\n| | |\n|---|---|\n{rows}{_scores(directory)}"
     )
 

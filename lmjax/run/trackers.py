@@ -132,11 +132,13 @@ def open_writers(
         try:
             tracker = TRACKERS[name](module, workdir, ids.get(name, ""))
         except Exception as error:  # of its settings, the network or a server
+            for writer in writers:
+                writer.close()
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(f"config.log.trackers: {name!r}: {why}") from error
         ids[name] = tracker.id
+        write_json(path, ids)  # of those that have begun
         writers.append(_Guarded(name, tracker))
-    write_json(path, ids)
     return writers
 
 

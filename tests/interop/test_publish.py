@@ -15,8 +15,9 @@ class FakeHub:
     def __init__(self):
         self.sent, self.why = {}, ""
 
-    def create_repo(self, name, *, exist_ok):
+    def create_repo(self, name, *, exist_ok, private):
         assert exist_ok
+        self.private = private
         if self.why:
             raise PermissionError(self.why)
         return f"https://hub.example/{name}"
@@ -59,6 +60,14 @@ def test_an_export_is_sent_with_a_card(run, tmp_path, monkeypatch, capsys):
     assert card.startswith('---\nlibrary_name: "transformers"\n')
     assert 'pipeline_tag: "text-generation"' in card and "# small" in card
     assert "| valid | loss | 1.25 |" in card and "seconds" not in card
+    assert "Trained with lmjax" in card and "| optimizer | " in card
+    assert not hub.private
+    (run / "metrics.jsonl").unlink()  # as of a model that was imported
+    again = [*command[:2], f"--to={tmp_path / 'again'}", command[3], "--private"]
+    assert main(again) == 0
+    card = (tmp_path / "again/README.md").read_text()
+    assert "Exported with lmjax" in card and "optimizer" not in card
+    assert hub.private
     assert (target / "model.safetensors").exists()
     hub.why = "403 Forbidden: no token\nmore"
     assert main([*command[:2], f"--to={tmp_path / 'other'}", command[3]]) == 2
@@ -75,4 +84,6 @@ def test_a_wrong_name_is_refused_before_anything_is_written(run, tmp_path, capsy
         assert f"--push={name}: must be the name" in capsys.readouterr().err
     assert main([*command, "--push=me/x", "--adapters"]) == 2
     assert "--push=me/x: is for" in capsys.readouterr().err
+    assert main([*command, "--private"]) == 2
+    assert "--private: needs --push=ORG/NAME" in capsys.readouterr().err
     assert not target.exists()
