@@ -11,7 +11,7 @@ from lmjax.config.experiment import parse
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import UserError
 from lmjax.inference import predict_file as predict_file_lib
-from lmjax.inference.language_model import load
+from lmjax.inference.language_model import LanguageModel, load
 from lmjax.inference.predict_file import predict_file
 from lmjax.run import checkpoint, workdir
 
@@ -119,6 +119,27 @@ def test_an_interrupted_file_is_resumed_to_the_same_bytes(
             predict_file(run, examples, path)
         with pytest.raises(UserError, match=r"--explain=logit_lens: .* no tokens"):
             predict_file(run, examples, path, explain="logit_lens")
+
+
+def test_what_cannot_be_explained_is_one_example(run, tmp_path, monkeypatch):
+    source, path = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    texts = ["good", "other", "bad"]
+    source.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    explain_one = LanguageModel.explain_prediction
+
+    def explain(self, parsed, *args):
+        if "other" in str(parsed):
+            raise UserError("text: has no tokens to explain")
+        return explain_one(self, parsed, *args)
+
+    monkeypatch.setattr(LanguageModel, "explain_prediction", explain)
+    with pytest.raises(UserError, match=r"in\.jsonl:2: text: has no tokens"):
+        predict_file(run, source, path, explain="leave_one_out")
+    path.unlink(missing_ok=True)
+    predict_file(run, source, path, explain="leave_one_out", skip_bad=True)
+    first, second, third = read_lines(path)
+    assert "explanation" in first and "explanation" in third
+    assert [*second] == ["error"] and "in.jsonl:2" in second["error"]
 
 
 def test_a_complete_file_needs_no_model(run, examples, tmp_path, monkeypatch):
