@@ -10,6 +10,7 @@ import pytest
 from lmjax import models, tasks
 from lmjax.config.experiment import parse
 from lmjax.config.preference import PreferenceConfig
+from lmjax.data import pipeline
 from lmjax.data.features.registry import make_features
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import ConfigError, UserError
@@ -133,15 +134,74 @@ def test_messages_are_pairs_too():
     assert one["tokens"][start:].tolist() == [*b" cd", 256]
 
 
-def test_kto_reads_the_completion_of_the_example_before():
+def single(prompt, text, label=True):
+    return {"prompt": prompt, "completion": text, "label": label}
+
+
+CHAT = [USER], [answer("b")]
+
+
+@pytest.mark.parametrize(
+    ("examples", "others"),
+    [
+        ([single(*"ax"), single(*"by"), single(*"cz")], "zxy"),
+        # neighbours answer the same prompt
+        ([single(*"au"), single(*"av"), single(*"bw"), single(*"bx")], "xxvv"),
+        ([single(*"bu"), single(*"av"), single(*"aw")], "wuu"),
+        ([single(*"au"), single(*"av")], [None, None]),
+        ([single(*"au")], [None]),
+        # texts and messages
+        ([single(*"ax"), single(*CHAT), single(*"cz")], ["z", None, "x"]),
+        ([], []),
+    ],
+)
+def test_kto_reads_the_completion_of_another_prompt(examples, others):
+    features = make_features(make({"loss": "kto"}))
+    parsed = [features.parse(example) for example in examples]
+    rows = [row for (row,) in features.encode(parsed, Bytes(bos=True))]
+    found = [
+        chr(row.columns["rejected_tokens"][2]) if row.used_for_training else None
+        for row in rows
+    ]
+    assert found == [*others]
+
+
+def test_kto_reads_labels():
+    labels = (True, "false", 1)
     examples = [
-        {"prompt": "a", "completion": text, "label": label}
-        for text, label in (("x", True), ("y", "false"), ("z", 1))
+        single(prompt, "x", label) for prompt, label in zip("abc", labels, strict=True)
     ]
     features, rows = rows_of(make({"loss": "kto"}), examples)
-    batch = features.batch(rows, length=8)
-    assert batch["is_desirable"].tolist() == [1, 0, 1]
-    assert [row["rejected_tokens"][2] for row in rows] == [*b"zxy"]
+    assert features.batch(rows, length=8)["is_desirable"].tolist() == [1, 0, 1]
+
+
+def test_single_completions_of_one_prompt_are_refused(tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text(f"{json.dumps(single(*'ax'))}\n" * 8)
+    config = make({"loss": "kto"}, data={**SECTIONS["data"], "path": str(file)})
+    with pytest.raises(UserError, match=r"no example can be used; .* have one prompt"):
+        pipeline.prepare(config, workdir=tmp_path / "run")
+
+
+def test_an_example_that_is_left_out_leaves_the_others_as_they_are(tmp_path):
+    calls = [{**USER, "tool_calls": [{"function": {"name": "f"}}]}]  # refused
+    good = [single(*"ax"), single(*"by"), single(*"cz")]
+    lines = [good[0], single(calls, [answer("b")]), *good[1:]]
+    for name, examples in (("some", lines), ("good", good)):
+        text = "".join(f"{json.dumps(example)}\n" for example in examples)
+        (tmp_path / name).write_text(text)
+    stores = []
+    for name in ("some", "good"):
+        path = str(tmp_path / name)
+        given = {"path": path, "valid_path": path, "on_bad_example": "skip"}
+        config = make({"loss": "kto"}, data={**SECTIONS["data"], **given})
+        datasets = pipeline.prepare(config, workdir=tmp_path / f"{name}.run")
+        stores += datasets.stores["train"]
+    some, whole = stores
+    assert (len(some), some.num_skipped, len(whole)) == (3, 1, 3)
+    for i in range(3):
+        for column, values in whole[i].items():
+            assert some[i][column].tolist() == values.tolist(), column
 
 
 @pytest.mark.parametrize(

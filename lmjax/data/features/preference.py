@@ -26,6 +26,7 @@ from lmjax.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from lmjax.types import HostBatch
 
+_ROWS_VERSION = 2  # part of the fingerprint: to be raised when rows change
 _REJECTED = "rejected_"
 _LABELS = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}  # also 1 and 0
 _Text = str | Messages
@@ -46,7 +47,8 @@ class PreferenceFeatures(Features):
     """A prompt with either completion, each in a row; all are texts, or messages.
 
     A prompt that is too long is cut at the start, a completion at the end, as in
-    `PromptedLMFeatures`. KTO's second row has the completion of the example before.
+    `PromptedLMFeatures`. KTO's second row has the completion of another prompt: that of
+    the nearest example before, in a circle; where there is none, it is not trained on.
 
     Columns: `tokens`, `prompt` (the number of those that are the prompt), the same with
     "rejected_" before their names; `is_desirable`.
@@ -93,22 +95,21 @@ class PreferenceFeatures(Features):
         self, parsed: Sequence[Preferred], tokenizer: Tokenizer
     ) -> list[Sequence[Row]]:
         """Return a row for each; of KTO the rows also depend on their order."""
-        if self.loss == "kto":
-            before = [*parsed[-1:], *parsed[:-1]]
-            second = [(p.prompt, b.chosen) for p, b in zip(parsed, before, strict=True)]
-            # Only like goes with like: a prompt of messages, and an answer of one.
-            second = [
-                pair if type(pair[0]) is type(pair[1]) else (p.prompt, p.chosen)
-                for pair, p in zip(second, parsed, strict=True)
-            ]
-        else:
-            second = [(p.prompt, p.rejected) for p in parsed]
         first = [(p.prompt, p.chosen) for p in parsed]
+        second = [(p.prompt, p.rejected) for p in parsed]
+        is_whole = [True] * len(parsed)
+        if self.loss == "kto":
+            others = _find_others(parsed)
+            is_whole = [other is not None for other in others]
+            second = [
+                (p.prompt, p.chosen if other is None else parsed[other].chosen)
+                for p, other in zip(parsed, others, strict=True)
+            ]
         encoded = self._encode_pairs([*first, *second], tokenizer)
         pairs = zip(encoded[: len(parsed)], encoded[len(parsed) :], strict=True)
         return [
-            [self._row(one, other, p.is_desirable)]
-            for p, (one, other) in zip(parsed, pairs, strict=True)
+            [self._row(one, other, p.is_desirable, is_whole=whole)]
+            for p, (one, other), whole in zip(parsed, pairs, is_whole, strict=True)
         ]
 
     def batch(self, rows: Sequence[Columns | None], *, length: int) -> "HostBatch":
@@ -151,7 +152,8 @@ class PreferenceFeatures(Features):
         names = f.prompt, f.chosen, f.rejected, f.completion, f.label
         kind = "single" if self.loss == "kto" else "pairs"
         sizes = self.length, self.target_length
-        return ["Preference", *names, kind, self.chat_template, *sizes]
+        version = ["Preference", _ROWS_VERSION]
+        return [*version, *names, kind, self.chat_template, *sizes]
 
     def tokenizer_identity(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """Return the text of the template, if there is one."""
@@ -249,7 +251,9 @@ class PreferenceFeatures(Features):
         start = np.concatenate([bos, prompt[max(len(prompt) - room, 0) :]])
         return start, target[: self.target_length]
 
-    def _row(self, one: _Pair, other: _Pair, is_desirable: bool) -> Row:
+    def _row(
+        self, one: _Pair, other: _Pair, is_desirable: bool, *, is_whole: bool
+    ) -> Row:
         columns = {
             **_columns(*one),
             **{_REJECTED + name: x for name, x in _columns(*other).items()},
@@ -262,7 +266,7 @@ class PreferenceFeatures(Features):
             columns=columns,
             size=longest - 1,
             truncated=any(cut),
-            used_for_training=has_targets,
+            used_for_training=has_targets and is_whole,
         )
 
 
@@ -279,6 +283,20 @@ def _list_texts(part: _Text) -> list[str]:
     if isinstance(part, str):
         return [part]
     return [str(message.get("content", "")) for message in part]
+
+
+def _find_others(parsed: Sequence[Preferred]) -> list[int | None]:
+    """Return the nearest example before each that has another prompt, in a circle.
+
+    Only like goes with like: a prompt of messages, and an answer of one.
+    """
+    found: list[int | None] = [None] * len(parsed)
+    for kind in (str, tuple):
+        group = [i for i, p in enumerate(parsed) if isinstance(p.prompt, kind)]
+        for i, before in zip(group * 2, (group[-1:] + group * 2), strict=False):
+            is_same = parsed[i].prompt == parsed[before].prompt
+            found[i] = found[before] if is_same else before
+    return found
 
 
 def _split_prompt(chats: Sequence[Messages]) -> tuple[Messages, list[Messages]]:

@@ -200,13 +200,17 @@ def _encode_examples(
         except ConfigError:
             raise
         except UserError:  # one of them cannot be encoded: find it
+            good = []
             for i, example, one in zip(numbers, examples, parsed, strict=True):
                 try:
-                    yield example, part.features.encode([one], tokenizer)[0]
+                    part.features.encode([one], tokenizer)
+                    good.append((example, one))
                 except UserError as error:
                     _leave_out(error, part, i, bad)
-        else:
-            yield from zip(examples, rows, strict=True)
+            # Together, since their rows may depend on each other.
+            rows = part.features.encode([one for _, one in good], tokenizer)
+            examples = [example for example, _ in good]
+        yield from zip(examples, rows, strict=True)
 
 
 def _leave_out(error: UserError, part: ExamplePart, index: int, bad: list[str]) -> None:
@@ -238,8 +242,10 @@ def _write_store(directory: Path, part: ExamplePart, tokenizer: Tokenizer) -> No
     if bad:
         _log.warning("left out %d of %d examples: %s", len(bad), len(part), bad[0])
     if not columns:
-        why = f"the first: {bad[0]}" if bad else "all were cut off"
-        raise UserError(f"no example can be used; {why}")
+        why = "their targets are cut off or have no loss, or (KTO) all have one prompt"
+        raise UserError(
+            f"no example can be used; {f'the first: {bad[0]}' if bad else why}"
+        )
     for name, arrays in columns.items():
         starts = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         _save(directory / f"{name}.starts.npy", starts)
