@@ -66,6 +66,7 @@ class ChatFeatures(PromptedLMFeatures):
     fingerprint_name = "Chat"
     prediction_columns = ("question",)
     chat_template: str
+    has_questions: bool = True  # whether rows of answered chats have the column
 
     @classmethod
     def from_config(cls, config: Config, **more: Any) -> Self:
@@ -116,11 +117,13 @@ class ChatFeatures(PromptedLMFeatures):
         spans = iter([spans for _, spans in rendered])
         rows: list[Sequence[Row]] = []
         for chat in chats:
-            question = self._question(chat, template, tokenizer)
+            question = {}
+            if self.has_questions or not chat.is_answered:
+                question = {"question": self._question(chat, template, tokenizer)}
             row = (
                 self._chat_row(next(encodings), next(spans), question)
                 if chat.is_answered
-                else self._prompt_row(question)
+                else self._prompt_row(question["question"])
             )
             rows.append([row])
         return rows
@@ -169,7 +172,7 @@ class ChatFeatures(PromptedLMFeatures):
         return Row(columns=columns, size=size)
 
     def _chat_row(
-        self, encoding: Encoding, spans: Sequence[Span], question: np.ndarray
+        self, encoding: Encoding, spans: Sequence[Span], question: Columns
     ) -> Row:
         is_target = np.zeros(len(encoding.ids), bool)
         for first, stop in _token_spans(encoding, spans):
@@ -182,7 +185,7 @@ class ChatFeatures(PromptedLMFeatures):
         columns = {
             "tokens": encoding.ids[: borders[-1] if len(borders) else 0],
             "prompt": borders[:-1].astype(np.int32),
-            "question": question,
+            **question,
         }
         return Row(
             columns=columns,

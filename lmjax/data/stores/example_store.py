@@ -10,6 +10,7 @@ manifest.json    written last; without it there is no store
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -19,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from lmjax.data.features.chat import ChatFeatures
 from lmjax.data.features.dataset import VERSION, ExamplePart
-from lmjax.data.features.features import Row
+from lmjax.data.features.features import Features, Row
 from lmjax.data.formats.examples import (
     Example,
     Examples,
@@ -185,32 +187,41 @@ def _encode_examples(
     part: ExamplePart, tokenizer: Tokenizer, bad: list[str]
 ) -> Iterator[tuple[Example, Sequence[Row]]]:
     """Yield examples and their rows; `bad` takes what is wrong with those left out."""
+    features = _choose_features(part)
     for first in range(0, len(part), _ENCODE_BATCH):
         numbers, examples, parsed = [], [], []
         for i in range(first, min(first + _ENCODE_BATCH, len(part))):
             try:
                 example = part.examples[i]
-                parsed.append(part.features.parse(example))
+                parsed.append(features.parse(example))
                 examples.append(example)
                 numbers.append(i)
             except UserError as error:
                 _leave_out(error, part, i, bad)
         try:
-            rows = part.features.encode(parsed, tokenizer)
+            rows = features.encode(parsed, tokenizer)
         except ConfigError:
             raise
         except UserError:  # one of them cannot be encoded: find it
             good = []
             for i, example, one in zip(numbers, examples, parsed, strict=True):
                 try:
-                    part.features.encode([one], tokenizer)
+                    features.encode([one], tokenizer)
                     good.append((example, one))
                 except UserError as error:
                     _leave_out(error, part, i, bad)
             # Together, since their rows may depend on each other.
-            rows = part.features.encode([one for _, one in good], tokenizer)
+            rows = features.encode([one for _, one in good], tokenizer)
             examples = [example for example, _ in good]
         yield from zip(examples, rows, strict=True)
+
+
+def _choose_features(part: ExamplePart) -> Features:
+    """Return the features; without what only predictions read, where it takes long."""
+    features = part.features
+    if isinstance(features, ChatFeatures) and not part.keeps_examples:
+        return dataclasses.replace(features, has_questions=False)
+    return features
 
 
 def _leave_out(error: UserError, part: ExamplePart, index: int, bad: list[str]) -> None:

@@ -1,5 +1,7 @@
 """How much of a chat fits a model: its newest turns, and what the system says."""
 
+import bisect
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -43,13 +45,20 @@ def fit_messages(
     """
     first = next((i for i, m in enumerate(messages) if not _is_system(m)), 0)
     starts = [first, *_later_questions(messages, first)]
-    ids: list[int] = []
-    for start in starts:
+
+    @functools.cache
+    def encode(start: int) -> list[int]:
         kept = [*messages[:first], *messages[start:]]
         text = template.render(kept, tools=tools, add_generation_prompt=True)
-        ids = [int(i) for i in encode_rendered(template, tokenizer, [text])[0].ids]
-        if len(ids) <= room:
-            break
+        return [int(i) for i in encode_rendered(template, tokenizer, [text])[0].ids]
+
+    start = starts[0]
+    if len(starts) > 1 and len(encode(start)) > room:
+        # The later it begins the shorter it is: few of many turns are encoded.
+        later = starts[1:-1]
+        place = bisect.bisect_left(later, True, key=lambda s: len(encode(s)) <= room)
+        start = starts[1 + place]
+    ids = encode(start)
     return FittedChat(ids, start - first)
 
 

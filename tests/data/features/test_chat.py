@@ -11,6 +11,7 @@ from lmjax.data import batches, pipeline
 from lmjax.data.features.registry import make_features
 from lmjax.data.formats.chats import parse_messages
 from lmjax.data.stores.packed_rows import best_fit
+from lmjax.data.tokenizers.chat_template import ChatTemplate
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import ConfigError, UserError
 
@@ -143,6 +144,23 @@ def test_chats_that_the_template_refuses_are_named_by_their_line(tmp_path):
     _, datasets = load(tmp_path, [good, good, bad], on_bad_example="skip")
     (store,) = datasets.stores["train"]
     assert (len(store), store.num_skipped) == (2, 1)
+
+
+def test_questions_are_written_only_where_they_are_answered(tmp_path, monkeypatch):
+    asked = []
+
+    def render(self, given, **options):
+        asked.append(options.get("add_generation_prompt", False))
+        return original(self, given, **options)
+
+    original = ChatTemplate.render
+    monkeypatch.setattr(ChatTemplate, "render", render)
+    chats = [messages(f"{i}", "b", "c", "d") for i in range(5)]
+    _, datasets = load(tmp_path, chats)
+    (train,), (valid,) = (datasets.stores[split] for split in ("train", "valid"))
+    assert ("question" in train[0], "question" in valid[0]) == (False, True)
+    assert (len(train), len(valid)) == (5, 2)
+    assert asked.count(True) == 2 * len(valid)  # the second without the oldest turns
 
 
 def test_packed_chats_hold_what_they_hold_alone(tmp_path):

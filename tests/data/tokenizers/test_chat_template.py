@@ -198,6 +198,32 @@ def test_the_oldest_turns_are_left_out_but_not_the_system():
     assert kept == "Be brief.\n\nUser: last\n\nAssistant:"
 
 
+def test_of_many_turns_few_are_encoded_to_find_those_that_fit(monkeypatch):
+    tokenizer = Bytes(bos=True)
+    plain = find_template(tokenizer, "plain")
+    messages = chat("s:x", *["u:ab", "a:c"] * 200, "u:last")
+
+    def slow(room):
+        """Return how many messages are left out, one question after another."""
+        for dropped in range(0, 401, 2):
+            kept = [messages[0], *messages[1 + dropped :]]
+            text = plain.render(kept, add_generation_prompt=True)
+            if len(encode_rendered(plain, tokenizer, [text])[0].ids) <= room:
+                break
+        return dropped
+
+    expected = {room: slow(room) for room in (0, 40, 90, 120, 3000, 9000)}
+    calls = []
+    original = ChatTemplate.render
+    render = lambda *args, **options: calls.append(1) or original(*args, **options)
+    monkeypatch.setattr(ChatTemplate, "render", render)
+    for room, dropped in expected.items():
+        calls.clear()
+        found = fit_messages(messages, plain, tokenizer, room=room)
+        assert found.num_dropped == dropped and len(calls) <= 10, room
+    assert len({*expected.values()}) == 5 and expected[9000] == 0
+
+
 @pytest.fixture(scope="module")
 def hugging_face(tmp_path_factory):
     """Return the directory of a byte-level tokenizer with marks."""
