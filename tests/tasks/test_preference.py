@@ -126,9 +126,15 @@ def test_a_pair_is_two_rows_of_the_same_prompt():
 def test_messages_are_pairs_too():
     given = {"prompt": [USER], "chosen": [answer("cd")], "rejected": [answer("e")]}
     whole = {"chosen": [USER, answer("cd")], "rejected": [USER, answer("e")]}
-    (one,), (other,) = (rows_of(make(), [x])[1] for x in (given, whole))
-    for name, array in one.items():
-        assert array.tolist() == other[name].tolist()
+    prompts = ({}, {"prompt": None}, {"prompt": "ab"}, {"prompt": [USER]})
+    others = [{**whole, **prompt} for prompt in prompts]
+    _, (one, *rest) = rows_of(make(), [given, *others])
+    for other in rest:
+        for name, array in one.items():
+            assert array.tolist() == other[name].tolist()
+    kto = {"completion": whole["chosen"], "label": True, "prompt": "ab\n"}
+    parsed = make_features(make({"loss": "kto"})).parse(kto)
+    assert parsed.chosen[0]["content"] == "cd" and len(parsed.prompt) == 1
     start = int(one["prompt"][0])
     assert bytes(one["tokens"][:start].tolist()) == b"\n\nAssistant:"
     assert one["tokens"][start:].tolist() == [*b" cd", 256]
@@ -204,6 +210,9 @@ def test_an_example_that_is_left_out_leaves_the_others_as_they_are(tmp_path):
             assert some[i][column].tolist() == values.tolist(), column
 
 
+BOTH = {"chosen": [USER, answer("b")], "rejected": [USER, answer("c")]}
+
+
 @pytest.mark.parametrize(
     ("example", "words"),
     [
@@ -222,6 +231,17 @@ def test_an_example_that_is_left_out_leaves_the_others_as_they_are(tmp_path):
             ["'prompt' has no last turn to answer"],
         ),
         ({"prompt": [], "chosen": [answer("b")], "rejected": []}, ["is empty"]),
+        (
+            {**BOTH, "prompt": "ba"},
+            ["'chosen' and 'rejected' must begin alike, and with 'prompt'"],
+        ),
+        ({**BOTH, "prompt": [USER, answer("a"), USER]}, ["must begin alike"]),
+        ({**BOTH, "prompt": []}, ["'prompt' is empty"]),
+        ({**BOTH, "prompt": 3}, ["'prompt' holds int"]),
+        ({**BOTH, "chosen": [answer("b")]}, ["'rejected' must be one turn"]),
+        ({**BOTH, "chosen": [USER]}, ["'chosen' must be one turn"]),
+        ({**BOTH, "chosen": []}, ["'chosen' is empty"]),
+        ({**BOTH, "prompt": "ab", "chosen": "b"}, ["list and str"]),
     ],
 )
 def test_a_preference_that_cannot_be_used_is_one_line(example, words):

@@ -178,7 +178,17 @@ class PreferenceFeatures(Features):
             for name, leaf in zip(names, leaves, strict=True)
         ]
         prompt_name = self.fields.prompt
-        if prompt_name in example or not all(isinstance(v, list) for v in values):
+        are_chats = all(isinstance(value, list) for value in values)
+        given = example.get(prompt_name)
+        if are_chats and (given is None or any(len(value) > 1 for value in values)):
+            # whole chats, which begin alike
+            prompt, chats = _split_prompt(self._parse_all(names, values))
+            if given is not None and not _ends_with(prompt, given, name=prompt_name):
+                raise UserError(
+                    f"{' and '.join(map(repr, names))} must begin alike, and with "
+                    f"{prompt_name!r}, if they are whole chats"
+                )
+        else:
             prompt = fields.get_field(example, prompt_name, leaf=f"{FIELDS}.prompt")
             names, values = [prompt_name, *names], [prompt, *values]
             if {*map(type, values)} == {str}:
@@ -187,9 +197,6 @@ class PreferenceFeatures(Features):
                     for name in names
                 ]
             prompt, *chats = self._parse_all(names, values)
-        else:  # whole chats, which begin alike
-            chats = self._parse_all(names, values)
-            prompt, chats = _split_prompt(chats)
         for name, chat in zip(names[-len(chats) :], chats, strict=True):
             if [message["role"] for message in chat] != ["assistant"]:
                 raise UserError(
@@ -297,6 +304,14 @@ def _find_others(parsed: Sequence[Preferred]) -> list[int | None]:
             is_same = parsed[i].prompt == parsed[before].prompt
             found[i] = found[before] if is_same else before
     return found
+
+
+def _ends_with(chat: Messages, prompt: Any, *, name: str) -> bool:
+    """Return whether messages are those of a prompt, or end with its text."""
+    if isinstance(prompt, str):
+        last = str(chat[-1].get("content", "")) if chat else ""
+        return last.rstrip().endswith(prompt.strip())
+    return chat == parse_messages(prompt, name=name)
 
 
 def _split_prompt(chats: Sequence[Messages]) -> tuple[Messages, list[Messages]]:
