@@ -12,6 +12,7 @@ from lmjax.config.experiment import parse
 from lmjax.config.preference import PreferenceConfig
 from lmjax.data import pipeline
 from lmjax.data.features.registry import make_features
+from lmjax.data.tokenizers.named_templates import NAMED_TEMPLATES
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import ConfigError, UserError
 from lmjax.tasks.distill import Teacher
@@ -138,6 +139,36 @@ def test_messages_are_pairs_too():
     start = int(one["prompt"][0])
     assert bytes(one["tokens"][:start].tolist()) == b"\n\nAssistant:"
     assert one["tokens"][start:].tolist() == [*b" cd", 256]
+
+
+# A turn is two blocks, with a mark between; what is empty has none.
+BLOCKS = """\
+{%- for m in messages %}{{- m.role[0] + ':' }}
+{%- if m.role == 'assistant' %}
+{%- set parts = m.content.split('|') %}
+{%- generation %}{{- parts[0] }}{% endgeneration %}
+{%- if parts | length > 1 %}{{- '-' }}
+{%- generation %}{{- parts[1] }}{% endgeneration %}{% endif %}
+{%- else %}{{- m.content }}{% endif %}
+{{- ';' }}{% endfor %}
+{%- if add_generation_prompt %}{{- 'a:' + start }}{% endif %}"""
+
+
+@pytest.mark.parametrize("start", ["", "<"])  # that an answer may begin otherwise
+def test_all_blocks_of_a_completion_are_learnt_and_no_others(monkeypatch, start):
+    text = BLOCKS.replace("start", repr(start))
+    monkeypatch.setitem(NAMED_TEMPLATES, "plain", text)
+    prompt = [USER, answer("no"), USER]
+    pair = {"prompt": prompt, "chosen": [answer("one|two")], "rejected": [answer("x")]}
+    data = {**SECTIONS["data"], "length": 32, "target_length": 8}
+    features, rows = rows_of(make(data=data), [pair])
+    assert bytes(rows[0]["tokens"].tolist()) == b"u:ab;a:no;u:ab;a:one-two"
+    batch = features.batch(rows, length=32)
+    assert bytes(batch["targets"][batch["weights"] > 0].tolist()) == b"onetwo"
+    weights = batch["rejected_weights"]
+    assert bytes(batch["rejected_targets"][weights > 0].tolist()) == b"x"
+    with pytest.raises(UserError, match="writes nothing for a completion"):
+        rows_of(make(data=data), [{**pair, "chosen": [answer("")]}])
 
 
 def single(prompt, text, label=True):

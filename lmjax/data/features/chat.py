@@ -1,7 +1,7 @@
 """Features of chats: the words of the assistant are targets, all others a prompt."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -174,17 +174,13 @@ class ChatFeatures(PromptedLMFeatures):
     def _chat_row(
         self, encoding: Encoding, spans: Sequence[Span], question: Columns
     ) -> Row:
-        is_target = np.zeros(len(encoding.ids), bool)
-        for first, stop in _token_spans(encoding, spans):
-            is_target[first:stop] = True
-        is_target[:1] = False  # there is nothing to predict it from
+        is_target = mark_targets(encoding, spans)
         truncated = len(is_target) > self.length + 1
         is_target = is_target[: self.length + 1]
-        steps = np.diff(is_target.astype(np.int8), prepend=0, append=0)
-        borders = np.flatnonzero(steps)
+        borders = find_borders(is_target)
         columns = {
             "tokens": encoding.ids[: borders[-1] if len(borders) else 0],
-            "prompt": borders[:-1].astype(np.int32),
+            "prompt": borders[:-1],
             **question,
         }
         return Row(
@@ -205,11 +201,21 @@ class ChatFeatures(PromptedLMFeatures):
         return {**best, "text": best["text"].strip()}
 
 
-def _token_spans(
-    encoding: Encoding, spans: Sequence[Span]
-) -> Iterator[tuple[int, int]]:
-    """Yield the first and last token, exclusive, that have a character of each span."""
+def mark_targets(encoding: Encoding, spans: Sequence[Span]) -> np.ndarray:
+    """Return which tokens have a character of a span, bool (T,); not the first token.
+
+    There is nothing to predict that one from.
+    """
+    is_target = np.zeros(len(encoding.ids), bool)
     starts, stops = encoding.offsets.T
     for span in spans:
         first = int(np.searchsorted(stops, span.start, side="right"))
-        yield first, int(np.searchsorted(starts, span.stop, side="left"))
+        is_target[first : int(np.searchsorted(starts, span.stop, side="left"))] = True
+    is_target[:1] = False
+    return is_target
+
+
+def find_borders(is_target: np.ndarray) -> np.ndarray:
+    """Return where targets begin and, in turn, end, int32."""
+    steps = np.diff(is_target.astype(np.int8), prepend=0, append=0)
+    return np.flatnonzero(steps).astype(np.int32)

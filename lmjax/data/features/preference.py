@@ -4,7 +4,7 @@ B rows, T tokens in a row.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from lmjax.config.data import FieldsConfig
 from lmjax.config.experiment import Config
 from lmjax.config.preference import PreferenceConfig
+from lmjax.data.features.chat import find_borders, mark_targets
 from lmjax.data.features.features import FIELDS, Columns, Features, Row
 from lmjax.data.features.prompted_lm import make_prompted_batch
 from lmjax.data.formats import fields
@@ -30,7 +31,17 @@ _ROWS_VERSION = 2  # part of the fingerprint: to be raised when rows change
 _REJECTED = "rejected_"
 _LABELS = {True: 1, False: 0, "true": 1, "false": 0, "1": 1, "0": 0}  # also 1 and 0
 _Text = str | Messages
-_Pair = tuple[np.ndarray, np.ndarray]  # the tokens of a prompt, and of a completion
+
+
+class _Pair(NamedTuple):
+    """The tokens of a prompt and of a completion, and which of the latter are learnt.
+
+    A template may write some within a turn that the assistant does not.
+    """
+
+    prompt: np.ndarray
+    target: np.ndarray
+    is_learnt: np.ndarray
 
 
 class Preferred(NamedTuple):
@@ -50,8 +61,8 @@ class PreferenceFeatures(Features):
     `PromptedLMFeatures`. KTO's second row has the completion of another prompt: that of
     the nearest example before, in a circle; where there is none, it is not trained on.
 
-    Columns: `tokens`, `prompt` (the number of those that are the prompt), the same with
-    "rejected_" before their names; `is_desirable`.
+    Columns: `tokens`, `prompt` (as in `PromptedLMFeatures`, for the parts of a
+    completion), the same with "rejected_" before their names; `is_desirable`.
     """
 
     fields: FieldsConfig
@@ -220,55 +231,72 @@ class PreferenceFeatures(Features):
         self, pairs: Sequence[tuple[_Text, _Text]], tokenizer: Tokenizer
     ) -> list[_Pair]:
         """Return the tokens of each prompt and completion, with their ends."""
-        texts = [i for i, (prompt, _) in enumerate(pairs) if isinstance(prompt, str)]
-        chats = [i for i in range(len(pairs)) if i not in {*texts}]
-        found: dict[int, _Pair] = {}
-        if texts:
-            if tokenizer.eos_id is None:
-                raise ConfigError(
-                    "config.tokenizer: has no end of text to end a target"
-                )
-            given: Any = [pairs[i] for i in texts]
-            encoded = encode_continuations(tokenizer, given, keep_context=True)
-            bos, eos = not_none(tokenizer.bos_id), not_none(tokenizer.eos_id)
-            for i, (prompt, completion) in zip(texts, encoded, strict=True):
-                start = prompt if len(prompt) or len(bos) else np.array(eos, np.int32)
-                found[i] = (start, np.append(completion, eos).astype(np.int32))
-        if chats:
-            template = find_template(tokenizer, self.chat_template)
-            rendered = [
-                template.render_with_spans([*pairs[i][0], *pairs[i][1]]) for i in chats
-            ]
-            encodings = encode_rendered(template, tokenizer, [t for t, _ in rendered])
-            for i, (_, spans), (ids, offsets) in zip(
-                chats, rendered, encodings, strict=True
-            ):
-                span = spans[-1]
-                first = int(np.searchsorted(offsets[:, 1], span.start, side="right"))
-                stop = int(np.searchsorted(offsets[:, 0], span.stop, side="left"))
-                found[i] = (ids[:first], ids[first:stop])
-        own_bos = np.array(not_none(tokenizer.bos_id), np.int32)
-        return [
-            self._cut(*found[i], bos=own_bos if i in {*texts} else own_bos[:0])
-            for i in range(len(pairs))
+        are_texts = [isinstance(prompt, str) for prompt, _ in pairs]
+        texts: Any = [p for p, is_text in zip(pairs, are_texts, strict=True) if is_text]
+        chats: Any = [
+            p for p, is_text in zip(pairs, are_texts, strict=True) if not is_text
         ]
+        found = {
+            True: iter(self._encode_texts(texts, tokenizer) if texts else []),
+            False: iter(self._encode_chats(chats, tokenizer) if chats else []),
+        }
+        return [next(found[is_text]) for is_text in are_texts]
 
-    def _cut(self, prompt: np.ndarray, target: np.ndarray, *, bos: np.ndarray) -> _Pair:
+    def _encode_texts(
+        self, pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer
+    ) -> Iterator[_Pair]:
+        if tokenizer.eos_id is None:
+            raise ConfigError("config.tokenizer: has no end of text to end a target")
+        bos, eos = not_none(tokenizer.bos_id), not_none(tokenizer.eos_id)
+        own_bos = np.array(bos, np.int32)
+        encoded = encode_continuations(tokenizer, pairs, keep_context=True)
+        for prompt, completion in encoded:
+            start = prompt if len(prompt) or bos else np.array(eos, np.int32)
+            target = np.append(completion, eos).astype(np.int32)
+            pair = _Pair(start, target, np.ones(len(target), bool))
+            yield self._cut(pair, bos=own_bos)
+
+    def _encode_chats(
+        self, pairs: Sequence[tuple[Messages, Messages]], tokenizer: Tokenizer
+    ) -> Iterator[_Pair]:
+        template = find_template(tokenizer, self.chat_template)
+        texts, targets = [], []
+        for prompt, completion in pairs:
+            chat = [*prompt, *completion]
+            text, spans = template.render_with_spans(chat)
+            texts.append(text)
+            targets.append(template.turn_spans((text, spans), chat, len(prompt)))
+            if not targets[-1]:
+                raise UserError(f"{template.name} writes nothing for a completion")
+        encodings = encode_rendered(template, tokenizer, texts)
+        for encoding, spans in zip(encodings, targets, strict=True):
+            is_target = mark_targets(encoding, spans)
+            borders = find_borders(is_target) if is_target.any() else [len(is_target)]
+            first, stop = int(borders[0]), int(borders[-1])
+            prompt, target = encoding.ids[:first], encoding.ids[first:stop]
+            pair = _Pair(prompt, target, is_target[first:stop])
+            yield self._cut(pair, bos=np.zeros(0, np.int32))
+
+    def _cut(self, pair: _Pair, *, bos: np.ndarray) -> _Pair:
         room = self.length - self.target_length - len(bos)
-        start = np.concatenate([bos, prompt[max(len(prompt) - room, 0) :]])
-        return start, target[: self.target_length]
+        prompt = pair.prompt[max(len(pair.prompt) - room, 0) :]
+        return _Pair(
+            np.concatenate([bos, prompt]),
+            pair.target[: self.target_length],
+            pair.is_learnt[: self.target_length],
+        )
 
     def _row(
         self, one: _Pair, other: _Pair, is_desirable: bool, *, is_whole: bool
     ) -> Row:
         columns = {
-            **_columns(*one),
-            **{_REJECTED + name: x for name, x in _columns(*other).items()},
+            **_columns(one),
+            **{_REJECTED + name: x for name, x in _columns(other).items()},
             "is_desirable": np.array([is_desirable], np.int32),
         }
         longest = max(len(columns["tokens"]), len(columns["rejected_tokens"]))
-        cut = [len(target) >= self.target_length for _, target in (one, other)]
-        has_targets = len(one[1]) > 0 and len(other[1]) > 0
+        cut = [len(pair.target) >= self.target_length for pair in (one, other)]
+        has_targets = len(one.target) > 0 and len(other.target) > 0
         return Row(
             columns=columns,
             size=longest - 1,
@@ -277,9 +305,13 @@ class PreferenceFeatures(Features):
         )
 
 
-def _columns(prompt: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-    tokens = np.concatenate([prompt, target]).astype(np.int32)
-    return {"tokens": tokens, "prompt": np.array([len(prompt)], np.int32)}
+def _columns(pair: _Pair) -> dict[str, np.ndarray]:
+    size = len(pair.prompt)
+    borders = size + find_borders(pair.is_learnt)
+    if not len(borders):
+        borders = np.array([size, size], np.int32)
+    tokens = np.concatenate([pair.prompt, pair.target]).astype(np.int32)
+    return {"tokens": tokens[: borders[-1]], "prompt": borders[:-1]}
 
 
 def _second(row: Columns) -> dict[str, np.ndarray]:

@@ -98,6 +98,44 @@ class ChatTemplate:
         spans = self._generation_blocks(messages, tools, whole)
         return whole, spans or [*self._added_spans(messages, tools, whole)]
 
+    def turn_spans(
+        self,
+        rendered: tuple[str, Sequence[Span]],
+        messages: Sequence[Message],
+        index: int,
+        *,
+        tools: Sequence[Any] | None = None,
+    ) -> list[Span]:
+        """Return those of the spans of a chat that one turn of the assistant has.
+
+        Args:
+          rendered: the text and all spans, of `render_with_spans`.
+          messages: of the chat.
+          index: of the turn.
+          tools: of the template.
+
+        Raises:
+          UserError: the template refuses the messages before the turn.
+        """
+        whole, spans = rendered
+        later = range(index + 1, len(messages))
+        after = next((i for i in later if messages[i]["role"] == "assistant"), None)
+        start = self._find_turn(whole, messages[:index], tools)
+        stop = len(whole)
+        if after is not None:
+            stop = self._find_turn(whole, messages[:after], tools)
+        return [span for span in spans if start < span.stop <= stop]
+
+    def _find_turn(self, whole: str, before: Sequence[Message], tools: Any) -> int:
+        """Return where the text of a chat goes on after its first messages.
+
+        Some templates begin an answer otherwise than they write it later.
+        """
+        text = self._render(before, tools, prompt=True)
+        pairs = enumerate(zip(text, whole, strict=False))
+        differ = (i for i, (a, b) in pairs if a != b)
+        return next(differ, min(len(text), len(whole)))
+
     @functools.cached_property
     def end_of_turn(self) -> str:
         """The text that ends a turn of the assistant; "" if white space alone does."""
@@ -123,7 +161,7 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Any, whole: str
     ) -> list[Span]:
         """Return the generation blocks; [] if there are none that can be found."""
-        if not _HAS_BLOCKS.search(self.text):
+        if not _HAS_BLOCKS.search(self.text) or _BEGIN in whole or _END in whole:
             return []
         marked = self._render(messages, tools, prompt=False, mark=True)
         spans, length = [], 0

@@ -115,6 +115,25 @@ def test_words_that_are_also_elsewhere_are_told_by_their_place():
         assert "yes" in first and "yes" in second and "yes<end>" not in first[4:]
 
 
+@pytest.mark.parametrize("mark", ["\U000f0002", "\U000f0003"])
+def test_a_text_may_have_any_character(mark):
+    (turn,) = written(MARKED, chat("u:a" + mark, "a:b" + mark))
+    assert turn.strip() == f"b{mark}<end>"
+
+
+@pytest.mark.parametrize("name", ["marked", "brackets", "thinks", "chatml", "plain"])
+def test_spans_are_told_by_their_turns(name):
+    messages = chat("u:a", "a:bb", "u:c", "a:dd", "u:f", "a:ee", "a:gg")
+    if name == "thinks":
+        messages.pop()  # it writes the turn before otherwise
+    made = template(TEMPLATES[name])
+    text, spans = made.render_with_spans(messages)
+    for i in [i for i, m in enumerate(messages) if m["role"] == "assistant"]:
+        own = made.turn_spans((text, spans), messages, i)
+        (turn,) = (text[start:stop] for start, stop in own)
+        assert messages[i]["content"] in turn
+
+
 @pytest.mark.parametrize(
     ("text", "messages", "words"),
     [
