@@ -137,8 +137,31 @@ def test_messages_are_pairs_too():
     parsed = make_features(make({"loss": "kto"})).parse(kto)
     assert parsed.chosen[0]["content"] == "cd" and len(parsed.prompt) == 1
     start = int(one["prompt"][0])
-    assert bytes(one["tokens"][:start].tolist()) == b"\n\nAssistant:"
+    assert (
+        one["tokens"][0] == 257
+        and bytes(one["tokens"][1:start].tolist()) == b"\nAssistant:"
+    )
     assert one["tokens"][start:].tolist() == [*b" cd", 256]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "truncated"),
+    [
+        ("a" * 11, "b" * 11, False),  # with their ends 12, half of the row
+        ("a" * 12, "b" * 11, True),
+        ("a" * 11, "b" * 12, True),
+        ([{**USER, "content": ""}], [answer("c" * 10)], True),  # the template's words
+    ],
+)
+def test_what_is_cut_is_counted(prompt, chosen, truncated):
+    rejected = "x" if isinstance(prompt, str) else [answer("x")]
+    features = make_features(make())
+    given = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    ((row,),) = features.encode([features.parse(given)], Bytes(bos=True))
+    assert row.truncated == truncated and row.used_for_training
+    tokens, size = row.columns["tokens"], int(row.columns["prompt"][0])
+    assert size == 12 and tokens[0] == 257 and len(tokens) == 24
+    assert (tokens[-1] == 256) == (len(chosen) < 12)
 
 
 # A turn is two blocks, with a mark between; what is empty has none.

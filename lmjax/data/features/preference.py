@@ -42,6 +42,7 @@ class _Pair(NamedTuple):
     prompt: np.ndarray
     target: np.ndarray
     is_learnt: np.ndarray
+    truncated: bool = False
 
 
 class Preferred(NamedTuple):
@@ -248,13 +249,13 @@ class PreferenceFeatures(Features):
         if tokenizer.eos_id is None:
             raise ConfigError("config.tokenizer: has no end of text to end a target")
         bos, eos = not_none(tokenizer.bos_id), not_none(tokenizer.eos_id)
-        own_bos = np.array(bos, np.int32)
         encoded = encode_continuations(tokenizer, pairs, keep_context=True)
         for prompt, completion in encoded:
-            start = prompt if len(prompt) or bos else np.array(eos, np.int32)
+            start = [*bos, *prompt.tolist()] or eos  # there must be one to continue
             target = np.append(completion, eos).astype(np.int32)
-            pair = _Pair(start, target, np.ones(len(target), bool))
-            yield self._cut(pair, bos=own_bos)
+            is_learnt = np.ones(len(target), bool)
+            pair = _Pair(np.array(start, np.int32), target, is_learnt)
+            yield self._cut(pair, tokenizer)
 
     def _encode_chats(
         self, pairs: Sequence[tuple[Messages, Messages]], tokenizer: Tokenizer
@@ -273,17 +274,25 @@ class PreferenceFeatures(Features):
             is_target = mark_targets(encoding, spans)
             borders = find_borders(is_target) if is_target.any() else [len(is_target)]
             first, stop = int(borders[0]), int(borders[-1])
-            prompt, target = encoding.ids[:first], encoding.ids[first:stop]
-            pair = _Pair(prompt, target, is_target[first:stop])
-            yield self._cut(pair, bos=np.zeros(0, np.int32))
+            ids = encoding.ids
+            pair = _Pair(ids[:first], ids[first:stop], is_target[first:stop])
+            yield self._cut(pair, tokenizer)
 
-    def _cut(self, pair: _Pair, *, bos: np.ndarray) -> _Pair:
-        room = self.length - self.target_length - len(bos)
-        prompt = pair.prompt[max(len(pair.prompt) - room, 0) :]
+    def _cut(self, pair: _Pair, tokenizer: Tokenizer) -> _Pair:
+        """Return a pair without the start of its prompt and the end of its target.
+
+        The mark of the beginning stays.
+        """
+        prompt, room = pair.prompt, self.length - self.target_length
+        if len(prompt) > room:
+            bos = prompt[:1] if prompt[0] == tokenizer.bos_id else prompt[:0]
+            prompt = np.concatenate([bos, prompt[len(prompt) - room + len(bos) :]])
+        is_long = len(pair.prompt) > room or len(pair.target) > self.target_length
         return _Pair(
-            np.concatenate([bos, prompt]),
+            prompt,
             pair.target[: self.target_length],
             pair.is_learnt[: self.target_length],
+            truncated=is_long,
         )
 
     def _row(
@@ -295,12 +304,11 @@ class PreferenceFeatures(Features):
             "is_desirable": np.array([is_desirable], np.int32),
         }
         longest = max(len(columns["tokens"]), len(columns["rejected_tokens"]))
-        cut = [len(pair.target) >= self.target_length for pair in (one, other)]
-        has_targets = len(one.target) > 0 and len(other.target) > 0
+        has_targets = bool(one.is_learnt.any() and other.is_learnt.any())
         return Row(
             columns=columns,
             size=longest - 1,
-            truncated=any(cut),
+            truncated=one.truncated or other.truncated,
             used_for_training=has_targets and is_whole,
         )
 
