@@ -57,8 +57,8 @@ class Chat:
 class ChatFeatures(PromptedLMFeatures):
     """The text of a chat, as its template writes it; a loss for each turn to answer.
 
-    A chat that is too long loses its end. A prediction answers the last turn; so that
-    it has room, the oldest turns are left out.
+    A turn of weight 0 has no loss. A chat that is too long loses its end. A prediction
+    answers the last turn; so that it has room, the oldest turns are left out.
 
     Columns: those of `PromptedLMFeatures`; `question`: the tokens before the answer.
     """
@@ -108,10 +108,7 @@ class ChatFeatures(PromptedLMFeatures):
         template = find_template(tokenizer, self.chat_template)
         chats: list[Chat] = [*parsed]
         answered = [chat for chat in chats if chat.is_answered]
-        rendered = [
-            template.render_with_spans(chat.messages, tools=chat.tools)
-            for chat in answered
-        ]
+        rendered = [_render(chat, template) for chat in answered]
         texts = [text for text, _ in rendered]
         encodings = iter(encode_rendered(template, tokenizer, texts))
         spans = iter([spans for _, spans in rendered])
@@ -131,7 +128,8 @@ class ChatFeatures(PromptedLMFeatures):
     def identity(self) -> Any:
         """Return the field, the template's name and the lengths."""
         sizes = self.length, self.target_length
-        return [self.fingerprint_name, self.fields.messages, self.chat_template, *sizes]
+        names = self.fingerprint_name, self.fields.messages, self.chat_template
+        return [*names, *sizes, "weights"]
 
     def tokenizer_identity(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """Return the text of the template."""
@@ -199,6 +197,28 @@ class ChatFeatures(PromptedLMFeatures):
         """Return the best answer, without white space around it; and the others."""
         best = super().postprocess(parsed, rows, outputs)
         return {**best, "text": best["text"].strip()}
+
+
+def _render(chat: Chat, template: ChatTemplate) -> tuple[str, list[Span]]:
+    """Return the text of a chat, and what of it is trained on.
+
+    Raises:
+      UserError: the template refuses the messages, or nobody can tell whose words are
+        whose.
+    """
+    messages, tools = chat.messages, chat.tools
+    text, spans = template.render_with_spans(messages, tools=tools)
+    left_out: set[Span] = set()
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant" and message.get("weight", 1) == 0:
+            own = template.turn_spans((text, spans), messages, i, tools=tools)
+            if not own and message.get("content"):
+                raise UserError(
+                    f"{template.name}: what it writes for messages[{i}], of weight 0, "
+                    "cannot be told from other turns"
+                )
+            left_out |= {*own}
+    return text, [span for span in spans if span not in left_out]
 
 
 def mark_targets(encoding: Encoding, spans: Sequence[Span]) -> np.ndarray:

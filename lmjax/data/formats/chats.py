@@ -2,6 +2,8 @@
 
 {"messages": [{"role": "user", "content": "..."}, ...]}
 {"conversations": [{"from": "human", "value": "..."}, ...]}
+
+A message of the assistant with `"weight": 0` is not trained on, as with OpenAI.
 """
 
 import json
@@ -122,10 +124,32 @@ def _parse_message(message: Any, *, name: str) -> dict[str, Any]:
             f"{name}: role {role!r}: must be one of {', '.join(ROLES)}{hint}"
         )
     others = {k: v for k, v in message.items() if k not in keys and v is not None}
+    if role == "assistant" and others.get("weight", 1) not in (0, 1):
+        raise UserError(f"{name}: weight {others['weight']!r}: must be 0 or 1")
+    if isinstance(others.get("tool_calls"), list):
+        others["tool_calls"] = [_parse_call(call) for call in others["tool_calls"]]
     content = message.get(keys[1])
     if content is None and others.get("tool_calls"):
         return {"role": role, **others}
     return {"role": role, "content": _parse_content(content, name=name), **others}
+
+
+def _parse_call(call: Any) -> Any:
+    """Return a call of a tool; arguments that are JSON of an object as the object.
+
+    Templates write them as JSON, and would quote a text once more.
+    """
+    function = call.get("function") if isinstance(call, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(arguments, str):
+        return call
+    try:
+        parsed = json.loads(arguments)
+    except ValueError:
+        return call
+    if not isinstance(parsed, dict):
+        return call
+    return {**call, "function": {**function, "arguments": parsed}}
 
 
 def _parse_content(content: Any, *, name: str) -> str:

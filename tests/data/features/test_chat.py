@@ -12,6 +12,7 @@ from lmjax.data.features.registry import make_features
 from lmjax.data.formats.chats import parse_messages
 from lmjax.data.stores.packed_rows import best_fit
 from lmjax.data.tokenizers.chat_template import ChatTemplate
+from lmjax.data.tokenizers.named_templates import NAMED_TEMPLATES
 from lmjax.data.tokenizers.plain import Bytes
 from lmjax.errors import ConfigError, UserError
 
@@ -57,6 +58,43 @@ def test_the_words_of_the_assistant_have_a_loss():
     assert batch["segments"].sum(axis=1).tolist() == [row.size, 0]
     question = [BOS, *b"User: c\n\nAssistant:"]  # in half of the length
     assert made.decoder_inputs(row.columns)["prompts"].tolist() == question
+
+
+@pytest.mark.parametrize("has_blocks", [False, True])
+def test_turns_of_weight_0_have_no_loss(monkeypatch, has_blocks):
+    blocks = (
+        "{% for m in messages %}{{ m.role }}{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content + '!' }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+    )
+    if has_blocks:
+        monkeypatch.setitem(NAMED_TEMPLATES, "plain", blocks)
+    made = features()
+    for weights in ((0, 1), (1, 0), (1.0, False), (0, 0), (1, True)):
+        chat = messages("a", "B", "c", "D")
+        chat[1]["weight"], chat[3]["weight"] = weights
+        chat[0]["weight"] = 0.5  # of the user, who has no loss anyway
+        ((row,),) = made.encode([made.parse({"messages": chat})], TOKENIZER)
+        assert row.used_for_training == any(weights) and not row.truncated
+        batch = made.batch([row.columns if any(weights) else None], length=64)
+        learnt = batch["targets"][batch["weights"] > 0].tolist()
+        answers = [chr(i) for i in learnt if i < 256 and chr(i).isupper()]
+        assert answers == [c for c, w in zip("BD", weights, strict=True) if w]
+
+
+def test_arguments_of_calls_are_objects():
+    def call(arguments):
+        message = {"role": "assistant", "content": ""}
+        function = {"name": "f", "arguments": arguments}
+        message["tool_calls"] = [{"type": "function", "function": function}, "x"]
+        (found,) = parse_messages([message], name="m")
+        assert function["arguments"] is arguments and found["tool_calls"][1] == "x"
+        return found["tool_calls"][0]["function"]["arguments"]
+
+    assert call('{"a": ["é"]}') == call({"a": ["é"]}) == {"a": ["é"]}
+    for other in ("{", "[1]", "", '"x"', None, 3):
+        assert call(other) == other
 
 
 def test_a_question_is_the_same_with_and_without_its_answer():
@@ -109,6 +147,10 @@ def test_sharegpt_is_the_same_chat():
             ["messages[0][0]", "'image'", "text alone"],
         ),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, ["surrogate"]),
+        (
+            {"messages": [{"role": "assistant", "content": "", "weight": 0.5}]},
+            ["messages[0]: weight 0.5: must be 0 or 1"],
+        ),
         ({"messages": messages("a")}, ["no turn of the assistant"]),
         ({"messages": messages("a", "b", "c")}, ["ends with", "'user'"]),
         ({"messages": messages("a", first="assistant")}, ["no turn to answer"]),
