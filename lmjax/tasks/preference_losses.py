@@ -2,6 +2,8 @@
 
 Each gives the loss of each pair, as TRL's trainers compute it (huggingface/trl 1.16:
 trainer/dpo_trainer.py, trainer/kto_trainer.py, experimental/orpo, experimental/cpo).
+ORPO's first term alone is not TRL's mean over the tokens of a batch, but the paper's
+over those of each completion.
 """
 
 from typing import NamedTuple
@@ -117,5 +119,7 @@ def _logistic(margin: Array, label_smoothing: float) -> Array:
 def _log1mexp(x: Array) -> Array:
     """Return log(1 - exp(x)) for x < 0, exact near 0 and far from it."""
     x = jnp.minimum(x, -1e-7)
-    near = jnp.log(-jnp.expm1(x))
-    return jnp.where(x < -0.6931472, jnp.log1p(-jnp.exp(x)), near)
+    is_far = x < -0.6931472
+    # A gradient that is not finite is so too where the other branch is taken.
+    far, near = jnp.where(is_far, x, -1.0), jnp.where(is_far, -1.0, x)
+    return jnp.where(is_far, jnp.log1p(-jnp.exp(far)), jnp.log(-jnp.expm1(near)))

@@ -24,7 +24,8 @@ from lmjax.training.teacher import needs_copy
 # their completions. What TRL 1.16 makes of them was computed by its own lines in
 # float64: `trainer/dpo_trainer.py` (sigmoid, ipo), `trainer/kto_trainer.py` (kto, with
 # an estimated divergence of 0.4; the first two are desirable, the others weigh 1.5),
-# `experimental/orpo` (odds_ratio_loss of means, and the mean loss of the chosen one),
+# `experimental/orpo` (odds_ratio_loss of means; with it the mean loss of each chosen
+# completion, as in the paper, not TRL's mean over the tokens of a batch),
 # `experimental/cpo` (simpo with gamma 0.5; sigmoid of log ratios for smoothed dpo).
 CHOSEN = [-12.3, -3.0, -40.5, -0.7], [-13.0, -2.0, -41.0, -1.5], [6, 2, 20, 1]
 REJECTED = [-14.1, -2.5, -60.0, -9.0], [-13.5, -4.0, -58.0, -8.0], [7, 3, 25, 4]
@@ -64,8 +65,19 @@ def test_the_loss_of_single_completions_is_that_of_trl():
     np.testing.assert_allclose(losses, TRL_KTO, rtol=1e-5, atol=1e-5)
 
 
-def test_a_completion_that_is_certain_has_a_finite_loss():
+def test_a_completion_that_is_certain_has_a_finite_loss_and_gradient():
     config = PreferenceConfig(loss="orpo")
+
+    def loss(*log_probs):
+        pair = (Completions(x, 0 * x, jnp.ones_like(x)) for x in log_probs)
+        return pair_losses(*pair, config).sum()
+
+    for value in (0.0, -1e-9, -1e-7, -0.69, -0.7, -50.0, -1e4):
+        for values in ((value, -2.0), (-2.0, value), (value, value)):
+            for dtype in (jnp.float32, jnp.bfloat16):  # exp(-1e-7) may be 1
+                given = (jnp.array([x], dtype) for x in values)
+                found = jax.grad(loss, (0, 1))(*given)
+                assert np.isfinite(jnp.array(found)).all(), (values, dtype)
     sure = Completions(*(jnp.array([x]) for x in (0.0, 0.0, 3.0)))
     other = Completions(*(jnp.array([x]) for x in (-9.0, 0.0, 3.0)))
     for pair in ((sure, other), (other, sure), (sure, sure)):
