@@ -161,7 +161,8 @@ class ChatFeatures(PromptedLMFeatures):
         found = fit_messages(
             chat.question, template, tokenizer, room=room, tools=chat.tools
         )
-        return np.array(found.ids[-room:], np.int32)
+        ids = np.array(found.ids, np.int32)
+        return cut_start(ids, room, bos_id=tokenizer.bos_id)
 
     def _prompt_row(self, question: np.ndarray) -> Row:
         size = len(question)
@@ -219,6 +220,14 @@ def _render(chat: Chat, template: ChatTemplate) -> tuple[str, list[Span]]:
                 )
             left_out |= {*own}
     return text, [span for span in spans if span not in left_out]
+
+
+def cut_start(ids: np.ndarray, room: int, *, bos_id: int | None) -> np.ndarray:
+    """Return the last ids that fit a room, after the first one if it is `bos_id`."""
+    if len(ids) <= room:
+        return ids
+    num_kept = int(ids[0] == bos_id)
+    return np.concatenate([ids[:num_kept], ids[len(ids) - room + num_kept :]])
 
 
 def mark_targets(encoding: Encoding, spans: Sequence[Span]) -> np.ndarray:

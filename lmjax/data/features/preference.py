@@ -12,7 +12,7 @@ import numpy as np
 from lmjax.config.data import FieldsConfig
 from lmjax.config.experiment import Config
 from lmjax.config.preference import PreferenceConfig
-from lmjax.data.features.chat import find_borders, mark_targets
+from lmjax.data.features.chat import cut_start, find_borders, mark_targets
 from lmjax.data.features.features import FIELDS, Columns, Features, Row
 from lmjax.data.features.prompted_lm import make_prompted_batch
 from lmjax.data.formats import fields
@@ -283,13 +283,10 @@ class PreferenceFeatures(Features):
 
         The mark of the beginning stays.
         """
-        prompt, room = pair.prompt, self.length - self.target_length
-        if len(prompt) > room:
-            bos = prompt[:1] if prompt[0] == tokenizer.bos_id else prompt[:0]
-            prompt = np.concatenate([bos, prompt[len(prompt) - room + len(bos) :]])
+        room = self.length - self.target_length
         is_long = len(pair.prompt) > room or len(pair.target) > self.target_length
         return _Pair(
-            prompt,
+            cut_start(pair.prompt, room, bos_id=tokenizer.bos_id),
             pair.target[: self.target_length],
             pair.is_learnt[: self.target_length],
             truncated=is_long,

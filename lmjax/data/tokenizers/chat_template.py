@@ -132,6 +132,8 @@ class ChatTemplate:
         Some templates begin an answer otherwise than they write it later.
         """
         text = self._render(before, tools, prompt=True)
+        if whole.startswith(text):
+            return len(text)
         pairs = enumerate(zip(text, whole, strict=False))
         differ = (i for i, (a, b) in pairs if a != b)
         return next(differ, min(len(text), len(whole)))

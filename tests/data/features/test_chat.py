@@ -114,8 +114,8 @@ def test_a_long_chat_loses_its_end_and_a_long_question_its_oldest_turns():
     chat = messages("a", "b", "c" * 20, "d" * 40)
     made, row = encode(chat)
     assert row.truncated and row.size == 64 and row.used_for_training
-    question = bytes(made.decoder_inputs(row.columns)["prompts"].tolist())
-    assert question == (b"User: " + b"c" * 20 + b"\n\nAssistant:")[-32:]
+    question = made.decoder_inputs(row.columns)["prompts"].tolist()
+    assert question == [BOS, *(b"User: " + b"c" * 20 + b"\n\nAssistant:")[-31:]]
     _, none = encode(messages("a" * 70, "b"))
     assert not none.used_for_training and none.truncated
 
