@@ -74,6 +74,10 @@ class ChatFeatures(PromptedLMFeatures):
         chosen = config.tokenizer.chat_template
         return super().from_config(config, chat_template=chosen, **more)
 
+    def for_training_alone(self) -> "ChatFeatures":
+        """Return the same without questions, each of which is rendered by itself."""
+        return dataclasses.replace(self, has_questions=False)
+
     def texts(self, example: Example) -> list[str]:
         """Return the texts of the messages."""
         messages = self._messages(example)

@@ -106,6 +106,10 @@ class Features:
         """Return JSON of all that decides the rows; stores are known by its hash."""
         raise NotImplementedError
 
+    def for_training_alone(self) -> "Features":
+        """Return the same without what only predictions read, where that takes long."""
+        return self
+
     def tokenizer_identity(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """Return what they read of a tokenizer besides how it encodes."""
         return ()

@@ -10,7 +10,6 @@ manifest.json    written last; without it there is no store
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
 import logging
@@ -20,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lmjax.data.features.chat import ChatFeatures
 from lmjax.data.features.dataset import VERSION, ExamplePart
-from lmjax.data.features.features import Features, Row
+from lmjax.data.features.features import Row
 from lmjax.data.formats.examples import (
     Example,
     Examples,
@@ -187,7 +185,9 @@ def _encode_examples(
     part: ExamplePart, tokenizer: Tokenizer, bad: list[str]
 ) -> Iterator[tuple[Example, Sequence[Row]]]:
     """Yield examples and their rows; `bad` takes what is wrong with those left out."""
-    features = _choose_features(part)
+    features = part.features
+    if not part.keeps_examples:
+        features = features.for_training_alone()
     for first in range(0, len(part), _ENCODE_BATCH):
         numbers, examples, parsed = [], [], []
         for i in range(first, min(first + _ENCODE_BATCH, len(part))):
@@ -214,14 +214,6 @@ def _encode_examples(
             rows = features.encode([one for _, one in good], tokenizer)
             examples = [example for example, _ in good]
         yield from zip(examples, rows, strict=True)
-
-
-def _choose_features(part: ExamplePart) -> Features:
-    """Return the features; without what only predictions read, where it takes long."""
-    features = part.features
-    if isinstance(features, ChatFeatures) and not part.keeps_examples:
-        return dataclasses.replace(features, has_questions=False)
-    return features
 
 
 def _leave_out(error: UserError, part: ExamplePart, index: int, bad: list[str]) -> None:
