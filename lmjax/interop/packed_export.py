@@ -1,6 +1,6 @@
 """Quantized matrices in files that others read, code for code.
 
-  int8, fp8, int4   as compressed-tensors does, which vLLM and transformers read
+  int8, fp8, int4   as compressed-tensors does, vLLM's own, which transformers reads
   nf4               as bitsandbytes does
 
 The embedding table and the head are written as floats, if they were quantized: those
