@@ -31,7 +31,7 @@ class Window:
     """A window of a text and its context."""
 
     text: int  # its index
-    tokens: Sequence[int]
+    tokens: Sequence[int] | np.ndarray
     num_scored: int  # the last so many tokens; those before are their context
     first: int = 0  # how many scored tokens of the text are in windows before
 
@@ -289,7 +289,8 @@ def cut_windows(
     text: int, context: Sequence[int], tokens: Sequence[int], windows: Windows
 ) -> Iterator[Window]:
     """Yield windows that score each token once; each has its target beside it."""
-    ids = [*context, *tokens]
+    # Windows are views: many that overlap take no more memory than the text.
+    ids = np.array([*context, *tokens], np.int32)
     length, overlap = windows.length, windows.length - windows.stride
     first = scored_from = max(len(context), 1)
     start = max(0, scored_from - 1 - overlap) if scored_from > length else 0

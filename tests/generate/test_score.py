@@ -200,7 +200,7 @@ def test_no_device_computes_the_rows_of_others(setup):
     mesh = make_mesh(MeshConfig(), jax.devices()[:6])
     with jax.set_mesh(mesh):
         assert [fill_shards(n) for n in (1, 6, 8)] == [6, 6, 12]
-        ((shape, _),) = scorer._groups(texts, None)
+        ((shape, _),) = scorer._groups(texts, None, None)
         found = Scorer(model).log_probs(params, texts)
     assert shape[0] == 6
     np.testing.assert_allclose(found, expected, rtol=1e-5)
