@@ -50,7 +50,7 @@ def parse_format(
     if activations == "int8" and name != "int8":
         raise UserError(f"--activations=int8: needs --quantize=int8, not {text}")
     config = QuantizeConfig(
-        weights=name,  # type: ignore[arg-type]
+        weights=name,  # type: ignore[arg-type]  # one of FORMATS, as checked above
         group=int(group or DEFAULT_GROUP) if has_groups else 0,
         embeddings="int8" if embeddings == "int8" else "",
         activations="int8" if activations == "int8" else "",

@@ -147,6 +147,7 @@ def read_held_out(pattern: str) -> Iterator[str]:
     flag = "--decontaminate"
     source = _guess_source(pattern, flag=flag)
     files = find_files(pattern, path=flag, source=source, split="all")
+    # a kind that find_files has accepted
     config = SourceConfig(source=source, path=pattern)  # type: ignore[arg-type]
     if source in ("parquet", "arrow"):
         columns = ColumnRecords(files, on_bad_text="replace", path=flag)

@@ -71,28 +71,11 @@ def to_hf(
         )
     prefix = f"{name}."
     own = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
-    for key, value in own.items():
-        if key not in (*_KEYS, *_OTHERS):
-            raise UserError(f"{file}: {prefix}{key} = {value!r}: is not supported")
-    for key in (k for k in _KEYS if k not in _OPTIONAL):
-        if not isinstance(own.get(key), int | float):
-            raise UserError(
-                f"{file}: {prefix}{key} = {own.get(key)!r}: expected a number"
-            )
-    if own.get("expert_count"):
-        raise UserError(
-            f"{file}: {prefix}expert_count = {own['expert_count']}: mixtures of "
-            "experts are not supported"
-        )
+    _check_keys(own, prefix, file=file)
     values = {_KEYS[key]: _shorten(own[key]) for key in _KEYS if key in own}
     heads = max(int(values["num_attention_heads"]), 1)
     values.setdefault("head_dim", int(values["hidden_size"]) // heads)
-    for key in ("rope.dimension_count", "attention.value_length"):
-        if own.get(key, values["head_dim"]) != values["head_dim"]:
-            raise UserError(
-                f"{file}: {prefix}{key} = {own[key]}: must be the size of a head, "
-                f"{values['head_dim']}"
-            )
+    _check_heads(own, values, prefix, file=file)
     embedding = shapes.get("model.embed_tokens.weight")
     if embedding is None:
         raise UserError(f"{file}: tensor 'token_embd.weight' is missing")
@@ -108,6 +91,43 @@ def to_hf(
         "rope_scaling": _read_scaling(own, values, rope_factors, file=file),
     }
     return values
+
+
+def _check_keys(own: Mapping[str, Any], prefix: str, *, file: str) -> None:
+    """Check the keys of an architecture, without the prefix.
+
+    Raises:
+      UserError: one is missing, not known, or has a value that is not supported.
+    """
+    for key, value in own.items():
+        if key not in (*_KEYS, *_OTHERS):
+            raise UserError(f"{file}: {prefix}{key} = {value!r}: is not supported")
+    for key in (k for k in _KEYS if k not in _OPTIONAL):
+        if not isinstance(own.get(key), int | float):
+            raise UserError(
+                f"{file}: {prefix}{key} = {own.get(key)!r}: expected a number"
+            )
+    if own.get("expert_count"):
+        raise UserError(
+            f"{file}: {prefix}expert_count = {own['expert_count']}: mixtures of "
+            "experts are not supported"
+        )
+
+
+def _check_heads(
+    own: Mapping[str, Any], values: Mapping[str, Any], prefix: str, *, file: str
+) -> None:
+    """Check that heads are rotated whole, and that values are as large as keys.
+
+    Raises:
+      UserError: they are not.
+    """
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if own.get(key, values["head_dim"]) != values["head_dim"]:
+            raise UserError(
+                f"{file}: {prefix}{key} = {own[key]}: must be the size of a head, "
+                f"{values['head_dim']}"
+            )
 
 
 def _shorten(value: Any) -> Any:
